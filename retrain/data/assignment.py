@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from retrain.config import SPLITS, Split
 from retrain.data.dataset import split_of, splits_within
-from retrain.data.indexing import read_or_make_table
 from retrain.data.sample_table import USES, SampleTable, read_table
+from retrain.data.table_making import read_or_make_table
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 UNUSED = frozenset({"duplicate", "conflict", "bad"})
-"""Uses that a shard's number of samples does not count."""
+"""Uses of samples that `Shard.samples` does not count."""
 
 
 class Place(NamedTuple):
@@ -30,7 +30,7 @@ class Assignment:
 
     @classmethod
     def of(cls, drop: Drop, store: TaskStore) -> "Assignment":
-        """Read a drop's places. Raises `DamagedDrop` if its sample table is not right."""
+        """Read a drop's places. Raises `DamagedDrop` if its sample table is damaged."""
         return cls(drop, read_or_make_table(drop, store) if drop.changes else read_table(drop, store))
 
     def splits(self, shard: int) -> set[Split]:
@@ -48,7 +48,7 @@ class Assignment:
         return bad | {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
 
     def place(self, shard: int, key: str, class_name: str) -> Place | None:
-        """Return where a sample belongs that a shard holds as one of this class; None if it was removed since."""
+        """Return a sample's split and class, given its class in the shard; None if it was removed since."""
         if self._table is None:
             return Place(split_of(key, self._drop.shards[shard].split, self._drop.held_out), class_name)
         row = self._rows_of(shard).get(key)

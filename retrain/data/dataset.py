@@ -39,7 +39,7 @@ def describe_removed(drop_id: str) -> str:
 def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
     """Return the dataset of these drops, in this order: classes by name, in order of their first appearance.
 
-    Those that a parent has come first, as it has them, though all their drops may be gone.
+    The parent's `classes` come first, in its order, even if none of their drops is left.
     """
     drops = tuple(drops)
     return Dataset(

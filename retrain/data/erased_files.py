@@ -17,6 +17,7 @@ from retrain.store.drops import OWN_FILES
 from retrain.store.task_store import TaskStore
 
 STAY = frozenset({"drop.json", "quarantine.json", "_SUCCESS"})
+"""Files of a drop that no erasure deletes."""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Search:
         return found
 
     def _named(self) -> set[str]:
-        """Names of the objects that the manifest vouches for, and of records."""
+        """Return the names of the objects that are not searched: those that the manifest names, and records."""
         if self.drop is None:
             return {*STAY}
         listed = {self.drop.sample_list.name} if self.drop.sample_list else set()
@@ -75,9 +76,7 @@ class Search:
 
     def _holds(self, file: SourceFile) -> bool:
         name = str(file.name)
-        if (
-            self.is_affected and self.drop and OWN_FILES.fullmatch(name)
-        ):  # an earlier list, or shards that no manifest names
+        if self.is_affected and self.drop and OWN_FILES.fullmatch(name):  # an earlier list, or an unnamed shard
             return self.drop.erased is not None
         if litter_kind(file.name):
             return self.is_affected

@@ -18,15 +18,16 @@ from retrain.config.frame import Frame
 from retrain.data.amending import COLUMNS, read_rows
 from retrain.data.content import CONTENT_BYTES, examine_image
 from retrain.data.finding import Selection, search_drops
-from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
 from retrain.data.packing import PACKED_FOLDER
 from retrain.data.sample_table import NOWHERE, SampleTable, name_table
 from retrain.data.shards import split_name
+from retrain.data.table_making import read_or_make_table
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
 from retrain.records.drop import ERASED, Erased, amend, drop_digest
+from retrain.store.keys import name_shard
 from retrain.store.task_store import TaskStore
 
 
@@ -130,20 +131,14 @@ def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
     if done.issuperset(rows):
         return
     table = _read_base_table(drop, store)
-    shards = list(drop.shards)
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        for position in sorted({int(table.shard[row]) for row in rows} - {NOWHERE}):
-            within = [row for row in rows if table.shard[row] == position]
-            shards[position] = _rewrite_shard(drop, position, [table.keys[row] for row in within], store, Path(folder))
-            used = sum(int(table.use[row]) < len(SPLITS) for row in within)
-            shards[position] = shards[position].model_copy(update={"samples": drop.shards[position].samples - used})
+    shards = _rewrite_shards(drop, table, rows, store)
     data = _without_names(table, rows).to_bytes()
     listed = name_table(data)
     store.objects.write(store.keys.drop_file(drop_id, listed.name), data)
     keys = {table.keys[row] for row in rows}
     new = drop.model_copy(
         update={
-            "shards": tuple(shards),
+            "shards": shards,
             "sample_list": listed,
             "left_out": tuple(_forget(bad) if bad.key in keys else bad for bad in drop.left_out),
             "uploaded": drop.uploaded and _count_uploaded(drop, shards, store),
@@ -192,8 +187,20 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
     return Uploaded(files=there.files - len(going), size=there.size - sum(shard.size for shard in going))
 
 
+def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store: TaskStore) -> tuple[Shard, ...]:
+    """Upload the shards that hold some samples again, without these, and return the records of all shards."""
+    shards = list(drop.shards)
+    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+        for position in sorted({int(table.shard[row]) for row in rows} - {NOWHERE}):
+            within = [row for row in rows if table.shard[row] == position]
+            written = _rewrite_shard(drop, position, [table.keys[row] for row in within], store, Path(folder))
+            used = sum(int(table.use[row]) < len(SPLITS) for row in within)
+            shards[position] = written.model_copy(update={"samples": written.samples - used})
+    return tuple(shards)
+
+
 def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
-    """Upload a shard without some keys, whatever files they have, and return its name, size and digest."""
+    """Upload a shard without some keys, whatever files they have; return its record, with the former `samples`."""
     shard = drop.shards[position]
     where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"
@@ -204,8 +211,7 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
         raise DamagedDrop(drop.id, f"{store.url}/{where} differs from its size or digest in the manifest")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    beside = PACKED_FOLDER if drop.uploaded else ""
-    name = f"{beside}{shard.split}-{position:06d}-{sha256[:8]}.tar"
+    name = (PACKED_FOLDER if drop.uploaded else "") + name_shard(shard.split, position, sha256)
     store.objects.upload(path, store.keys.drop_file(drop.id, name))
     return shard.model_copy(update={"name": name, "size": path.stat().st_size, "sha256": sha256})
 

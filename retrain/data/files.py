@@ -94,7 +94,7 @@ def list_archive(path: Path) -> Iterator[SourceFile]:
 def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     """Yield every object below a prefix, which ends in a slash, as a file.
 
-    An object whose key is no path comes with its problem: no tool that mirrors a folder writes such a key.
+    An object whose key is no path has a `problem`: no tool that mirrors a folder writes such a key.
     """
     root = f"{store.url}/{prefix}".rstrip("/")
     for entry in store.list(prefix):
@@ -111,7 +111,7 @@ def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
 
 
 def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) -> Iterator[SourceFile]:
-    """Yield the files and folders of an archive in a store. A tar is read where it lies, any other is fetched."""
+    """Yield the files and folders of an archive in a store. A tar is read in the store, any other is downloaded."""
     key, where = f"{prefix}{archive.name}", f"{archive.root}/{archive.name}"
     with store.open(key) as stream:
         if archive.name.suffix.lower() == ".tar":
@@ -123,10 +123,10 @@ def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) ->
 def expand_archives(
     files: Iterable[SourceFile], list_files: Callable[[SourceFile], Iterable[SourceFile]]
 ) -> Iterator[SourceFile]:
-    """Yield the files, and in place of each archive among them its own.
+    """Yield the files of a source; in place of each archive, yield the files in it.
 
-    An archive is named after its split, lies in a folder of that name, or is the source's only file. Any other comes
-    with its problem.
+    An archive is named after its split, lies in a folder of that name, or is the source's only file. Any other has
+    a `problem`.
     """
     files = list(files)
     alone = sum(not file.is_folder and litter_kind(file.name) is None for file in files) == 1

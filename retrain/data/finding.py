@@ -24,7 +24,10 @@ class Selection(NamedTuple):
 
 
 class SearchedDrop(NamedTuple):
-    """A drop, its samples, and the rows of those that were searched for. `names` are the keys of selections."""
+    """A drop, its samples, and the rows of those that were searched for.
+
+    `names` has the key that the text of each selection stands for.
+    """
 
     drop: Drop
     table: SampleTable

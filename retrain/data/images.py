@@ -87,7 +87,11 @@ def pixels_of(image: Image.Image) -> Pixels:
 
 
 class OpenedImage(NamedTuple):
-    """An image whose header was read. `width` and `height`: of its part that is there, once decoded smaller."""
+    """An image whose header was read.
+
+    `width` and `height` are those of the part that the image fills: decoded at a smaller scale, its last row and column
+    of pixels may be filled only in part.
+    """
 
     image: Image.Image
     full_size: tuple[int, int]
@@ -112,14 +116,14 @@ class OpenedImage(NamedTuple):
 
 @contextmanager
 def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
-    """Open an image, to be decoded no smaller than `size` asks for. What fails within raises `DropError`."""
+    """Open an image, to be decoded no smaller than `size` asks for. Errors inside become `DropError`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             full_size = image.size
             frame = _lying_as_stored(image, as_frame(size))
             drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
-            width, height = drafted[1][2:] if drafted else image.size  # its last pixels may be there in part
+            width, height = drafted[1][2:] if drafted else image.size
             yield OpenedImage(image, full_size, frame, width, height)
     except UnidentifiedImageError as error:  # its own message names an address in memory
         raise DropError(f"cannot be decoded: {_unidentified(data)}") from error

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from retrain.config import SPLITS
 from retrain.config.task import Task
 from retrain.data.identity import NAMED, KnownContent, Resolved, Resolver, corrected_classes
-from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import describe_alike, find_alike
 from retrain.data.manifest_builder import ReadDrop, build_manifest
 from retrain.data.sample_table import SampleTable, name_table
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Amendment, Drop
 from retrain.records.drop import amend
@@ -27,12 +27,12 @@ NOTHING_NEW = "it has no new image"
 
 
 class Packed(NamedTuple):
-    """The drop with the samples that were read, and whether it is new. False: earlier drops had all of them."""
+    """The drop with the samples that were read; `new` is false if earlier drops had all of them."""
 
     drop: Drop
     new: bool
     amendment: Amendment | None = None
-    """The amendment of earlier drops that the new labels of their images are."""
+    """The amendment that gives images of earlier drops their new labels."""
 
 
 class Intake:
@@ -59,7 +59,7 @@ class Intake:
         self._usable = frozenset[str]()
 
     def learn(self) -> None:
-        """Read the drops that were committed or amended since. A damaged drop goes into quarantine."""
+        """Read the drops that were committed or amended since the last call. Damaged ones go into quarantine."""
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
         corrected = self.known.corrected = corrected_classes(amendments)
@@ -196,7 +196,10 @@ class Intake:
             return Packed(drop, holder is None, amendment)
 
     def _amend(self, resolved: Resolved, upload: str | None, store: TaskStore) -> Amendment | None:
-        """Write the amendment that a drop's new labels are. An interrupted validation may have written an upload's."""
+        """Write the new labels of earlier images as an amendment, and return it; None if there are none.
+
+        An interrupted validation of an upload may have written it already.
+        """
         if not resolved.relabelled:
             return store.drops.amendments.of_upload(upload) if upload else None
         amendment = store.drops.amendments.append(resolved.relabelled, upload)

@@ -119,7 +119,8 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
     for file in files:
         kind = litter_kind(file.name)
         if file.is_folder:
-            found.folders += [] if kind else [file]
+            if not kind:
+                found.folders.append(file)
             continue
         if kind:
             found.not_samples[kind] += 1

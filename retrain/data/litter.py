@@ -19,7 +19,7 @@ FOLDER_MARKER = "folder markers"
 
 
 def litter_kind(name: PurePosixPath) -> str | None:
-    """Return which kind of litter a file or folder is, or None if a producer means it.
+    """Return which kind of litter a file or folder is, or None if it is a producer's own.
 
     Hidden files and folders are litter. So is all that lies in a folder of litter.
     """

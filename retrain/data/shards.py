@@ -15,6 +15,7 @@ from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError, UserError
 from retrain.records import Shard
 from retrain.records.drop import clean_class_name
+from retrain.store.keys import name_shard
 
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
@@ -55,15 +56,12 @@ def _take(stream: Iterator[Encoded], limit: int) -> Iterator[Encoded]:
 
 
 def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: Path) -> Shard:
-    """Write one shard and return its record.
-
-    Its name has a digest of its content, so that two drops packed under one id at once cannot mix.
-    """
+    """Write one shard and return its record."""
     path = folder / "unnamed.tar"
     written = _write_tar(samples, path)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    path = path.rename(folder / f"{split}-{number:06d}-{sha256[:8]}.tar")
+    path = path.rename(folder / name_shard(split, number, sha256))
     return Shard(name=path.name, split=split, samples=written, size=path.stat().st_size, sha256=sha256)
 
 

@@ -41,9 +41,9 @@ class _Header(tarfile.TarInfo):
 def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tarfile.TarInfo]:
     """Yield the files and folders of an uncompressed tar, in its order; the stream may be moved on to read one.
 
-    Raises `DropError`, naming `where`, if the tar is compressed, damaged, cut short or followed by anything (another
-    tar: what reads it would stop at the first), at members that are links or devices, or larger than `MAX_FILE`, and
-    at names that are absolute or climb out.
+    Raises `DropError`, naming `where`, if the tar is compressed, damaged or cut short, or if anything follows it, such
+    as another tar, which readers would miss. Also raises it at members that are links or devices or larger than
+    `MAX_FILE`, and at names that are absolute or contain `..`.
     """
     try:
         with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:", tarinfo=_Header) as tar:

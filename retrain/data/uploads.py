@@ -32,12 +32,13 @@ from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError
 from retrain.records import Amendment, Drop, LeftOut, Reading, Shard, Uploaded
 from retrain.records.drop import canonical_class_name, clean_class_name
+from retrain.store.keys import OWN_SHARD
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 log = logging.getLogger("retrain")
 
-PACKED = re.compile(re.escape(PACKED_FOLDER) + r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
+PACKED = re.compile(re.escape(PACKED_FOLDER) + OWN_SHARD)
 """Names of shards by `pack_by_shards`: those in the store are of an earlier attempt that wrote no manifest."""
 
 CONTROL_FILES = re.compile(r"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{8})?\.safetensors")

@@ -1,4 +1,5 @@
-"""Networks by name, and what computing them costs: pure torch.
+"""Networks by name, their pretrained weights, and the cost of computing them.
 
-Others use `factory.build_network`, `factory.check_network` and `flops.count_flops`. Imports config and errors.
+Others use `factory.build_network`, `factory.check_network`, `pretrained.read_pretrained` and `flops.count_flops`.
+Imports store, recipe, records, config, utils and errors.
 """

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Context(RecordContext):
-    """Handed to every stage, and the same for all of one process."""
+    """The context of the stages: one object for all that a process runs."""
 
     device: torch.device
     cache: Path
@@ -66,24 +67,17 @@ class Context(RecordContext):
         if any(drop.erased for drop in drops):
             clear_cache(self.cache, self.store)
         if loading.kind == "stream":
-            return load_streamed(
-                dataset,
-                drops,
-                splits,
-                setting=data.stream,
-                store=self.store,
-                image_size=data.frame,
-                device=self.device,
-                cache_dir=self.cache,
-            )
-        return samples.load_in_memory(
+            load = partial(load_streamed, setting=data.stream)
+        else:
+            place = self._pixels_on(loading, decoded_bytes(dataset.samples, data.frame))
+            load = partial(samples.load_in_memory, pixels_on=place)
+        return load(
             dataset,
             drops,
             splits,
             store=self.store,
             image_size=data.frame,
             device=self.device,
-            pixels_on=self._pixels_on(loading, decoded_bytes(dataset.samples, data.frame)),
             cache_dir=self.cache,
         )
 

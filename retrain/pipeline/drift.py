@@ -89,14 +89,14 @@ def _held_out(drop: Drop) -> int:
 
 
 def _measure(context: Context, champion: Plan, task: Task, drops: Sequence[Drop]) -> None:
-    compute = _FeatureReader(context, champion)
+    features = _FeatureReader(context, champion)
     known = Dataset(drops=champion.dataset.drops[-OLD_DROPS:], classes=champion.dataset.classes)
-    old = compute.of(known, champion.loading)
+    old = features.of(known, champion.loading)
     if not len(old):
         raise RunError(f"champion {champion.run_id} was tested on no image, so there is nothing to compare drops with")
     for drop in drops:
         dataset = make_dataset([drop], champion.dataset.classes)
-        new = compute.of(dataset, choose_loading(task, dataset))
+        new = features.of(dataset, choose_loading(task, dataset))
         found = compare_features(old, new, make_generator(champion.seed, f"drift of {drop.id}"))
         drift = Drift(
             drop=drop.id,

@@ -21,10 +21,10 @@ from retrain.data.erasing import (
 )
 from retrain.data.finding import Selection
 from retrain.data.images import EXTENSIONS
-from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
 from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import RunError
 from retrain.pipeline.approval import is_waiting
 from retrain.pipeline.planning import learnt_from

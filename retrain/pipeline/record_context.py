@@ -17,7 +17,7 @@ from retrain.utils.clock import Clock, utc_now
 
 @dataclass(frozen=True)
 class RecordContext:
-    """Handed to the stages that plan and record runs, and the same for all of one process."""
+    """The context of the stages that plan and record runs: one object for all that a process runs."""
 
     store: TaskStore
     clock: Clock = field(default=utc_now, kw_only=True)
@@ -25,7 +25,7 @@ class RecordContext:
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
     factories: frozenset[str] = field(default=frozenset(), kw_only=True)
-    """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
+    """The `package.module:factory` names of the task file. A plan in the store that names other code is refused."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from retrain.records.ledger import is_baseline
 from retrain.store import champions
 from retrain.store.base import Entry
 from retrain.store.claims import CORRECTION, Claim
+from retrain.store.keys import OWN_SHARD
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
@@ -25,8 +26,6 @@ LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
 """Files that mark a run's other files as complete. If a run has no record, they are removed first, so that it can
 restart."""
-OWN_SHARD = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
-"""Names of shards by `retrain drop pack`. Shards that producers upload under other names are never removed."""
 
 log = logging.getLogger("retrain")
 
@@ -181,7 +180,10 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
-    """Yield the shards of committed drops that their manifests do not name, left by interrupted packing."""
+    """Yield the shards of committed drops that their manifests do not name, left by interrupted packing.
+
+    Shards that producers upload under other names than `retrain drop pack` gives are never removed.
+    """
     for drop_id in store.drops.committed().usable:
         try:
             drop = store.drops.read(drop_id)
@@ -190,7 +192,7 @@ def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
         prefix = store.keys.drop_file(drop_id, "")
         named = {shard.name for shard in drop.shards}
         found = [(entry.key.removeprefix(prefix), entry) for entry in store.objects.list(prefix)]
-        orphans = [entry for name, entry in found if OWN_SHARD.fullmatch(name) and name not in named]
+        orphans = [entry for name, entry in found if re.fullmatch(OWN_SHARD, name) and name not in named]
         if orphans:
             yield _make_removal(f"drops/{drop_id}", "its manifest does not name them", orphans)
 

@@ -20,11 +20,11 @@ from retrain.config import Split
 from retrain.config.frame import Frame
 from retrain.config.task import Task
 from retrain.data.augment import Normalize
-from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import Alike, find_alike
 from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES, SampleTable
 from retrain.data.samples import Samples
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import RunError
 from retrain.pipeline.context import Context
 from retrain.pipeline.error_analysis import make_thumbnail_of

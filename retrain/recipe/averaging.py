@@ -34,7 +34,7 @@ class AveragedNetwork:
     """A network beside the trained one that holds the average of its weights; without averaging, the trained one."""
 
     def __init__(self, setting: Averaging, trained: nn.Module) -> None:
-        share_of_newest(setting, 1)
+        share_of_newest(setting, 1)  # raises ValueError for `auto`
         self.setting = setting
         self._trained, self._network = trained, trained
         self._newest: list[Tensor] = []

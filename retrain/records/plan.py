@@ -133,8 +133,9 @@ class StopRule(Record):
 class Loading(Record):
     """Place of the decoded training samples, and the reason.
 
-    `held`: all of them, on the device if it has room, and else in the machine's memory. `stream`: a few batches of
-    them; they are read from shards as they are needed, which decides their order too.
+    `held`: all of them, on the device if it has room, and else in the machine's memory. `device` and `memory`: all of
+    them there, as the task says. `stream`: a few batches, read from shards as they are needed; so it also decides their
+    order.
     """
 
     kind: Literal["held", "device", "memory", "stream"] = "held"

@@ -17,16 +17,14 @@ from retrain.records import Drop, DropRef, Record, Uploaded
 from retrain.records.drop import ERASED, amend, parse_manifest, without_erased
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore
 from retrain.store.corrections import Amendments
-from retrain.store.keys import TaskKeys
+from retrain.store.keys import OWN_SHARD, TaskKeys
 from retrain.utils.parallel import map_ahead
 from retrain.utils.text import pluralize
 
 log = logging.getLogger("retrain")
 
 
-OWN_FILES = re.compile(
-    r"_SUCCESS|samples(-[0-9a-f]{8})?\.safetensors|(packed/)?(train|val|test)-\d{6}-[0-9a-f]{8}\.tar|"
-)
+OWN_FILES = re.compile(rf"_SUCCESS|samples(-[0-9a-f]{{8}})?\.safetensors|(packed/)?{OWN_SHARD}|")
 """Names of a drop's files that are not the producer's data. The empty name is that of the folder's own object."""
 
 

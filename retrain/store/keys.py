@@ -2,6 +2,14 @@
 
 from dataclasses import dataclass
 
+OWN_SHARD = r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar"
+"""Regular expression of the names that `name_shard` gives."""
+
+
+def name_shard(split: str, number: int, sha256: str) -> str:
+    """Return the name of a shard that this project writes. Its digest keeps the shards of two writers apart."""
+    return f"{split}-{number:06d}-{sha256[:8]}.tar"
+
 
 @dataclass(frozen=True)
 class TaskKeys:

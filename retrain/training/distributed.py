@@ -33,7 +33,7 @@ MAX_SILENCE = 60.0
 """Seconds without a heartbeat after which a rank counts as lost."""
 
 Votes = Callable[[], tuple[bool, ...]]
-"""One rank's answers to yes-or-no questions."""
+"""Answers to yes-or-no questions: one rank's, or whether any rank said yes."""
 
 LOST = "another training process was lost (%s); run the same command again to resume"
 
@@ -58,7 +58,7 @@ class ProcessGroup:
         return counts
 
     def any_rank(self, ask: Votes) -> Votes:
-        """Return a function that says for each vote whether any rank casts it; only calling it waits for the others."""
+        """Start a vote of all ranks. The returned function waits for it, and says for each question if any said yes."""
         return ask
 
     def gather_tensors(self, tensor: Tensor) -> Tensor:
@@ -80,11 +80,11 @@ class ProcessGroup:
         """Raise `Preempted` if another process is lost inside. The last saved state is in the store."""
         return nullcontext()
 
-    def publish_plan(self, work: str) -> None:
-        """Announce the next training to the other ranks. Only rank 0 calls it."""
+    def publish_plan(self, plan: str) -> None:
+        """Give the other ranks the next plan to train, as JSON; empty if there is none. Only rank 0 calls it."""
 
     def wait_for_plan(self) -> str:
-        """Wait for the next training that rank 0 announces, and return it; empty if there is none. Not for rank 0."""
+        """Wait for the next plan of rank 0 and return it; empty if there is none. Rank 0 does not call it."""
         return ""
 
 
@@ -96,7 +96,7 @@ class TorchrunGroup(ProcessGroup):
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store
-        self._announced = 0
+        self._plans = 0
         Thread(target=self._send_heartbeats, args=(store.clone(),), daemon=True).start()
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
@@ -190,20 +190,20 @@ class TorchrunGroup(ProcessGroup):
                 elif time.monotonic() - since > MAX_SILENCE:
                     _exit_to_resume(f"no heartbeat of rank {rank} for {MAX_SILENCE:.0f} s")
 
-    def publish_plan(self, work: str) -> None:
+    def publish_plan(self, plan: str) -> None:
         """Write it to torchrun's store, which keeps it even if this process ends."""
-        self._store.set(self._next(), work)
+        self._store.set(self._next_key(), plan)
 
     def wait_for_plan(self) -> str:
         """Poll torchrun's store: a process that waits inside the store's own code does not react to SIGTERM."""
-        key = self._next()
+        key = self._next_key()
         while not self._store.check([key]):
             time.sleep(POLL_SECONDS)
         return self._store.get(key).decode()
 
-    def _next(self) -> str:
-        self._announced += 1
-        return f"retrain/{self._announced}"
+    def _next_key(self) -> str:
+        self._plans += 1
+        return f"retrain/{self._plans}"
 
 
 def _heartbeat_key(rank: int) -> str:

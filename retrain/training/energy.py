@@ -22,7 +22,7 @@ class EnergyMeter:
         self._read = _gpu_counter(device) if device.type == "cuda" else _processor_counter(POWERCAP)
 
     @property
-    def is_there(self) -> bool:
+    def is_available(self) -> bool:
         """Return whether this machine measures the device's energy."""
         return self._read is not None
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from retrain.data.indexing import trained_before
+from retrain.data.sample_table import USES
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import RunError
 from retrain.recipe.learning_speed import STORED_DTYPE, Counters, from_tensors, split, to_tensors
 from retrain.records import Dataset, DropRef
@@ -51,8 +54,26 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
 
 def _follow(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
     """Return a drop's counters in its order after an amendment; zeros for samples whose class has changed."""
-    place = torch.from_numpy(trained_before(TaskStore(files.objects, files.keys.task), before, after))
+    place = torch.from_numpy(_places_before(TaskStore(files.objects, files.keys.task), before, after))
     followed = Counters.zeros(after.samples, dtype=STORED_DTYPE)
     for name in ("seen", "correct", "loss"):
         getattr(followed, name)[place >= 0] = getattr(counters, name)[place[place >= 0]]
+    return followed
+
+
+def _places_before(store: TaskStore, before: DropRef, after: DropRef) -> NDArray[np.int64]:
+    """Return the place of each training sample among those before an amendment, int64 [after.samples].
+
+    -1 if it was not in train before, or had another class. An erased sample keeps its place.
+    """
+    then, now = store.drops.read_versions([before, after])
+    old = read_or_make_table(then.model_copy(update={"erased": None}), store)
+    new = read_or_make_table(now, store)
+    train = USES.index("train")
+    place = np.full(len(old), -1, np.int64)
+    place[old.use == train] = np.arange(np.count_nonzero(old.use == train))
+    names = np.array([*old.classes, *new.classes])
+    changed = names[old.label] != names[len(old.classes) + new.label]
+    place[changed] = -1
+    followed: NDArray[np.int64] = place[new.use == train]
     return followed

@@ -32,10 +32,8 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
-            sums = (
-                run.loss_sum.item(),
-                run.correct_sum.item(),
-            )  # waits for the device, so that the time of training steps is not counted as evaluation
+            # Waits for the device, so that the time of training steps is not counted as evaluation.
+            sums = run.loss_sum.item(), run.correct_sum.item()
             with stopwatch.aside("evaluation"):
                 point = evaluate_point(run, *sums)
             observer.evaluated(point)

@@ -34,15 +34,14 @@ def defer_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    heard = [
-        each for each, handler in before.items() if handler is not signal.SIG_IGN
-    ]  # ignored already: under nohup, or in the background
-    for each in heard:
+    # A process under nohup or in the background ignores some of them already.
+    deferred = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
+    for each in deferred:
         signal.signal(each, note)
     try:
         yield lambda: came
     finally:
-        for each in heard:
+        for each in deferred:
             signal.signal(each, before[each])
     if came:
         raise Preempted

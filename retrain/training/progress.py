@@ -83,7 +83,7 @@ class Stopwatch:
     def __init__(self, progress: Progress, meter: EnergyMeter) -> None:
         self.progress, self._meter = progress, meter
         is_new = progress.seconds == 0
-        progress.joules = (0.0 if is_new else progress.joules) if meter.is_there else None
+        progress.joules = (0.0 if is_new else progress.joules) if meter.is_available else None
         self._last = self._saved = time.monotonic()
 
     def tick(self) -> float:

@@ -22,14 +22,13 @@ from retrain.recipe.learning_speed import Counters
 from retrain.recipe.objective import BatchLoss, batch_loss
 from retrain.recipe.sampling import balanced_appearances, keep_probability
 from retrain.records import Plan
-from retrain.training import optimizers
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.groups import Groups
 from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
 from retrain.training.head import GrownHead, grow_head
 from retrain.training.loaders import Batch, EpochSampler, InMemoryLoader, Loader
 from retrain.training.loss import Criterion, make_criterion
-from retrain.training.optimizers import gradient_changes, trained_parameters
+from retrain.training.optimizers import Optimizer, build_optimizer, carry_over, gradient_changes, trained_parameters
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive_seed, fresh_network, make_generator
 from retrain.training.streaming import StreamingLoader
@@ -62,7 +61,7 @@ class Run:
     network: nn.Module
     forward: nn.Module
     """The forward pass in training: the network itself, or a wrapper that averages gradients over the processes."""
-    optimizer: optimizers.Optimizer
+    optimizer: Optimizer
     peak_rate: float
     """Highest learning rate of the schedule."""
     criterion: Criterion
@@ -199,10 +198,10 @@ def _start(
     return factory.to_device_channels_last(network, device).train()
 
 
-def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimizers.Optimizer:
-    optimizer = optimizers.build_optimizer(plan.task.training.optimizer, trained_parameters(network).values())
+def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> Optimizer:
+    optimizer = build_optimizer(plan.task.training.optimizer, trained_parameters(network).values())
     if parent and parent.moments:
-        optimizers.carry_over(optimizer, parent.moments)
+        carry_over(optimizer, parent.moments)
     return optimizer
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from retrain.errors import RunError
-from retrain.training import optimizers
 from retrain.training.loaders import Position
+from retrain.training.optimizers import moments
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
@@ -71,7 +71,7 @@ def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
         yield f"network.{name}", tensor
     for name, tensor in run.average.tensors().items():
         yield f"average.{name}", tensor
-    for name, tensor in optimizers.moments(run.optimizer).items():
+    for name, tensor in moments(run.optimizer).items():
         yield f"optimizer.{name}", tensor
     yield "counters.seen", run.counters.seen
     yield "counters.correct", run.counters.correct

@@ -30,7 +30,7 @@ class _Sent(NamedTuple):
 class StreamingLoader:
     """A loader of samples in shards.
 
-    Each worker decodes one batch at a time. Batches are returned in the order of the passes, for any number of workers.
+    Each worker decodes one batch at a time. Batches are returned in the order of the epochs, for any number of workers.
     The shards of a batch are locked in the cache before a worker decodes it, and released after it was returned.
     """
 

@@ -11,8 +11,8 @@ from support.uploads import task_in
 from retrain.config.task import Task
 from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.finding import SearchedDrop
-from retrain.data.indexing import read_or_make_table
 from retrain.data.packing import pack
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import DropError
 from retrain.store.task_store import TaskStore, open_task_store
 

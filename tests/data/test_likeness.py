@@ -12,8 +12,8 @@ from support.pictures import encoded
 from support.ways_in import open_way_in
 
 from retrain.data.content import difference_hash, mean_brightness
-from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import MOST_BITS, candidates, distances, find_alike, hash_values
+from retrain.data.table_making import read_or_make_table
 
 
 def photograph(number: int, size: int = 64) -> Image.Image:

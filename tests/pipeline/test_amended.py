@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.lives import Life, make_task
 
-from retrain.data.indexing import read_or_make_table
+from retrain.data.table_making import read_or_make_table
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.status import read_status

@@ -7,7 +7,7 @@ import pytest
 from support.lives import Life, make_task
 
 from retrain.data.finding import Selection
-from retrain.data.indexing import read_or_make_table
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import DropError
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.erasure import erase

@@ -8,7 +8,7 @@ from support.lives import Life, make_task
 from support.terminal import retrain
 
 from retrain.data.amending import amend_drops, read_corrections
-from retrain.data.indexing import read_or_make_table
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import RunError
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request

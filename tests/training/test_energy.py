@@ -71,7 +71,7 @@ def test_run_that_was_measured_in_part_has_no_energy(powercap: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NVML counts the energy of GPUs; there is none here")
 def test_gpu_counts_the_energy_of_its_work() -> None:
     meter = EnergyMeter(torch.device("cuda", 0))
-    if not meter.is_there:
+    if not meter.is_available:
         pytest.skip("NVML, or this GPU, counts no energy")
     matrix = torch.randn(4096, 4096, device="cuda")
     for _ in range(200):

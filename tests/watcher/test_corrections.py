@@ -14,7 +14,7 @@ from retrain.config.automation import Erase, Trigger
 from retrain.config.task import Model, Task
 from retrain.data.amending import Correction, amend_drops
 from retrain.data.finding import Selection
-from retrain.data.indexing import read_or_make_table
+from retrain.data.table_making import read_or_make_table
 from retrain.pipeline.erasure import erase
 from retrain.pipeline.retention import plan_removal
 from retrain.pipeline.status import read_status

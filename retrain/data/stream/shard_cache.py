@@ -28,7 +28,7 @@ class ShardRef(NamedTuple):
 
 
 class ShardCache:
-    """Files `<sha256>.tar` in a folder. While one is fetched, `<sha256>.part`, empty but as large, keeps its room."""
+    """Files `<sha256>.tar` in a folder. While one is fetched, `<sha256>.part`, sparse and as large, reserves room."""
 
     def __init__(self, store: ObjectStore, folder: Path, limit: int) -> None:
         self.store, self.folder, self.limit = store, folder, limit
@@ -39,7 +39,7 @@ class ShardCache:
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
     def hold(self, ref: ShardRef) -> BufferedReader:
-        """Return the shard's file, fetched first if it is not there; it stays in its place until it is closed.
+        """Return the shard's file, fetched first if it is not there; it is not removed until it is closed.
 
         Raises `DamagedDrop` if what the store has is not what the manifest says, `UserError` if there is no room.
         """
@@ -66,7 +66,7 @@ class ShardCache:
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
 
     def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
-        """Return whether these are the bytes that the manifest names, asked once a process; others are removed."""
+        """Return whether these are the manifest's bytes, which is checked once a process; other files are removed."""
         if ref.shard.sha256 in self._checked:
             return True
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -78,9 +78,9 @@ class ShardCache:
         return True
 
     def _keep_room(self, part: BinaryIO, size: int) -> None:
-        """Make the empty file as large as its shard, which keeps its room; wait while others arrive, which may go then.
+        """Reserve room for a shard by making its sparse file as large.
 
-        Raises `UserError` if all that is there is in use.
+        While other shards are being fetched, wait: they can be removed later. Raises `UserError` if all are in use.
         """
         while True:
             with (self.folder / "room.lock").open("ab") as room:

@@ -1,22 +1,19 @@
-"""Sample tables of any drop: those of drops committed before manifests had them are made of the shards, and kept."""
+"""Read the sample table of any drop. If an early drop has none, it is made from the shards and kept."""
 
 from contextlib import suppress
 
-import numpy as np
-from numpy.typing import NDArray
-
 from retrain.data.content import examine_image
 from retrain.data.dataset import split_of
-from retrain.data.sample_table import USES, SampleRow, SampleTable, amend_table, read_table
+from retrain.data.sample_table import SampleRow, SampleTable, amend_table, read_table
 from retrain.data.shards import Encoded, read_shard
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Drop, DropRef
+from retrain.records import Drop
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 IMAGE_SIZE = 32
-"""Side of the square that large JPEGs are decoded for: the index hardly depends on it."""
+"""Side of the square that large JPEGs are decoded for: the table hardly depends on it."""
 
 NAME = "samples.safetensors"
 """File of such a table, beside the shards."""
@@ -50,22 +47,3 @@ def _make_table(drop: Drop, store: TaskStore) -> SampleTable:
         with store.objects.open(key) as stream:
             rows.extend(parallel_map(row_of, read_shard(stream, shard, f"{store.url}/{key}", left_out)))
     return SampleTable.of(rows)
-
-
-def trained_before(store: TaskStore, before: DropRef, after: DropRef) -> NDArray[np.int64]:
-    """Return for each training sample of a drop its place among those before an amendment: int64 [after.samples].
-
-    -1 where it was not trained on as what it is now: it was not in train, or had another class. A sample that was
-    erased since keeps its place among those before.
-    """
-    then, now = store.drops.read_versions([before, after])
-    old = read_or_make_table(then.model_copy(update={"erased": None}), store)
-    new = read_or_make_table(now, store)
-    train = USES.index("train")
-    place = np.full(len(old), -1, np.int64)
-    place[old.use == train] = np.arange(np.count_nonzero(old.use == train))
-    names = np.array([*old.classes, *new.classes])
-    changed = names[old.label] != names[len(old.classes) + new.label]
-    place[changed] = -1
-    followed: NDArray[np.int64] = place[new.use == train]
-    return followed
