@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from retrain.experiments.chart_style import colour_of, dash_of, finish_chart
+from retrain.experiments.chart_style import chart_of, colour_of, dash_of, finish_chart
 from retrain.experiments.grid import FIRST
 from retrain.experiments.kept_runs import EndedRun
 from retrain.experiments.settings import Study
@@ -29,9 +29,9 @@ def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.To
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]
     x = alt.X("iteration:Q", title="iterations in all", axis=alt.Axis(format="~s", grid=False))
     y = alt.Y("mean:Q", title="accuracy on the whole test set (dots: L_100)", axis=alt.Axis(format=".2~p"))
-    lines = alt.Chart(alt.InlineData(values=list(_means(legs)))).encode(x=x, color=colour_of(methods))
-    bounds = alt.Chart(alt.InlineData(values=list(_bounds(legs))))
-    dots = alt.Chart(alt.InlineData(values=list(_crossings(study, by_group, legs))))
+    lines = chart_of(_means(legs)).encode(x=x, color=colour_of(methods))
+    bounds = chart_of(_bounds(legs))
+    dots = chart_of(_crossings(study, by_group, legs))
     drawn = alt.layer(
         bounds.mark_area(color="#dddddd", interpolate="step-after").encode(x=x, y=y),
         lines.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(methods)),

@@ -1,9 +1,11 @@
 """The style of a study's plots: colours, dashes and shapes that can be distinguished without colour vision."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import altair as alt
+import vl_convert
 
 COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Okabe and Ito's palette for colour-blind readers, without yellow, which is hard to see on white."""
@@ -11,6 +13,11 @@ DASHES = [[1, 0], [5, 3], [2, 2]]
 """Solid, dashed, dotted: one for each round through the colours."""
 SHAPES = ["circle", "triangle-up", "square"]
 """Shapes of points, one for each round through the colours."""
+
+
+def chart_of(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
+    """Return a chart over these rows, which it contains."""
+    return alt.Chart(alt.InlineData(values=list(rows)))
 
 
 def colour_of(methods: Sequence[str]) -> alt.Color:
@@ -42,3 +49,11 @@ def finish_chart(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
         .configure_legend(orient="right", labelLimit=0, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
     )
     return configured
+
+
+def save_chart(chart: alt.TopLevelMixin, path: Path, scale: float = 1) -> None:
+    """Write a chart as `path` with the suffixes .svg and .png, the latter enlarged by `scale`; create its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = chart.to_json()
+    path.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
+    path.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=scale))

@@ -40,7 +40,7 @@ BY_HAND = {
 """Data sets that must be fetched by hand, with their layout."""
 
 
-def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
+def find_data_set(name: str, root: Path, download: bool, scratch: Path) -> Path:
     """Return a source of labelled images, as `retrain drop pack` takes it.
 
     It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `scratch`. Raises
@@ -68,7 +68,7 @@ def _write(name: str, root: Path, download: bool, folder: Path) -> None:
     from torchvision import datasets
 
     for split in ("train", "test"):
-        export(load(getattr(datasets, PUBLISHED[name].kind), root, split, download), folder / split)
+        write_image_folder(load_split(getattr(datasets, PUBLISHED[name].kind), root, split, download), folder / split)
 
 
 def write_digits(folder: Path) -> None:
@@ -84,7 +84,7 @@ def write_digits(folder: Path) -> None:
         Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
 
 
-def load(kind: Any, root: Path, split: str, download: bool) -> Any:
+def load_split(kind: Any, root: Path, split: str, download: bool) -> Any:
     """Return a split of a torchvision data set. Some classes take `train`, some `split`."""
     named = "split" in inspect.signature(kind).parameters
     return kind(root, download=download, **({"split": split} if named else {"train": split == "train"}))
@@ -103,7 +103,7 @@ def is_available(name: str, root: Path) -> bool:
     return name == "digits" or (root / name).exists() or published
 
 
-def export(images: Labelled, folder: Path) -> None:
+def write_image_folder(images: Labelled, folder: Path) -> None:
     """Write a data set of PIL images as an image folder: class/number.png."""
     names = getattr(images, "classes", None)
     for number, (image, label) in enumerate(images):

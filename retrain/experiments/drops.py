@@ -13,7 +13,7 @@ from retrain.data.source import read_source
 from retrain.data.staging import Staging, stable_hash
 from retrain.errors import StudyError
 from retrain.experiments.component import by_component, scores_of
-from retrain.experiments.datasets import find
+from retrain.experiments.datasets import find_data_set
 from retrain.experiments.grid import parts_of
 from retrain.experiments.settings import Data, Split, Study
 from retrain.experiments.subsets import (
@@ -111,7 +111,7 @@ def _steps(setting: Split, seed: int, source: Path, folder: Path) -> Iterator[Pa
 
 def _prepare(study: Study, data: Data, root: DataRoot, task: Task, folder: Path) -> Path:
     """Return a data set as a source, unchanged or as a changed copy."""
-    source = find(data.name, root.folder, root.download, folder / "found")
+    source = find_data_set(data.name, root.folder, root.download, folder / "found")
     draws_val = study.stop_on == "val" and (study.redraw or any(split.step for split in study.splits.values()))
     if study.stop_on == "val" and data == Data(name=data.name) and not draws_val:
         return source

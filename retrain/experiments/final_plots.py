@@ -1,13 +1,13 @@
 """Plots of final accuracies: by drop, split or variant, by training time, and by the distance of the weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from retrain.experiments.chart_style import colour_of, dash_of, finish_chart, shape_of
+from retrain.experiments.chart_style import chart_of, colour_of, dash_of, finish_chart, shape_of
 from retrain.experiments.kept_runs import EndedRun
-from retrain.experiments.settings import Spread, Study
+from retrain.experiments.settings import Study
 from retrain.experiments.statistics import Estimate, Group, compared, estimate, fitted_at, rows
 
 Groups = Mapping[Group, list[EndedRun]]
@@ -37,12 +37,12 @@ def _by_group_plot(
     varied = varies(list(found))
     methods = [name for name in study.methods if not study.draw or name in study.draw]
     points = [
-        {"group": str(getattr(group, varied)), "method": method, **_band(value, study.spread)}
+        {"group": str(getattr(group, varied)), "method": method, **value.band(study.spread)}
         for group, by_method in found.items()
         for method, value in by_method.items()
         if value.mean is not None and method in methods
     ]
-    base = alt.Chart(alt.InlineData(values=points)).encode(
+    base = chart_of(points).encode(
         x=alt.X("group:N", title=varied, sort=None, axis=alt.Axis(labelAngle=0)), color=colour_of(methods)
     )
     y = alt.Y("mean:Q", title=title, axis=alt.Axis(format=number), scale=alt.Scale(zero=False))
@@ -52,11 +52,6 @@ def _by_group_plot(
         base.mark_point(filled=True, size=50, opacity=1).encode(y=y),
     )
     return finish_chart(drawn.properties(width=560, height=340, title=study.title))
-
-
-def _band(value: Estimate, spread: Spread) -> dict[str, float]:
-    mean, width = value.mean or 0.0, value.width(spread) or 0.0
-    return {"mean": mean, "low": mean - width, "high": mean + width}
 
 
 def varies(groups: Sequence[Group]) -> str:
@@ -93,7 +88,7 @@ def _scatter(
     kinds = list(dict.fromkeys(point["method"] for point in points))
     scale = alt.Scale(zero=False)
     chart = (
-        alt.Chart(alt.InlineData(values=points))
+        chart_of(points)
         .mark_point(filled=True, size=60, opacity=0.8)
         .encode(
             x=alt.X("x:Q", title=title, axis=alt.Axis(format=number), scale=scale),
@@ -136,17 +131,17 @@ def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
 
 def switch_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
     """Return the accuracy of the first runs, and the later loss against scratch in percent, by variant."""
-    firsts, damage = list(_first_accuracies(study, by_group)), list(_damages(study, by_group))
+    firsts, changes = _first_accuracies(study, by_group), _relative_changes(study, by_group)
     panels = [
         _by_variant(firsts, f"accuracy on {study.stop_on} after the first run", PERCENT),
-        _by_variant(damage, f"change against {study.against[0]}, percent of its accuracy", ".1~f"),
+        _by_variant(changes, f"change against {study.against[0]}, percent of its accuracy", ".1~f"),
     ]
     return finish_chart(alt.hconcat(*panels).properties(title=study.title))
 
 
-def _by_variant(points: Sequence[Mapping[str, Any]], title: str, number: str) -> Any:
+def _by_variant(points: Iterable[Mapping[str, Any]], title: str, number: str) -> Any:
     scale = alt.Scale(zero=False)
-    base = alt.Chart(alt.InlineData(values=list(points))).encode(x=alt.X("variant:N", title=None, sort=None))
+    base = chart_of(points).encode(x=alt.X("variant:N", title=None, sort=None))
     return alt.layer(
         base.mark_rule().encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
         base.mark_line(point=True).encode(y=alt.Y("mean:Q", title=title, axis=alt.Axis(format=number), scale=scale)),
@@ -157,10 +152,11 @@ def _first_accuracies(study: Study, by_group: Groups) -> Iterator[dict[str, Any]
     for group, runs in by_group.items():
         if group.drops == 1:
             finals = estimate([one.record.result.final_accuracy if one.record.result else None for one in runs])
-            yield {"variant": group.variant, **_band(finals, study.spread)}
+            yield {"variant": group.variant, **finals.band(study.spread)}
 
 
-def _damages(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
+def _relative_changes(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
+    """Yield each method's final accuracy relative to that of the same seed's reference, in percent."""
     for group, runs in compared(by_group).items():
         finals = {
             (one.cell.method, one.cell.seed): one.record.result.final_accuracy for one in runs if one.record.result
@@ -172,5 +168,5 @@ def _damages(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
                 if name == method and (study.against[0], seed) in finals
             ]
             if method != study.against[0] and pairs:
-                lost = estimate([100 * (own / bar - 1) for bar, own in pairs])
-                yield {"variant": group.variant, **_band(lost, study.spread)}
+                change = estimate([100 * (own / reference - 1) for reference, own in pairs])
+                yield {"variant": group.variant, **change.band(study.spread)}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
-from retrain.config import Method as Word
+from retrain.config import Method as MethodName
 from retrain.config.loading import load_task
 from retrain.config.recipe import recipe_for
 from retrain.config.task import Task
@@ -83,7 +83,7 @@ def task_of(study: Study, cell: Cell, store: str | None) -> Task:
     return task.model_copy(update={"name": data_name(study, cell.split, task), "recipe": recipe})
 
 
-def plan_method(study: Study, cell: Cell) -> Word:
+def plan_method(study: Study, cell: Cell) -> MethodName:
     """Return the method of a cell's plan: continuous, if the cell follows the recipe in some aspect."""
     method = study.methods.get(cell.method, Method(start="scratch"))
     return "continuous" if method.aspects else method.start

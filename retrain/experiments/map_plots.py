@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from retrain.experiments.chart_style import colour_of, dash_of, finish_chart
+from retrain.experiments.chart_style import chart_of, colour_of, dash_of, finish_chart
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, MAP, EndedRun, Measure
 from retrain.experiments.settings import Study
 from retrain.experiments.statistics import Group, estimate
@@ -19,7 +19,7 @@ def learning_speed_map(study: Study, group: Group, members: Sequence[EndedRun]) 
     """Return a map for each method: the share of old samples by learning speed, as the mean over seeds."""
     percent = alt.Axis(format=".0%", grid=False, values=[0, 0.5, 1])
     chart = (
-        alt.Chart(alt.InlineData(values=list(_squares(members))))
+        chart_of(_squares(members))
         .mark_rect()
         .encode(
             x=alt.X("after:Q", title="learning speed in this run", axis=percent),
@@ -66,8 +66,8 @@ def learning_map(study: Study, group: Group, members: Sequence[EndedRun]) -> alt
     y = alt.Y("low:Q", title="samples, those learnt first at the bottom", axis=axis, scale=alt.Scale(domain=[0, 1]))
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(grid=False))
     colour = alt.Color("share:Q", title="classified correctly", scale=alt.Scale(scheme="viridis", domain=[0, 1]))
-    cells = alt.Chart(alt.InlineData(values=squares)).mark_rect()
-    cuts = alt.Chart(alt.InlineData(values=[{"low": cut} for cut in CUTS])).mark_rule(color="white", strokeWidth=2)
+    cells = chart_of(squares).mark_rect()
+    cuts = chart_of([{"low": cut} for cut in CUTS]).mark_rule(color="white", strokeWidth=2)
     drawn = alt.layer(cells.encode(x=x, x2="next:Q", y=y, y2="high:Q", color=colour), cuts.encode(y=y))
     return finish_chart(drawn.properties(width=560, height=340, title=f"{group.split}, {group.variant}, first run"))
 
@@ -79,7 +79,7 @@ def gradient_curves(study: Study, group: Group, members: Sequence[EndedRun]) -> 
         return None
     kinds = list(dict.fromkeys(point["method"] for point in points))
     chart = (
-        alt.Chart(alt.InlineData(values=points))
+        chart_of(points)
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X(

@@ -2,17 +2,16 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 
 from retrain.experiments import final_plots, map_plots
 from retrain.experiments.chain_plot import chain_plot
-from retrain.experiments.chart_style import colour_of, dash_of, finish_chart
+from retrain.experiments.chart_style import chart_of, colour_of, dash_of, finish_chart, save_chart
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun
 from retrain.experiments.settings import Spread, Study
 from retrain.experiments.statistics import Group, estimate, reached_at
@@ -48,13 +47,12 @@ OVERALL_PLOTS = {
 
 def write_plots(study: Study, by_group: Mapping[Group, list[EndedRun]], folder: Path) -> None:
     """Write a study's pictures as SVG and PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
     for group, plot in drawn_of_groups(study, by_group):
         if chart := GROUP_PLOTS[plot](study, group, by_group[group]):
-            _save(chart, folder / picture_name(group, plot))
+            save_chart(chart, folder / picture_name(group, plot))
     for plot in study.plots:
         if plot in OVERALL_PLOTS:
-            _save(OVERALL_PLOTS[plot](study, by_group), folder / plot)
+            save_chart(OVERALL_PLOTS[plot](study, by_group), folder / plot)
 
 
 def drawn_of_groups(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[tuple[Group, str]]:
@@ -68,12 +66,6 @@ def drawn_of_groups(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) 
                 yield group, plot
 
 
-def _save(chart: alt.TopLevelMixin, path: Path) -> None:
-    drawn = chart.to_json()
-    path.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
-    path.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(drawn))
-
-
 def curves(study: Study, group: Group, members: Sequence[EndedRun], plot: str) -> alt.TopLevelMixin:
     """Return a group's curves: the mean, a band of the study's spread and, for accuracies, the points of L_100."""
     drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
@@ -81,13 +73,13 @@ def curves(study: Study, group: Group, members: Sequence[EndedRun], plot: str) -
     colour = colour_of(methods)
     x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format="~s", grid=False))
     y = _axis(study, plot)
-    base = _table(_means(study.spread, drawn, plot)).encode(x=x, color=colour)
+    base = chart_of(_means(study.spread, drawn, plot)).encode(x=x, color=colour)
     layers = [base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q")]
     layers.append(base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(methods)))
     if plot == "accuracy":
-        bars = _bars(study, members)
-        layers.append(_table([{"mean": estimate(list(bars.values())).mean}]).mark_rule(color="#777777").encode(y=y))
-        crossings = _table(_crossings(drawn, bars)).encode(x=x, y=y, color=colour)
+        finals = _reference_finals(study, members)
+        layers.append(chart_of([{"mean": estimate(list(finals.values())).mean}]).mark_rule(color="#777777").encode(y=y))
+        crossings = chart_of(_crossings(drawn, finals)).encode(x=x, y=y, color=colour)
         layers.append(crossings.mark_point(filled=True, size=70, opacity=1, stroke="white"))
     return finish_chart(alt.layer(*layers).properties(width=560, height=340, title=f"{group.split}, {group.variant}"))
 
@@ -100,10 +92,6 @@ def _axis(study: Study, plot: str) -> alt.Y:
     return alt.Y("mean:Q", title=title, axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False))
 
 
-def _table(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=list(rows)))
-
-
 def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[str, Any]]:
     """Yield mean and band at every evaluation. All seeds are evaluated at the same iterations."""
     at: dict[tuple[str, int], list[float | None]] = defaultdict(list)
@@ -113,9 +101,7 @@ def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[
     for (method, iteration), values in at.items():
         found = estimate(values)
         if found.mean is not None:
-            width = found.width(spread) or 0.0
-            band = {"low": found.mean - width, "high": found.mean + width}
-            yield {"method": method, "iteration": iteration, "mean": found.mean, **band}
+            yield {"method": method, "iteration": iteration, **found.band(spread)}
 
 
 def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
@@ -125,16 +111,16 @@ def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
     return points[:-1] if plot.startswith("train") and is_short else points
 
 
-def _bars(study: Study, members: Sequence[EndedRun]) -> dict[int, float]:
+def _reference_finals(study: Study, members: Sequence[EndedRun]) -> dict[int, float]:
     """Return the final accuracy of the first method in `Study.against`, by seed."""
     return {one.cell.seed: one.curve.points[-1].accuracy for one in members if one.cell.method == study.against[0]}
 
 
-def _crossings(drawn: Sequence[EndedRun], bars: Mapping[int, float]) -> Iterator[dict[str, Any]]:
-    """Yield where each method reached scratch's final accuracy, on average, if it did with every seed."""
+def _crossings(drawn: Sequence[EndedRun], finals: Mapping[int, float]) -> Iterator[dict[str, Any]]:
+    """Yield where each method reached the reference's final accuracy, on average, if it did with every seed."""
     for method, runs in groupby(drawn, key=lambda one: one.cell.method):
-        compared = [one for one in runs if one.cell.seed in bars]
-        mean, _, n, of = estimate([reached_at(one.curve, bars[one.cell.seed]) for one in compared])
+        compared = [one for one in runs if one.cell.seed in finals]
+        mean, _, n, of = estimate([reached_at(one.curve, finals[one.cell.seed]) for one in compared])
         if mean is not None and n == of:
-            bar = estimate([bars[one.cell.seed] for one in compared]).mean
-            yield {"method": method, "iteration": mean, "mean": bar}
+            final = estimate([finals[one.cell.seed] for one in compared]).mean
+            yield {"method": method, "iteration": mean, "mean": final}

@@ -53,8 +53,8 @@ class Scratch(NamedTuple):
     """The source of these figures."""
 
 
-class Certainty(NamedTuple):
-    """Measurement errors: smaller differences mean nothing."""
+class Resolution(NamedTuple):
+    """The smallest differences that the measurements can show. Smaller ones mean nothing."""
 
     iterations: int
     """Iterations between two evaluations."""
@@ -82,7 +82,7 @@ class Recommendation(NamedTuple):
     advice: Advice
     races: Sequence[Races]
     scratch: Scratch
-    certainty: Certainty
+    resolution: Resolution
     plan: Plan
     """The plan of one race. All have the same parent, drops and length."""
     seeds: int
@@ -109,10 +109,10 @@ def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, work
     records = {record.run_id: record for record in store.ledger.read()}
     races = [_races(preset, each, records) for preset, each in plans.items()]
     plan = plans[RACED[0]][0]
-    scratch, certainty = _scratch(store, plan), _certainty(store, plan, races)
+    scratch, resolution = _scratch(store, plan), _resolution(store, plan, races)
     results = [records[plan.run_id].result for each in plans.values() for plan in each]
     used = sum(result.iterations for result in results if result)
-    return Recommendation(advise(races, scratch, certainty), races, scratch, certainty, plan, seeds, used)
+    return Recommendation(advise(races, scratch, resolution), races, scratch, resolution, plan, seeds, used)
 
 
 def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> dict[Preset, list[Plan]]:
@@ -220,13 +220,13 @@ def _scratch(store: TaskStore, plan: Plan) -> Scratch:
     return Scratch(reached, early[-1] if early else None, f"Scratch was measured by {plan.target.baseline_run}.")
 
 
-def _certainty(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Certainty:
+def _resolution(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Resolution:
     samples = sum(store.drops.read(drop.id).samples("val") for drop in plan.dataset.drops)
     accuracy = max((each.final.mean or 0.0 for each in races), default=0.0)
-    return Certainty(plan.evaluate_every, sqrt(accuracy * (1 - accuracy) / samples) if samples else 0.0)
+    return Resolution(plan.evaluate_every, sqrt(accuracy * (1 - accuracy) / samples) if samples else 0.0)
 
 
-def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Advice:
+def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> Advice:
     """Return the preset that reaches scratch's accuracy soonest with every seed, if sooner than scratch itself.
 
     If none does, 99 percent of that accuracy is compared, with scratch's own iterations to 99 percent. If none reaches
@@ -238,7 +238,7 @@ def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Ad
         own = scratch.reached[level]
         if not means or own is None:
             continue
-        best = _preferred(means, min(means.values()) + certainty.iterations, smaller=True)
+        best = _preferred(means, min(means.values()) + resolution.iterations, smaller=True)
         what = "scratch's accuracy" if level == "100" else f"{level}% of scratch's accuracy"
         if means[best] < own:
             return Advice(
@@ -250,12 +250,12 @@ def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Ad
     finals = {each.preset: each.final.mean for each in races if each.final.mean is not None}
     if not finals:
         return Advice("scratch", "every race diverged")
-    best = _preferred(finals, max(finals.values()) - certainty.accuracy, smaller=False)
+    best = _preferred(finals, max(finals.values()) - resolution.accuracy, smaller=False)
     if scratch.reached["100"] is None:
         return Advice(
             best, f"it ended highest of the presets, at {finals[best]:.2%}, after the same number of iterations"
         )
-    if scratch.early is not None and scratch.early > finals[best] + certainty.accuracy:
+    if scratch.early is not None and scratch.early > finals[best] + resolution.accuracy:
         return Advice(
             "scratch",
             f"no preset came within 1% of scratch's accuracy, and after the same number of iterations scratch was at "
@@ -273,7 +273,7 @@ def _preferred(figures: Mapping[Preset, float], bound: float, smaller: bool) -> 
 
 
 def _page(found: Recommendation) -> Iterator[str]:
-    advice, races, scratch, certainty, plan, seeds, used = found
+    advice, races, scratch, resolution, plan, seeds, used = found
     yield f"Use {advice.choice}: {advice.why}."
     yield f"In the task file: `{advice.settings}`"
     titles = [
@@ -294,8 +294,8 @@ def _page(found: Recommendation) -> Iterator[str]:
         "preset's to r percent of it (above 1 is faster; /: not reached), so scratch's own L_99 is 1 or more."
     )
     yield (
-        f"{pluralize(seeds, 'seed')}; accuracies that differ by less than {100 * certainty.accuracy:.1f} points, or "
-        f"iterations that differ by less than {certainty.iterations:,}, mean nothing."
+        f"{pluralize(seeds, 'seed')}; accuracies that differ by less than {100 * resolution.accuracy:.1f} points, or "
+        f"iterations that differ by less than {resolution.iterations:,}, mean nothing."
     )
 
 

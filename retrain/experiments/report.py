@@ -12,8 +12,6 @@ from retrain.experiments.page import comma_separated, page
 from retrain.experiments.settings import Study
 from retrain.experiments.statistics import groups
 
-EVIDENCE = Path("docs/evidence")
-
 
 def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
     """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures; return the page's path."""
@@ -24,18 +22,18 @@ def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
 def rewrite_report(study: Study, evidence: Path) -> Path:
     """Write a study's page, table and pictures from the runs kept beside them. Raises `StudyError`."""
     folder = evidence / study.name
-    collected = kept_runs.read_kept(folder)
-    plots.write_plots(study, groups(study, collected.ran), folder)
-    for path, text in (texts(study, collected, evidence) | readme(evidence)).items():
+    kept = kept_runs.read_kept(folder)
+    plots.write_plots(study, groups(study, kept.ran), folder)
+    for path, text in (texts(study, kept, evidence) | readme(evidence)).items():
         path.write_text(text, encoding="utf-8")
     return evidence / f"{study.name}.md"
 
 
-def texts(study: Study, collected: KeptRuns, evidence: Path) -> dict[Path, str]:
+def texts(study: Study, kept: KeptRuns, evidence: Path) -> dict[Path, str]:
     """Return the files that are computed from kept runs: path and content."""
     return {
-        evidence / f"{study.name}.md": page(study, collected),
-        evidence / study.name / "table.csv": comma_separated(study, collected),
+        evidence / f"{study.name}.md": page(study, kept),
+        evidence / study.name / "table.csv": comma_separated(study, kept),
     }
 
 
@@ -56,12 +54,12 @@ def check(evidence: Path) -> list[str]:
     if not names:
         raise StudyError(f"there are no kept runs of studies in {evidence}: pass their folder with --out")
     for name in names:
-        study, collected = load_study(name), kept_runs.read_kept(evidence / name)
-        if collected.grid != grid_digest(study):
+        study, kept = load_study(name), kept_runs.read_kept(evidence / name)
+        if kept.grid != grid_digest(study):
             raise StudyError(
                 f"{evidence / name}: the study's file has changed: run it again, then `retrain study report`"
             )
-        for path, text in texts(study, collected, evidence).items():
+        for path, text in texts(study, kept, evidence).items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 raise StudyError(
                     f"{path} differs from its runs in {kept_runs.FILE}: run `retrain study report {name} --kept`"

@@ -8,7 +8,7 @@ from itertools import chain
 from retrain.errors import StudyError
 from retrain.experiments.active_learning import commit_next
 from retrain.experiments.drops import DataRoot, commit_drops
-from retrain.experiments.grid import Cell, cells, parts_of
+from retrain.experiments.grid import Cell, cells
 from retrain.experiments.measures import ON_FIRST
 from retrain.experiments.runs import Runs
 from retrain.experiments.workers import RunEach, Workers, measure_run, run_trial, worker_pool
@@ -24,7 +24,7 @@ def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
     `StudyError` if a data set is missing.
     """
     with worker_pool(workers) as each:
-        grids = (list(cells(runs.study, drops)) for drops in range(1, _longest(runs) + 1))
+        grids = (list(cells(runs.study, drops)) for drops in range(1, runs.most_drops + 1))
         return sum(_run(runs, root, grid, each, workers.device) for grid in grids)
 
 
@@ -39,7 +39,7 @@ def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
     for cell in cells(runs.study, 1):
         commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
     runs.forget()
-    levels = [_to_do(runs, drops) for drops in range(1, _longest(runs) + 1)]
+    levels = [_to_do(runs, drops) for drops in range(1, runs.most_drops + 1)]
     for plan in chain.from_iterable(levels):
         runs.store(plan.task.name).run(plan.run_id).write_plan(plan)
     return [level for level in levels if level]
@@ -50,10 +50,6 @@ def _to_do(runs: Runs, drops: int) -> list[Plan]:
     return list({plan.run_id: plan for plan in plans}.values())
 
 
-def _longest(runs: Runs) -> int:
-    return max(parts_of(runs.study, split) for split in runs.study.splits)
-
-
 def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: str) -> int:
     """Run the cells with one number of drops. They do not depend on each other."""
     for cell in grid:
@@ -62,7 +58,7 @@ def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: st
             commit_next(runs, cell, root, device)
     runs.forget()
     plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
-    part = f"part {grid[0].drops} of {_longest(runs)}"
+    part = f"part {grid[0].drops} of {runs.most_drops}"
     log.info("%s, %s, runs to do: %d of %d", runs.study.name, part, len(plans), len(grid))
     deque(each(run_trial, plans.values()), maxlen=0)
     runs.forget()

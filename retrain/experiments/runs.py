@@ -48,6 +48,11 @@ class Runs:
         task = self.task(next(cells(self.study, 1)))
         return open_store(task.store, task.endpoint_url)
 
+    @property
+    def most_drops(self) -> int:
+        """Return the number of drops of the longest split."""
+        return max(parts_of(self.study, split) for split in self.study.splits)
+
     def store(self, task: str) -> TaskStore:
         """Return the part of the store of one split's task."""
         return TaskStore(self.objects, task)
@@ -124,8 +129,7 @@ class Runs:
 
     def ended_runs(self) -> list[EndedRun]:
         """Return all ended runs, in the grid's order."""
-        longest = max(parts_of(self.study, split) for split in self.study.splits)
-        grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, longest + 1))
+        grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, self.most_drops + 1))
         return [self._ran(cell, record) for cell in grid if (record := self.record(cell))]
 
 

@@ -30,8 +30,13 @@ class Estimate(NamedTuple):
         return None if self.error is None else self.error * sqrt(self.n)
 
     def width(self, spread: Spread) -> float | None:
-        """Return what stands behind ± and is drawn to either side of the mean."""
+        """Return the half width of the band around the mean, which is also printed after ±."""
         return self.deviation if spread == "deviation" else self.error
+
+    def band(self, spread: Spread) -> dict[str, float]:
+        """Return the mean and the ends of its band, for a plot."""
+        mean, width = self.mean or 0.0, self.width(spread) or 0.0
+        return {"mean": mean, "low": mean - width, "high": mean + width}
 
 
 class Group(NamedTuple):

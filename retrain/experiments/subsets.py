@@ -44,7 +44,7 @@ def thin(samples: Iterable[Sample], data: Data) -> Iterator[Sample]:
     everything = sorted(samples, key=lambda sample: sample.sort_key)
     kept = set(sorted({sample.class_name for sample in everything})[: data.classes])
     wanted = (sample for sample in everything if sample.class_name in kept)
-    for (_, _), group in groupby(wanted, key=lambda sample: (sample.class_name, sample.split)):
+    for _, group in groupby(wanted, key=lambda sample: (sample.class_name, sample.split)):
         members = sorted(group, key=lambda sample: stable_hash(sample.key, 0))
         yield from members[: data.per_class if is_train(members[0]) else data.held_out_per_class]
 
@@ -114,6 +114,6 @@ def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) ->
 
 def keep_percent(samples: Iterable[Sample], percent: int, seed: int = 0) -> Iterator[Sample]:
     """Yield a random percentage of each class's training samples, at least one, and all other samples."""
-    for (_, split), group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
+    for _, group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
         members = sorted(group, key=lambda sample: stable_hash(sample.key, seed))
-        yield from members[: max(1, len(members) * percent // 100)] if split in (None, "train") else members
+        yield from members[: max(1, len(members) * percent // 100)] if is_train(members[0]) else members

@@ -14,7 +14,7 @@ from retrain.config.recipe import Preset
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
 from retrain.errors import StudyError
-from retrain.experiments.recommend import Certainty, Races, Scratch, advise, plan_races, recommendation
+from retrain.experiments.recommend import Races, Resolution, Scratch, advise, plan_races, recommendation
 from retrain.experiments.statistics import estimate
 from retrain.pipeline import stages
 from retrain.pipeline.context import make_context
@@ -23,7 +23,7 @@ from retrain.records import RunRecord
 from retrain.store.task_store import TaskStore, open_task_store
 
 SCRATCH = Scratch({"100": 800.0, "99": 600.0}, early=0.5, source="measured")
-CERTAINTY = Certainty(iterations=20, accuracy=0.01)
+RESOLUTION = Resolution(iterations=20, accuracy=0.01)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -156,7 +156,7 @@ def races(preset: Preset, final: float, at_100: float | None = None, at_99: floa
 
 def test_advice_is_the_preset_at_scratchs_accuracy_first() -> None:
     found = [races("default", 0.6, 300, 250), races("naive", 0.6, 200, 200), races("paper", 0.5)]
-    advice = advise(found, SCRATCH, CERTAINTY)
+    advice = advise(found, SCRATCH, RESOLUTION)
     assert advice.choice == "naive"
     assert advice.why == "it reached scratch's accuracy after 200 iterations, and scratch after 800 (4.0 times as many)"
     assert advice.settings == "recipe: {preset: naive}"
@@ -164,29 +164,29 @@ def test_advice_is_the_preset_at_scratchs_accuracy_first() -> None:
 
 def test_advice_prefers_default_within_one_evaluation_or_error() -> None:
     found = [races("default", 0.6, 210), races("naive", 0.6, 200)]
-    assert advise(found, SCRATCH, CERTAINTY).choice == "default"
+    assert advise(found, SCRATCH, RESOLUTION).choice == "default"
     found = [races("default", 0.595), races("naive", 0.6)]
-    assert advise(found, SCRATCH, CERTAINTY).choice == "default"
+    assert advise(found, SCRATCH, RESOLUTION).choice == "default"
     found = [races("default", 0.58), races("naive", 0.6)]
-    assert advise(found, SCRATCH, CERTAINTY).choice == "naive"
+    assert advise(found, SCRATCH, RESOLUTION).choice == "naive"
 
 
 def test_advice_compares_with_scratchs_own_l99() -> None:
     found = [races("default", 0.5), races("naive", 0.6, None, 700)]
-    advice = advise(found, SCRATCH, CERTAINTY)  # L_99 is 800 / 700, above 1; scratch's own is 800 / 600
+    advice = advise(found, SCRATCH, RESOLUTION)  # L_99 is 800 / 700, above 1; scratch's own is 800 / 600
     assert advice.choice == "scratch"
     assert advice.why == "no preset reached 99% of scratch's accuracy sooner than scratch's 600 iterations"
-    assert advise([races("naive", 0.6, None, 500)], SCRATCH, CERTAINTY).choice == "naive"
+    assert advise([races("naive", 0.6, None, 500)], SCRATCH, RESOLUTION).choice == "naive"
 
 
 def test_advice_needs_every_seed_at_the_level() -> None:
     lucky = Races("naive", {"100": estimate([50, None]), "99": estimate([50, None])}, estimate([0.6, 0.4]), "")
     found = [lucky, races("paper", 0.55, 400)]
-    assert advise(found, SCRATCH, CERTAINTY).choice == "paper"
+    assert advise(found, SCRATCH, RESOLUTION).choice == "paper"
 
 
 def test_advice_is_scratch_where_it_is_higher_as_early() -> None:
     found = [races("default", 0.4), races("naive", 0.45)]
-    assert advise(found, SCRATCH, CERTAINTY).choice == "scratch"
+    assert advise(found, SCRATCH, RESOLUTION).choice == "scratch"
     unknown = Scratch({"100": None, "99": None}, early=None, source="none")
-    assert advise(found, unknown, CERTAINTY).choice == "naive"
+    assert advise(found, unknown, RESOLUTION).choice == "naive"

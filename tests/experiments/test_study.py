@@ -15,7 +15,7 @@ from retrain.errors import StudyError
 from retrain.experiments import report
 from retrain.experiments.catalogue import ASH, BEGIN, END, PAPERS, VERWIMP, entries, list_missing
 from retrain.experiments.component import component_scores
-from retrain.experiments.datasets import export, find, how_to_get
+from retrain.experiments.datasets import find_data_set, how_to_get, write_image_folder
 from retrain.experiments.drops import DataRoot, commit_drops
 from retrain.experiments.files import load_study
 from retrain.experiments.grid import FIRST, Cell, cells, task_of
@@ -271,13 +271,13 @@ def test_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: 
 
 def test_missing_data_set_says_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=rf"imagenet-100 is missing: put 100 classes .* into {tmp_path}"):
-        find("imagenet-100", tmp_path, False, tmp_path / "scratch")
+        find_data_set("imagenet-100", tmp_path, False, tmp_path / "scratch")
     with pytest.raises(StudyError, match=r"cifar10 is missing in .* pass --download"):
-        find("cifar10", tmp_path, False, tmp_path / "scratch")
+        find_data_set("cifar10", tmp_path, False, tmp_path / "scratch")
 
 
 def test_torchvision_data_set_becomes_an_image_folder(tmp_path: Path) -> None:
-    export(FakeData(6, (3, 32, 32), num_classes=2), tmp_path)
+    write_image_folder(FakeData(6, (3, 32, 32), num_classes=2), tmp_path)
     assert len(list(tmp_path.rglob("*.png"))) == 6
     assert {path.name for path in tmp_path.iterdir()} <= {"0", "1"}
 

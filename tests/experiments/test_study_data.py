@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
 from retrain.data.source import read_source
 from retrain.errors import StudyError
-from retrain.experiments.datasets import PUBLISHED, export, find, is_available, load
+from retrain.experiments.datasets import PUBLISHED, find_data_set, is_available, load_split, write_image_folder
 from retrain.experiments.drops import DataRoot, commit_drops, prepared_data
 from retrain.experiments.grid import cells
 from retrain.experiments.runs import Runs
@@ -67,7 +67,7 @@ def small_svhn(root: Path) -> Any:
 def exported(kind: Any, root: Path, folder: Path) -> dict[str, np.ndarray]:
     """Return the pixels of both splits by `split/class/number`."""
     for split in ("train", "test"):
-        export(load(kind, root, split, False), folder / split)
+        write_image_folder(load_split(kind, root, split, False), folder / split)
     return {
         path.relative_to(folder).with_suffix("").as_posix(): np.asarray(Image.open(path))
         for path in sorted(folder.rglob("*.png"))
@@ -109,7 +109,7 @@ def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> No
         with pytest.raises(
             StudyError, match=rf"{name} is missing in .*corrupted.* pass --download, or put .*{published.where}"
         ):
-            find(name, tmp_path, False, tmp_path / "scratch")
+            find_data_set(name, tmp_path, False, tmp_path / "scratch")
 
 
 def photo(path: Path, number: int, size: tuple[int, int]) -> None:

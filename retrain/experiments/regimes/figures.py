@@ -75,13 +75,10 @@ class SequenceFigures(NamedTuple):
     """The standard error that the ledger states."""
     test: float
     """Mean test accuracy over drops of the models with which the default's runs ended."""
-    test_champion: float
-    """Mean test accuracy of the champions after each run."""
     test_scratch: float
     """Mean test accuracy of plain scratch."""
     champion_gaps: tuple[float, ...]
     """Test accuracy of the champion minus that of plain scratch, one for each drop."""
-    final_val: float
     outcomes: tuple[str, ...]
     promoted: int
     start: str
@@ -216,10 +213,8 @@ def sequence_figures(runs: Runs, regime: str, seed: int) -> SequenceFigures | No
         net_ledger=sum(own.savings.net for own, _, _ in rows if own.savings),
         ledger_error=sum(own.savings.standard_error for own, _, _ in rows if own.savings),
         test=fmean(own.test_accuracy or 0 for own, _, _ in rows),
-        test_champion=fmean(own.champion_test_accuracy or 0 for own, _, _ in rows),
         test_scratch=fmean(plain.test_accuracy or 0 for _, plain, _ in rows),
         champion_gaps=gaps,
-        final_val=fmean(own.final_accuracy for own, _, _ in rows),
         outcomes=tuple(own.outcome for own, _, _ in rows),
         promoted=sum(bool(own.promoted) for own, _, _ in rows),
         start=rows[-1][0].start,

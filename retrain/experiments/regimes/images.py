@@ -15,7 +15,7 @@ from retrain.data.labels import Sample
 from retrain.data.source import read_source
 from retrain.data.staging import stable_hash
 from retrain.errors import StudyError
-from retrain.experiments.datasets import find
+from retrain.experiments.datasets import find_data_set
 from retrain.experiments.regimes.settings import Images, Shift
 
 CANVAS = 24
@@ -76,14 +76,14 @@ def _shuffle(pictures: list[Picture], seed: int) -> list[Picture]:
 def _load(images: Images, root: Path, scratch: Path) -> tuple[Pool, Pool | None]:
     """Return all pictures of a source, and its own test pictures where it has a test split."""
     if images.source in ("cifar100", "cifar100-coarse"):
-        samples = read_source(find("cifar100", root, False, scratch / "found"))
+        samples = read_source(find_data_set("cifar100", root, False, scratch / "found"))
         rename = coarse_class if images.source == "cifar100-coarse" else str
         return (
             _by_class([sample for sample in samples if sample.split != "test"], rename),
             _by_class([sample for sample in samples if sample.split == "test"], rename),
         )
     if images.source == "digits":
-        return _by_class(list(read_source(find("digits", root, False, scratch / "digits"))), str), None
+        return _by_class(list(read_source(find_data_set("digits", root, False, scratch / "digits"))), str), None
     draw, names = (_draw_glyph, GLYPHS) if images.source == "glyphs" else (_draw_shape, SHAPES)
     count = images.train + images.val + images.test
     return {name: [Picture(name, str(n), partial(draw, name, n)) for n in range(count)] for name in names}, None

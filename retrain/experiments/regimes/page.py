@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retrain.errors import StudyError
+from retrain.experiments.chart_style import save_chart
 from retrain.experiments.regimes.figures import (
     AdviceFigures,
     Estimate,
@@ -24,7 +25,7 @@ from retrain.experiments.regimes.methods import (
     PLAIN,
     VARIANTS,
 )
-from retrain.experiments.regimes.picture import draw_regimes, save_picture
+from retrain.experiments.regimes.picture import draw_regimes
 from retrain.experiments.regimes.records import ADVICE_FILE, FILE, SuiteAdvice, read_advice, read_runs
 from retrain.experiments.regimes.settings import Regime
 from retrain.utils.text import pluralize
@@ -41,7 +42,7 @@ def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
     if not results:
         raise StudyError(f"{folder / FILE}: no regime has one complete seed yet; run the suite first")
     beside = output.with_suffix("")
-    save_picture(draw_regimes(results), beside / "regimes")
+    save_chart(draw_regimes(results), beside / "regimes", scale=2)
     for file in (FILE, ADVICE_FILE):
         if (folder / file).exists() and (folder / file).resolve() != (beside / file).resolve():
             shutil.copyfile(folder / file, beside / file)

@@ -1,13 +1,11 @@
 """Draw the suite's picture: speed-up and test accuracy of the default in every regime."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 
-from retrain.experiments.chart_style import colour_of, finish_chart
+from retrain.experiments.chart_style import chart_of, colour_of, finish_chart
 from retrain.experiments.regimes.goals import GAP, RegimeResult
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
 
@@ -30,15 +28,15 @@ def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
         axis=alt.Axis(values=[0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32], format="~g"),
     )
     colour = colour_of(list(DRAWN)).legend(orient="top", columns=2, symbolType="circle", symbolSize=80)
-    points = alt.Chart(alt.InlineData(values=list(_speed_ups(results))))
+    points = chart_of(_speed_ups(results))
     height = 28 * len(order)
     left = alt.layer(
-        alt.Chart(alt.InlineData(values=[{"speed_up": 1}])).mark_rule(color="#777777").encode(x=x),
+        chart_of([{"speed_up": 1}]).mark_rule(color="#777777").encode(x=x),
         points.mark_point(filled=True, size=55, opacity=1).encode(
             x=x, y=y, yOffset=alt.YOffset("method:N", sort=list(DRAWN)), color=colour
         ),
     ).properties(width=360, height=height)
-    gaps = alt.Chart(alt.InlineData(values=list(_gaps(results))))
+    gaps = chart_of(_gaps(results))
     gap = alt.X("gap:Q", title="test accuracy less plain scratch's, points")
     hidden = alt.Y(
         "regime:N",
@@ -48,9 +46,7 @@ def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
         axis=alt.Axis(labels=False, ticks=False, grid=True, domain=False),
     )
     right = alt.layer(
-        alt.Chart(alt.InlineData(values=[{"gap": -100 * GAP}]))
-        .mark_rule(color="#777777", strokeDash=[3, 3])
-        .encode(x=gap),
+        chart_of([{"gap": -100 * GAP}]).mark_rule(color="#777777", strokeDash=[3, 3]).encode(x=gap),
         gaps.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", y=hidden),
         gaps.mark_point(filled=True, size=70, opacity=1, color="#000000").encode(x=gap, y=hidden),
     ).properties(width=240, height=height)
@@ -72,11 +68,3 @@ def _gaps(results: Sequence[RegimeResult]) -> Iterator[dict[str, Any]]:
         gap = found.mean(lambda each: 100 * (each.test - each.test_scratch))
         error = gap.error or 0.0
         yield {"regime": regime.title, "gap": gap.mean, "low": gap.mean - error, "high": gap.mean + error}
-
-
-def save_picture(chart: alt.TopLevelMixin, path: Path) -> None:
-    """Write a chart as SVG and PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = chart.to_json()
-    path.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
-    path.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=2))
