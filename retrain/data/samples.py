@@ -1,4 +1,4 @@
-"""One split of a dataset: labels on the device, pixels wherever they are held."""
+"""One split of a dataset, with its labels on the training device and its pixels there or elsewhere."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from retrain.store.task_store import TaskStore
 
 
 class PixelSource(Protocol):
-    """Images of N samples: a tensor, or what reads them when they are asked for."""
+    """Images of N samples: a tensor, or an object that reads images when they are indexed."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor:
         """Return the images of rows, int64 [B]: uint8 [B, 3, size, size]."""
@@ -25,7 +25,7 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """The drops' samples follow one another in the dataset's order."""
+    """Samples in the order of the dataset's drops."""
 
     images: PixelSource
     """uint8 [N, 3, size, size]."""
@@ -94,7 +94,7 @@ def load_in_memory(
 ) -> dict[Split, Samples]:
     """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
 
-    Raises `DamagedDrop` at the first that is not the one that the dataset was made of, or cannot be decoded.
+    Raises `DamagedDrop` at the first drop that has changed since the dataset was made, or that cannot be decoded.
     """
     check_drops(dataset, drops, splits)
     sizes = {split: [drop.samples(split) for drop in drops] for split in splits}

@@ -18,29 +18,30 @@ class Scope(Record):
     """The validation samples and classes that a carried target is about: those that the baseline was measured on."""
 
     drops: tuple[str, ...]
-    """Ids of the drops whose validation samples count."""
+    """Ids of the drops whose validation samples are compared."""
     classes: int
-    """Predictions are among the first this many classes of the dataset."""
+    """Number of classes among which the model chooses: the first ones of the dataset."""
 
 
 class AccuracyEstimate(Record):
-    """The accuracy that scratch would end with, with the images there are now, from that of an earlier scratch run.
+    """Estimate of the accuracy that scratch would reach with today's images, made from an earlier scratch run.
 
-    It is about that run's samples and classes. What later classes cost, a run measures: `training.stopping`.
+    It is for the samples and classes of that run. The loss of accuracy by later classes is measured during the run, in
+    `training.stopping`.
     """
 
     accuracy: float
     standard_error: float
     is_rough: Annotated[bool, IdentityIfSet] = False
-    """Whether classes have more images than before. What these bring differs much between data sets."""
+    """Whether the classes have got more images since that run. Their effect differs much between data sets."""
 
 
 class Target(Record):
     """Score that a run must reach on val, and its source.
 
-    `accuracy` is level/100 of the baseline's; both are scores by the plan's metric. `measured`: the baseline saw this
-    very dataset. `carried`: drops have landed since, `age` of them; the score within `scope` is compared. Besides, the
-    run must have stopped improving, or be above the accuracy that is expected of scratch.
+    `accuracy` is level/100 of the baseline's; both are scores by the plan's metric. `measured`: the baseline was
+    trained on exactly this dataset. `carried`: `age` drops have landed since, and scores within `scope` are compared.
+    The run must also have stopped improving, or be above the accuracy that is expected of scratch.
     """
 
     level: float
@@ -48,9 +49,9 @@ class Target(Record):
     baseline_run: str
     baseline_accuracy: float
     baseline_iterations: int
-    """s_scratch: when the baseline's curve first reached the score that it ended with."""
+    """s_scratch: the iteration at which the baseline's curve first reached its final score."""
     baseline_reached_at: dict[Literal["99", "100"], int | None]
-    """When its curve first reached 99 and 100 percent of that."""
+    """Iterations at which the baseline's curve first reached 99 and 100 percent of its final score."""
     provenance: Literal["measured", "carried"]
     age: int
     scope: Scope | None = None
@@ -60,36 +61,36 @@ class Target(Record):
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
     """Estimated final accuracy of scratch on this dataset; None if it was measured, or cannot be estimated."""
     expected_from: int = 0
-    """Iterations before which no run of this task has come near its target: fewer val samples may do until then."""
+    """Iterations before which no run of this task has come near its target. Until then, a subset of val may suffice."""
 
 
 class ScratchEstimate(Record):
     """Cost of training from scratch on this dataset, in iterations."""
 
     iterations: float
-    """s_scratch: to the accuracy that it ends with."""
+    """s_scratch: iterations until scratch first reaches its final accuracy."""
     schedule: int
-    """The full training."""
+    """Iterations of the full training."""
     standard_error: float
     """Standard error of `iterations`; 0 if they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
-    """Number of scratch runs of this task that it comes from, besides the share that is typical of other tasks."""
+    """Number of this task's scratch runs in the estimate, in addition to the share that is typical of other tasks."""
 
 
 class StopRule(Record):
-    """When a run ends, in iterations and accuracies. The task's `Stopping` states them as shares of scratch's."""
+    """When a run ends, in iterations and accuracies. The task's `Stopping` has shares of scratch's iterations."""
 
     confirmations: int
     """Number of last evaluations whose mean must be at the target."""
     window: int
     """Iterations over which a run must still improve."""
     gain: float
-    """Least accuracy that it must gain over them."""
+    """Least gain in accuracy within the window."""
     errors: float = 0.0
-    """Least gain in standard errors of the newest accuracy on val, if that is more."""
+    """The same in standard errors of the newest accuracy on val. The larger of both gains applies."""
     excess: float | None = None
-    """Accuracy above a carried target that doubles the gain asked for; None: it stays."""
+    """Accuracy above a carried target at which the required gain doubles; None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
     """Iterations after which a run at a carried target ends even if it still improves; None: it continues. Not part of
     a run's id, so that unfinished runs of earlier versions are continued."""
@@ -99,7 +100,7 @@ class StopRule(Record):
     patience: int | None
     """Iterations without a gain after which a run below its target ends; None: it ends only with its schedule."""
     tolerance: Annotated[float, NotIdentity] = 0.0
-    """How far below its target a run without such a gain may be and still counts as at it."""
+    """Distance below the target up to which a run that gains no more counts as having reached it."""
 
     @classmethod
     def of(
@@ -110,11 +111,11 @@ class StopRule(Record):
         missing_fit: float = 1.0,
         tolerance: float = 0.0,
     ) -> Self:
-        """Return a task's rule where scratch takes `s_scratch` iterations to its accuracy on the dataset.
+        """Return a task's rule if scratch takes `s_scratch` iterations to reach its final accuracy on the dataset.
 
-        `missing_fit` says how far the parent is from having fitted its data, in [0, 1]. A fitted one reaches scratch's
-        accuracy early, so the expected accuracy counts from half of `improve_until` on. A window holds two evaluations
-        at least: from one to the next, nothing can be said of improvement.
+        `missing_fit`, in [0, 1], is how far the parent is from having fitted its data. A run from a fitted parent
+        reaches scratch's accuracy early, so the expected accuracy may end it from half of `improve_until` on. A window
+        has at least two evaluations, because one evaluation does not show whether a run improves.
         """
         window = max(stopping.plateau_window * s_scratch, 2 * evaluate_every)
         return cls(
@@ -143,7 +144,7 @@ class Loading(Record):
 
 
 class Origin(Record):
-    """The first initialization of a lineage of models: of a scratch run with this seed, drops and classes."""
+    """The first initialization of a chain of models: that of a scratch run with this seed, drops and classes."""
 
     seed: int
     drops: int
@@ -151,7 +152,7 @@ class Origin(Record):
 
 
 class Plan(Record):
-    """Everything that decides a run, pinned. The same plan is the same run.
+    """Everything that decides a run. Equal plans are the same run.
 
     `purpose`: `retrain` yields a candidate; `calibrate` only measures the baseline; `trial` is compared and never
     promoted. `attempt` counts the escalations of one retraining, from 0; `earlier` are the runs that missed before it.
@@ -163,41 +164,41 @@ class Plan(Record):
     attempt: Annotated[int, NotIdentity]
     earlier: Annotated[tuple[str, ...], NotIdentity]
     retry: int
-    """How many runs of this very plan failed before (by an error, not by a miss)."""
+    """Number of earlier runs of this plan that failed by an error (not by a miss)."""
     parent: str | None
     known: int
-    """The first this many drops of the dataset are old: the parent saw them."""
+    """Number of old drops, on which the parent was trained. They are the first ones of the dataset."""
     dataset: Dataset
     recipe: Recipe
-    """Resolved: the schedule's scale is a number."""
+    """The recipe, with a number as the schedule's scale, never auto."""
     iterations: int
     """Length of the schedule, or the budget of a constant one."""
     evaluate_every: int
     """Iterations between evaluations."""
     metric: Annotated[Metric, IdentityIfSet] = "accuracy"
-    """Metric that scores its model: the task's `target.metric`."""
+    """Metric that scores the run's model: the task's `target.metric`."""
     target: Target | None
     """Score that ends the run; None: it ends with its schedule."""
     stop_rule: StopRule | None = None
     """Rule that ends the run; None: it ends at its target or with its schedule."""
     averaging: Averaging = NoAverage()
-    """Resolved: never auto."""
+    """The kind of averaging, never auto."""
     origin: Origin
     seed: int
     reason: Annotated[str, NotIdentity]
     start: Annotated[str, NotIdentity] = ""
-    """Why the weights start where they do."""
+    """The reason for the choice of the initial weights."""
     warnings: Annotated[tuple[str, ...], NotIdentity] = ()
     """Warnings in sentences: what the target or the gate cannot show with so few samples, or unused settings."""
     scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
     """Scratch's iterations on this dataset; None for a run that measures them."""
     loading: Annotated[Loading, NotIdentity] = Loading()
     shuffle_shards: int | None = None
-    """How many shards are mixed where samples are streamed, which decides their order; else None."""
+    """Number of shards whose samples are shuffled together, which decides their order; None: not streamed."""
     replaces_scratch: Annotated[bool, NotIdentity] = True
     """Whether this is the first retraining of this dataset: scratch would have been trained on it only once."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
-    """`<method>-<digest>`, given when the plan is made and kept for good: a later version's own digest may differ."""
+    """`<method>-<digest>`. It never changes, because a later version may compute another digest of the same plan."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a changed plan, which is another run if what changed decides the training."""
@@ -219,6 +220,6 @@ def check_known(plan: Plan) -> None:
 
 
 def _identify(fields: Mapping[str, Any]) -> str:
-    """Name a run after all fields of its plan that decide the training, and after nothing else."""
+    """Return a run's id, which depends only on the fields of its plan that decide the training."""
     unnamed = Plan.model_construct(**{**fields, "run_id": ""})
     return f"{fields['method']}-{digest(identity(unnamed))[:12]}"

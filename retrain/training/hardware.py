@@ -96,7 +96,7 @@ class CoreShares(NamedTuple):
 
 
 def cores_beside_gpu(asked: int | None) -> CoreShares:
-    """Return the core shares beside a GPU: all cores but one decode, or the requested number of workers."""
+    """Return the core shares with a GPU: all cores but one decode, or the requested number of workers."""
     decoding = min(MAX_WORKERS, max(1, available_cores() - 1)) if asked is None else asked
     return CoreShares(decoding, torch.get_num_threads())
 

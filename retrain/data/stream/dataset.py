@@ -1,4 +1,4 @@
-"""A dataset that is read from shards as it is needed: training samples stay there, held-out splits lie in files."""
+"""A streamed dataset: training samples are read from shards as they are needed, held-out splits from decoded files."""
 
 from collections.abc import Collection, Sequence
 from itertools import chain
@@ -35,8 +35,8 @@ def load_streamed(
 ) -> dict[Split, Samples]:
     """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
 
-    Raises `DamagedDrop` at the first that is damaged or not the one that the dataset was made of, and `TaskError` if
-    the cache is too small for the shards that are mixed.
+    Raises `DamagedDrop` at the first drop that is damaged or has changed since the dataset was made, and `TaskError`
+    if the cache is too small for the shards that are mixed.
     """
     check_drops(dataset, drops, splits)
     hold = CacheHold(cache_dir)

@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 24, 8
 
 
 def rising(*steps: tuple[float | None, str]) -> Json:
-    """Return thresholds: each colour holds from its value up; the first from minus infinity (None)."""
+    """Return thresholds. Each colour is for values from its threshold up; None means minus infinity."""
     return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
 
 
