@@ -4,7 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.faulty_s3 import Forward, Reply, Request, faulty
+from support.leases import wait_until
 from support.processes import preloaded_retrain
 from support.terminal import Ran, retrain
 from support.watching import Place
@@ -65,13 +65,6 @@ def get(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)
 
 
 def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import time
-from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from support.histories import TASK as PAST_TASK
 from support.histories import Past, drop
+from support.leases import wait_until
 from support.streams import SETTING, two_drops
 from support.trainings import CPU, TASK, RecordingObserver, plan_of
 from support.writes import freeze_at_state, wait_until_stopped
@@ -87,13 +86,6 @@ def started(processes: ForkServerContext, folder: Path, plan: Plan, writes: int)
     process.start()
     wait_until_stopped(process)
     return process
-
-
-def wait_until(ready: Callable[[], object], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def workers_of(process: ForkServerProcess) -> list[int]:

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.leases import wait_until
 from support.processes import ForkedCommand
 from support.studying import CPU, small_study, workplace
 
@@ -15,13 +14,6 @@ from retrain.experiments.grid import Cell, cells
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 from retrain.store import LocalStore
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def children(pid: int) -> list[int]:
@@ -57,11 +49,11 @@ def test_killed_study_ends_its_processes_and_resumes_equally(
         store = killed.store(killed.task(next(cells(STUDY, 1))).name)
         settings = ["--root", str(place), "--store", str(tmp_path / "killed"), "--jobs", str(jobs), "--device", "cpu"]
         process = ForkedCommand("retrain", "study", "run", "small", *settings, output=tmp_path / "output")
-        wait_for(lambda: bool(store.ledger.read()))
+        wait_until(lambda: bool(store.ledger.read()))
         started = children(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         ended = len(store.ledger.read())
         assert ended > 0
         assert run(killed, DataRoot(place), CPU) == 8 - ended
@@ -78,12 +70,12 @@ def test_stopped_study_ends_at_once_with_a_message(tmp_path: Path, jobs: int) ->
         store = LocalStore(tmp_path / "store")
         settings = ["--root", str(place), "--store", str(store.root), "--jobs", str(jobs), "--device", "cpu"]
         process = ForkedCommand("retrain", "study", "run", "small", *settings, output=tmp_path / "output")
-        wait_for(lambda: any("/state/" in entry.key for entry in store.list()))
+        wait_until(lambda: any("/state/" in entry.key for entry in store.list()))
         started = children(process.pid)
         os.kill(process.pid, signal.SIGTERM)
         said = process.communicate()
         assert process.poll() == os.EX_TEMPFAIL, said
         assert "small: stopped; run the command again to resume it\n" in said
         assert "Traceback" not in said
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         assert any("/state/" in entry.key for entry in store.list())

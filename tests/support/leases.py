@@ -37,7 +37,9 @@ def count_reads(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Counter[
     return reads
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until a condition is true. A test whose condition stays false ends by its time limit."""
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait until a condition is true, or fail after this time."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        time.sleep(0.01)
+        assert time.monotonic() < deadline, f"still false after {seconds:g} s"
+        time.sleep(0.005)

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from retrain.config import Method
+from retrain.config.optimizers import Optimizer
 from retrain.config.recipe import Cosine, Recipe, recipe_for
 from retrain.config.task import Data, Model, Task, Training
 from retrain.data.dataset import make_dataset
@@ -48,6 +49,12 @@ TASK = Task(
 
 
 FACTORIES = frozenset({TASK.model.name})
+
+
+def task_with(recipe: Recipe, optimizer: Optimizer, bf16: bool = False) -> Task:
+    """Return the task with another recipe and optimizer."""
+    training = TASK.training.model_copy(update={"optimizer": optimizer, "bf16": bf16})
+    return TASK.model_copy(update={"recipe": recipe, "training": training})
 
 
 class RecordingObserver:
@@ -170,6 +177,12 @@ def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task
     plan = plan.model_copy(update={"dataset": dataset, "origin": parent.origin if parent else own, **lineage})
     context.files(plan.run_id).write_plan(plan)
     return plan
+
+
+def states_in(folder: Path) -> list[str]:
+    """Return the keys of the states of all runs in the store."""
+    entries = context_of(folder).store.objects.list(f"{TASK.name}/runs/")
+    return [entry.key for entry in entries if "/state/" in entry.key]
 
 
 def train_in(folder: Path, plan: Plan) -> None:

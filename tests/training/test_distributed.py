@@ -3,15 +3,25 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from support.leases import wait_until
 from support.processes import Pair, start, train_together
-from support.trainings import CPU, SIZE, TASK, commit_drops, context_of, plan_of, samples, stored_plan, train_in
+from support.trainings import (
+    CPU,
+    SIZE,
+    TASK,
+    commit_drops,
+    context_of,
+    plan_of,
+    samples,
+    states_in,
+    stored_plan,
+    train_in,
+)
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 from torch import Tensor, nn
 
@@ -50,19 +60,6 @@ def prepare(folder: Path, task: Task) -> Plan:
     parent = stored_plan(folder, drops=1, task=task)
     train_in(folder, parent)
     return stored_plan(folder, drops=2, parent=parent, task=task)
-
-
-def wait_for(ready: Iterator[bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not next(ready):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def states(folder: Path) -> list[str]:
-    return [
-        entry.key for entry in context_of(folder).store.objects.list(f"{TASK.name}/runs/") if "/state/" in entry.key
-    ]
 
 
 def result_of(folder: Path, plan: Plan) -> Result:
@@ -158,7 +155,7 @@ def test_two_killed_processes_resume_to_the_same_result(place: Path) -> None:
         assert pair.join() == [-signal.SIGKILL] * 2
     assert start(train_together, place, plan).join() == [0, 0]
     assert outcome(place, plan) == expected
-    assert states(place) == []
+    assert states_in(place) == []
 
 
 def test_preempted_rank_saves_and_ends_both_with_75(place: Path) -> None:
@@ -217,7 +214,7 @@ def vote_in_turn(context: Context, folder: Path) -> None:
     """The second process asks after the first, before the answer; only the second wants to stop."""
     asked = folder / "asked"
     if context.ranks.rank:
-        wait_for(asked.exists() for _ in iter(int, 1))
+        wait_until(asked.exists)
     told = context.ranks.any_rank(lambda: (context.ranks.rank == 1, False))
     asked.touch()
     assert told() == (True, False)

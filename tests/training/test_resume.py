@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.leases import wait_until
 from support.processes import forkserver, preloaded_programs, preloaded_retrain
 from support.programs import python_environment
-from support.trainings import TASK, commit_drops, context_of, stored_plan, train_in
+from support.trainings import TASK, commit_drops, context_of, states_in, stored_plan, train_in
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 
 from retrain.kubeflow import steps
@@ -66,21 +66,9 @@ def saved(place: Path, plan: Plan) -> list[str]:
     return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
 
 
-def states_in(place: Path) -> list[str]:
-    """Return the states of all runs in the store."""
-    return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
-
-
 def newest(place: Path, plan: Plan) -> int:
     """Return the iteration of the newest state."""
     return max(int(Path(key).name.split("-")[0]) for key in saved(place, plan))
-
-
-def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def train_until_frozen(work: Callable[[Path, Plan], object], place: Path, plan: Plan, writes: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.trainings import TASK, plan_of, run_of, samples
+from support.trainings import TASK, plan_of, run_of, samples, task_with
 from torch import Tensor
 
 from retrain.config.augmentation import Augmentation
@@ -57,11 +57,6 @@ class CallAgain:
             work()
 
         return replay
-
-
-def task_with(recipe: Recipe, optimizer: Adam | AdamW | Sgd, bf16: bool = False) -> Task:
-    training = TASK.training.model_copy(update={"optimizer": optimizer, "bf16": bf16})
-    return TASK.model_copy(update={"recipe": recipe, "training": training})
 
 
 def continued(task: Task, averaging: PowerAverage | NoAverage, device: str = "cpu") -> Run:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.trainings import TASK, plan_of, run_of, samples
+from support.trainings import TASK, plan_of, run_of, samples, task_with
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -73,11 +73,6 @@ def nothing_is_read() -> Iterator[None]:
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         modes.enter_context(Refusing())
         yield
-
-
-def task_with(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> Task:
-    training = TASK.training.model_copy(update={"optimizer": optimizer, "bf16": bf16})
-    return TASK.model_copy(update={"recipe": recipe, "training": training})
 
 
 def continued(task: Task) -> Run:

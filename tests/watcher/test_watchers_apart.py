@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.kfp_server import KfpServer, serving
+from support.leases import wait_until
 from support.processes import preloaded_python
 from support.programs import python_environment
 from support.watching import Place, on_s3
@@ -99,13 +100,6 @@ def place(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> Place:
     place = on_s3(bucket, s3, kfp.url)
     place.land(tmp_path / "in", "a")
     return place
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 def test_one_of_many_starting_watchers_submits(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
