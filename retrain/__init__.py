@@ -52,5 +52,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the API beside the module's own names."""
+    """List the API and the module's own names."""
     return sorted([*globals(), *__all__])

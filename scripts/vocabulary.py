@@ -58,6 +58,7 @@ ADVICE = {
     r"is\s+all\s+(?:it|they)\s+(?:is|are)\s+for": "write 'is only for'",
     r"put\s+(?:aside|off)|puts\s+(?:aside|off)": "write 'quarantine' or 'postpone'",
     r"(?:is|are)\s+taken\s+to\s+(?:be|do|have|keep|lose)": "write 'is assumed to'",
+    r"beside\s+(?:the|a|an|its?|them|this|that|these|those|other|each|images?|tables?|folders?)": "write 'next to'",
 }
 """Phrases that readers of English outside this project would not expect, and what to write instead."""
 BANNED = re.compile("|".join(rf"\b(?P<b{number}>{phrase})\b" for number, phrase in enumerate(ADVICE)), re.IGNORECASE)

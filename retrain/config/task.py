@@ -82,8 +82,8 @@ class Data(ConfigModel):
     """Largest share of a drop's samples that may be bad (undecodable, unlabelled). Bad samples are left out and listed
     in the manifest. A drop with a larger share is refused."""
     label_from: Annotated[LabelFrom, NotIdentity] = "auto"
-    """Source of the labels: folder (class/name.png), cls or txt (a file beside each image), json:FIELD (a field of a
-    JSON file beside it), csv (a table). auto takes the only possible source, and refuses a drop with several."""
+    """Source of the labels: folder (class/name.png), cls or txt (a file next to each image), json:FIELD (a field of a
+    JSON file next to it), csv (a table). auto takes the only possible source, and refuses a drop with several."""
     aliases: Annotated[dict[str, str], NotIdentity] = Field(default_factory=dict)
     """Other names of classes in new drops, each with the class that it is renamed to: {zero: d0}."""
     on_conflict: Annotated[Literal["newest", "refuse", "keep_both"], NotIdentity] = "newest"

@@ -106,7 +106,7 @@ class Search:
 
 
 def _with_its_files(file: SourceFile, files: Collection[SourceFile]) -> Iterator[SourceFile]:
-    """Yield a file and those beside it that have its name before their extensions."""
+    """Yield a file and those in its folder that have the same name before their extensions."""
     yield file
     stem = f"{file.name.stem}."
     if file.name.suffix[1:].lower() in EXTENSIONS:

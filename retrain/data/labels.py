@@ -101,19 +101,19 @@ class FoundFiles:
     images: list[SourceFile] = field(default_factory=list)
     tables: list[SourceFile] = field(default_factory=list)
     beside: dict[BarePath, dict[str, SourceFile]] = field(default_factory=lambda: defaultdict(dict))
-    """The files beside each image, by extension."""
+    """The files next to each image, by extension."""
     others: list[SourceFile] = field(default_factory=list)
-    """Files that lie beside no image."""
+    """Files that are next to no image."""
     folders: list[SourceFile] = field(default_factory=list)
     filled: set[PurePosixPath] = field(default_factory=set)
     """The folders in which files lie that are no litter."""
     unread: list[Unread] = field(default_factory=list)
     not_samples: Counter[str] = field(default_factory=Counter)
-    """Litter, labels and further files beside images, counted by their kind."""
+    """Litter, labels and further files next to images, counted by their kind."""
 
 
 def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
-    """Divide the files of a source into images, tables, files beside images, and all others."""
+    """Divide the files of a source into images, tables, files next to images, and all others."""
     found = FoundFiles(root)
     others = []
     for file in files:
@@ -152,7 +152,7 @@ def bare_path(file: SourceFile) -> BarePath:
 
 
 def _beside(file: SourceFile, bare_paths: set[BarePath]) -> tuple[BarePath | None, str]:
-    """Return the place of the image beside which a file lies, and its extension: `1.json`, `1.mask.npy` of `1.png`."""
+    """Return the place of the image next to which a file lies, and the extension: `1.json`, `1.mask.npy` of `1.png`."""
     if (exact := bare_path(file)) in bare_paths:
         return exact, file.name.suffix[1:].lower()
     first, _, rest = file.name.name.partition(".")
@@ -224,7 +224,7 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
 
 
 def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
-    """Yield each image with its split, the label in the file beside it, and its key; note all others as unread."""
+    """Yield each image with its split, the label in the file next to it, and its key; record all others as unread."""
     labelled = list(_images_with_label(found, rule))
     texts = map_ahead(lambda pair: _read_label(pair[1], rule), labelled)
     for (image, _), text in zip(labelled, texts, strict=True):
@@ -250,7 +250,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
         elif label is not None:
             yield images[0], label
         elif whole != place and whole in by_path:  # `1.mask.png` of `1.png`
-            found.not_samples[f".{rest} (beside images)"] += 1
+            found.not_samples[f".{rest} (next to images)"] += 1
         else:
             cause = f"no label: there is no {images[0].name.stem}.{rule.kind}"
             found.unread.append(Unread.of(images[0], cause))
@@ -285,10 +285,10 @@ def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
 
 
 def count_files_beside(found: FoundFiles, rule: LabelRule) -> None:
-    """Count the files beside images: those that held the labels, and those that are not read."""
+    """Count the files next to images: those that held the labels, and those that are not read."""
     for files in found.beside.values():
         for extension in files:
-            what = "labels" if extension == rule.kind else "beside images"
+            what = "labels" if extension == rule.kind else "next to images"
             found.not_samples[f".{extension} ({what})"] += 1
 
 

@@ -1,4 +1,5 @@
-"""List the files that operating systems, tools and stores leave beside images. All readers of sources use this list."""
+"""List the files that operating systems, tools and stores leave next to images. All readers of sources use this "
+"list."""
 
 from pathlib import PurePosixPath
 

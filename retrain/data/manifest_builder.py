@@ -78,7 +78,7 @@ class ReadDrop:
     ) -> "ReadDrop":
         """Return a drop of these samples. Raises `DropError` if too many were bad."""
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
-        source = _source_digest(rows)  # before the table: each needs memory beside the rows
+        source = _source_digest(rows)  # before the table: each needs memory in addition to the rows
         return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
 
     def notes(self) -> Iterator[str]:

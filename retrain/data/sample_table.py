@@ -1,6 +1,6 @@
 """The sample table of a drop: key, class, content and use of every sample, in one file of arrays.
 
-The file lies beside the shards, and the manifest has its digest."""
+The file is next to the shards, and the manifest has its digest."""
 
 import hashlib
 from collections.abc import Iterable, Iterator

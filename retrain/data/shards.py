@@ -19,7 +19,7 @@ from retrain.store.keys import name_shard
 
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
-"""Files of a sample that are read; producers may put others beside them."""
+"""Files of a sample that are read; producers may add others."""
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 """WebDataset's rule: a sample's key ends at the first dot after the last slash."""
 FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})

@@ -137,7 +137,7 @@ def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled
     for file in found.others:
         by_file = file.name.suffix[1:].lower() == rule.kind
         found.unread.append(Unread.of(file, "expected one image of its name, found 0" if by_file else expected))
-    what = "labels" if rule.kind == "csv" else "beside images"
+    what = "labels" if rule.kind == "csv" else "next to images"
     found.not_samples.update(f"{table.name.name} ({what})" for table in found.tables)
 
 

@@ -16,7 +16,7 @@ IMAGE_SIZE = 32
 """Side of the square that large JPEGs are decoded for: the table hardly depends on it."""
 
 NAME = "samples.safetensors"
-"""File of such a table, beside the shards."""
+"""File of such a table, next to the shards."""
 
 
 def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:

@@ -12,7 +12,7 @@ from retrain.errors import DropError
 from retrain.utils.extras import import_extra
 
 TABLES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
-"""Names under which a table is found beside images, as Hugging Face's `imagefolder` has them."""
+"""Names under which a table is found next to images, as Hugging Face's `imagefolder` has them."""
 FORMATS = ("csv", "jsonl", "parquet")
 PATH = ("path", "file_name", "url")
 LABEL = ("label", "class")

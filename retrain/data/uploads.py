@@ -42,7 +42,7 @@ PACKED = re.compile(re.escape(PACKED_FOLDER) + OWN_SHARD)
 """Names of shards by `pack_by_shards`: those in the store are of an earlier attempt that wrote no manifest."""
 
 CONTROL_FILES = re.compile(r"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{8})?\.safetensors")
-"""Files beside a drop's data."""
+"""Files next to a drop's data."""
 
 
 class NotPlain(Exception):
@@ -177,7 +177,7 @@ class _ShardReader:
             raise NotPlain from None
         if name != clean_class_name(label) or name in self.data.aliases:
             raise NotPlain
-        self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'beside images'})" for one in beside)
+        self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'next to images'})" for one in beside)
         return _Plain(key, sys.intern(name), files[images.pop()])  # one text for all samples of a class
 
     def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str, Pixels | None]:

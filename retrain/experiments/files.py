@@ -30,8 +30,8 @@ def all_studies() -> list[Study]:
 def load_study(name_or_path: str) -> Study:
     """Read a study. Text with a suffix or a slash is a path; other text is a name, looked up in the folder.
 
-    A file with `extends: OTHER` takes absent fields from OTHER.yaml beside it. It never takes `findings` and `claims`,
-    which are about the other study's runs, and takes `paper` only if it has no `repeats` of its own.
+    A file with `extends: OTHER` takes absent fields from OTHER.yaml in the same folder. It never takes `findings` and
+    `claims`, which are about the other study's runs, and takes `paper` only if it has no `repeats` of its own.
     `paper: OTHER`, or a list, means the rows of OTHER.yaml. Raises `StudyError` with one line for each problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix

@@ -119,7 +119,7 @@ MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
 
 
 def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
-    """Compute the missing measures of an ended run with a model, and write them beside it."""
+    """Compute the missing measures of an ended run with a model, and write them to its folder."""
     found = read_measures(context.store, plan.run_id)
     missing = [name for name in names if name not in found]
     for name in missing:

@@ -15,7 +15,7 @@ class PaperRow(ConfigModel):
     row: Annotated[str, Field(min_length=1)]
     """Name of the row in the paper."""
     figures: Annotated[dict[str, str], Field(min_length=1)]
-    """The paper's figures by column, as printed; / means not reached. The study's own figure is shown beside accuracy
+    """The paper's figures by column, as printed; / means not reached. The study's own figure is shown next to accuracy
     and Max Acc (in percent), L_99, L_100 (also `L_100 against METHOD`), and time."""
     method: str = ""
     """The study's method, if it has one."""

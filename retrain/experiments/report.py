@@ -1,4 +1,4 @@
-"""Write and check a study's evidence: its page, and beside it the runs, a table and pictures."""
+"""Write and check a study's evidence: its page, and next to it the runs, a table and pictures."""
 
 import subprocess
 from pathlib import Path
@@ -20,7 +20,7 @@ def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
 
 
 def rewrite_report(study: Study, evidence: Path) -> Path:
-    """Write a study's page, table and pictures from the runs kept beside them. Raises `StudyError`."""
+    """Write a study's page, table and pictures from the runs kept next to them. Raises `StudyError`."""
     folder = evidence / study.name
     kept = kept_runs.read_kept(folder)
     plots.write_plots(study, groups(study, kept.ran), folder)

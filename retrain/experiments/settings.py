@@ -167,7 +167,7 @@ class Study(ConfigModel):
     spread: Spread = "error"
     """The meaning of ± and of bands around means: the standard error, or the standard deviation over seeds."""
     paper: tuple[PaperRow, ...] = ()
-    """The paper's figures, which the page shows beside ours."""
+    """The paper's figures, which the page shows next to ours."""
     claims: tuple[Claim, ...] = ()
     """The paper's claims and what the runs show about each; written after the runs."""
     findings: str = ""

@@ -225,7 +225,7 @@ def _explain(error: ApiException) -> str:
 
 
 def _explain_upload(error: ApiException, message: str) -> str:
-    """Return the message alone. The reply to an upload has a stack trace beside it, and no word of a missing right."""
+    """Return the message alone. The reply to an upload also has a stack trace, and does not mention a missing right."""
     if error.status == HTTPStatus.BAD_REQUEST:
         return f"{message}. The right to create `pipelines` may be missing"
     return message

@@ -45,7 +45,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequenti
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: [N, inputs, S, S] -> [N, channels, S / stride, S / stride]."""
+    """Two 3x3 convolutions with a shortcut: [N, inputs, S, S] -> [N, channels, S / stride, S / stride]."""
 
     expansion = 1
 

@@ -49,7 +49,7 @@ def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
 
 
 def _measure(context: RecordContext, plan: Plan, champion: str | None) -> Evaluation:
-    """Evaluate a run's model beside the champion. Raises `UserError` without torch."""
+    """Evaluate a run's model and the champion's. Raises `UserError` without torch."""
     if not has_torch():
         raise UserError(
             f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "

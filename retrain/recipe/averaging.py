@@ -31,7 +31,7 @@ def share_of_newest(setting: Averaging, count: int) -> float:
 
 
 class AveragedNetwork:
-    """A network beside the trained one that holds the average of its weights; without averaging, the trained one."""
+    """A second network with the average of the trained one's weights; without averaging, the trained one."""
 
     def __init__(self, setting: Averaging, trained: nn.Module) -> None:
         share_of_newest(setting, 1)  # raises ValueError for `auto`

@@ -42,7 +42,7 @@ class Reading(Record):
     """How a drop's source was read. It reports, and is no part of the drop's identity.
 
     `labels_from`: folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
-    sample nor left out: litter, files that hold labels, further files beside images. `notes` are for people.
+    sample nor left out: litter, files that hold labels, further files next to images. `notes` are for people.
     """
 
     labels_from: str

@@ -79,7 +79,7 @@ class ErrorAnalysis(Record):
     classes: tuple[ClassFigures, ...]
     """Figures of the classes, in the order of the logits; classes that the model does not know come last."""
     confusions: tuple[Confusion, ...]
-    """The confusion matrix beside its diagonal, without zeros, most frequent first."""
+    """The confusion matrix without its diagonal and zeros, most frequent first."""
     mistakes: tuple[Mistake, ...]
     """The most confident ones, most confident first."""
 

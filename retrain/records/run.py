@@ -93,7 +93,7 @@ class Result(Record):
     best_score: float = Field(default_factory=lambda fields: fields["best_accuracy"])
     """Highest score on all of val."""
     train_accuracy: float | None = None
-    """Of the delivered weights on training samples, without augmentation: beside `final_accuracy` it tells how far the
+    """Of the delivered weights on training samples, without augmentation. With `final_accuracy` it tells how far the
     network has fitted its data."""
     normalised: bool | None = None
     """Whether the network has BatchNorm layers; None in records of earlier versions."""

@@ -58,7 +58,7 @@ def _describe_exit(exitcode: int | None) -> str:
 
 
 def _call_and_send(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    exit_with_parent()  # if the watcher is killed, its work must not continue beside that of the next watcher
+    exit_with_parent()  # if the watcher is killed, its work must not continue while the next watcher works
     try:
         outcome = function(*arguments)
     except Exception as error:

@@ -44,7 +44,7 @@ def entries(objects: Objects) -> list[Entry]:
 
 
 def settled_keys(objects: Objects, recorded: Mapping[str, Any]) -> frozenset[str]:
-    """Return the keys of a store, without those that a killed process may leave beside them."""
+    """Return the keys of a store, without those of temporary files that a killed process may leave."""
     return frozenset(key for key in objects if not _is_transient(key, recorded))
 
 

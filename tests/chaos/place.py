@@ -81,7 +81,7 @@ class Place(NamedTuple):
 
 
 def write_sources(folder: Path) -> None:
-    """Write the images of all drops into folders beside those of the scenarios."""
+    """Write the images of all drops into separate folders."""
     for seed, drop in enumerate(DROPS):
         labels = torch.arange(CLASSES).repeat_interleave(EACH)
         for number, image in enumerate(pixels(labels, seed)):

@@ -259,7 +259,7 @@ def test_copied_store_reports_no_late_files(way: Way, task: Task, store: TaskSto
 
 
 def test_describing_a_drop_takes_310_bytes_a_sample() -> None:
-    """Beside the samples themselves: a drop may have millions. Its source is the digest of its sorted samples."""
+    """The limit is for memory beyond the samples themselves. The source is a digest of the sorted samples."""
     facts = [ImageFacts(number.to_bytes(16, "big"), 32, 32, bytes(72), bytes(64)) for number in range(4000)]
     rows = [SampleRow(f"{number:08d}", "cat", "train", 0, each) for number, each in enumerate(facts)]
     tracemalloc.start()

@@ -43,7 +43,7 @@ def tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes) -> dict[str, bytes]:
-    """Flat images, from this number on, with a `.cls` beside each: cats and dogs in turns."""
+    """Flat images, from this number on, with a `.cls` next to each: cats and dogs in turns."""
     files: dict[str, bytes] = {}
     for number in range(count):
         name = stem.format(f"{number:04d}")
@@ -52,7 +52,7 @@ def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes)
     return files
 
 
-# --- tars beside other files
+# --- tars next to other files
 
 
 def test_tar_beside_folders_is_read_with_them(way: WayIn) -> None:
@@ -205,7 +205,7 @@ def test_folder_layout_counts_files_beside_images(near: WayIn) -> None:
     drop = near.take(with_json(tree("cat", "dog")), label_from="folder")
     assert drop.classes == ("cat", "dog")
     assert drop.reading is not None
-    assert drop.reading.not_samples == {".json (beside images)": 24}
+    assert drop.reading.not_samples == {".json (next to images)": 24}
 
 
 def test_image_without_a_label_is_named_where_others_have_one(way: WayIn) -> None:
@@ -219,8 +219,8 @@ def test_masks_beside_images_are_counted_and_no_samples(way: WayIn) -> None:
     assert drop.reading is not None
     assert drop.reading.not_samples == {
         ".cls (labels)": 24,
-        ".json (beside images)": 24,
-        ".mask.png (beside images)": 24,
+        ".json (next to images)": 24,
+        ".mask.png (next to images)": 24,
     }
 
 

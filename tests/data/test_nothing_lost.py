@@ -79,7 +79,7 @@ def plain(label: str) -> str:
 
 @st.composite
 def sources(draw: st.DrawFn) -> Source:
-    """Draw files of odd names beside good ones; labels are in folders, in files beside the images, or in a table."""
+    """Draw files of odd and of good names; labels are in folders, in files next to the images, or in a table."""
     names = without_clashes(draw(st.lists(NAMES, min_size=4, max_size=12, unique=True)), [*good(), "_SUCCESS"])
     rule, images = draw(st.sampled_from(["folder", "cls", "csv"])), iter(IMAGES)
     files = {name: next(images) for name in good()}
@@ -163,7 +163,7 @@ def check(entry: WayIn, source: Source, form: str) -> None:
 @given(way=st.sampled_from(["pack", "upload"]), source=sources())
 def test_every_file_is_a_sample_or_is_named_or_counted(form: str, way: str, source: Source) -> None:
     if form in ("shards", "mixed") and source.rule == "csv":
-        return  # a table lies beside its images
+        return  # a table is next to its images
     with tempfile.TemporaryDirectory() as folder:
         check(open_way_in(way, Path(folder)), source, form)
 

@@ -86,7 +86,7 @@ def test_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
 
 
 class Weighed(LocalStore):
-    """A store that accepts files only once two wait, and notes how many lie beside them."""
+    """A store that accepts files only once two wait, and records how many there are."""
 
     most = 0
 

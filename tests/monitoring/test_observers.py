@@ -63,7 +63,7 @@ def test_start_of_a_training_shows_the_plans_warnings(
 def test_scores_of_a_carried_target_name_the_part_it_is_about(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """81% on all of val beside a reached target of 85% looks wrong without the score that was compared with it."""
+    """81% on all of val looks wrong with a reached target of 85%, so the compared score is shown too."""
     plan = plan_of(sizes=(1600,), target=0.85)
     progress = Progress(iteration=31)
     point = Point(iteration=31, accuracy=0.81, loss=1.0, images=100, train_loss=1.0, learning_rate=0.1, in_scope=0.8525)

@@ -141,7 +141,7 @@ def _gain(record: RunRecord) -> float:
 
 
 def _assert_told(record: RunRecord, scratch: RunRecord) -> None:
-    """Tables and metrics name the metric beside its figures."""
+    """Tables and metrics name the metric of their figures."""
     name = {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}[record.metric]
     rows = dict(zip(*(list(column.cells) for column in record_details(record).columns), strict=True))
     assert rows[f"{name} on test"].startswith(f"{record.evaluation.score:.2%}")

@@ -195,7 +195,7 @@ def test_records_are_read_in_the_order_in_which_the_runs_ended(store: ObjectStor
     written = records()
     for record in reversed(written):
         TaskStore(store, "pets").ledger.write(record)
-    store.write(KEYS.ledger + "notes.txt", b"# beside the record")
+    store.write(KEYS.ledger + "notes.txt", b"# not a record")
     assert TaskStore(store, "pets").ledger.read() == written
     assert TaskStore(store, "pets").ledger.run_ids() == {record.run_id for record in written}
     assert TaskStore(store, "pets").ledger.find(written[1].run_id) == written[1]

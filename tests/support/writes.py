@@ -104,7 +104,7 @@ def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, s
 def freeze_if_told() -> None:
     """Have this process stop itself if its environment says so and it is the first of those that torchrun starts.
 
-    The others write their numbers to files beside the note.
+    The others write their numbers to files in the same folder.
     """
     note, rank = os.environ.get("FREEZE_NOTE"), os.environ.get("RANK")
     if note and rank == "0":

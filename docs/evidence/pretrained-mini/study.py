@@ -125,7 +125,7 @@ def line(kind: str, seed: int, method: str, record: RunRecord) -> dict[str, Any]
 
 
 def main(source: Path, folder: Path) -> None:
-    """Write results.jsonl beside the store."""
+    """Write results.jsonl next to the store."""
     torch.set_num_threads(1)
     for parity, name in enumerate(("first", "second")):
         if not (folder / name).exists():

@@ -2,7 +2,7 @@
 
     python server.py --task flowers --http_port 8080 --grpc_port 8081
 
-Needs `pip install kserve` (tested with 0.21) beside retrain. The SDK adds gRPC and its own metrics to what
+Needs `pip install kserve` (tested with 0.21) in addition to retrain. The SDK adds gRPC and its own metrics to what
 `retrain serve` has.
 """
 

@@ -1,4 +1,5 @@
-"""List the samples of a drop's shards and their byte offsets, by one reading, kept beside the decoded drops."""
+"""List the samples of a drop's shards and their byte offsets, by reading the shards once. The list is kept with the "
+"decoded drops."""
 
 import hashlib
 import tempfile

@@ -26,7 +26,7 @@ def matrix_classes(errors: ErrorAnalysis) -> list[str]:
 
 
 LABEL_LIMIT, CHARACTER = 140, 8
-"""Pixels of the longest class name beside the matrix, and of a wide character."""
+"""Largest width in pixels of a class name next to the matrix, and the width of a wide character."""
 
 
 def matrix_rows(errors: ErrorAnalysis) -> list[Row]:

@@ -50,7 +50,7 @@ class Sources:
 
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
-    """Read the page's data of a task beside its ledger's records, which are oldest first."""
+    """Read the page's data of a task, in addition to `records`, those of its ledger, oldest first."""
     raced = {run_id for record, baseline in newest_races(records) for run_id in (record.run_id, baseline)}
     champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]

@@ -78,7 +78,7 @@ class CloudStore:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
         `folder/` is passed over; `list_unusual` yields it. An object whose name has an empty or a dotted part is a
-        `StoreError`: obstore cannot list beside it.
+        `StoreError`, because obstore then cannot list the others.
         """
         for entry in self._entries(prefix):
             if is_key(entry.key) and not self._marks_folder(entry):
