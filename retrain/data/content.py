@@ -41,8 +41,7 @@ class ImageFacts(NamedTuple):
 
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
-    """Decode an image as training will, at this size, and return its facts. Raises the same `DropError` as "
-    "`decode_image`."""
+    """Decode an image as training will, at this size, and return its facts. Raises `DropError` like `decode_image`."""
     with open_image(data, size) as opened:
         opened.check()
         return _facts(data, opened)

@@ -1,5 +1,4 @@
-"""List the files that operating systems, tools and stores leave next to images. All readers of sources use this "
-"list."""
+"""List the files that operating systems, tools and stores leave next to images. Readers of sources skip these."""
 
 from pathlib import PurePosixPath
 

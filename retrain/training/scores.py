@@ -1,4 +1,4 @@
-"""Score a model's predictions by a metric, with the error that the choice of the samples gives the score.
+"""Score a model's predictions by a metric, with the standard error due to the choice of the samples.
 
 The error is the infinitesimal jackknife's (Efron, 1982): `influence` is how the score changes with a sample's weight,
 and the sum of its squares is the score's variance. For a share of the samples that is the binomial variance.
@@ -12,7 +12,7 @@ from torch import Tensor
 from retrain.config import Metric
 
 TOP = 5
-"""Likeliest classes that top5_accuracy looks for the label in."""
+"""Number of likeliest classes among which top5_accuracy looks for the label."""
 
 
 class Predictions(NamedTuple):
@@ -24,7 +24,7 @@ class Predictions(NamedTuple):
     """Whether the label is among the `TOP` likeliest classes, bool [N]."""
 
     def select(self, mask: Tensor) -> "Predictions":
-        """Return those of the samples that a mask, bool [N], selects."""
+        """Return the predictions for the samples that a mask, bool [N], selects."""
         return Predictions(self.likeliest[mask], self.in_top[mask])
 
 

@@ -1,5 +1,4 @@
-"""List the samples of a drop's shards and their byte offsets, by reading the shards once. The list is kept with the "
-"decoded drops."""
+"""List the samples of a drop's shards and their byte offsets. The list is kept with the decoded drops."""
 
 import hashlib
 import tempfile

@@ -48,10 +48,10 @@ def pack_drops(regime: Regime, seed: int, task: Task, store: TaskStore, root: Pa
 
 
 def choose_drop_images(regime: Regime, seed: int, pictures: Mapping[Split, Pool]) -> Iterator[list[DropImage]]:
-    """Yield the images of each drop in turn; no picture lands twice."""
+    """Yield the images of each drop in turn; no picture is in two drops."""
     names = sorted(pictures["train"], key=lambda name: stable_hash(name, seed))
     arrived: dict[str, int] = {}
-    """By class, the percentage of its images that has landed."""
+    """Percentage of each class's images that the drops so far contain."""
     for number, drop in enumerate(regime.drops):
         new = names[len(arrived) : len(arrived) + drop.new_classes]
         classes = new or list(arrived)

@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
 
     scratch: int
     taken: int
-    """For a drop on which the accuracy was never reached: all iterations of the run, and scratch's."""
+    """Iterations of the method. A run that never reached the accuracy counts with all its iterations and scratch's."""
     reached: int
     """Number of drops on which the accuracy was reached."""
     drops: int
