@@ -1,4 +1,4 @@
-"""Export a run's model into one folder that appears only when it is whole."""
+"""Export a run's model into one folder that appears only when it is complete."""
 
 import hashlib
 import json

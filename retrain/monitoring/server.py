@@ -1,4 +1,4 @@
-"""Serve the exporter: /metrics, /healthz, a page over all tasks, and a page for each task."""
+"""Serve the exporter: /metrics, /healthz, a page of all tasks, and a page for each task."""
 
 import signal
 from collections.abc import Iterable, Sequence

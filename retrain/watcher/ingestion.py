@@ -33,7 +33,7 @@ class ValidationAttempts(Record):
     drop: str
     begun: int = 0
     how: str = "the watcher was gone too"
-    """How the last of them was interrupted."""
+    """How the last of these validations was interrupted."""
 
 
 class CountedValidation(NamedTuple):

@@ -1,4 +1,4 @@
-"""Keep the shards of a batch in the cache from before it is decoded until it is."""
+"""Keep the shards of a batch in the cache while the batch is decoded."""
 
 from typing import BinaryIO
 

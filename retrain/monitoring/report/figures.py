@@ -139,9 +139,9 @@ def money(value: float) -> str:
 
 
 def speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
-    """Format L_99 or L_100: '/' if it was not reached, as in the paper's tables, and a dash if nothing measured it.
+    """Format L_99 or L_100: '/' if it was not reached, as in the paper's tables, and a dash if it was not measured.
 
-    A carried target says nothing of how much sooner than scratch the whole dataset was learnt.
+    A carried target does not show how much sooner than scratch the whole dataset was learnt.
     """
     if record.result is None or record.target is None or record.target.scope is not None:
         return "–"
