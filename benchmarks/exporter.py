@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from lib.report import parser, report
+from lib.spent import peak_mb, processor_seconds
 
 from retrain.records import Cost, Decision, Evaluation, Machine, Result, RunRecord, Savings
 from retrain.store import ObjectStore, open_store
@@ -142,16 +143,8 @@ def first_scrape() -> float:
             time.sleep(0.01)
 
 
-def spend(pid: int) -> dict[str, float]:
-    """Return what a process has taken: CPU seconds, and its largest resident memory in MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return {"cpu_s": (int(ticks[11]) + int(ticks[12])) / 100, "peak_mb": round(int(peak.split()[1]) / 1024, 1)}
-
-
 def main() -> None:
-    """Generate, start, scrape."""
+    """Write a ledger, start the exporter, and time its scrapes."""
     options = parser(__doc__)
     options.add_argument("--records", type=int, default=10_000, help="records in the ledger")
     options.add_argument("--store", help="s3://bucket/prefix (default: a temporary folder)")
@@ -161,7 +154,7 @@ def main() -> None:
         url = chosen.store or f"{folder}/store"
         write(open_store(url, chosen.endpoint_url), chosen.records)
         with exporter(url, chosen.endpoint_url, Path(folder)) as pid:
-            first, at_first = first_scrape(), spend(pid)
+            first, cpu = first_scrape(), processor_seconds(pid)
             later = []
             for _ in range(SCRAPES):
                 time.sleep(0.1)
@@ -169,12 +162,12 @@ def main() -> None:
             figures = {
                 "records": chosen.records,
                 "first_scrape_s": round(first, 2),
-                "first_scrape_cpu_s": at_first["cpu_s"],
+                "first_scrape_cpu_s": cpu,
                 "later_scrapes_ms": {
                     "median": round(1e3 * statistics.median(later), 1),
                     "max": round(1e3 * max(later), 1),
                 },
-                "peak_mb": spend(pid)["peak_mb"],
+                "peak_mb": peak_mb(pid),
             }
     report(figures, chosen.output)
 

@@ -45,7 +45,7 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 
 
 def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> float:
-    """Images a second of this project's loop."""
+    """Return the images per second of this project's loop."""
     training = Training(bf16=True, batch_size=batch, compile=how)
     run = run_of(case, "continuous", SAMPLES, 1_000_000, training, device)
     run.forward = compile_forward(run.network, how, device)
@@ -62,7 +62,7 @@ def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> 
 
 
 def dataloader(case: Case, batch: int, images: int, device: torch.device, workers: Sequence[int]) -> float:
-    """Images a second of the users' loop with the best of these numbers of workers."""
+    """Return the images per second of the users' loop with the best of these numbers of workers."""
     steps = max(1, images // batch)
     epoch = by_hand(case, steps, augment=True, tuned=True, batch=batch, workers=workers, device=device)
     return steps * batch / seconds(epoch, device)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
-from pathlib import Path
 
 from lib.aws import Aws, serving
+from lib.spent import peak_mb
 
 from retrain.config.task import Task
 from retrain.pipeline.next_run import plan_next_run
@@ -81,12 +81,6 @@ def spent(since: float) -> float:
     return round(time.process_time() - since, 2)
 
 
-def peak_mb() -> float:
-    """Return this process's largest resident memory so far."""
-    status = Path("/proc/self/status").read_text()
-    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
-
-
 def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
     """Return what a watcher of this number of tasks takes in its first and third turn."""
     bare, names = peak_mb(), [f"task-{number:05d}" for number in range(tasks)]
@@ -110,7 +104,7 @@ def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Fill and watch, twice."""
+    """Watch many tasks, and then a task with many drops."""
     from lib.report import parser, report  # imports torch, which the watcher's process must not
 
     options = parser(__doc__)

@@ -18,7 +18,7 @@ CLASSES, EACH, SHARD, BATCH, BATCHES = 1000, 1281, 582, 128, 500
 
 
 def classes_in_a_batch(labels: Tensor, order: Tensor) -> float:
-    """Mean number of classes over the first batches."""
+    """Return the mean number of classes over the first batches."""
     batches = labels[order][: BATCHES * BATCH].view(BATCHES, BATCH)
     return round(statistics.fmean(len(batch.unique()) for batch in batches), 1)
 

@@ -32,7 +32,7 @@ TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
 
 def context_of(folder: Path) -> Context:
-    """Return the store of this benchmark's runs."""
+    """Return the context of this benchmark's runs."""
     return Context(TaskStore(LocalStore(folder / "store"), "digits"), torch.device("cpu"), folder / "cache", LogLines())
 
 
@@ -43,7 +43,7 @@ def train_in(folder: Path, plan: Plan) -> None:
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """Return what a run is compared by, and forget the run."""
+    """Return what a run is compared by, and delete the run."""
     context = context_of(folder)
     files = context.files(plan.run_id)
     result = files.result()
@@ -55,15 +55,18 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
     return found
 
 
-def live(processes: ForkServerContext, folder: Path, plan: Plan) -> None:
+def train_to_end(processes: ForkServerContext, folder: Path, plan: Plan) -> None:
     """Train the plan to its end in a separate process."""
     process = processes.Process(target=train_in, args=(folder, plan))
     process.start()
     process.join()
 
 
-def die(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int, seconds: float) -> bool:
-    """Kill a process some seconds after its state at an iteration is in the store; False: it was faster, and ended."""
+def kill_in_training(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int, seconds: float) -> bool:
+    """Train in a process, and kill it some seconds after its state at an iteration is in the store.
+
+    Return False if the training ended before that.
+    """
     process = processes.Process(target=train_in, args=(folder, plan))
     process.start()
     while process.is_alive() and (newest_state(folder, plan) or 0) < iteration:
@@ -97,13 +100,13 @@ def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)
-    live(processes, folder, plan)
+    train_to_end(processes, folder, plan)
     expected = outcome(folder, plan)
     identical, resumed_at = 0, list[int | None]()
     while len(resumed_at) < kills:
-        if die(processes, folder, plan, moments.randint(0, plan.iterations), moments.uniform(0, 0.2)):
+        if kill_in_training(processes, folder, plan, moments.randint(0, plan.iterations), moments.uniform(0, 0.2)):
             resumed_at.append(newest_state(folder, plan))
-            live(processes, folder, plan)
+            train_to_end(processes, folder, plan)
             identical += outcome(folder, plan) == expected
         else:
             outcome(folder, plan)
@@ -111,7 +114,7 @@ def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Kill runs, and count."""
+    """Kill runs, and count those that end as if uninterrupted."""
     options = parser(__doc__)
     options.add_argument("--kills", type=int, default=20)
     chosen = options.parse_args()

@@ -21,7 +21,7 @@ FRONTENDS = ("tcp_nodelay=0", "tcp_nodelay=1")
 
 
 def filled(endpoint: str, records: int) -> TaskStore:
-    """Yield a store with this number of typical records in its ledger."""
+    """Return a store with this number of typical records in its ledger."""
     store = TaskStore(open_store(f"s3://{BUCKET}", endpoint), TASK.task)
     for _ in map_ahead(lambda number: store.ledger.write(record_of(number)), range(records)):
         pass
@@ -40,7 +40,7 @@ def by_sixteen(store: TaskStore) -> None:
 
 
 def timed(read: Callable[[TaskStore], None], store: TaskStore) -> tuple[float, float]:
-    """Seconds of a reading, and of this process's processor time in it."""
+    """Return the wall and processor seconds of a reading."""
     began, cpu = time.perf_counter(), time.process_time()
     read(store)
     return time.perf_counter() - began, time.process_time() - cpu

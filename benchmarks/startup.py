@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.report import parser, report
+from lib.spent import processor_seconds
 
 from retrain.experiments.datasets import write_digits
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Start(NamedTuple):
@@ -32,20 +32,16 @@ class Start(NamedTuple):
 def until(command: list[str], text: str, environment: dict[str, str]) -> Start:
     """Start a process and return the time until it printed a text on standard error; wait for its end."""
     began = time.perf_counter()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as it:
-        assert it.stderr is not None
-        for line in it.stderr:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
             if text in line:
-                start = Start(time.perf_counter() - began, processor_seconds(it.pid))
-                it.stderr.read()
+                start = Start(time.perf_counter() - began, processor_seconds(child.pid))
+                child.stderr.read()
                 return start
     raise RuntimeError(f"{' '.join(command)} never printed {text!r}")
-
-
-def processor_seconds(pid: int) -> float:
-    """Processor time of a living process: fields 14 and 15 of its stat, of which the second may hold spaces."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def imported(command: list[str], environment: dict[str, str]) -> dict[str, float]:
@@ -71,17 +67,19 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
     subprocess.run([*retrain, "drop", "pack", str(folder / "digits"), *common], check=True, stdout=subprocess.DEVNULL)
     trial = [*retrain, "run", *common, "--device", "cpu", "--trial", "--method", "scratch"]
     once = [*trial, "--set", "training.epochs=0.1", "--seed"]
-    bare = [sys.executable, "-c", "import sys, torch; print('imported', file=sys.stderr)"]
-    until([*once, "0"], "after 1 iterations", environment)
+    import_torch = [sys.executable, "-c", "import sys, torch; print('imported', file=sys.stderr)"]
+    until([*once, "0"], "after 1 iteration", environment)
     runs, imports = list[Start](), list[Start]()
     for seed in range(1, rounds + 1):
-        runs.append(until([*once, str(seed)], "after 1 iterations", environment))
-        imports.append(until(bare, "imported", environment))
+        runs.append(until([*once, str(seed)], "after 1 iteration", environment))
+        imports.append(until(import_torch, "imported", environment))
     return {
         "rounds": rounds,
         "until the first iteration": median(runs),
         "import torch": median(imports),
-        "wall ratio": round(statistics.median(run.wall / it.wall for run, it in zip(runs, imports, strict=True)), 2),
+        "wall ratio": round(
+            statistics.median(run.wall / bare.wall for run, bare in zip(runs, imports, strict=True)), 2
+        ),
         "imported, ms": imported([*once, "1000"], environment),
     }
 
@@ -97,7 +95,7 @@ def median(starts: list[Start]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Start, and measure."""
+    """Time the starts, and print their medians."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=7)
     chosen = options.parse_args()

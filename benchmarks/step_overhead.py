@@ -90,7 +90,7 @@ class Bare:
 
 
 class Moment(NamedTuple):
-    """Wall time passes for others on the machine too; the process's own CPU time does not."""
+    """A moment by two clocks, in seconds: wall time, and the processor time of this process."""
 
     wall: float
     cpu: float
@@ -147,7 +147,7 @@ def compare(case: Case, method: Method, augmentation: Augmentation) -> dict[str,
 
 
 def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Medians of the loop's turns and of the bare ones, and how they compare."""
+    """Return the medians of the loop's turns and of the bare ones, and their ratios."""
     loop = [turned - began for began, turned, _ in turns]
     bare = [ended - turned for _, turned, ended in turns]
     return {

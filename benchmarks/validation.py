@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from lib.pictures import icons, photographs
 from lib.report import parser, report
+from lib.spent import forget_peak, peak_mb
 from PIL import Image
 
 from retrain.config.task import Data, Task
@@ -140,13 +141,13 @@ def summary(turns: list[dict[str, Seconds]], count: int) -> dict[str, object]:
     }
 
 
-def peak_mb(count: int) -> float:
-    """Return the largest resident memory of this process while it validates icons."""
+def validation_peak_mb(count: int) -> float:
+    """Return the peak resident memory of this process while it validates icons, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         write_drop(Path(folder), icons(count))
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of writing
+        forget_peak()
         validate(Path(folder), Task(name="photos", store=folder, data=Data(image_size=32)), None)
-    return round(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024, 1)
+        return peak_mb()
 
 
 def main() -> None:
@@ -164,7 +165,7 @@ def main() -> None:
             turns = [found.turn() for _ in range(1 + chosen.turns)][1:]
         results[f"{side}x{side}"] = summary(turns, chosen.images)
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        peaks = {count: pool.apply(peak_mb, (count,)) for count in chosen.icons}
+        peaks = {count: pool.apply(validation_peak_mb, (count,)) for count in chosen.icons}
     report({"images": chosen.images, "image size": results, "peak memory with icons, MB": peaks}, chosen.output)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lib.aws import Aws, serving
 from lib.report import parser, report
+from lib.spent import peak_mb
 
 from retrain.config.task import Task
 from retrain.pipeline.executor import InProcessExecutor
@@ -100,12 +101,6 @@ def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[in
     finally:
         process.terminate()
         process.wait()
-
-
-def peak_mb(pid: int) -> float:
-    """Return a process's largest resident memory so far, in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
 
 
 def measure_memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:

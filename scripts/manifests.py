@@ -16,7 +16,7 @@ from helm_python import Chart
 from kubernetes_validate.utils import schema_contents
 from values_table import chart_page
 
-from retrain.config.template import task_schema as task_schema
+from retrain.config.template import task_schema
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "retrain"

@@ -60,8 +60,8 @@ def files_below(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
 
 def linked_libraries(programs: Iterable[Path]) -> set[Path]:
     """Return the shared libraries that programs and extensions load, and the loader."""
-    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
-    return {Path(path) for path in re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", said, re.MULTILINE)}
+    output = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
+    return {Path(path) for path in re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", output, re.MULTILINE)}
 
 
 def copy(path: Path, tree: Path, keep_link: bool = False) -> None:
@@ -107,8 +107,8 @@ def describe_packages(files: Iterable[Path], tree: Path) -> None:
     if not shutil.which("dpkg-query"):
         return
     names = [f"{prefix}{file}" for file in files for prefix in ("", "/usr")]  # /lib is a link to /usr/lib
-    said = subprocess.run(["dpkg-query", "--search", *names], capture_output=True, text=True, check=False).stdout
-    owners = {name for line in said.splitlines() for name in line.partition(": ")[0].split(", ")}
+    output = subprocess.run(["dpkg-query", "--search", *names], capture_output=True, text=True, check=False).stdout
+    owners = {name for line in output.splitlines() for name in line.partition(": ")[0].split(", ")}
     for package in sorted({*owners, "ca-certificates", "tzdata"}):
         status = subprocess.run(["dpkg-query", "--status", package], capture_output=True, check=False).stdout
         name = package.partition(":")[0]
@@ -129,9 +129,9 @@ def gather_packages(venv: Path, packages: Path, own: Path) -> None:
 
 def compile_modules(venv: Path, trees: Collection[Path]) -> None:
     """Compile the modules of `retrain`, and those that watcher and exporter load."""
-    said = subprocess.run([venv / "bin" / "python3", "-B", "-c", USED], capture_output=True, text=True, check=True)
+    output = subprocess.run([venv / "bin" / "python3", "-B", "-c", USED], capture_output=True, text=True, check=True)
     own = [path for path in files_below(venv) if "/site-packages/retrain/" in str(path)]
-    for path in sorted({*map(Path, said.stdout.splitlines()), *own}):
+    for path in sorted({*map(Path, output.stdout.splitlines()), *own}):
         for tree in trees:
             source = tree / path.relative_to("/")
             if path.suffix == ".py" and source.is_file():

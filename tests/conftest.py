@@ -81,7 +81,7 @@ SLOW = {
     "records/test_fuzz.py",
     "records/test_many_classes.py",
     "repository/test_chaos.py",
-    "repository/test_gpu_benchmark.py",
+    "repository/test_benchmarks.py",
     "repository/test_release.py",
     "repository/test_site.py",
     "repository/test_slim.py",

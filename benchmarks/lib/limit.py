@@ -25,7 +25,7 @@ class Limit(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Images per second."""
+        """Return the images per second."""
         return self.throughput / self.flops
 
 

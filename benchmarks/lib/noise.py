@@ -25,7 +25,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return its name in results."""
+        """Return the name in results."""
         return f"resnet18 width {self.width}, {self.image_size}x{self.image_size}"
 
 

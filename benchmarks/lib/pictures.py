@@ -18,12 +18,12 @@ CLASSES, DIFFERENT = 10, 500
 
 
 def icons(count: int) -> Iterator[Encoded]:
-    """PNGs of 32x32 random pixels, each four times: files about as large as those of photographs of that size."""
+    """Yield PNGs of 32x32 pixels in random blocks of four: files about as large as photographs of that size."""
     return _samples(count, "PNG", ICON, ICON // 2, Image.Resampling.NEAREST)
 
 
 def photographs(count: int) -> Iterator[Encoded]:
-    """JPEGs of 480x480 random colours that run into each other, as large as ImageNet's on average."""
+    """Yield JPEGs of 480x480 smooth random colours, as large as ImageNet's on average."""
     return _samples(count, "JPEG", PHOTOGRAPH, PHOTOGRAPH // 8, Image.Resampling.BICUBIC)
 
 

@@ -18,11 +18,10 @@ BUCKET = "benchmark"
 
 @contextmanager
 def serving_ceph(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
-    """Yield the address of Ceph's gateway, its store in memory, as tests use it.
+    """Start Ceph's gateway with a store in memory and the bucket, and yield its address.
 
-    The environment then has the credentials, and the server has the bucket.
-
-    `frontend` is how it answers: Ceph's default is `tcp_nodelay=0`.
+    The credentials are in the environment afterwards. `frontend` sets options of the gateway; Ceph's own default is
+    `tcp_nodelay=0`.
     """
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     command = [sys.executable, "-m", "support.radosgw", frontend]

@@ -1,5 +1,6 @@
-"""Measure what some work took: wall time, which includes other load on the machine, processor time, and memory."""
+"""Measure what some work or a process took: wall time, which includes other load, processor time, and memory."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,26 @@ class Spent(NamedTuple, Generic[Result]):
 def spent(work: Callable[[], Result]) -> Spent[Result]:
     """Do some work and return what it took."""
     before, wall, cpu = _resident("VmRSS"), time.perf_counter(), time.process_time()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux then forgets the highest
+    forget_peak()
     result = work()
     return Spent(result, time.perf_counter() - wall, time.process_time() - cpu, _resident("VmHWM") - before)
+
+
+def forget_peak() -> None:
+    """Let the peak memory of this process begin again at its present memory."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb(process: int | str = "self") -> float:
+    """Return the peak resident memory of a running process, in MiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a running process: two fields of its stat after its name, which may hold spaces."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(which: str) -> int:

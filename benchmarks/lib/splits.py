@@ -28,7 +28,7 @@ class Place(NamedTuple):
     cache: Path
 
     def in_memory(self) -> dict[Split, Samples]:
-        """Decode everything."""
+        """Return the splits, decoded in memory."""
         return samples.load_in_memory(
             make_dataset([self.drop]),
             [self.drop],
@@ -41,7 +41,7 @@ class Place(NamedTuple):
         )
 
     def streamed(self, setting: Stream) -> dict[Split, Samples]:
-        """Leave the training samples in their shards."""
+        """Return the splits; the training samples are streamed from their shards."""
         return dataset.load_streamed(
             make_dataset([self.drop]),
             [self.drop],

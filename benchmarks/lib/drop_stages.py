@@ -44,7 +44,7 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (train, "set_up", "set up"),
     (train, "run_loop", "train"),
     (train, "measure_train_accuracy", "train"),
-    (Context, "measure", "evaluate"),
+    (recording, "_measure", "evaluate"),
     (recording, "decide", "judge"),
     (ChampionPointer, "swap", "promote"),
     (recording, "write_record", "record"),
@@ -181,8 +181,8 @@ def added_by_kfp(here: Mapping[str, Any], in_kfp: Mapping[str, Any]) -> float:
 def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw the processor time of each way to run a drop as a bar of its parts."""
     rows = [
-        {"way": way, "method": part, "seconds": sum(life["cpu, s"].get(stage, 0) for stage in PARTS[part]), "at": at}
-        for way, life in taken.items()
+        {"way": way, "method": part, "seconds": sum(figures["cpu, s"].get(stage, 0) for stage in PARTS[part]), "at": at}
+        for way, figures in taken.items()
         for at, part in enumerate(PARTS)
     ]
     bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height=22)

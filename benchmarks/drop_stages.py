@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
-BUCKET = "life"
+BUCKET = "stages"
 HERE, IN_KFP = "in process, a folder", "kfp-local, a folder"
 
 
 def main() -> None:
-    """Measure."""
-    from lib.life import added_by_kfp, draw, time_in_kfp_local, time_in_process
+    """Time both ways, and draw the times if `--picture` is given."""
+    from lib.drop_stages import added_by_kfp, draw, time_in_kfp_local, time_in_process
     from lib.report import parser, report
     from lib.s3 import serving_moto
 
@@ -29,12 +29,12 @@ def main() -> None:
     options.add_argument("--set", action="append", default=[], help="setting of the task, as in training.epochs=5")
     options.add_argument("--picture", type=Path, help="SVG file to draw the times to")
     chosen = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="retrain-life-") as folder, serving_moto(BUCKET):
+    with tempfile.TemporaryDirectory(prefix="retrain-stages-") as folder, serving_moto(BUCKET):
         write_digits(Path(folder, "digits"))
         images = sorted(Path(folder, "digits").rglob("*.png"), key=lambda path: (path.stem, path.parent.name))
         executions = {
             HERE: (time_in_process, f"{folder}/store"),
-            "in process, S3 over HTTP": (time_in_process, f"s3://{BUCKET}/life"),
+            "in process, S3 over HTTP": (time_in_process, f"s3://{BUCKET}/store"),
             IN_KFP: (time_in_kfp_local, f"{folder}/kfp"),
         }
         taken = {}

@@ -1,4 +1,4 @@
-"""The GPU benchmark runs on the CPU at a small size, and says in one line if there is no GPU."""
+"""Benchmarks that no other test imports: they run at a small size, or find the functions that they time."""
 
 import json
 import os
@@ -15,6 +15,10 @@ import torch
 from gpu import measure
 from lib.noise import Case
 print(json.dumps(measure(Case(4, 8), (8, 16), ("none",), 2, 16, 64, torch.device("cpu"), (0, 1))))
+"""
+STAGES = """
+from lib.drop_stages import STAGES
+print([f"{owner.__name__}.{function}" for owner, function, _ in STAGES if not hasattr(owner, function)])
 """
 
 
@@ -40,3 +44,7 @@ def test_gpu_benchmark_prints_speeds_and_their_shares() -> None:
 
 def test_gpu_benchmark_without_gpu_says_it_measured_nothing() -> None:
     assert run(str(BENCHMARKS / "gpu.py")) == "no GPU here: nothing was measured\n"
+
+
+def test_drop_benchmark_times_functions_that_exist() -> None:
+    assert run("-c", STAGES) == "[]\n"
