@@ -53,7 +53,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
         raise DropError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DropError(f"{path}: cannot be read: not a text file in UTF-8") from error
-    read = _read_json_lines if path.suffix in (".jsonl", ".ndjson", ".json") else _read_csv
+    read = _read_json_lines if path.suffix.lower() in (".jsonl", ".ndjson", ".json") else _read_csv
     found = [
         (line, {name: "" if (value := row.get(name)) is None else str(value).strip() for name in columns})
         for line, row in read(text, path, columns)
@@ -111,7 +111,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
     corrections = list(corrections)
     intake = Intake(task, store)
     with store.lock_intake() as guarded:
-        intake.learn()
+        intake.refresh()
         places = [_Place.of(one) for one in search_drops([one.sample for one in corrections], intake.tables())]
         made: dict[tuple[str, int], tuple[Correction, Change]] = {}
         for correction in corrections:

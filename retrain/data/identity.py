@@ -3,7 +3,7 @@
 A content that was ever held out is never trained on, whatever it is called and whichever drop brings it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -189,7 +189,7 @@ class Resolver:
         self._train_on_lone_classes(table, use, drawn)
         if resolved.conflicts and self._on_conflict == "refuse":
             raise DropError(_refusal(resolved.conflicts))
-        resolved.table = table.with_use(use)
+        resolved.table = replace(table, use=use)
         return resolved
 
     def _resolve_copies(

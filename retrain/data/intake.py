@@ -43,13 +43,13 @@ class Intake:
         task: Task,
         store: TaskStore,
         tell: Callable[[str], None] = log.info,
-        beside: Collection[str] | None = None,
+        compare_with: Collection[str] | None = None,
     ) -> None:
         """Create an intake that has read no drop yet; `tell` is called with its findings, in sentences.
 
-        It reads only drops whose ids are in `beside`, or all if that is None.
+        It reads only drops whose ids are in `compare_with`, or all if that is None.
         """
-        self.task, self.store, self._tell, self._beside = task, store, tell, beside
+        self.task, self.store, self._tell, self._compare_with = task, store, tell, compare_with
         self.known = KnownContent()
         self.written: SampleTable | None = None
         """The samples of the drop that was last committed here."""
@@ -58,13 +58,13 @@ class Intake:
         self._tables: dict[str, SampleTable] = {}
         self._usable = frozenset[str]()
 
-    def learn(self) -> None:
+    def refresh(self) -> None:
         """Read the drops that were committed or amended since the last call. Damaged ones go into quarantine."""
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
         corrected = self.known.corrected = corrected_classes(amendments)
         committed = {*found.usable, *found.quarantined}
-        for drop_id in sorted(committed if self._beside is None else committed.intersection(self._beside)):
+        for drop_id in sorted(committed if self._compare_with is None else committed.intersection(self._compare_with)):
             try:
                 if drop := self._read_manifest(drop_id, found.arrivals[drop_id].manifest_version):
                     drops[drop_id] = amend(drop, amendments)
@@ -178,7 +178,7 @@ class Intake:
             return Packed(found, new=False)
         upload()
         with self.store.lock_intake() as store:
-            self.learn()
+            self.refresh()
             if found := self._committed_before(read, drop_id):
                 return Packed(found, new=False)
             resolved = self.resolve(read, drop_id)

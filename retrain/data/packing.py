@@ -52,14 +52,14 @@ def pack(
     staging: Staging | None = None,
     part: int | None = None,
     drop_id: str | None = None,
-    beside: Collection[str] | None = None,
+    compare_with: Collection[str] | None = None,
     dry_run: bool = False,
     tell: Callable[[str], None] = log.info,
 ) -> list[Packed]:
     """Commit a source to the store as one drop, or as one for each part of a staging (`part`: only that one, from 1).
 
     Only samples that the task lacks are packed. A drop's id is `drop_id`, or made of a digest of its samples. Nothing
-    is written to the store before all is validated. `tell` is called with findings, such as duplicates. `beside`:
+    is written to the store before all is validated. `tell` is called with findings, such as duplicates. `compare_with`:
     the ids of the drops to compare with, instead of all the task's, for runs that are trained only on these.
 
     Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
@@ -69,9 +69,9 @@ def pack(
         task = task.model_copy(update={"data": task.data.model_copy(update={"max_bad_share": ALL_BAD})})
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
-    check_id(drop_id, len(chosen))
-    intake = Intake(task, store, tell, beside)
-    intake.learn()
+    check_drop_id(drop_id, len(chosen))
+    intake = Intake(task, store, tell, compare_with)
+    intake.refresh()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         read = []
         for number, source_part in enumerate(chosen):
@@ -99,7 +99,7 @@ def pack_by_shards(
     that were sent before then stay in the store, where nothing reads them.
     """
     intake = Intake(task, store, tell)
-    intake.learn()
+    intake.refresh()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)
 
@@ -128,7 +128,7 @@ def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[
     return (staged[part - 1],)
 
 
-def check_id(drop_id: str | None, drops: int) -> None:
+def check_drop_id(drop_id: str | None, drops: int) -> None:
     """Raise `DropError` unless this id can name this number of drops."""
     if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")

@@ -88,10 +88,6 @@ class SampleTable:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def with_use(self, use: NDArray[np.uint8]) -> Self:
-        """Return the table with other uses."""
-        return replace(self, use=use)
-
     def class_of(self, row: int) -> str:
         """Return a row's class."""
         return self.classes[int(self.label[row])]

@@ -24,7 +24,7 @@ from retrain.data.images import EXTENSIONS, Pixels
 from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
-from retrain.data.packing import PACKED_FOLDER, check_id, pack_by_shards
+from retrain.data.packing import PACKED_FOLDER, check_drop_id, pack_by_shards
 from retrain.data.sample_table import SampleRow
 from retrain.data.shards import READ, group_files, read_member, split_name
 from retrain.data.source import survey_upload
@@ -38,11 +38,11 @@ from retrain.utils.parallel import parallel_map
 
 log = logging.getLogger("retrain")
 
-PACKED = re.compile(re.escape(PACKED_FOLDER) + OWN_SHARD)
-"""Names of shards by `pack_by_shards`: those in the store are of an earlier attempt that wrote no manifest."""
-
-CONTROL_FILES = re.compile(r"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{8})?\.safetensors")
-"""Files next to a drop's data."""
+NOT_UPLOADED = re.compile(
+    rf"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{{8}})?\.safetensors|{PACKED_FOLDER}{OWN_SHARD}"
+)
+"""Names of a drop's files that are not its producer's data. Shards by `pack_by_shards` are of an earlier attempt that
+wrote no manifest."""
 
 
 class NotPlain(Exception):
@@ -62,10 +62,10 @@ def ingest_drop(
     with findings, such as duplicates. The images decoded on the way are kept in `cache_dir` for a run on this machine.
     Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
     """
-    check_id(drop_id, 1)
+    check_drop_id(drop_id, 1)
     prefix = store.keys.drop_file(drop_id, "")
     entries = list(list_store(store.objects, prefix))
-    ours = {str(entry.name) for entry in entries if is_ours(str(entry.name))}
+    ours = {str(entry.name) for entry in entries if NOT_UPLOADED.fullmatch(str(entry.name))}
     theirs = [entry for entry in entries if str(entry.name) not in ours]
     uploaded = Uploaded(files=len(theirs), size=sum(entry.size for entry in theirs))
     shards = [entry for entry in theirs if litter_kind(entry.name) is None]
@@ -76,7 +76,7 @@ def ingest_drop(
             litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))
             read = _read_shards(drop_id, shards, litter, _ShardReader(task.data, decoded), store, uploaded)
             intake = Intake(task, store, tell)
-            intake.learn()
+            intake.refresh()
             packed = intake.commit(read, drop_id)
             if decoded and intake.written:
                 decoded.save(packed.drop, intake.written)
@@ -93,11 +93,6 @@ def _committed(packed: Packed, drop_id: str) -> Drop | Amendment:
     if packed.amendment:
         return packed.amendment
     raise DropError(f"drop {drop_id}: it has no new image: earlier drops have all of them, such as {packed.drop.id}")
-
-
-def is_ours(name: str) -> bool:
-    """Return whether a file of a drop was written by this project and not by a producer."""
-    return any(pattern.fullmatch(name) for pattern in (CONTROL_FILES, PACKED))
 
 
 def _is_shard(entry: SourceFile) -> bool:

@@ -42,7 +42,7 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
         write_folder([*chosen, *held_out], folder / "next")
         own = drop_ids(runs.study, cell)  # samples chosen by other chains of runs may be chosen again
-        pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell), beside=own)
+        pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell), compare_with=own)
 
 
 def _next_samples(samples: Sequence[Sample], split: Split, drops: int, seed: int) -> tuple[int, list[Sample]]:

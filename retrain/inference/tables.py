@@ -57,7 +57,7 @@ def _rows(sources: Iterable[str], columns: Columns, labelled: bool) -> Iterator[
             yield from (Row(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         elif path.is_dir():
             yield from (Row(str(image), image.parent.name) for image in sorted(_images_in(path)))
-        elif path.suffix in TABLES:
+        elif path.suffix.lower() in TABLES:
             yield from _read_table(path, columns, labelled)
         else:
             yield Row(source)
@@ -91,4 +91,4 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return read_records(data, path.suffix[1:], str(path))
+    return read_records(data, path.suffix[1:].lower(), str(path))

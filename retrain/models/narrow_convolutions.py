@@ -19,12 +19,12 @@ VECTOR = 16
 def avoid_strided_convolutions(network: nn.Module) -> None:
     """Replace the stride of each affected convolution by a selection of pixels before it. Idempotent."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and _is_concerned(module):
+        if isinstance(module, nn.Conv2d) and _is_affected(module):
             module.register_forward_pre_hook(_Subsample(*module.stride))
             module.stride = (1, 1)
 
 
-def _is_concerned(convolution: nn.Conv2d) -> bool:
+def _is_affected(convolution: nn.Conv2d) -> bool:
     narrow = convolution.in_channels // convolution.groups < VECTOR
     bare = set(convolution.kernel_size) == {1} and convolution.padding in ((0, 0), "valid")
     return narrow and bare and max(convolution.stride) > 1

@@ -28,8 +28,8 @@ from retrain.data.table_making import read_or_make_table
 from retrain.errors import RunError
 from retrain.pipeline.approval import is_waiting
 from retrain.pipeline.planning import learnt_from
-from retrain.records import DropRef, ErasedSample, Erasure, Plan, Verdict, Witness
-from retrain.records.erasure import Saw
+from retrain.records import AffectedRun, DropRef, ErasedSample, Erasure, Plan, Verdict
+from retrain.records.erasure import RunUse
 from retrain.store.task_store import TaskStore
 
 
@@ -50,7 +50,7 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
     Raises `DropError` for a selection that matches no sample.
     """
     intake = Intake(task, store)
-    intake.learn()
+    intake.refresh()
     samples = find_samples(selections, intake)
     return Erasure(
         sequence=len(store.erasures.read()) + 1,
@@ -59,7 +59,7 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
         reason=reason,
         samples=tuple(samples),
         shards=find_shards(samples, intake),
-        runs=tuple(find_witnesses(samples, store)),
+        runs=tuple(find_affected_runs(samples, store)),
     )
 
 
@@ -88,7 +88,7 @@ def erase(
 def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, list[str], list[str]]:
     """Execute an erasure and record its completion. Steps that need the samples' keys come before their erasure."""
     intake = Intake(task, store)
-    intake.learn()
+    intake.refresh()
     if changes := removals(erasure, intake):
         store.drops.amendments.append(changes)
     rows = erasure.rows()
@@ -148,7 +148,7 @@ def _delete_files(
     return deleted, unread
 
 
-def _forget_in_run(run: Witness, rows: Mapping[str, set[int]], erasure: Erasure, store: TaskStore) -> None:
+def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Erasure, store: TaskStore) -> None:
     """Remove the thumbnails of the samples' drops from a run's mistakes, and reject the run if it awaits approval."""
     files = store.run(run.run_id)
     errors = files.errors()
@@ -164,7 +164,7 @@ def _forget_in_run(run: Witness, rows: Mapping[str, set[int]], erasure: Erasure,
         store.approvals.decide(run.run_id, verdict)
 
 
-def find_witnesses(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[Witness]:
+def find_affected_runs(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[AffectedRun]:
     """Yield the runs that saw samples: trained on them, measured on them, or continued from a run trained on them."""
     rows: dict[str, list[int]] = {}
     for sample in samples:
@@ -180,13 +180,14 @@ def find_witnesses(samples: Iterable[ErasedSample], store: TaskStore) -> Iterato
     trained = {run_id for run_id, found in seen.items() if "train" in found}
     champion = store.champion.read().run_id
     for run_id, plan in plans.items():
-        saw: Saw | None = "trained on them" if run_id in trained else None
+        saw: RunUse | None = "trained on them" if run_id in trained else None
         if saw is None and learnt_from(plan.parent, trained, plans):
             saw = "goes on from a run that was trained on them"
         if saw is None and seen[run_id] & {"val", "test"}:
             saw = "measured on them"
         if saw:
-            yield Witness(run_id=run_id, saw=saw, has_model=_has_model(run_id, store), is_champion=run_id == champion)
+            has_model, is_champion = _has_model(run_id, store), run_id == champion
+            yield AffectedRun(run_id=run_id, saw=saw, has_model=has_model, is_champion=is_champion)
 
 
 def _find_plan(run_id: str, store: TaskStore) -> Plan | None:

@@ -143,10 +143,10 @@ def why_no_target(
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
     own = (drop for drop in drops if drop.id in baseline.record.drops)
-    return why_unusable(setting.level, dataset, baseline, chance_level(own, len(baseline.classes), setting.metric))
+    return _why_unusable(setting.level, dataset, baseline, chance_level(own, len(baseline.classes), setting.metric))
 
 
-def why_unusable(level: float, dataset: Dataset, baseline: ScratchRun, chance: float) -> str | None:
+def _why_unusable(level: float, dataset: Dataset, baseline: ScratchRun, chance: float) -> str | None:
     """Return why a baseline gives no target for a dataset, or None if it does.
 
     A target within a standard error of the chance level would end a run that has learnt nothing.

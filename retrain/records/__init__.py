@@ -20,7 +20,7 @@ from retrain.records.drop import (
     Shard,
     Uploaded,
 )
-from retrain.records.erasure import ErasedSample, Erasure, Witness
+from retrain.records.erasure import AffectedRun, ErasedSample, Erasure
 from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
@@ -30,6 +30,7 @@ from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, I
 
 __all__ = [
     "AccuracyEstimate",
+    "AffectedRun",
     "Amendment",
     "Approval",
     "Champion",
@@ -75,7 +76,6 @@ __all__ = [
     "Target",
     "Uploaded",
     "Verdict",
-    "Witness",
     "digest",
     "parse_record",
 ]

@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, NonNegativeInt
 
 from retrain.records.base import Record
 
-Saw = Literal["trained on them", "goes on from a run that was trained on them", "measured on them"]
+RunUse = Literal["trained on them", "goes on from a run that was trained on them", "measured on them"]
 """How a run used samples. A model that was only measured on them has learnt nothing from them."""
 
 
@@ -19,11 +19,11 @@ class ErasedSample(Record):
     """Digest of the content, in hex. It identifies the sample if it is uploaded again. It does not reveal the image."""
 
 
-class Witness(Record):
-    """A run that saw erased samples."""
+class AffectedRun(Record):
+    """A run whose model or figures depend on erased samples."""
 
     run_id: str
-    saw: Saw
+    saw: RunUse
     has_model: bool
     """Whether its model is in the store."""
     is_champion: bool
@@ -42,7 +42,7 @@ class Erasure(Record):
     samples: tuple[ErasedSample, ...]
     shards: tuple[str, ...]
     """SHA-256 of the shards that held them."""
-    runs: tuple[Witness, ...]
+    runs: tuple[AffectedRun, ...]
     objects: NonNegativeInt = 0
     """Number of deleted objects of the store: former shards, sample lists, files of uploads."""
     completed_at: AwareDatetime | None = None

@@ -54,7 +54,7 @@ def test_corrections_change_classes_and_remove(task: Task, store: TaskStore, tmp
     ]
     assert not amended(task, store, tmp_path, text)
     content = now.changes[1].content
-    assert amended(task, store, tmp_path, f'{{"content": "{content}", "class": "cat"}}', "back.jsonl")
+    assert amended(task, store, tmp_path, f'{{"content": "{content}", "class": "cat"}}', "back.JSONL")
     assert amended(task, store, tmp_path, "key,class\ncat/001,cat\n")
     assert store.drops.read("first") == drop
     assert len(store.drops.amendments.read()) == 3

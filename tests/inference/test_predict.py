@@ -59,11 +59,11 @@ def test_tables_and_standard_input_name_images(
     served: Served, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [str(path) for path in sorted(images.rglob("*.png"))][:4]
-    (tmp_path / "t.csv").write_text("path,size\n" + "".join(f"{path},8\n" for path in paths))
+    (tmp_path / "t.CSV").write_text("path,size\n" + "".join(f"{path},8\n" for path in paths))
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"path": path}) + "\n" for path in paths))
-    parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "t.parquet")
+    parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "t.Parquet")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(paths)))
-    tables = [tmp_path / name for name in ("t.csv", "t.jsonl", "t.parquet")]
+    tables = [tmp_path / name for name in ("t.CSV", "t.jsonl", "t.Parquet")]
     said = [predict(served, capsys, source, "--image-column", "path").out for source in ("-", *tables)]
     assert set(said) == {said[0]}
     assert [row["image"] for row in csv.DictReader(io.StringIO(said[0]))] == paths

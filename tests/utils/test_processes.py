@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from support.leases import wait_until
 from support.programs import python_environment
 
 
@@ -29,8 +28,14 @@ def test_subprocess_exits_with_its_killed_parent(tmp_path: Path) -> None:
         "run_in_subprocess('sleeping', 600, note_and_sleep, Path(sys.argv[1]))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(note)], env=python_environment()) as parent:
-        wait_until(lambda: note.exists() and note.read_text().endswith("\n"))
+        deadline = time.monotonic() + 240
+        while not (note.exists() and note.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         child = int(note.read_text())
         assert runs(child)
         parent.kill()
-    wait_until(lambda: not runs(child))
+    deadline = time.monotonic() + 240
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
