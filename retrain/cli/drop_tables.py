@@ -1,12 +1,11 @@
 """Format drops as tables."""
 
 from collections.abc import Sequence
-from typing import get_args
 
 from rich.table import Table
 
 from retrain.cli.formatting import ABSENT, Column, Rows, details, grid
-from retrain.config import Split
+from retrain.config import SPLITS
 from retrain.data.dataset import untrained_classes
 from retrain.data.sample_keys import readable_key
 from retrain.records import Drift, Drop
@@ -20,7 +19,7 @@ DROPS = (
     Column("drop", lambda drop: drop.id, "left"),
     Column("committed", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
     Column("classes", lambda drop: str(len(drop.classes))),
-    *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in get_args(Split)),
+    *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in SPLITS),
     Column("MB", lambda drop: f"{sum(shard.size for shard in drop.shards) / 1e6:.1f}"),
 )
 
@@ -75,4 +74,4 @@ def class_table(drop: Drop) -> Table:
 def samples(drop: Drop) -> str:
     """Return a drop's samples by split, and how many are left out."""
     left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
-    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in get_args(Split)), *left_out])
+    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in SPLITS), *left_out])

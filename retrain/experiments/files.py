@@ -44,8 +44,13 @@ def load_study(name_or_path: str) -> Study:
     try:
         return Study.model_validate(_with_rows_of(path, _read(path)))
     except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
-        raise StudyError("\n".join(lines)) from None
+        raise invalid_file(path, "study", error) from None
+
+
+def invalid_file(path: Path, kind: str, error: ValidationError) -> StudyError:
+    """Return the error for an invalid file of a study or a regime, with one line for each problem."""
+    lines = (f"{path}: {'.'.join(map(str, each['loc'])) or kind}: {each['msg']}" for each in error.errors())
+    return StudyError("\n".join(lines))
 
 
 def _current_name(name: str) -> str:

@@ -1,11 +1,12 @@
 """Write the suite's page only from its results and regime files."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retrain.errors import StudyError
 from retrain.experiments.chart_style import save_chart
+from retrain.experiments.page import markdown_table
 from retrain.experiments.regimes.figures import (
     AdviceFigures,
     Estimate,
@@ -73,7 +74,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         "in `studies/regimes/`. A journey is a regime with four drops, as a first user might have them. A sequence is "
         "one regime with one seed: all its drops, one after the other. All figures come from "
         f"[`{beside}/{FILE}`]({beside}/{FILE}).",
-        _table(["goal", "measured", "met?"], goals),
+        markdown_table(["goal", "measured", "met?"], goals, "---"),
         f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",
         "## Every regime",
         "L_r is how many times sooner than scratch a run reaches r percent of scratch's final accuracy on val "
@@ -84,7 +85,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         "evaluates the average of its weights, as the default does, so it is the fairer comparison. s_scratch is the "
         "mean over seeds of scratch's iterations to its final accuracy. Naive and paper have fewer seeds in some "
         "regimes.",
-        _table(*_speed_ups(results)),
+        markdown_table(*_speed_ups(results), "---"),
         "## What a user of the defaults saves",
         "Here the target is carried from the first drop, as it is for a user who never runs `retrain baseline`. All "
         "figures are means over seeds.",
@@ -94,7 +95,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         "measured curves (`retrain/experiments/regimes/figures.py`) against plain and averaged scratch. A drop whose "
         "run the gate refused saves nothing, and its iterations are a loss.\n"
         "- **Test accuracy**: of the model with which each run ended, as a mean over drops.",
-        _table(*_sequences(results)),
+        markdown_table(*_sequences(results), "---"),
         *_ablation(results),
         *_recommended(advised),
         "## The regimes",
@@ -196,7 +197,7 @@ def _ablation(results: Sequence[RegimeResult]) -> Iterator[str]:
         for method, found in cells.items()
         if (known := [s for s in found if s]) or not found
     ]
-    yield _table(["method", *(title for title, _ in rows), "mean"], lines)
+    yield markdown_table(["method", *(title for title, _ in rows), "mean"], lines, "---")
 
 
 def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
@@ -225,7 +226,7 @@ def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
         for each in advised
     ]
     titles = ["regime", "seed", "advice", "advised", "best", "advised / best", "scratch", "short runs, of a schedule"]
-    yield _table(titles, rows)
+    yield markdown_table(titles, rows, "---")
 
 
 def _speed_up(found: RegimeFigures, method: str, baseline: str, level: int) -> str:
@@ -260,8 +261,3 @@ def _made_with(runs: Runs) -> str:
         f"{len(runs)} results, {hours:.1f} hours of one thread each, on {'; '.join(machines)}; "
         f"commit {', '.join(commits)}."
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

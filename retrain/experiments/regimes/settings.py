@@ -12,6 +12,7 @@ from retrain.config.loading import load_yaml
 from retrain.config.task import Task
 from retrain.config.validation import validate_document
 from retrain.errors import StudyError
+from retrain.experiments.files import invalid_file
 
 Shift = Literal["inverted", "blurred", "posterised"]
 
@@ -109,5 +110,4 @@ def read_regime(path: Path) -> Regime:
     try:
         return Regime.model_validate(load_yaml(path.read_text(encoding="utf-8"), str(path)))
     except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'regime'}: {each['msg']}" for each in error.errors())
-        raise StudyError("\n".join(lines)) from None
+        raise invalid_file(path, "regime", error) from None
