@@ -1,5 +1,6 @@
-# Two images. The last stage is for everything in a cluster; `--target slim` has neither torch nor CUDA, and is enough for the
-# watcher, which submits to Kubeflow, and the exporter.
+# Three images, each for amd64 and arm64. The last stage is for everything in a cluster, with CUDA, or for training on CPUs
+# only if TORCH_INDEX is set: the address of a package index with torch's wheels for CPUs. `--target slim` has neither torch
+# nor CUDA, and is enough for the watcher, which submits to Kubeflow, and the exporter.
 # BASE_IMAGE must have Python 3.11 with venv and pip, on a Debian. The slim image has only those of its files that are needed:
 # no shell, no pip and no package manager.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -38,8 +39,14 @@ USER 65532:65532
 ENTRYPOINT ["retrain"]
 
 FROM packages AS build
-COPY requirements-image.lock .
-RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-image.lock
+COPY requirements-image.lock requirements-cpu.lock ./
+ARG TORCH_INDEX=
+# The versions 2.15.0 and 2.15.0+cpu are equal to pip, but their wheels differ, and the locks have hashes of PyPI's only. The
+# index states the hashes of its own wheels.
+RUN pip="python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir" \
+ && if [ -z "$TORCH_INDEX" ]; then $pip --require-hashes -r requirements-image.lock; else \
+    $pip --require-hashes -r requirements-cpu.lock \
+ && $pip --no-deps --only-binary :all: --index-url "$TORCH_INDEX" $(grep -oE '^torch(vision)?==[^ ]+' requirements-image.lock); fi
 COPY pyproject.toml README.md LICENSE ./
 COPY retrain retrain
 COPY pipelines pipelines

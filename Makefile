@@ -1,6 +1,6 @@
 # Commands for developers. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site site-versions manifests image image-slim release clean
+.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site site-versions manifests image image-cpu image-slim image-locks release clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -61,19 +61,31 @@ chaos: $(READY) ## Run 50 random scenarios under faults, and audit their stores:
 mutation: $(READY) ## Change the code in small ways and list the changes that no test notices: make mutation MODULE=retrain/...
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutation.py $(MODULE)
 
+COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+IN_IMAGE = -c requirements.lock pyproject.toml --extra kfp --extra report --extra gcs --extra azure
+# What torch's wheels on PyPI need, and its wheels for CPUs do not.
+CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+# On arm64 the images must need the same packages, and all but kfp-server-api, which is pure Python, must have wheels.
+ARM64 = --python-platform aarch64-manylinux_2_28 --only-binary :all: --no-binary kfp-server-api
+
 # jsonschema imports rfc3987-syntax where it is installed, for 1.8 s of processor time; kfp and altair import jsonschema.
-lock: $(READY) ## Resolve requirements.lock, the locks of the two images, and those of the tests' two servers
-	echo rfc3987-syntax | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" --all-extras --group dev --excludes /dev/stdin \
-		pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve --extra gcs --extra azure -c requirements.lock pyproject.toml -o requirements-image.lock
-	printf 'torch\ntorchvision\n' | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --extra kfp --extra report --extra gcs --extra azure --group build --excludes /dev/stdin -c requirements.lock pyproject.toml -o requirements-slim.lock
-	echo 'mlflow>=3.17,<4' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-mlflow.lock
-	echo 'kserve>=0.21,<0.22' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-kserve.lock
+lock: $(READY) ## Resolve requirements.lock, the locks of the images, and those of the tests' two servers
+	echo rfc3987-syntax | $(COMPILE) --upgrade --all-extras --group dev --excludes /dev/stdin pyproject.toml \
+		-o requirements.lock
+	$(MAKE) --no-print-directory image-locks FOLDER=.
+	rm -rf build/arm64 && mkdir -p build/arm64
+	$(MAKE) --no-print-directory image-locks FOLDER=build/arm64 FLAGS='$(ARM64)'
+	for lock in image cpu slim; do cmp requirements-$$lock.lock build/arm64/requirements-$$lock.lock || exit; done
+	echo 'mlflow>=3.17,<4' | $(COMPILE) --upgrade - -o requirements-mlflow.lock
+	echo 'kserve>=0.21,<0.22' | $(COMPILE) --upgrade - -o requirements-kserve.lock
+
+image-locks:
+	$(COMPILE) $(FLAGS) $(IN_IMAGE) --extra serve --extra energy -o $(FOLDER)/requirements-image.lock
+	printf '%s\n' $(CUDA) | $(COMPILE) $(FLAGS) $(IN_IMAGE) --extra serve --excludes /dev/stdin \
+		--no-emit-package torch --no-emit-package torchvision -o $(FOLDER)/requirements-cpu.lock
+	printf 'torch\ntorchvision\n' | $(COMPILE) $(FLAGS) $(IN_IMAGE) --group build --excludes /dev/stdin \
+		-o $(FOLDER)/requirements-slim.lock
 
 docs: $(READY) ## Generate the parts of the docs and the dashboards that come from the code
 	$(BIN)/python docs/schemas.py
@@ -94,12 +106,15 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain/__init__.py)
 BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,buildah bud --isolation chroot)
 
 LABELS = title=retrain licenses=Apache-2.0 version=$(VERSION) revision=$(shell git rev-parse HEAD)
-IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $(PLATFORM),--platform $(PLATFORM)) \
 	$(addprefix --label org.opencontainers.image.,$(LABELS)) \
 	--label org.opencontainers.image.description='Keeps image classifiers up to date for a fraction of the compute'
 
 image: image-slim ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= names another base
 	$(IMAGE) --tag retrain:$(VERSION) .
+
+image-cpu: ## Build only retrain:VERSION-cpu, for training without GPUs; TORCH_INDEX= names the index of torch's wheels for CPUs
+	$(IMAGE) --build-arg TORCH_INDEX=$(or $(TORCH_INDEX),$(error Say which: TORCH_INDEX=address of the index)) --tag retrain:$(VERSION)-cpu .
 
 image-slim: ## Build only retrain:VERSION-slim, for watcher and exporter
 	$(IMAGE) --target slim --tag retrain:$(VERSION)-slim .

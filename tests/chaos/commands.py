@@ -17,7 +17,7 @@ from chaos.actions import LEASE_SECONDS
 from chaos.place import Place
 from retrain.cli import main
 from retrain.errors import StoreError
-from retrain.pipeline import retention
+from retrain.pipeline import cache_retention, retention
 from retrain.store import LocalStore
 from retrain.store.s3.store import S3Store
 from retrain.utils.clock import utc_now
@@ -89,10 +89,11 @@ def calibrate(place: Place, is_later: bool) -> None:
 
 
 def collect(place: Place, keep_last: int) -> None:
-    """`retrain gc`, of runs of any age: the command spares those that ended within a minute."""
+    """`retrain gc`, of runs of any age and of the whole cache: the command spares what was used within a minute."""
     with place.context().store.lock(seconds=LEASE_SECONDS) as ours:
         found = retention.plan_removal(ours, keep_last, timedelta(0), utc_now())
         retention.remove(ours, found, utc_now())
+    cache_retention.remove(place.cache, (), timedelta(0), utc_now())
 
 
 def tell(place: Place, file: str, *words: str) -> None:

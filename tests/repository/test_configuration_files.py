@@ -1,5 +1,6 @@
 """Configuration files of forges, editors and image builds match the Makefile's targets."""
 
+import json
 import re
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def test_citation_and_templates_are_of_this_version() -> None:
         _, head, body = (ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.md").read_text().split("---\n", 2)
         assert {"name", "about", "labels"} == yaml.safe_load(head).keys()
         assert body.strip()
+
+
+def test_renovate_keeps_the_base_image_at_the_locks_python() -> None:
+    """Renovate reads the default of ARG, which Dependabot does not. The digest is missing before its first run."""
+    [base] = re.findall(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"python:3\.11-slim-\w+(@sha256:[0-9a-f]{64})?", base)
+    settings = json.loads((ROOT / ".github" / "renovate.json").read_text())
+    assert "docker:pinDigests" in settings["extends"]
+    [rule] = settings["packageRules"]
+    assert re.match(rule["allowedVersions"].strip("/"), base.removeprefix("python:"))
 
 
 def test_build_context_holds_only_what_the_image_needs() -> None:

@@ -30,7 +30,7 @@ def wanted(requirements: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.lock", *(f"requirements-{of}.lock" for of in ("image", "slim", "mlflow", "kserve"))]
+    "name", ["requirements.lock", *(f"requirements-{of}.lock" for of in ("image", "cpu", "slim", "mlflow", "kserve"))]
 )
 def test_every_dependency_is_locked_by_version_and_hash(name: str) -> None:
     assert len(blocks(name)) > 50
@@ -60,6 +60,17 @@ def test_image_holds_what_runs_need_and_no_tools() -> None:
     image = set(locked("requirements-image.lock"))
     assert wanted(PROJECT["dependencies"]) | wanted(extras["kfp"]) | wanted(extras["gcs"]) <= image
     assert image & wanted(SETTINGS["dependency-groups"]["dev"]) == {"setuptools"}  # which torch asks for
+
+
+def test_cpu_image_is_the_other_one_without_cuda() -> None:
+    """Its torch and torchvision have other hashes, so the build installs the versions of the other lock."""
+    cpu, image = locked("requirements-cpu.lock"), locked("requirements-image.lock")
+    assert cpu.items() <= image.items()
+    assert set(locked("requirements-slim.lock")) <= set(cpu)
+    missing = image.keys() - cpu.keys()
+    assert {name for name in missing if not re.match(r"nvidia-|cuda-|triton$", name)} == {"torch", "torchvision"}
+    assert not [name for name in cpu if re.match(r"nvidia|cuda|triton", name)]
+    assert {"sympy", "networkx", "filelock"} <= set(cpu)  # which torch needs
 
 
 def test_slim_image_is_the_other_one_without_torch() -> None:
