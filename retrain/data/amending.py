@@ -103,10 +103,10 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
 
 
 def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore) -> Amendment | None:
-    """Write the amendment that these corrections are; None if all is as they say already.
+    """Write these corrections as an amendment, and return it; None if they change nothing.
 
-    Raises `DropError`, naming the line, at a sample that no drop has, that more than one has under its key, or for
-    which an earlier line says something else. Then nothing is amended.
+    Raises `DropError`, naming the line, if no drop has the sample, if several samples have its key, or if an earlier
+    line corrects it differently. Then nothing is amended.
     """
     corrections = list(corrections)
     intake = Intake(task, store)

@@ -11,7 +11,10 @@ from retrain.config.task import Data
 
 
 class Rows(NamedTuple):
-    """Rows of a batch that is shared out: what is drawn for them is drawn for all of it, wherever it is computed."""
+    """The rows of a batch that one process computes.
+
+    Random numbers are drawn for the whole batch, so that they do not depend on the number of processes.
+    """
 
     start: int
     stop: int

@@ -64,10 +64,10 @@ def untrained_classes(drops: Iterable[Drop]) -> list[str]:
 
 
 def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Split]) -> None:
-    """Raise `DamagedDrop` at the first of these manifests that is not that of the dataset's drop in its place.
+    """Raise `DamagedDrop` at the first manifest that differs from the one that the dataset was made with.
 
-    Raises `DropError` where training samples are wanted and some were erased since: the run cannot be repeated or
-    resumed. Without them, what is left can still be evaluated.
+    Raises `DropError` if training samples are wanted and some were erased since: the run cannot be repeated or resumed.
+    It can still be evaluated on the samples that are left.
     """
     for drop, ref in zip(drops, dataset.drops, strict=True):
         if drop.erased_since and "train" in splits:

@@ -74,8 +74,8 @@ def digest_arrays(arrays: Arrays) -> str:
 class DecodedSamples:
     """The decoded images of a drop that is being validated, in a temporary file until their splits are known.
 
-    They are dropped if they outgrow half of the task's memory, since such a task streams its data, or if the disk
-    refuses them: a run then decodes the drop again.
+    They are discarded if they exceed half of the task's memory, because such a task streams its data, or if they cannot
+    be written. A run then decodes the drop again.
     """
 
     def __init__(self, file: BinaryIO, task: Task, cache_dir: Path) -> None:

@@ -150,7 +150,7 @@ class Intake:
         if tell:
             nothing_new = () if resolved.relabelled else (NOTHING_NEW,)
             not_shown = (*read.notes(), *nothing_new) if holder else ()  # a new drop's manifest has the notes
-            for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table), *not_shown):
+            for sentence in (*resolved.sentences(), *self._describe_alike(drop_id, resolved.table), *not_shown):
                 tell(sentence)
         amendment = self.store.drops.amendments.prepare(resolved.relabelled) if resolved.relabelled else None
         if holder:
@@ -159,20 +159,20 @@ class Intake:
         self.known.add(drop_id, resolved.table)
         return Packed(drop, True, amendment)
 
-    def _tell_alike(self, drop_id: str, table: SampleTable) -> Iterator[str]:
-        """Name near-duplicates of a drop's samples among its own and those of the drops that are known."""
+    def _describe_alike(self, drop_id: str, table: SampleTable) -> Iterator[str]:
+        """Yield sentences on near-duplicates among a drop's samples, and between them and those of known drops."""
         before = [(drop, known) for drop, known, is_present in self.known.tables() if is_present]
         return describe_alike(find_alike([*before, (drop_id, table)], since=len(before)), NAMED)
 
     def _holder(self, resolved: Resolved) -> Drop | None:
-        """Return a drop that has samples of this one, if this one has no new sample; else None."""
+        """If a drop has no new sample, return an earlier drop that has some of its samples; else None."""
         holders = [self._drops[name] for name in resolved.duplicates if name in self._drops]
         return holders[-1] if holders and not resolved.table.is_used().any() else None
 
     def commit(self, read: ReadDrop, drop_id: str, upload: Callable[[], None] = lambda: None) -> Packed:
         """Commit a drop. `upload` puts its shards into the store.
 
-        Raises `DropError` if it cannot be, or if a drop of this id has other content.
+        Raises `DropError` if it cannot be committed, or if a drop of this id has other content.
         """
         if found := self._committed_before(read, drop_id):
             return Packed(found, new=False)
@@ -182,7 +182,7 @@ class Intake:
             if found := self._committed_before(read, drop_id):
                 return Packed(found, new=False)
             resolved = self.resolve(read, drop_id)
-            for sentence in (*read.notes(), *resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
+            for sentence in (*read.notes(), *resolved.sentences(), *self._describe_alike(drop_id, resolved.table)):
                 self._tell(sentence)
             holder = self._holder(resolved)
             data = resolved.table.to_bytes()

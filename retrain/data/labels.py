@@ -196,8 +196,8 @@ def _fields(example: SourceFile) -> str:
 def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
     """Yield each image of `[split/]class/name` with its split, class and key; note all others as unread.
 
-    Raises `DropError` if no image lies in a folder, if a class has no image, or if a class is called like a split, in
-    no split's folder and without the task having `asked` for folders.
+    Raises `DropError` if no image lies in a folder, or if a class has no image. Unless the task `asked` for folders, it
+    also raises if a class is named like a split and is not in a split's folder.
     """
     if found.images and all(len(image.name.parts) == 1 for image in found.images):
         raise DropError(

@@ -93,8 +93,8 @@ def split_name(name: str) -> tuple[str, str] | None:
 def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:
     """Yield the samples of a shard while it is read, without those whose keys are `left_out`.
 
-    Raises `DropError`, with `where` in its message, if the tar is incomplete, if a sample is not one image of a class,
-    or, at the end, if size, SHA-256 or number of samples differ from the manifest. So a shard is valid only if the
+    Raises `DropError`, with `where` in its message, if the tar is incomplete or a sample is not one image of a class.
+    It raises at the end if size, SHA-256 or number of samples differ from the manifest, so a shard is valid only if the
     iteration ends without an error.
     """
     whole, samples = HashingReader(stream), 0

@@ -70,8 +70,8 @@ def read_source(source: Path) -> tuple[Sample, ...]:
 def survey_source(source: Path, data: Data) -> Source:
     """Read a folder, an archive (tar, gzipped tar, zip) or a table of labels on this machine.
 
-    Raises `DropError` if there is no such path or no image in it, at links, damaged archives and duplicate keys, and
-    where the files do not tell where labels come from. `docs/your-data.md` describes every layout.
+    Raises `DropError` if there is no such path or no image in it, at links, damaged archives and duplicate keys, and if
+    labels may come from several places. `docs/your-data.md` describes every layout.
     """
     if not source.exists():
         raise DropError(f"{source}: no such file or folder")

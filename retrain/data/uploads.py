@@ -46,7 +46,7 @@ wrote no manifest."""
 
 
 class NotPlain(Exception):
-    """Readers of committed shards would misread its samples, so it is read as other sources are."""
+    """A shard that readers of committed shards would misread. It is packed, as other sources are."""
 
 
 def ingest_drop(
@@ -58,9 +58,10 @@ def ingest_drop(
 ) -> Drop | Amendment:
     """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    Returns the drop; if it has no new image, the amendment of earlier drops that its new labels are. `tell` is called
-    with findings, such as duplicates. The images decoded on the way are kept in `cache_dir` for a run on this machine.
-    Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
+    Returns the drop. If it has new labels of earlier images and no new image, it becomes an amendment, which is
+    returned instead. `tell` is called with findings, such as duplicates. The images decoded on the way are kept in
+    `cache_dir` for a run on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong; then
+    nothing is committed.
     """
     check_drop_id(drop_id, 1)
     prefix = store.keys.drop_file(drop_id, "")

@@ -32,7 +32,7 @@ class Taken(NamedTuple):
 def find_options(build: Callable[..., Any]) -> Taken:
     """Return the options of a network, given the function that builds it.
 
-    A function with `**options` passes them to the class that it says it returns.
+    If the function takes `**options`, the parameters of its annotated return class count as well.
     """
     signature = inspect.signature(build)
     arguments = list(signature.parameters.values())
@@ -50,7 +50,7 @@ def _takes_any(arguments: Sequence[inspect.Parameter]) -> bool:
 
 
 def check_options(model: Model, build: Callable[..., Any]) -> None:
-    """Raise `ModelError`, naming the option and those that exist, if a network does not take one of a model's."""
+    """Raise `ModelError` if a network does not take one of a model's options. The message names those that exist."""
     if model.name.startswith(TIMM):  # its functions also take arguments that their classes do not
         return
     try:

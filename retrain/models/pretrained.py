@@ -31,7 +31,7 @@ def resolve_task(task: Task) -> Task:
     """Return the task with what its network decides: size and normalisation of images, and the weights' SHA-256.
 
     What the task file itself says stays. Raises `ModelError` if the network or its weights cannot be found, and
-    `TaskError` if the weights are not those of the SHA-256 that the task gives.
+    `TaskError` if the weights have another SHA-256 than the task states.
     """
     model = task.model
     if model.pretrained is None and not model.name.startswith(TIMM):
@@ -127,7 +127,7 @@ def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes |
     """Return the weights that a resolved task starts from; None where there are none.
 
     They are read from the task's store, or else from where the task says; `keep` copies them to the store. Raises
-    `ModelError` if they are in neither place, and `TaskError` if they are other ones.
+    `ModelError` if they are in neither place, and `TaskError` if they have another SHA-256.
     """
     sha256 = task.model.pretrained_sha256
     if sha256 is None:

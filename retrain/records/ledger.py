@@ -90,7 +90,7 @@ class RunRecord(Record):
 
 
 def is_reached_within_error(record: RunRecord) -> bool:
-    """Return whether a run counts as at its target though its last score on the target's samples is below it."""
+    """Return whether a run counted as at its target although its last score on the target's samples is below it."""
     if record.outcome != "reached" or record.result is None or record.target is None:
         return False
     score = record.result.in_scope if record.target.scope else record.result.final_score

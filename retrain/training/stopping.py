@@ -170,11 +170,11 @@ def is_good_enough(
 def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate | None:
     """Return the accuracy that scratch would end with on all of val, from the plan's estimate and the run itself.
 
-    The plan's estimate is about the baseline's samples and classes. Images of new classes may help scratch there as
-    well, so it is assumed to be as good there as the run, if the run is better. The run also shows what new classes
-    cost: of the samples that it classifies correctly among the baseline's classes, it classifies a share correctly
-    among all classes. Scratch is assumed to keep that share, and to do as well on later classes as on its first. Both
-    figures are means over the later half of the run's evaluations.
+    The plan's estimate is about the baseline's samples and classes. Images of new classes may improve scratch on these
+    samples too: if the run is more accurate there than estimated, scratch is assumed to be as accurate as the run. The
+    run also shows what new classes cost: of the samples that it classifies correctly among the baseline's classes, it
+    classifies a share correctly among all classes. Scratch is assumed to keep that share, and to be as accurate on
+    later classes as on its first. Both figures are means over the later half of the run's evaluations.
     """
     planned = target.expected
     recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]
