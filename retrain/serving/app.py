@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -97,6 +97,11 @@ class Endpoints:
             response = JSONResponse({"error": str(error)}, 413)
         except (protocol.BadRequest, ImageError) as error:
             response = JSONResponse({"error": str(error)}, 400)
+        except ClientDisconnect:  # it gets no answer
+            raise
+        except Exception:
+            self._counts.answered(500, 0, time.monotonic() - began)
+            raise
         self._counts.answered(response.status_code, images, time.monotonic() - began)
         return response
 

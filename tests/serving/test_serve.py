@@ -1,5 +1,6 @@
 """`retrain serve` as a real server in a separate process, over HTTP."""
 
+import asyncio
 import base64
 import json
 import os
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from support.terminal import retrain
 from retrain.api import load_champion
 from retrain.cli import app
 from retrain.inference.loading import find_source
+from retrain.serving.app import make_app
 from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
 from retrain.utils import extras
@@ -201,6 +203,26 @@ def test_old_model_is_served_while_the_new_one_cannot_be_loaded(tmp_path: Path) 
     served.life.store.objects.write(key, weights)
     wait_for(lambda: champion.model.run_id == second or None, "the repaired model")
     champion.stop()
+
+
+def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
+    counts = Counts("pets")
+    champion = FollowedChampion(find_source(served.task), "cpu", counts)
+    champion.model.network.register_forward_pre_hook(lambda network, inputs: 1 / 0)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": next(served.images(0).rglob("*.png")).read_bytes()}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(make_app("pets", champion, counts)(scope, receive, send))
+    assert sent[0]["status"] == 500
+    requests = next(one for one in counts.collect() if one.name == "retrain_serving_requests")
+    assert [(one.labels["code"], one.value) for one in requests.samples] == [("500", 1)]
 
 
 def test_wrong_use_is_one_message(
