@@ -80,16 +80,18 @@ class CacheHold:
 
 
 @contextmanager
-def lock_unused(folder: Path) -> Iterator[bool]:
-    """Lock the cache folder against new readers, and yield whether this succeeded: it fails while a process reads."""
+def lock_unused(folder: Path) -> Iterator[str]:
+    """Lock the cache folder against new readers, and yield an empty text, or why it cannot be locked."""
     descriptor = os.open(folder, os.O_RDONLY)
+    obstacle = ""
     try:
         flock(descriptor, LOCK_EX | LOCK_NB)
-        is_locked = True
-    except OSError:  # also on a file system that cannot lock folders
-        is_locked = False
+    except BlockingIOError:
+        obstacle = "a process on this machine is reading it"
+    except OSError as error:  # some network file systems cannot lock folders
+        obstacle = f"it cannot be locked: {error.strerror}"
     try:
-        yield is_locked
+        yield obstacle
     finally:
         os.close(descriptor)
 

@@ -46,11 +46,10 @@ def remove(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) ->
     if not planned.removals:
         return planned.model_copy(update={"is_done": True})
     names = set(planned.removals[0].keys)
-    with lock_unused(folder) as is_locked:
-        if not is_locked:
-            why = "a process on this machine is reading it"
-            log.info("%s: nothing is removed from this cache: %s", folder, why)
-            return Retention(task=None, removals=(), kept={str(folder): why}, is_done=True)
+    with lock_unused(folder) as obstacle:
+        if obstacle:
+            log.info("%s: nothing is removed from this cache: %s", folder, obstacle)
+            return Retention(task=None, removals=(), kept={str(folder): obstacle}, is_done=True)
         unused = [file for file in find_unused(folder, (), since) if str(file.path) in names]
         gone = [file for file in unused if remove_file(file)]
     log.info("%s: removed %s", folder, pluralize(len(gone), "file"))
