@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from support.faulty_s3 import faulty, refusal
-from support.lives import make_task
 from support.terminal import Ran, at_terminal, call, retrain, start
 from support.trainings import pixels
+from support.workspaces import make_task
 
 from retrain.config.loading import load_task
 from retrain.pipeline.status import Status
@@ -35,7 +35,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the commands run: a task, images of five classes, and a life of two drops with a calibration between."""
+    """Where the commands run: a task, images of five classes, and two drops with a calibration between them."""
     home = tmp_path_factory.mktemp("home")
     labels = torch.arange(200) % 5
     for number, image in enumerate(pixels(labels, seed=5)):

@@ -24,14 +24,14 @@ def test_write_weeks_gives_every_image_to_one_week(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Run the benchmark's life once with a tiny perceptron."""
+    """Run the benchmark's weeks once with a tiny perceptron."""
     import demo_seeds
 
-    line: dict[str, object] = demo_seeds.run_seed(0, TINY, tmp_path_factory.mktemp("life"))
+    line: dict[str, object] = demo_seeds.run_seed(0, TINY, tmp_path_factory.mktemp("weeks"))
     return line
 
 
-def test_demo_life_trains_scratch_once_and_continues_each_week(line: dict[str, list[dict[str, object]]]) -> None:
+def test_demo_trains_scratch_once_and_continues_each_week(line: dict[str, list[dict[str, object]]]) -> None:
     assert [week["method"] for week in line["weeks"]] == ["scratch", "continuous", "continuous", "continuous"]
     assert all(week["ending"] == "promoted" for week in line["weeks"][:1])
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from support.lives import make_task
 from support.processes import preloaded_retrain
 from support.terminal import Ran
+from support.workspaces import make_task
 
 from retrain.kubeflow import steps
 

@@ -52,8 +52,8 @@ def forms(secret: str) -> set[bytes]:
     return {text.encode() for text in written}
 
 
-class Life:
-    """Commands on a task, all that they said, and all that they left."""
+class RecordedCommands:
+    """Commands on a task, with their output and all files and objects that they left."""
 
     def __init__(self, folder: Path, endpoint: str, bucket: str, kubeflow: str, output: pytest.CaptureFixture[str]):
         self.folder, self.output, self.left = folder, output, dict[str, bytes]()
@@ -106,47 +106,47 @@ def test_successes_and_failures_leave_no_secret(
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
-    life = Life(tmp_path, s3, bucket, kubeflow.url, capfd)
+    commands = RecordedCommands(tmp_path, s3, bucket, kubeflow.url, capfd)
     with faulty(s3, listen) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.replace("//", f"//user:{PASSWORD}@"))
-        run_commands(life, kubeflow)
-        pages = run_failing_commands(life, kubeflow, failing)
+        run_commands(commands, kubeflow)
+        pages = run_failing_commands(commands, kubeflow, failing)
     assert any(PLANTED["AWS_SESSION_TOKEN"] in header for header in headers)
     assert f"Bearer {PLANTED['RETRAIN_KUBEFLOW_TOKEN']}" in kubeflow.tokens
     submitted = json.dumps([kubeflow.experiments, kubeflow.runs, kubeflow.recurringruns]).encode()
-    outputs = dict(life.outputs(("kubeflow", submitted), ("pages", pages), ("log", caplog.text.encode())))
+    outputs = dict(commands.outputs(("kubeflow", submitted), ("pages", pages), ("log", caplog.text.encode())))
     assert len(outputs) > 60
     for secret in (*PLANTED.values(), PASSWORD):
         assert [place for place, data in outputs.items() if any(form in data for form in forms(secret))] == []
 
 
-def run_commands(life: Life, kubeflow: KfpServer) -> None:
-    life.land("a", 40)
-    assert life("doctor") == 0
-    assert life("run") == 0
-    life.land("b", 50)
-    assert life("watch", "--once") == 0
-    life.land("c", 60)
-    assert life("run", "--on", "kubeflow") == 0, life.left
-    assert life("pipeline", "schedule", "--cron", "0 2 * * *") == 0
-    assert life("pipeline", "compile", "--output", str(life.folder / "pipeline.yaml")) == 0
-    assert life("pipeline", "trainjob") == 0
-    assert life("report", "--output", str(life.folder / "report.html")) == 0
+def run_commands(commands: RecordedCommands, kubeflow: KfpServer) -> None:
+    commands.land("a", 40)
+    assert commands("doctor") == 0
+    assert commands("run") == 0
+    commands.land("b", 50)
+    assert commands("watch", "--once") == 0
+    commands.land("c", 60)
+    assert commands("run", "--on", "kubeflow") == 0, commands.left
+    assert commands("pipeline", "schedule", "--cron", "0 2 * * *") == 0
+    assert commands("pipeline", "compile", "--output", str(commands.folder / "pipeline.yaml")) == 0
+    assert commands("pipeline", "trainjob") == 0
+    assert commands("report", "--output", str(commands.folder / "report.html")) == 0
     for command in ("status", "history", "metrics"):
-        assert life(command) == 0
+        assert commands(command) == 0
     assert len(kubeflow.runs) == 1
 
 
-def run_failing_commands(life: Life, kubeflow: KfpServer, failing: list[str]) -> bytes:
+def run_failing_commands(commands: RecordedCommands, kubeflow: KfpServer, failing: list[str]) -> bytes:
     """Refused credentials, before and while the exporter runs; Kubeflow gone."""
     kubeflow.down = True
-    assert life("run", "--on", "kubeflow") == 2
-    with monitoring.exporter([load_task(str(life.file))], every=0.1) as address:
+    assert commands("run", "--on", "kubeflow") == 2
+    with monitoring.exporter([load_task(str(commands.file))], every=0.1) as address:
         pages = [monitoring.get(f"http://{address}/{path}") for path in ("", "metrics")]
         for code in ("ExpiredToken", "AccessDenied"):
             failing[:] = [code]
             for command in (("doctor",), ("run",), ("watch", "--once"), ("status",)):
-                assert life(*command) != 0
+                assert commands(*command) != 0
         pages.append(monitoring.get(f"http://{address}/metrics"))
     return "".join(pages).encode()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.contents import content_of, life, placed
+from support.contents import all_places, content_of, placed
 from support.pictures import encoded, picture, png
 from support.uploads import task_in
 from support.ways_in import WAYS, Files, Way, by_pack
@@ -62,7 +62,7 @@ def contents(numbers: range) -> set[bytes]:
 def test_held_out_images_are_never_trained_on_later(way: Way, task: Task, store: TaskStore) -> None:
     way(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
     second = way(task, store, "second", images(range(60)))
-    found = life(store)
+    found = all_places(store)
     assert {content for content, places in found.items() if ("train", "cat") in places}.isdisjoint(
         contents(range(20, 40))
     )
@@ -79,7 +79,7 @@ def test_trained_images_are_never_held_out_later(way: Way, task: Task, store: Ta
         "second",
         with_splits(range(60, 70), range(10), range(10, 30)) | images(range(70, 75), folder="test/"),
     )
-    assert {content: [place] for content, place in before.items()}.items() <= life(store).items()
+    assert {content: [place] for content, place in before.items()}.items() <= all_places(store).items()
 
 
 def test_copy_in_train_and_test_of_one_drop_is_tested_on(way: Way, task: Task, store: TaskStore) -> None:
@@ -124,7 +124,7 @@ def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: T
     first = way(task, store, "first", images(range(40)))
     split, _ = placed(store, first)[min(contents(range(3, 4)))]
     way(task, store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
-    assert life(store)[min(contents(range(3, 4)))] == [(split, "dog")]
+    assert all_places(store)[min(contents(range(3, 4)))] == [(split, "dog")]
     [amendment] = store.drops.amendments.read()
     assert [(change.drop, change.before, change.after) for change in amendment.changes] == [("first", "cat", "dog")]
     assert list(store.drops.read_versions(make_dataset([first]).drops)) == [first]
@@ -138,11 +138,11 @@ def test_growing_folder_does_not_undo_a_correction(
     way(task, store, "week-1", images(range(40)))
     wrong = content_of(png(3))
     amend_drops([Correction(Selection("a test", "", "", wrong.hex()), "dog", "", "ann")], task, store)
-    [(split, _)] = life(store)[wrong]
+    [(split, _)] = all_places(store)[wrong]
     way(moved(task, on_conflict), store, "week-2", images(range(44)))
-    assert life(store)[wrong] == [(split, "dog")]
+    assert all_places(store)[wrong] == [(split, "dog")]
     way(task, store, "week-3", {"bird/3.png": png(3)} | images(range(50, 60)))
-    assert life(store)[wrong] == [(split, "bird")]
+    assert all_places(store)[wrong] == [(split, "bird")]
 
 
 def test_refused_drop_amends_nothing(way: Way, task: Task, store: TaskStore) -> None:
@@ -165,7 +165,7 @@ def test_conflicting_classes_share_one_split_if_kept(way: Way, task: Task, store
     first = way(task, store, "first", images(range(40)))
     split, _ = placed(store, first)[min(contents(range(3, 4)))]
     way(moved(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
-    assert life(store)[min(contents(range(3, 4)))] == [(split, "cat"), (split, "dog")]
+    assert all_places(store)[min(contents(range(3, 4)))] == [(split, "cat"), (split, "dog")]
 
 
 def test_image_with_two_classes_in_one_drop_is_not_used(way: Way, task: Task, store: TaskStore) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.contents import content_of, life
+from support.contents import all_places, content_of
 from support.pictures import png
 from support.uploads import task_in
 from support.ways_in import WAYS, Files, Way
@@ -81,7 +81,7 @@ def test_content_has_one_use_one_split_and_its_newest_label(first: Way, later: l
             with allow_refusal_of_known_images():
                 drop.way(task, store, f"drop-{number}", drop.files())
             labels |= drop.labels()
-            found = life(store)
+            found = all_places(store)
             assert {content: [name for _, name in places] for content, places in found.items()} == {
                 content: [name] for content, name in labels.items()
             }

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 from torch import nn
 
 from retrain.config.loading import load_task
@@ -36,50 +36,50 @@ TASK = make_task(model=Model(name=OURS))
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Return a champion, and a drop that waits."""
     RAN.clear()
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.context = replace(make_context(life.store, TASK, "cpu"), cache=tmp_path / "cache")
-    life.land(0, 1)
-    assert isinstance(stages.run_task(life.context, TASK, Request()), RunRecord)
-    life.land(1, 2, seed=1)
-    return life
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.context = replace(make_context(workspace.store, TASK, "cpu"), cache=tmp_path / "cache")
+    workspace.land(0, 1)
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
+    workspace.land(1, 2, seed=1)
+    return workspace
 
 
-def plant(life: Life, run_id: str) -> None:
+def plant(workspace: Workspace, run_id: str) -> None:
     """Make a plan in the store name other code, as an attacker with write access could."""
-    key = life.store.keys.run(run_id, "plan.json")
-    plan = json.loads(life.store.objects.read(key)[0])
+    key = workspace.store.keys.run(run_id, "plan.json")
+    plan = json.loads(workspace.store.objects.read(key)[0])
     plan["task"]["model"] = {"name": THEIRS, "stem": "small", "options": {"command": "id"}}
     plan["task"]["factories"] = [THEIRS]
-    life.store.objects.write(key, json.dumps(plan).encode())
+    workspace.store.objects.write(key, json.dumps(plan).encode())
 
 
-def test_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> None:
-    plant(life, life.store.champion.read().run_id or "")
+def test_champions_plan_that_names_other_code_is_refused_unrun(workspace: Workspace) -> None:
+    plant(workspace, workspace.store.champion.read().run_id or "")
     with pytest.raises(
         ModelError, match=f"model {THEIRS}: a plan in the store names this factory, but the task file does not allow it"
     ):
-        stages.run_task(life.context, TASK, Request("naive"))
+        stages.run_task(workspace.context, TASK, Request("naive"))
     assert RAN == []
 
 
-def test_plan_naming_other_code_is_refused_before_it_runs(life: Life) -> None:
-    planned = stages.plan(life.context, TASK, Request())
+def test_plan_naming_other_code_is_refused_before_it_runs(workspace: Workspace) -> None:
+    planned = stages.plan(workspace.context, TASK, Request())
     assert isinstance(planned, Plan)
-    plant(life, planned.run_id)
+    plant(workspace, planned.run_id)
     with pytest.raises(ModelError, match="a plan in the store names this factory"):
-        stages.run_plan(life.context, life.context.files(planned.run_id).plan())
+        stages.run_plan(workspace.context, workspace.context.files(planned.run_id).plan())
     assert RAN == []
 
 
-def test_champion_of_a_former_factory_is_compared_if_allowed(life: Life, tmp_path: Path) -> None:
+def test_champion_of_a_former_factory_is_compared_if_allowed(workspace: Workspace, tmp_path: Path) -> None:
     later = TASK.model_copy(update={"model": Model(name="logistic")})
     with pytest.raises(ModelError, match="add it to `factories` in the task file"):
-        stages.run_task(make_context(life.store, later, "cpu"), later, Request("scratch"))
+        stages.run_task(make_context(workspace.store, later, "cpu"), later, Request("scratch"))
     told = later.model_copy(update={"factories": (OURS,)})
-    ended = stages.run_task(make_context(life.store, told, "cpu"), told, Request("scratch"))
+    ended = stages.run_task(make_context(workspace.store, told, "cpu"), told, Request("scratch"))
     assert isinstance(ended, RunRecord)
     assert ended.evaluation
     assert ended.evaluation.comparison

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from support.clouds import cloud_store
 from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import serving
-from support.lives import Life, make_task
 from support.pictures import two_classes
 from support.streams import KEYS, SETTING, streaming, two_drops
 from support.terminal import retrain
 from support.trainings import SIZE, TASK
+from support.workspaces import Workspace, make_task
 
 from retrain.config.task import Data, Task
 from retrain.data.cache import load_decoded
@@ -204,41 +204,41 @@ def test_damaged_manifest_does_not_block_the_plan_check(doctor: Doctor, tmp_path
     assert states(found)["plan"] == "warning"
 
 
-def champion(folder: Path) -> tuple[Life, str]:
-    """Return a life whose first run was promoted."""
-    life = Life(LocalStore(folder / "store"), folder)
-    life.land(0, 1)
-    stages.run_task(life.context, make_task(), Asked())
-    run_id = life.store.champion.read().run_id
+def champion(folder: Path) -> tuple[Workspace, str]:
+    """Return a workspace whose first run was promoted."""
+    workspace = Workspace(LocalStore(folder / "store"), folder)
+    workspace.land(0, 1)
+    stages.run_task(workspace.context, make_task(), Asked())
+    run_id = workspace.store.champion.read().run_id
     assert run_id
-    return life, run_id
+    return workspace, run_id
 
 
 def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path: Path) -> None:
-    life, run_id = champion(tmp_path)
+    workspace, run_id = champion(tmp_path)
     small = ("--set", "model.name=logistic")
-    code, found = doctor(life.store.url, *small)
+    code, found = doctor(workspace.store.url, *small)
     assert (code, found["plan"]["found"]) == (0, f"nothing to do: no drop has landed since champion {run_id}")
     assert found["champion"]["found"].startswith(run_id)
-    model = life.store.keys.run(run_id, "model.safetensors")
-    life.store.objects.write(model, life.store.objects.read(model)[0][:-1])
-    code, found = doctor(life.store.url, *small)
+    model = workspace.store.keys.run(run_id, "model.safetensors")
+    workspace.store.objects.write(model, workspace.store.objects.read(model)[0][:-1])
+    code, found = doctor(workspace.store.url, *small)
     assert (code, found["champion"]["state"]) == (1, "failed")
     assert f"{model} is not the model" in found["champion"]["found"]
     assert "retrain rollback" in found["champion"]["mend"]
-    life.store.objects.write(life.store.keys.champion, b"{")
-    code, found = doctor(life.store.url, *small)
+    workspace.store.objects.write(workspace.store.keys.champion, b"{")
+    code, found = doctor(workspace.store.url, *small)
     assert (code, found["champion"]["state"]) == (1, "failed")
     assert "champion.json was not written" in found["champion"]["found"]
     assert "plan" not in found  # it would be the same failure again
 
 
 def test_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
-    life, run_id = champion(tmp_path)
-    life.store.objects.write(life.store.keys.record(run_id), b"{")
-    code, found = doctor(life.store.url, "--set", "model.name=logistic")
+    workspace, run_id = champion(tmp_path)
+    workspace.store.objects.write(workspace.store.keys.record(run_id), b"{")
+    code, found = doctor(workspace.store.url, "--set", "model.name=logistic")
     assert (code, states(found)["champion"], states(found)["plan"]) == (1, "ok", "failed")
-    assert life.store.keys.record(run_id) in found["plan"]["found"]
+    assert workspace.store.keys.record(run_id) in found["plan"]["found"]
 
 
 @pytest.mark.parametrize("name", ["resnet99", "nomod:fn"])

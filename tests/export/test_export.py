@@ -38,9 +38,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 @pytest.fixture(scope="module")
 def folder(served: Served) -> Path:
     """Return the champion, exported in every format, in a folder whose parent is new."""
-    output = served.life.folder / "new" / "exported"
+    output = served.workspace.folder / "new" / "exported"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RETRAIN_CACHE", str(served.life.folder / "cache"))
+        patch.setenv("RETRAIN_CACHE", str(served.workspace.folder / "cache"))
         code = call("--task", served.file, "-o", output, "--onnx", "--torch-export")
     assert code == 0
     return output
@@ -67,7 +67,7 @@ def preprocess(file: bytes, config: dict[str, Any]) -> NDArray[np.float32]:
 def test_exported_programs_agree_with_the_api_on_the_test_split(served: Served, folder: Path) -> None:
     config, files = json.loads((folder / "config.json").read_text()), served.test_files()
     expected = load_champion(served.file).predict(files).labels
-    assert len(expected) == served.life.store.ledger.read()[-1].evaluation.samples > 10
+    assert len(expected) == served.workspace.store.ledger.read()[-1].evaluation.samples > 10
     assert len(set(expected)) > 1
     images = np.stack([preprocess(file, config) for file in files])
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -89,7 +89,7 @@ def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served,
     assert config["label2id"]["class-2"] == 2
     assert config["architecture"] == "resnet18"
     assert config["pretrained_cfg"]["input_size"] == [3, 8, 8]
-    record = served.life.store.ledger.read()[-1]
+    record = served.workspace.store.ledger.read()[-1]
     assert record.evaluation is not None
     assert f"{record.evaluation.accuracy:.2%} of {record.evaluation.samples} images" in card
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
@@ -98,12 +98,12 @@ def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served,
         assert f"| {name} | {accuracy:.2%} |" in card
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "run_id": record.run_id}
-        assert set(file.keys()) == set(served.life.store.run(record.run_id).weights())
+        assert set(file.keys()) == set(served.workspace.store.run(record.run_id).weights())
 
 
 def test_card_of_a_continued_run_tells_its_savings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = make_served(tmp_path, 0, 1)
-    served.life.land(2, seed=2)
+    served.workspace.land(2, seed=2)
     record = served.retrain()
     assert export(capsys, record.run_id, "-t", served.file, "-o", tmp_path / "out").code == 0
     card = (tmp_path / "out" / "README.md").read_text()

@@ -39,7 +39,7 @@ def test_every_name_of_the_api_is_found_and_others_are_refused() -> None:
 
 
 def test_champion_is_loaded_by_task_file_and_store_folder(served: Served) -> None:
-    expected = served.life.store.champion.read().run_id
+    expected = served.workspace.store.champion.read().run_id
     folder = f"{served.task.store}/pets"
     for source in (served.task, served.file, folder, f"{folder}/", Path(folder)):
         model = retrain.load_champion(source, device="cpu")
@@ -143,7 +143,7 @@ def test_factory_of_a_store_runs_only_where_it_is_named(tmp_path: Path) -> None:
 
 def test_run_retrains_and_the_ledger_tells_it(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
-    served.life.land(2, seed=2)
+    served.workspace.land(2, seed=2)
     record = retrain.run(served.task)
     assert record is not None
     assert record.parent == retrain.ledger(served.file)[0].run_id
@@ -156,9 +156,9 @@ def test_run_retrains_and_the_ledger_tells_it(tmp_path: Path) -> None:
 
 def test_older_runs_are_loaded_by_their_id(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
-    first = served.life.store.champion.read().run_id
+    first = served.workspace.store.champion.read().run_id
     assert first is not None
-    served.life.land(2, seed=2)
+    served.workspace.land(2, seed=2)
     served.retrain()
     assert len(retrain.load_champion(served.task).classes) == 3
     assert retrain.load_run(served.task, first).classes == ("class-0", "class-1")

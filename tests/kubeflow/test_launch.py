@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.lives import Life, make_task
 from support.processes import preloaded_python
 from support.programs import python_environment
+from support.workspaces import Workspace, make_task
 from support.writes import frozen_environment, wait_for_frozen, wait_for_pending
 
 from retrain.config.task import Task
@@ -20,11 +20,11 @@ from retrain.store import LocalStore
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Commit a drop."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1, 2)
-    return life
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, 2)
+    return workspace
 
 
 def task_in(folder: Path, gpus: int) -> Task:
@@ -54,36 +54,36 @@ def step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Pop
     return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu", freeze=freeze)
 
 
-def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(life: Life) -> None:
-    task = task_in(life.folder, gpus=1)
-    assert isinstance(stages.run_task(life.context, task, Request()), RunRecord)
-    life.land(3, seed=1)
-    plan = stages.plan(life.context, task, Request())
+def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(workspace: Workspace) -> None:
+    task = task_in(workspace.folder, gpus=1)
+    assert isinstance(stages.run_task(workspace.context, task, Request()), RunRecord)
+    workspace.land(3, seed=1)
+    plan = stages.plan(workspace.context, task, Request())
     assert isinstance(plan, Plan)
-    note = life.folder / "frozen"
-    process = step(life.folder, plan, freeze=note)
+    note = workspace.folder / "frozen"
+    process = step(workspace.folder, plan, freeze=note)
     frozen = wait_for_frozen(note, process)
     process.terminate()
     wait_for_pending(frozen, signal.SIGTERM)
     os.kill(frozen, signal.SIGCONT)
     process.communicate()
     assert process.returncode == os.EX_TEMPFAIL
-    process = step(life.folder, plan)
+    process = step(workspace.folder, plan)
     last = process.communicate()[0].strip()
     assert process.returncode == 0
-    assert last == next_run.latest_attempt(life.store, plan).run_id != plan.run_id
-    (longer,) = {record.run_id for record in life.store.ledger.read() if record.attempt == 1}
+    assert last == next_run.latest_attempt(workspace.store, plan).run_id != plan.run_id
+    (longer,) = {record.run_id for record in workspace.store.ledger.read() if record.attempt == 1}
     for run_id, outcome in ((plan.run_id, "missed"), (longer, "missed"), (last, "completed")):
-        result = life.context.files(run_id).result()
+        result = workspace.context.files(run_id).result()
         assert result
         assert (result.outcome, result.machine.processes) == (outcome, 2)
 
 
-def test_run_under_torchrun_retrains_and_prints_once(life: Life) -> None:
-    (life.folder / "pets.json").write_text(task_in(life.folder, gpus=2).model_dump_json())
+def test_run_under_torchrun_retrains_and_prints_once(workspace: Workspace) -> None:
+    (workspace.folder / "pets.json").write_text(task_in(workspace.folder, gpus=2).model_dump_json())
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = started(
-        life.folder,
+        workspace.folder,
         *torchrun,
         "-m",
         "retrain",
@@ -92,9 +92,11 @@ def test_run_under_torchrun_retrains_and_prints_once(life: Life) -> None:
         "--device",
         "cpu",
         "-t",
-        str(life.folder / "pets.json"),
+        str(workspace.folder / "pets.json"),
     )
     said = json.loads(process.communicate()[0])
     assert process.returncode == 0
     assert (said["outcome"], said["result"]["machine"]["processes"]) == ("completed", 2)
-    assert [entry.key for entry in life.store.objects.list("pets/ledger/")] == [f"pets/ledger/{said['run_id']}.json"]
+    assert [entry.key for entry in workspace.store.objects.list("pets/ledger/")] == [
+        f"pets/ledger/{said['run_id']}.json"
+    ]

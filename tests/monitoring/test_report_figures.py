@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import known_ledger
 from support.ledgers import ledger_of
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.config.recipe import EasyHard, OldNew, Sampling, Uniform
 from retrain.config.task import Gate
@@ -98,15 +98,15 @@ def test_page_names_nothing_easy_or_hard_under_other_samplings(sampling: Samplin
 
 def test_page_shows_the_champions_index_without_new_samples(tmp_path: Path) -> None:
     """A refused candidate has seen a drop more than the champion, from which the next run continues."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     task = make_task(recipe={"preset": "paper", "sampling": {"name": "easy_hard", "share": 0.2, "probability": 0.5}})
-    life.land(0, 1, seed=1)
-    stages.run_task(life.context, task, Request())
-    champion = life.store.ledger.read()[-1]
-    life.land(2, 3, seed=2)
-    stages.run_task(life.context, task.model_copy(update={"gate": Gate(min_accuracy=1.0)}), Request("scratch"))
-    index = read_sources(life.store, life.store.ledger.read()).index
-    assert len(life.store.ledger.read()) == 2
+    workspace.land(0, 1, seed=1)
+    stages.run_task(workspace.context, task, Request())
+    champion = workspace.store.ledger.read()[-1]
+    workspace.land(2, 3, seed=2)
+    stages.run_task(workspace.context, task.model_copy(update={"gate": Gate(min_accuracy=1.0)}), Request("scratch"))
+    index = read_sources(workspace.store, workspace.store.ledger.read()).index
+    assert len(workspace.store.ledger.read()) == 2
     assert index.run_id == champion.run_id
-    assert len(index.seen) == life.context.files(champion.run_id).plan().dataset.samples
+    assert len(index.seen) == workspace.context.files(champion.run_id).plan().dataset.samples
     assert index.share == 0.2

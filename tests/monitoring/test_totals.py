@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser
 from support import known_ledger, monitoring
 from support.browsers import card, chromium, new_page
-from support.lives import Life, make_task
 from support.processes import preloaded_retrain
+from support.workspaces import Workspace, make_task
 
 from retrain.config.task import Task
 from retrain.monitoring.metrics import render
@@ -190,13 +190,13 @@ def test_counters_never_fall_as_the_ledger_grows() -> None:
 
 def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
     """Return a task whose ledger real runs have written: scratch, a calibration, and a continuous run."""
-    life, task = Life(LocalStore(folder / "store"), folder), make_task(store=str(folder / "store"))
-    life.land(0, 1, 2, seed=1)
-    stages.run_task(life.context, task, Request())
-    life.land(3, 4, seed=2)
-    stages.run_task(life.context, task, Request(purpose="calibrate"))
-    stages.run_task(life.context, task, Request())
-    return task, life.store.ledger.read()
+    workspace, task = Workspace(LocalStore(folder / "store"), folder), make_task(store=str(folder / "store"))
+    workspace.land(0, 1, 2, seed=1)
+    stages.run_task(workspace.context, task, Request())
+    workspace.land(3, 4, seed=2)
+    stages.run_task(workspace.context, task, Request(purpose="calibrate"))
+    stages.run_task(workspace.context, task, Request())
+    return task, workspace.store.ledger.read()
 
 
 def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:

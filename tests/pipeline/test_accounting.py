@@ -28,7 +28,7 @@ EPOCHS, BATCH = 10, 10
 FIGURES = ("baseline", "whole", "used", "used_all_in", "gross", "net", "gross_whole", "net_whole", "standard_error")
 
 
-def life() -> tuple[Past, dict[str, int]]:
+def make_past() -> tuple[Past, dict[str, int]]:
     """Six drops: a miss and its next attempt, a refusal, a trial, a calibration, a plateau, a failure, a rollback."""
     sizes = {f"d-{number}": size for number, size in enumerate((500, 300, 200, 400, 100, 600), start=1)}
     past = one_drop()
@@ -102,7 +102,7 @@ def raw_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def test_running_sums_equal_recomputed_sums_at_every_run() -> None:
-    past, sizes = life()
+    past, sizes = make_past()
     assert [record.ending for record in past.records] == [
         *("promoted", "missed", "promoted", "reached", "refused", "calibrated", "promoted", "promoted", "failed"),
         *("promoted", "promoted"),
@@ -120,7 +120,7 @@ def test_accounting_equals_sums_by_hand() -> None:
     Scratch took 200 of 250 iterations on d-1, which is 80%. The mean of that and the typical 62% is 71% of 800 on both
     drops. The calibration on four drops measured 200.
     """
-    past, _ = life()
+    past, _ = make_past()
     of = [record.savings for record in past.records]
     assert [savings.baseline if savings else None for savings in of[:7]] == [250, 0, 568, None, 0, 0, 200]
     assert [savings.gross if savings else None for savings in of[:7]] == [0, -150, 358, None, -120, 0, 10]
@@ -164,7 +164,7 @@ def test_plan_without_estimate_is_compared_with_its_baseline() -> None:
 
 
 def test_all_views_show_equal_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    past, sizes = life()
+    past, sizes = make_past()
     store = TaskStore(LocalStore(tmp_path / "store"), "pets")
     for record in past.records:
         store.ledger.write(record)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.data.table_making import read_or_make_table
 from retrain.pipeline import next_run, stages
@@ -16,16 +16,16 @@ from retrain.training.index_files import read_known_counters
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1, 2)
-    return life
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, 2)
+    return workspace
 
 
-def change(life: Life, row: int, after: str | None) -> Change:
+def change(workspace: Workspace, row: int, after: str | None) -> Change:
     """Amend the sample of a row of the one drop."""
-    [drop] = life.store.drops.all()
-    table = read_or_make_table(drop, life.store)
+    [drop] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
     made = Change(
         drop=drop.id,
         row=row,
@@ -37,55 +37,55 @@ def change(life: Life, row: int, after: str | None) -> Change:
         reason="a test",
         author="tests",
     )
-    life.store.drops.amendments.append([made])
+    workspace.store.drops.amendments.append([made])
     return made
 
 
-def test_amendment_asks_for_a_run_that_follows_the_index(life: Life) -> None:
+def test_amendment_asks_for_a_run_that_follows_the_index(workspace: Workspace) -> None:
     task = make_task()
-    first = stages.run_task(life.context, task, Request())
+    first = stages.run_task(workspace.context, task, Request())
     assert isinstance(first, RunRecord)
-    assert isinstance(next_run.plan_next_run(life.store, task, Request()), NoRunNeeded)
-    assert not read_status(task, life.store).is_amended
-    [drop] = life.store.drops.all()
-    table = read_or_make_table(drop, life.store)
+    assert isinstance(next_run.plan_next_run(workspace.store, task, Request()), NoRunNeeded)
+    assert not read_status(task, workspace.store).is_amended
+    [drop] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
     trained = (table.use == 0).nonzero()[0].tolist()
-    change(life, trained[1], None)
-    relabelled = change(life, trained[3], "class-1" if table.class_of(trained[3]) != "class-1" else "class-0")
-    assert read_status(task, life.store).is_amended
-    waits = next_run.plan_next_run(life.store, make_task(trigger={"min_samples": 1}), Request())
+    change(workspace, trained[1], None)
+    relabelled = change(workspace, trained[3], "class-1" if table.class_of(trained[3]) != "class-1" else "class-0")
+    assert read_status(task, workspace.store).is_amended
+    waits = next_run.plan_next_run(workspace.store, make_task(trigger={"min_samples": 1}), Request())
     assert isinstance(waits, NoRunNeeded)
     assert waits.reason == "waits for 1 more sample"
-    planned = next_run.plan_next_run(life.store, task, Request())
+    planned = next_run.plan_next_run(workspace.store, task, Request())
     assert isinstance(planned, Plan)
     assert planned.reason.startswith(f"1 drop amended since {first.run_id}")
     assert planned.dataset.samples == drop.samples("train") - 1
-    files = life.store.run(first.run_id)
+    files = workspace.store.run(first.run_id)
     [(_, before)] = files.index([drop.id])
     [after] = read_known_counters(files, planned.dataset, planned.known)
     kept = [place for place in range(len(trained)) if place != 1]
     expected = before["seen"][kept].clone()
     expected[kept.index(3)] = 0
     assert torch.equal(after.seen, expected)
-    train = life.context.samples(planned.dataset, ["train"], task.data, planned.loading)["train"]
+    train = workspace.context.samples(planned.dataset, ["train"], task.data, planned.loading)["train"]
     assert planned.dataset.classes[train.labels[kept.index(3)]] == relabelled.after
-    old = life.context.samples(files.plan().dataset, ["train"], task.data, planned.loading)["train"]
+    old = workspace.context.samples(files.plan().dataset, ["train"], task.data, planned.loading)["train"]
     assert len(old) == len(train) + 1
-    second = stages.run_task(life.context, task, Request())
+    second = stages.run_task(workspace.context, task, Request())
     assert isinstance(second, RunRecord)
     assert second.method == "continuous"
-    assert not read_status(task, life.store).is_amended
+    assert not read_status(task, workspace.store).is_amended
 
 
-def test_class_without_training_images_is_left_out_of_the_gate(life: Life) -> None:
-    [drop] = life.store.drops.all()
-    table = read_or_make_table(drop, life.store)
+def test_class_without_training_images_is_left_out_of_the_gate(workspace: Workspace) -> None:
+    [drop] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
     for row in (table.use == 0).nonzero()[0].tolist():
         if table.class_of(row) == "class-2":
-            change(life, row, None)
-    ended = stages.run_task(life.context, make_task(), Request())
+            change(workspace, row, None)
+    ended = stages.run_task(workspace.context, make_task(), Request())
     assert isinstance(ended, RunRecord)
     assert ended.evaluation
     assert ended.evaluation.by_class.keys() == {"class-0", "class-1"}
     assert ended.evaluation.samples == sum(drop.counts["test"][name] for name in ("class-0", "class-1"))
-    assert any("no training image of class-2" in one for one in life.store.run(ended.run_id).plan().warnings)
+    assert any("no training image of class-2" in one for one in workspace.store.run(ended.run_id).plan().warnings)

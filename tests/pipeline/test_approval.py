@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.lives import Life, make_task
 from support.terminal import Ran, at_terminal, retrain
 from support.watching import EAGER
+from support.workspaces import Workspace, make_task
 
 from retrain.errors import RunError, UserError
 from retrain.kubeflow.submission import KubeflowExecutor
@@ -30,34 +30,34 @@ MANUAL = {"margin": 0.2, "approval": "manual", "approval_timeout": "2d"}
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def at(life: Life, now: datetime) -> Life:
-    life.context = replace(life.context, clock=lambda: now)
-    return life
+def at(workspace: Workspace, now: datetime) -> Workspace:
+    workspace.context = replace(workspace.context, clock=lambda: now)
+    return workspace
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Return a champion that only the gate approved, and a second drop."""
-    life = at(Life(LocalStore(tmp_path / "store"), tmp_path / "work"), NOW)
-    life.land(0, 1)
-    assert isinstance(stages.run_task(life.context, make_task(), Request()), RunRecord)
-    life.land(0, 1, seed=1)
-    return life
+    workspace = at(Workspace(LocalStore(tmp_path / "store"), tmp_path / "work"), NOW)
+    workspace.land(0, 1)
+    assert isinstance(stages.run_task(workspace.context, make_task(), Request()), RunRecord)
+    workspace.land(0, 1, seed=1)
+    return workspace
 
 
 @pytest.fixture
-def waiting(life: Life) -> Approval:
+def waiting(workspace: Workspace) -> Approval:
     """Return what the second drop's candidate waits for."""
-    ended = stages.run_task(life.context, make_task(gate=MANUAL), Request())
+    ended = stages.run_task(workspace.context, make_task(gate=MANUAL), Request())
     assert isinstance(ended, Approval)
     return ended
 
 
 @pytest.fixture
 def command(
-    life: Life, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
-    """Run a command on the life's task."""
+    """Run a command on the task."""
     settings = make_task(store=str(tmp_path / "store"), gate=MANUAL).model_dump()
     (tmp_path / "pets.json").write_text(json.dumps(settings))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
@@ -65,170 +65,170 @@ def command(
     return lambda *arguments: retrain((*arguments, "-t", str(tmp_path / "pets.json")), capfd)
 
 
-def approve(life: Life, run_id: str, kind: str = "approved") -> None:
+def approve(workspace: Workspace, run_id: str, kind: str = "approved") -> None:
     verdict = Verdict.model_validate({"kind": kind, "author": "ann", "reason": "looked at it", "at": NOW})
-    life.store.approvals.decide(run_id, verdict)
+    workspace.store.approvals.decide(run_id, verdict)
 
 
-def champion(life: Life) -> str | None:
-    return life.store.champion.read().run_id
+def champion(workspace: Workspace) -> str | None:
+    return workspace.store.champion.read().run_id
 
 
-def test_candidate_waits_and_the_champion_stays(life: Life, waiting: Approval) -> None:
-    assert champion(life) != waiting.run_id
-    assert life.store.ledger.find(waiting.run_id) is None
+def test_candidate_waits_and_the_champion_stays(workspace: Workspace, waiting: Approval) -> None:
+    assert champion(workspace) != waiting.run_id
+    assert workspace.store.ledger.find(waiting.run_id) is None
     assert waiting.expires_at - waiting.requested_at == timedelta(days=2)
-    nothing = stages.run_task(life.context, make_task(gate=MANUAL), Request())
+    nothing = stages.run_task(workspace.context, make_task(gate=MANUAL), Request())
     assert isinstance(nothing, NoRunNeeded)
     assert f"retrain approve {waiting.run_id}" in nothing.reason
-    assert read_status(make_task(gate=MANUAL), life.store).awaiting == (waiting,)
+    assert read_status(make_task(gate=MANUAL), workspace.store).awaiting == (waiting,)
 
 
-def test_approved_candidate_is_promoted_recorded_and_credited(life: Life, waiting: Approval) -> None:
-    approve(life, waiting.run_id)
-    ended = stages.finish_approval(life.context, waiting.run_id)
+def test_approved_candidate_is_promoted_recorded_and_credited(workspace: Workspace, waiting: Approval) -> None:
+    approve(workspace, waiting.run_id)
+    ended = stages.finish_approval(workspace.context, waiting.run_id)
     assert isinstance(ended, RunRecord)
     assert ended.decision
     assert ended.decision.promoted
     assert ended.savings
     assert ended.savings.baseline > 0
-    seen = life.store.champion.read().champion
+    seen = workspace.store.champion.read().champion
     assert seen
     last = seen.history[-1]
     assert (last.run_id, last.why, last.author, last.reason) == (waiting.run_id, "approved", "ann", "looked at it")
-    assert life.store.approvals.unfinished() == []
+    assert workspace.store.approvals.unfinished() == []
 
 
-def test_rejected_candidate_is_refused_and_saves_nothing(life: Life, waiting: Approval) -> None:
-    approve(life, waiting.run_id, "rejected")
-    ended = stages.finish_approval(life.context, waiting.run_id)
+def test_rejected_candidate_is_refused_and_saves_nothing(workspace: Workspace, waiting: Approval) -> None:
+    approve(workspace, waiting.run_id, "rejected")
+    ended = stages.finish_approval(workspace.context, waiting.run_id)
     assert isinstance(ended, RunRecord)
     assert ended.decision
     assert ended.decision.reasons == ("rejected by ann: looked at it",)
     assert ended.savings
     assert ended.savings.baseline == 0
-    assert champion(life) != waiting.run_id
-    planned = stages.run_task(life.context, make_task(gate=MANUAL), Request())
+    assert champion(workspace) != waiting.run_id
+    planned = stages.run_task(workspace.context, make_task(gate=MANUAL), Request())
     assert isinstance(planned, NoRunNeeded)
     assert "was trained on these drops and refused (rejected by ann: looked at it)" in planned.reason
 
 
-def test_interrupted_verdict_is_completed_by_the_next_run(life: Life, waiting: Approval) -> None:
-    approve(life, waiting.run_id)
-    assert isinstance(stages.run_task(life.context, make_task(gate=MANUAL), Request()), NoRunNeeded)
-    assert champion(life) == waiting.run_id
-    assert life.store.ledger.find(waiting.run_id)
+def test_interrupted_verdict_is_completed_by_the_next_run(workspace: Workspace, waiting: Approval) -> None:
+    approve(workspace, waiting.run_id)
+    assert isinstance(stages.run_task(workspace.context, make_task(gate=MANUAL), Request()), NoRunNeeded)
+    assert champion(workspace) == waiting.run_id
+    assert workspace.store.ledger.find(waiting.run_id)
 
 
-def test_time_out_refuses_once_the_time_is_up(life: Life, waiting: Approval) -> None:
-    at(life, waiting.expires_at - timedelta(seconds=1))
-    assert stages.finish_approval(life.context, waiting.run_id) == waiting
-    at(life, waiting.expires_at)
-    ended = stages.finish_approval(life.context, waiting.run_id)
+def test_time_out_refuses_once_the_time_is_up(workspace: Workspace, waiting: Approval) -> None:
+    at(workspace, waiting.expires_at - timedelta(seconds=1))
+    assert stages.finish_approval(workspace.context, waiting.run_id) == waiting
+    at(workspace, waiting.expires_at)
+    ended = stages.finish_approval(workspace.context, waiting.run_id)
     assert isinstance(ended, RunRecord)
     assert ended.decision
     assert ended.decision.reasons == ("no approval came before 2026-05-03 12:00 UTC (gate.approval_timeout)",)
     with pytest.raises(RunError, match="was already decided on 2026-05-03 12:00 UTC: no approval came"):
-        approve(life, waiting.run_id)
+        approve(workspace, waiting.run_id)
 
 
-def test_first_of_two_verdicts_counts(life: Life, waiting: Approval) -> None:
-    approve(life, waiting.run_id, "rejected")
+def test_first_of_two_verdicts_counts(workspace: Workspace, waiting: Approval) -> None:
+    approve(workspace, waiting.run_id, "rejected")
     with pytest.raises(RunError, match="rejected by ann"):
-        approve(life, waiting.run_id)
+        approve(workspace, waiting.run_id)
 
 
-def test_approved_candidate_is_judged_against_a_newer_champion(life: Life, waiting: Approval) -> None:
+def test_approved_candidate_is_judged_against_a_newer_champion(workspace: Workspace, waiting: Approval) -> None:
     """The champion that it was compared with is gone: another run was promoted by hand while it waited."""
-    life.land(0, 1, seed=2)
-    newer = stages.run_task(life.context, make_task(gate={"margin": 0.2}), Request())
+    workspace.land(0, 1, seed=2)
+    newer = stages.run_task(workspace.context, make_task(gate={"margin": 0.2}), Request())
     assert isinstance(newer, RunRecord)
-    assert champion(life) == newer.run_id
-    approve(life, waiting.run_id)
-    ended = stages.finish_approval(life.context, waiting.run_id)
+    assert champion(workspace) == newer.run_id
+    approve(workspace, waiting.run_id)
+    ended = stages.finish_approval(workspace.context, waiting.run_id)
     assert isinstance(ended, RunRecord)
     assert ended.evaluation
     assert ended.evaluation.comparison
     assert ended.evaluation.comparison.champion == newer.run_id
 
 
-def test_watcher_keeps_later_drops_until_the_verdict(life: Life, tmp_path: Path) -> None:
+def test_watcher_keeps_later_drops_until_the_verdict(workspace: Workspace, tmp_path: Path) -> None:
     task = make_task(store=str(tmp_path / "store"), gate=MANUAL)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), EAGER)
     watch.check_drops()
     watch.advance()
-    [approval] = life.store.approvals.unfinished()
-    life.land(0, 1, seed=2)
+    [approval] = workspace.store.approvals.unfinished()
+    workspace.land(0, 1, seed=2)
     watch.check_drops()
     watch.advance()
-    assert [one.run_id for one in life.store.approvals.unfinished()] == [approval.run_id]
-    assert len(life.store.ledger.read()) == 1
-    approve(life, approval.run_id)
+    assert [one.run_id for one in workspace.store.approvals.unfinished()] == [approval.run_id]
+    assert len(workspace.store.ledger.read()) == 1
+    approve(workspace, approval.run_id)
     watch.advance()
-    assert champion(life) == approval.run_id
+    assert champion(workspace) == approval.run_id
     watch.advance()
-    [second] = life.store.approvals.unfinished()
-    assert life.store.run(second.run_id).plan().parent == approval.run_id
+    [second] = workspace.store.approvals.unfinished()
+    assert workspace.store.run(second.run_id).plan().parent == approval.run_id
 
 
-def test_verdict_is_carried_out_without_torch(life: Life, waiting: Approval) -> None:
+def test_verdict_is_carried_out_without_torch(workspace: Workspace, waiting: Approval) -> None:
     """The watcher cannot evaluate, so the pod's evaluation counts as long as the champion is the same."""
-    approve(life, waiting.run_id)
-    ended = finish_approval(RecordContext(life.store), waiting.run_id)
-    assert (ended.run_id, champion(life)) == (waiting.run_id, waiting.run_id)
+    approve(workspace, waiting.run_id)
+    ended = finish_approval(RecordContext(workspace.store), waiting.run_id)
+    assert (ended.run_id, champion(workspace)) == (waiting.run_id, waiting.run_id)
 
 
 def test_newer_champion_needs_an_evaluation_with_torch(
-    life: Life, waiting: Approval, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, waiting: Approval, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life.land(0, 1, seed=2)
-    newer = stages.run_task(life.context, make_task(gate={"margin": 0.2}), Request())
-    approve(life, waiting.run_id)
+    workspace.land(0, 1, seed=2)
+    newer = stages.run_task(workspace.context, make_task(gate={"margin": 0.2}), Request())
+    approve(workspace, waiting.run_id)
     with monkeypatch.context() as without:
         without.setattr(recording, "has_torch", lambda: False)
         with pytest.raises(
             UserError, match=r"must be compared with champion .* which needs torch: run `retrain run` on a machine"
         ):
-            finish_approval(RecordContext(life.store), waiting.run_id)
-    assert champion(life) == newer.run_id
-    finish_approval(RecordContext(life.store), waiting.run_id)
-    assert life.store.ledger.find(waiting.run_id)
+            finish_approval(RecordContext(workspace.store), waiting.run_id)
+    assert champion(workspace) == newer.run_id
+    finish_approval(RecordContext(workspace.store), waiting.run_id)
+    assert workspace.store.ledger.find(waiting.run_id)
 
 
-def test_kubeflow_is_not_asked_about_a_run_that_waits(life: Life, waiting: Approval, tmp_path: Path) -> None:
+def test_kubeflow_is_not_asked_about_a_run_that_waits(workspace: Workspace, waiting: Approval, tmp_path: Path) -> None:
     task = make_task(store=str(tmp_path / "store"), gate=MANUAL)
-    plan = life.store.run(waiting.run_id).plan()
+    plan = workspace.store.run(waiting.run_id).plan()
 
     def build(task: object) -> None:
         raise AssertionError("submitted")
 
     early, late = (KubeflowExecutor(build, lambda now=now: now) for now in (NOW, waiting.expires_at))  # type: ignore[misc]
-    assert not early.ensure(task, plan, life.store)
-    assert life.store.ledger.find(waiting.run_id) is None
-    assert not late.ensure(task, plan, life.store)
-    record = life.store.ledger.find(waiting.run_id)
+    assert not early.ensure(task, plan, workspace.store)
+    assert workspace.store.ledger.find(waiting.run_id) is None
+    assert not late.ensure(task, plan, workspace.store)
+    record = workspace.store.ledger.find(waiting.run_id)
     assert record
     assert record.ending == "refused"
 
 
-def test_exporter_serves_how_long_a_candidate_waits(life: Life, waiting: Approval) -> None:
+def test_exporter_serves_how_long_a_candidate_waits(workspace: Workspace, waiting: Approval) -> None:
     def since() -> list[float]:
-        exporter = Exporter([WatchedTask(life.store)])
+        exporter = Exporter([WatchedTask(workspace.store)])
         exporter.refresh()
         name = "retrain_awaiting_approval_timestamp_seconds"
         return [sample.value for family in exporter.collect() for sample in family.samples if sample.name == name]
 
     assert since() == [NOW.timestamp()]
-    approve(life, waiting.run_id)
-    stages.finish_approval(life.context, waiting.run_id)
+    approve(workspace, waiting.run_id)
+    stages.finish_approval(workspace.context, waiting.run_id)
     assert since() == []
 
 
-def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ran], tmp_path: Path) -> None:
-    first = champion(life)
+def test_commands_run_approve_and_rollback(workspace: Workspace, command: Callable[..., Ran], tmp_path: Path) -> None:
+    first = champion(workspace)
     ran = command("run")
     assert (ran.code, ran.err.count("Traceback")) == (3, 0)
-    [approval] = life.store.approvals.unfinished()
+    [approval] = workspace.store.approvals.unfinished()
     words = " ".join(ran.out.split())
     [approve_it, reject_it] = re.findall("`retrain ([^`]+)`", words)
     given = str(tmp_path / "pets.json")
@@ -248,7 +248,7 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     assert again.code == 2
     assert "was already decided on" in again.err
     assert command("rollback", "--reason", "wrong cats").code == 0
-    history = life.store.champion.read().champion
+    history = workspace.store.champion.read().champion
     assert history
     assert history.run_id == first
     assert [(entry.author, entry.reason) for entry in history.history] == [
@@ -258,9 +258,9 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     ]
 
 
-def test_command_reject_needs_a_reason(life: Life, command: Callable[..., Ran]) -> None:
+def test_command_reject_needs_a_reason(workspace: Workspace, command: Callable[..., Ran]) -> None:
     command("run")
-    [approval] = life.store.approvals.unfinished()
+    [approval] = workspace.store.approvals.unfinished()
     assert "--reason" in command("reject", approval.run_id).err
     ran = command("reject", approval.run_id, "--reason", "cats are dogs")
     assert (ran.code, ran.out) == (0, f"{approval.run_id} is refused; rejected by ann: cats are dogs\n")
@@ -269,22 +269,24 @@ def test_command_reject_needs_a_reason(life: Life, command: Callable[..., Ran]) 
     assert "does not await approval" in unknown.err
 
 
-def test_untested_run_is_promoted_only_by_force(life: Life, waiting: Approval, command: Callable[..., Ran]) -> None:
-    life.store.objects.delete(f"pets/runs/{waiting.run_id}/evaluation.json")
+def test_untested_run_is_promoted_only_by_force(
+    workspace: Workspace, waiting: Approval, command: Callable[..., Ran]
+) -> None:
+    workspace.store.objects.delete(f"pets/runs/{waiting.run_id}/evaluation.json")
     refused = command("promote", waiting.run_id)
     assert refused.code == 2
     assert "was never tested on the test split; pass --force" in refused.err
-    assert champion(life) != waiting.run_id
+    assert champion(workspace) != waiting.run_id
     assert command("promote", waiting.run_id, "--force").code == 0
-    assert champion(life) == waiting.run_id
+    assert champion(workspace) == waiting.run_id
 
 
-def test_rollback_asks_at_a_terminal(life: Life, command: Callable[..., Ran], tmp_path: Path) -> None:
-    second = stages.run_task(life.context, make_task(), Request())
+def test_rollback_asks_at_a_terminal(workspace: Workspace, command: Callable[..., Ran], tmp_path: Path) -> None:
+    second = stages.run_task(workspace.context, make_task(), Request())
     assert isinstance(second, RunRecord)
     task = ("-t", str(tmp_path / "pets.json"))
     asked = at_terminal(100, "rollback", *task, typed="n\n", code=1)
     assert "in place of continuous-" in " ".join(asked)
-    assert champion(life) == second.run_id
+    assert champion(workspace) == second.run_id
     at_terminal(100, "rollback", *task, "--yes")
-    assert champion(life) == second.parent
+    assert champion(workspace) == second.parent

@@ -13,11 +13,11 @@ from threading import Event, Thread
 
 import pytest
 import torch
-from support.lives import Life, make_task
 from support.streams import TASK as STREAMED
 from support.streams import two_drops
 from support.terminal import retrain
 from support.trainings import SIZE, RecordingObserver
+from support.workspaces import Workspace, make_task
 
 from retrain.config.task import Task
 from retrain.data.cache import load_decoded
@@ -72,43 +72,43 @@ def names(cache: Path) -> set[str]:
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """A task that was trained on two drops."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     for seed in range(2):
-        life.land(0, 1, seed=seed)
-        run(life)
-    return life
+        workspace.land(0, 1, seed=seed)
+        run(workspace)
+    return workspace
 
 
-def run(life: Life) -> RunRecord:
-    ended = stages.run_task(life.context, TASK, Request())
+def run(workspace: Workspace) -> RunRecord:
+    ended = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(ended, RunRecord)
     assert ended.error is None
     return ended
 
 
-def leave_unneeded(life: Life) -> set[str]:
+def leave_unneeded(workspace: Workspace) -> set[str]:
     """Put files into the cache that no run reads now, and return their names."""
-    cache, before = life.context.cache, names(life.context.cache)
-    for drop in life.store.drops.all():
-        load_decoded(drop, life.store, 2 * SIZE, cache, ["test"])
+    cache, before = workspace.context.cache, names(workspace.context.cache)
+    for drop in workspace.store.drops.all():
+        load_decoded(drop, workspace.store, 2 * SIZE, cache, ["test"])
     for name in (f"writing-abc/{'0' * 64}-8-val.safetensors", f"shards/{'1' * 64}.tar", f"shards/{'2' * 64}.part"):
         (cache / name).parent.mkdir(exist_ok=True)
         (cache / name).write_bytes(bytes(5000))
     return names(cache) - before
 
 
-def test_gc_removes_unneeded_old_files_of_the_cache(life: Life) -> None:
-    needed, cache = names(life.context.cache), life.context.cache
-    unneeded = leave_unneeded(life)
+def test_gc_removes_unneeded_old_files_of_the_cache(workspace: Workspace) -> None:
+    needed, cache = names(workspace.context.cache), workspace.context.cache
+    unneeded = leave_unneeded(workspace)
     theirs = {"notes.txt", "shards/room.lock", f"{'0' * 64}.safetensors"}
     for name in theirs:
         (cache / name).touch()
     make_old(cache)
-    planned = cache_retention.plan_removal(cache, [(TASK, life.store)], MONTH, utc_now())
+    planned = cache_retention.plan_removal(cache, [(TASK, workspace.store)], MONTH, utc_now())
     assert names(cache) == needed | unneeded | theirs
-    done = clean(cache, (TASK, life.store))
+    done = clean(cache, (TASK, workspace.store))
     assert done.removals == planned.removals
     [removal] = done.removals
     removed = {str(Path(key).relative_to(cache)) for key in removal.keys}
@@ -116,38 +116,38 @@ def test_gc_removes_unneeded_old_files_of_the_cache(life: Life) -> None:
     assert removal.bytes >= 15_000
     assert names(cache) == needed | theirs
     assert not (cache / "writing-abc").exists()
-    life.land(0, 1, seed=2)
-    assert run(life).decision
+    workspace.land(0, 1, seed=2)
+    assert run(workspace).decision
 
 
-def test_gc_keeps_recently_used_files_of_the_cache(life: Life) -> None:
-    cache = life.context.cache
-    leave_unneeded(life)
+def test_gc_keeps_recently_used_files_of_the_cache(workspace: Workspace) -> None:
+    cache = workspace.context.cache
+    leave_unneeded(workspace)
     make_old(cache)
     before = names(cache)
-    for drop in life.store.drops.all():  # the file's time of access is set, whatever the options of the mount
-        load_decoded(drop, life.store, 2 * SIZE, cache, ["test"])
-    other = TaskStore(LocalStore(life.folder / "other"), "other")
+    for drop in workspace.store.drops.all():  # the file's time of access is set, whatever the options of the mount
+        load_decoded(drop, workspace.store, 2 * SIZE, cache, ["test"])
+    other = TaskStore(LocalStore(workspace.folder / "other"), "other")
     gone = before - names(cache) if clean(cache, (TASK, other)) else set()
     assert len([name for name in gone if name.endswith("safetensors")]) == 2 * 3 + 1  # three splits, and an incomplete
     assert clean(cache, (TASK, other)).removals == ()
 
 
-def test_gc_keeps_what_an_unfinished_run_reads(life: Life) -> None:
+def test_gc_keeps_what_an_unfinished_run_reads(workspace: Workspace) -> None:
     """The run has another image size than the task has now."""
-    cache, smaller = life.context.cache, make_task(data=TASK.data.model_dump() | {"image_size": SIZE // 2})
-    life.land(0, 1, seed=2)
-    planned = stages.plan(life.context, smaller, Request())
+    cache, smaller = workspace.context.cache, make_task(data=TASK.data.model_dump() | {"image_size": SIZE // 2})
+    workspace.land(0, 1, seed=2)
+    planned = stages.plan(workspace.context, smaller, Request())
     assert isinstance(planned, Plan)
     with pytest.raises(KeyboardInterrupt):
-        stages.run_plan(replace(life.context, observer=Interrupted()), planned)
+        stages.run_plan(replace(workspace.context, observer=Interrupted()), planned)
     make_old(cache)
     before = names(cache)
-    assert clean(cache, (TASK, life.store)).removals == ()
-    stages.run_plan(life.context, planned)
+    assert clean(cache, (TASK, workspace.store)).removals == ()
+    stages.run_plan(workspace.context, planned)
     assert names(cache) >= before
     make_old(cache)
-    [removal] = clean(cache, (TASK, life.store)).removals
+    [removal] = clean(cache, (TASK, workspace.store)).removals
     assert {Path(key).name.split("-")[1] for key in removal.keys} == {str(SIZE // 2)}
 
 
@@ -179,23 +179,23 @@ def test_gc_leaves_the_cache_to_a_process_that_streams(tmp_path: Path, reader: s
     assert {name for name in names(cache) if name.endswith((".val", ".tar", ".safetensors"))} == set()
 
 
-def test_loading_beside_gc_gives_the_same_images(life: Life) -> None:
+def test_loading_beside_gc_gives_the_same_images(workspace: Workspace) -> None:
     """The cache is cleaned of every file, again and again, while it is read."""
-    [first, _] = life.store.drops.all()
-    expected = load_decoded(first, life.store, SIZE, life.context.cache)["train"].images.clone()
-    other, ended, removed = TaskStore(LocalStore(life.folder / "other"), "other"), Event(), 0
+    [first, _] = workspace.store.drops.all()
+    expected = load_decoded(first, workspace.store, SIZE, workspace.context.cache)["train"].images.clone()
+    other, ended, removed = TaskStore(LocalStore(workspace.folder / "other"), "other"), Event(), 0
 
     def clean_until_ended() -> None:
         nonlocal removed
         while not ended.is_set():
-            done = cache_retention.remove(life.context.cache, [(TASK, other)], -MONTH, utc_now())
+            done = cache_retention.remove(workspace.context.cache, [(TASK, other)], -MONTH, utc_now())
             removed += len(done.removals)
 
     cleaner = Thread(target=clean_until_ended)
     cleaner.start()
     try:
         while removed < 10:
-            loaded = load_decoded(first, life.store, SIZE, life.context.cache)["train"].images
+            loaded = load_decoded(first, workspace.store, SIZE, workspace.context.cache)["train"].images
             assert torch.equal(loaded, expected)
     finally:
         ended.set()
@@ -213,10 +213,10 @@ def test_hold_ends_with_its_last_reference(tmp_path: Path) -> None:
 
 
 def test_gc_command_cleans_the_cache_of_its_machine(
-    life: Life, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cache = life.context.cache
-    unneeded = leave_unneeded(life)
+    cache = workspace.context.cache
+    unneeded = leave_unneeded(workspace)
     make_old(cache)
     monkeypatch.setenv("RETRAIN_CACHE", str(cache))
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))

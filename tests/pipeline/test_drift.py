@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
-from support.lives import make_task
 from support.terminal import retrain
 from support.trainings import CPU, RecordingObserver
 from support.watching import Recorder
+from support.workspaces import make_task
 
 from retrain.config.task import Task
 from retrain.data.augment import Normalize

@@ -4,7 +4,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.data.finding import Selection
 from retrain.data.table_making import read_or_make_table
@@ -25,102 +25,102 @@ UNLEARN = make_task(erase={"policy": "retrain"})
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Return a champion trained on one drop."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1, 2)
-    assert isinstance(stages.run_task(life.context, TASK, Request()), RunRecord)
-    return life
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, 2)
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
+    return workspace
 
 
-def forget(life: Life, use: int) -> Erasure:
+def forget(workspace: Workspace, use: int) -> Erasure:
     """Erase the second sample of a use: train 0, val 1, test 2."""
-    [drop, *_] = life.store.drops.all()
-    table = read_or_make_table(drop, life.store)
+    [drop, *_] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
     row = (table.use == use).nonzero()[0].tolist()[1]
     chosen = Selection("a test", "", "", table.digest_of(row))
-    [erasure] = erase([chosen], TASK, life.store, life.context.cache, "ann", "asked to").erasures
+    [erasure] = erase([chosen], TASK, workspace.store, workspace.context.cache, "ann", "asked to").erasures
     return erasure
 
 
-def next_plan(life: Life, task: object = TASK) -> Plan:
-    planned = next_run.plan_next_run(life.store, task, Request())
+def next_plan(workspace: Workspace, task: object = TASK) -> Plan:
+    planned = next_run.plan_next_run(workspace.store, task, Request())
     assert isinstance(planned, Plan)
     return planned
 
 
-def test_next_run_continues_without_the_erased_sample(life: Life) -> None:
-    [first], [drop] = life.store.ledger.read(), life.store.drops.all()
-    kept = life.context.cache.glob("*")
+def test_next_run_continues_without_the_erased_sample(workspace: Workspace) -> None:
+    [first], [drop] = workspace.store.ledger.read(), workspace.store.drops.all()
+    kept = workspace.context.cache.glob("*")
     assert sum(1 for _ in kept)
-    erasure = forget(life, 0)
-    assert not list(life.context.cache.glob("*"))
+    erasure = forget(workspace, 0)
+    assert not list(workspace.context.cache.glob("*"))
     [run] = erasure.runs
     assert (run.run_id, run.saw, run.has_model, run.is_champion) == (first.run_id, "trained on them", True, True)
-    planned = next_plan(life)
+    planned = next_plan(workspace)
     assert planned.method == "continuous"
     assert planned.dataset.samples == drop.samples("train") - 1
-    files = life.store.run(first.run_id)
+    files = workspace.store.run(first.run_id)
     [(_, before)] = files.index([drop.id])
     [after] = read_known_counters(files, planned.dataset, planned.known)
     assert after.seen.tolist() == [count for place, count in enumerate(before["seen"].tolist()) if place != 1]
-    second = stages.run_task(life.context, TASK, Request())
+    second = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(second, RunRecord)
     assert second.method == "continuous"
-    assert life.store.ledger.read()[0] == first
-    assert total_savings(life.store.ledger.read()) == total_savings([first, second])
+    assert workspace.store.ledger.read()[0] == first
+    assert total_savings(workspace.store.ledger.read()) == total_savings([first, second])
     assert erasure.reason == "asked to"
 
 
-def test_policy_retrain_starts_from_scratch_once(life: Life) -> None:
-    forget(life, 0)
-    planned = next_plan(life, UNLEARN)
+def test_policy_retrain_starts_from_scratch_once(workspace: Workspace) -> None:
+    forget(workspace, 0)
+    planned = next_plan(workspace, UNLEARN)
     assert planned.method == "scratch"
     assert "was trained on samples that were erased (erase.policy: retrain)" in planned.reason
-    assert any("the next run is from scratch" in told for told in read_status(UNLEARN, life.store).erasures)
-    ended = stages.run_task(life.context, UNLEARN, Request())
+    assert any("the next run is from scratch" in told for told in read_status(UNLEARN, workspace.store).erasures)
+    ended = stages.run_task(workspace.context, UNLEARN, Request())
     assert isinstance(ended, RunRecord)
     assert ended.decision
     assert ended.decision.promoted
-    assert read_status(UNLEARN, life.store).erasures == ()
-    life.land(0, 1, seed=1)
-    assert next_plan(life, UNLEARN).method == "continuous"
+    assert read_status(UNLEARN, workspace.store).erasures == ()
+    workspace.land(0, 1, seed=1)
+    assert next_plan(workspace, UNLEARN).method == "continuous"
 
 
-def test_descendants_of_a_run_are_named(life: Life) -> None:
-    life.land(0, 1, 2, seed=1)
-    second = stages.run_task(life.context, TASK, Request())
+def test_descendants_of_a_run_are_named(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2, seed=1)
+    second = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(second, RunRecord)
     assert second.parent
-    life.store.objects.delete(life.store.keys.manifest(life.store.drops.all()[1].id))
-    erasure = forget(life, 0)
+    workspace.store.objects.delete(workspace.store.keys.manifest(workspace.store.drops.all()[1].id))
+    erasure = forget(workspace, 0)
     assert {run.run_id: run.saw for run in erasure.runs} == dict.fromkeys(
         (second.parent, second.run_id), "trained on them"
     )
 
 
-def test_old_run_is_evaluated_without_erased_sample(life: Life) -> None:
-    [first], [drop] = life.store.ledger.read(), life.store.drops.all()
-    erasure = forget(life, 2)
+def test_old_run_is_evaluated_without_erased_sample(workspace: Workspace) -> None:
+    [first], [drop] = workspace.store.ledger.read(), workspace.store.drops.all()
+    erasure = forget(workspace, 2)
     assert [run.saw for run in erasure.runs] == ["measured on them"]
-    assert life.store.run(first.run_id).errors()
-    plan = life.store.run(first.run_id).plan()
-    [test] = life.context.samples(plan.dataset, ["test"], TASK.data, plan.loading).values()
+    assert workspace.store.run(first.run_id).errors()
+    plan = workspace.store.run(first.run_id).plan()
+    [test] = workspace.context.samples(plan.dataset, ["test"], TASK.data, plan.loading).values()
     assert len(test) == drop.samples("test") - 1
     with pytest.raises(DropError, match="erased since this run was planned: `retrain run` plans a new one"):
-        life.context.samples(plan.dataset, ["train", "val"], TASK.data, plan.loading)
-    assert life.store.drops.quarantine_reports() == {}
+        workspace.context.samples(plan.dataset, ["train", "val"], TASK.data, plan.loading)
+    assert workspace.store.drops.quarantine_reports() == {}
 
 
-def test_streamed_data_leave_erased_samples_out(life: Life) -> None:
-    forget(life, 0)
-    planned = next_plan(life, make_task(data={**TASK.data.model_dump(), "loader": "stream"}))
-    found = life.context.samples(planned.dataset, ["train", "val"], planned.task.data, planned.loading)
+def test_streamed_data_leave_erased_samples_out(workspace: Workspace) -> None:
+    forget(workspace, 0)
+    planned = next_plan(workspace, make_task(data={**TASK.data.model_dump(), "loader": "stream"}))
+    found = workspace.context.samples(planned.dataset, ["train", "val"], planned.task.data, planned.loading)
     assert len(found["train"]) == planned.dataset.samples
 
 
-def test_thumbnails_of_erased_drops_go(life: Life, tmp_path: Path) -> None:
-    worse = Life(LocalStore(tmp_path / "worse"), tmp_path / "other")
+def test_thumbnails_of_erased_drops_go(workspace: Workspace, tmp_path: Path) -> None:
+    worse = Workspace(LocalStore(tmp_path / "worse"), tmp_path / "other")
     copytree(tmp_path / "store", tmp_path / "worse")
     worse.land(0, 1, 2, seed=1, mislabelled=True)
     ended = stages.run_task(worse.context, TASK, Request())
@@ -140,17 +140,17 @@ def test_thumbnails_of_erased_drops_go(life: Life, tmp_path: Path) -> None:
     assert positions == {gone}, "which image it was is no longer told"
 
 
-def test_candidate_that_waits_is_rejected(life: Life) -> None:
+def test_candidate_that_waits_is_rejected(workspace: Workspace) -> None:
     manual = make_task(gate={"margin": 1.0, "approval": "manual"})
-    life.land(0, 1, 2, seed=1)
-    waiting = stages.run_task(life.context, manual, Request())
+    workspace.land(0, 1, 2, seed=1)
+    waiting = stages.run_task(workspace.context, manual, Request())
     assert not isinstance(waiting, RunRecord)
-    forget(life, 0)
-    [approval] = life.store.approvals.unfinished()
+    forget(workspace, 0)
+    [approval] = workspace.store.approvals.unfinished()
     assert isinstance(approval.verdict, Verdict)
     assert approval.verdict.kind == "rejected"
     assert approval.verdict.at <= utc_now()
-    ended = stages.run_task(life.context, manual, Request())
+    ended = stages.run_task(workspace.context, manual, Request())
     assert not isinstance(ended, next_run.NoRunNeeded)
-    [record] = [one for one in life.store.ledger.read() if one.run_id == approval.run_id]
+    [record] = [one for one in workspace.store.ledger.read() if one.run_id == approval.run_id]
     assert record.ending == "refused"

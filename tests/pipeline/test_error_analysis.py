@@ -69,14 +69,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     """Return a champion that was trained for a moment, so that it is often wrong, and continued with a new class."""
     training = {"epochs": 1, "batch_size": 16, "evaluate_every": 1}
     served = make_served(tmp_path_factory.mktemp("errors"), 0, 1, 2, training=training)
-    served.life.land(3, seed=2)
+    served.workspace.land(3, seed=2)
     served.retrain()
     return served
 
 
 def test_error_analysis_agrees_with_evaluation_and_predictions(served: Served) -> None:
-    record = served.life.store.ledger.read()[-1]
-    errors, evaluation = served.life.store.run(record.run_id).errors(), record.evaluation
+    record = served.workspace.store.ledger.read()[-1]
+    errors, evaluation = served.workspace.store.run(record.run_id).errors(), record.evaluation
     assert errors is not None
     assert evaluation is not None
     assert errors.accuracy == evaluation.accuracy < 1
@@ -95,11 +95,11 @@ def test_error_analysis_agrees_with_evaluation_and_predictions(served: Served) -
 
 
 def _test_samples(served: Served, drop: str) -> int:
-    return served.life.store.drops.read(drop).samples("test")
+    return served.workspace.store.drops.read(drop).samples("test")
 
 
 def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    record = served.life.store.ledger.read()[-1]
+    record = served.workspace.store.ledger.read()[-1]
     ran = retrain(["show", record.run_id, "-t", served.file], capsys)
     assert record.evaluation is not None
     assert (
@@ -126,7 +126,7 @@ def test_narrow_terminal_shows_all_of_a_mistake(capsys: pytest.CaptureFixture[st
 
 
 def test_mistakes_are_named_by_the_key_of_the_image_shown(served: Served) -> None:
-    store, size = served.life.store, served.task.data.image_size
+    store, size = served.workspace.store, served.task.data.image_size
     record = store.ledger.read()[-1]
     errors = store.run(record.run_id).errors()
     assert errors is not None
@@ -134,13 +134,13 @@ def test_mistakes_are_named_by_the_key_of_the_image_shown(served: Served) -> Non
     places = [one.where.split(" of drop ") for one in named]
     assert {drop for _, drop in places} == set(record.drops)
     for mistake, (key, drop) in zip(named, places, strict=True):
-        file = served.life.folder / f"drop-{record.drops.index(drop) + 1}" / f"{key}.png"
+        file = served.workspace.folder / f"drop-{record.drops.index(drop) + 1}" / f"{key}.png"
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(mistake.thumbnail or ""))))
         assert np.array_equal(shown.transpose(2, 0, 1), decode_image(file.read_bytes(), size))
 
 
 def test_mistakes_keep_their_positions_without_their_drop(served: Served, tmp_path: Path) -> None:
-    copytree(served.life.store.url, tmp_path / "store")
+    copytree(served.workspace.store.url, tmp_path / "store")
     store = TaskStore(LocalStore(tmp_path / "store"), served.task.name)
     record = store.ledger.read()[-1]
     errors = store.run(record.run_id).errors()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.data import samples
 from retrain.data.augment import Normalize
@@ -18,17 +18,17 @@ from retrain.store import LocalStore
 TASK = make_task()
 
 
-def trained(life: Life, plan: Plan) -> Plan:
-    life.context.files(plan.run_id).write_plan(plan)
-    return stages.train(life.context, plan)
+def trained(workspace: Workspace, plan: Plan) -> Plan:
+    workspace.context.files(plan.run_id).write_plan(plan)
+    return stages.train(workspace.context, plan)
 
 
-def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
+def guesses(workspace: Workspace, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
     """For each of a dataset's test samples: its class, the class that a run's model takes it for, and its drop."""
     data = plan.task.data
-    test = life.context.samples(dataset, ["test"], data, Loading())["test"]
+    test = workspace.context.samples(dataset, ["test"], data, Loading())["test"]
     network = factory.build_network(TASK.model, len(plan.dataset.classes), data.image_size, seed=7)
-    network.load_state_dict(life.context.files(plan.run_id).weights())
+    network.load_state_dict(workspace.context.files(plan.run_id).weights())
     network.eval()
     normalize = Normalize(data, False)
     guessed = [plan.dataset.classes[int(network(normalize(image[None])).argmax())] for image in test.images]
@@ -36,28 +36,28 @@ def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, in
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Return two drops: classes 0 and 1, then 1, 2 and 3."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1)
-    return life
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1)
+    return workspace
 
 
 def share(hits: list[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-def test_accuracies_are_those_of_a_count_by_drop_and_by_class(life: Life) -> None:
-    first = stages.run_task(life.context, TASK, Request())
-    life.land(1, 2, 3, seed=1)
-    plan = stages.plan(life.context, TASK, Request("naive"))
+def test_accuracies_are_those_of_a_count_by_drop_and_by_class(workspace: Workspace) -> None:
+    first = stages.run_task(workspace.context, TASK, Request())
+    workspace.land(1, 2, 3, seed=1)
+    plan = stages.plan(workspace.context, TASK, Request("naive"))
     assert isinstance(plan, Plan)
-    trained(life, plan)
+    trained(workspace, plan)
     ours, theirs = (
-        guesses(life, plan, plan.dataset),
-        guesses(life, life.context.files(plan.parent).plan(), plan.dataset),
+        guesses(workspace, plan, plan.dataset),
+        guesses(workspace, workspace.context.files(plan.parent).plan(), plan.dataset),
     )
-    evaluation = evaluate_run(life.context, plan, plan.parent)
+    evaluation = evaluate_run(workspace.context, plan, plan.parent)
     assert evaluation.samples == len(ours)
     assert evaluation.accuracy == share([label == guess for label, guess, _ in ours])
     assert evaluation.old == share([label == guess for label, guess, drop in ours if drop == 0])
@@ -74,90 +74,90 @@ def test_accuracies_are_those_of_a_count_by_drop_and_by_class(life: Life) -> Non
     )
 
 
-def test_models_with_reordered_classes_compare_by_name(life: Life) -> None:
-    first = stages.plan(life.context, TASK, Request())
+def test_models_with_reordered_classes_compare_by_name(workspace: Workspace) -> None:
+    first = stages.plan(workspace.context, TASK, Request())
     assert isinstance(first, Plan)
-    life.land(1, 2, 3, seed=1)
-    ours = stages.plan(life.context, TASK, Request())
+    workspace.land(1, 2, 3, seed=1)
+    ours = stages.plan(workspace.context, TASK, Request())
     assert isinstance(ours, Plan)
     turned = Dataset(drops=ours.dataset.drops[::-1], classes=("class-1", "class-2", "class-3", "class-0"))
     theirs = ours.model_copy(update={"dataset": turned, "seed": 1})
     for plan in (ours, theirs):
-        trained(life, plan)
+        trained(workspace, plan)
     assert ours.dataset.classes == ("class-0", "class-1", "class-2", "class-3")
-    comparison = evaluate_run(life.context, ours, theirs.run_id).comparison
-    expected = share([label == guess for label, guess, _ in guesses(life, theirs, ours.dataset)])
+    comparison = evaluate_run(workspace.context, ours, theirs.run_id).comparison
+    expected = share([label == guess for label, guess, _ in guesses(workspace, theirs, ours.dataset)])
     assert comparison
     assert comparison.champion_accuracy == expected > 0.7
 
 
-def test_champion_is_wrong_on_classes_it_never_saw(life: Life) -> None:
-    first = stages.run_task(life.context, TASK, Request())
-    life.land(2, 3, seed=1)
-    plan = stages.plan(life.context, TASK, Request("naive"))
+def test_champion_is_wrong_on_classes_it_never_saw(workspace: Workspace) -> None:
+    first = stages.run_task(workspace.context, TASK, Request())
+    workspace.land(2, 3, seed=1)
+    plan = stages.plan(workspace.context, TASK, Request("naive"))
     assert isinstance(plan, Plan)
-    trained(life, plan)
-    comparison = evaluate_run(life.context, plan, first.run_id).comparison
+    trained(workspace, plan)
+    comparison = evaluate_run(workspace.context, plan, first.run_id).comparison
     assert comparison
-    theirs = guesses(life, life.context.files(first.run_id).plan(), plan.dataset)
+    theirs = guesses(workspace, workspace.context.files(first.run_id).plan(), plan.dataset)
     assert {guess for _, guess, _ in theirs} <= {"class-0", "class-1"}
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
 
 
-def test_champion_gets_its_own_input_size_loaded_once(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_champion_gets_its_own_input_size_loaded_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load_in_memory = samples.load_in_memory
     monkeypatch.setattr(
         samples, "load_in_memory", lambda *args, **how: loaded.append(args) or load_in_memory(*args, **how)
     )
-    plan = stages.plan(life.context, TASK, Request())
+    plan = stages.plan(workspace.context, TASK, Request())
     assert isinstance(plan, Plan)
     smaller = TASK.data.model_copy(update={"image_size": TASK.data.image_size // 2})
     darker = TASK.data.model_copy(update={"mean": (0.9, 0.9, 0.9)})
-    trained(life, plan)
+    trained(workspace, plan)
     for data, loads in ((darker, 1), (smaller, 2)):
         other = plan.model_copy(update={"task": TASK.model_copy(update={"data": data})})
-        trained(life, other)
+        trained(workspace, other)
         loaded.clear()
-        comparison = evaluate_run(life.context, plan, other.run_id).comparison
+        comparison = evaluate_run(workspace.context, plan, other.run_id).comparison
         assert len(loaded) == loads
         assert comparison
-        hits = [label == guess for label, guess, _ in guesses(life, other, plan.dataset)]
+        hits = [label == guess for label, guess, _ in guesses(workspace, other, plan.dataset)]
         assert comparison.champion_accuracy == share(hits) > 0.5
 
 
-def test_evaluation_leaves_the_random_state_unchanged(life: Life) -> None:
-    plan = stages.plan(life.context, TASK, Request())
+def test_evaluation_leaves_the_random_state_unchanged(workspace: Workspace) -> None:
+    plan = stages.plan(workspace.context, TASK, Request())
     assert isinstance(plan, Plan)
-    trained(life, plan)
+    trained(workspace, plan)
     torch.manual_seed(1)
-    evaluate_run(life.context, plan, None)
+    evaluate_run(workspace.context, plan, None)
     after = torch.rand(1)
     torch.manual_seed(1)
     assert after == torch.rand(1)
 
 
-def test_champion_guessing_a_class_the_run_lacks_is_wrong(life: Life) -> None:
-    ours = stages.plan(life.context, TASK, Request())
+def test_champion_guessing_a_class_the_run_lacks_is_wrong(workspace: Workspace) -> None:
+    ours = stages.plan(workspace.context, TASK, Request())
     assert isinstance(ours, Plan)
-    life.land(0, 2, seed=1, mislabelled=True)
-    theirs = stages.plan(life.context, TASK, Request())
+    workspace.land(0, 2, seed=1, mislabelled=True)
+    theirs = stages.plan(workspace.context, TASK, Request())
     assert isinstance(theirs, Plan)
     for plan in (ours, theirs):
-        trained(life, plan)
-    guessed = guesses(life, theirs, ours.dataset)
+        trained(workspace, plan)
+    guessed = guesses(workspace, theirs, ours.dataset)
     assert any(guess == "class-2" for label, guess, _ in guessed if label == "class-0")
-    comparison = evaluate_run(life.context, ours, theirs.run_id).comparison
+    comparison = evaluate_run(workspace.context, ours, theirs.run_id).comparison
     assert comparison
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in guessed])
 
 
-def test_gate_never_sees_training_or_stopping_samples(life: Life) -> None:
-    plan = stages.plan(life.context, TASK, Request())
+def test_gate_never_sees_training_or_stopping_samples(workspace: Workspace) -> None:
+    plan = stages.plan(workspace.context, TASK, Request())
     assert isinstance(plan, Plan)
-    splits = life.context.samples(plan.dataset, ["train", "val", "test"], TASK.data, Loading())
+    splits = workspace.context.samples(plan.dataset, ["train", "val", "test"], TASK.data, Loading())
     pictures = {name: {image.numpy().tobytes() for image in held.images} for name, held in splits.items()}
     assert all(len(pictures[name]) == len(held) > 0 for name, held in splits.items())  # each picture is one of a kind
     assert pictures["test"].isdisjoint(pictures["train"] | pictures["val"])
-    trained(life, plan)
-    assert evaluate_run(life.context, plan, None).samples == len(pictures["test"])
+    trained(workspace, plan)
+    assert evaluate_run(workspace.context, plan, None).samples == len(pictures["test"])

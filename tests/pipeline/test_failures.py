@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.lives import TASK, Life, champion, make_task, plan, records, run
 from support.trainings import RecordingObserver
+from support.workspaces import TASK, Workspace, champion, make_task, plan, records, run
 
 from retrain.pipeline import stages
 from retrain.pipeline.planning import NoRunNeeded, Request
@@ -16,15 +16,15 @@ from retrain.training.progress import Progress
 
 
 @pytest.fixture
-def life(store: ObjectStore, tmp_path: Path) -> Life:
+def workspace(store: ObjectStore, tmp_path: Path) -> Workspace:
     """Return an empty task on each kind of store."""
-    return Life(store, tmp_path / "work")
+    return Workspace(store, tmp_path / "work")
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> Life:
+def local(tmp_path: Path) -> Workspace:
     """Return an empty task in a folder."""
-    return Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+    return Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
 
 
 class Breaks(RecordingObserver):
@@ -52,33 +52,33 @@ class BreaksAt(RecordingObserver):
             raise RuntimeError("no space left on device")
 
 
-def test_failed_runs_work_is_lost_and_its_states_removed(life: Life) -> None:
-    life.land(0, 1)
+def test_failed_runs_work_is_lost_and_its_states_removed(workspace: Workspace) -> None:
+    workspace.land(0, 1)
     saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
     with pytest.raises(RuntimeError):
-        stages.run_task(replace(life.context, observer=BreaksAt(7)), saving, Request())
-    [failed] = records(life)
+        stages.run_task(replace(workspace.context, observer=BreaksAt(7)), saving, Request())
+    [failed] = records(workspace)
     assert failed.savings
     assert (failed.savings.used, failed.savings.gross, failed.savings.net) == (6, -6, -6)
-    assert not [key for key in life.contents() if "/state/" in key]
-    again = run(life, saving)
+    assert not [key for key in workspace.contents() if "/state/" in key]
+    again = run(workspace, saving)
     assert again.savings
-    assert total_savings(records(life)).gross == -6
+    assert total_savings(records(workspace)).gross == -6
 
 
-def test_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
-    life.land(0, 1)
+def test_failure_is_recorded_and_the_next_run_tries_again(workspace: Workspace) -> None:
+    workspace.land(0, 1)
     with pytest.raises(RuntimeError, match="no space left"):
-        stages.run_task(replace(life.context, observer=Breaks(1)), TASK, Request())
-    [failed] = records(life)
+        stages.run_task(replace(workspace.context, observer=Breaks(1)), TASK, Request())
+    [failed] = records(workspace)
     assert (failed.outcome, failed.error) == ("failed", "RuntimeError: no space left on device")
-    assert champion(life) is None
-    again = run(life)
-    assert (again.outcome, champion(life)) == ("completed", again.run_id)
+    assert champion(workspace) is None
+    again = run(workspace)
+    assert (again.outcome, champion(workspace)) == ("completed", again.run_id)
     assert again.run_id != failed.run_id
 
 
-def test_failure_is_recorded_for_its_own_attempt(local: Life) -> None:
+def test_failure_is_recorded_for_its_own_attempt(local: Workspace) -> None:
     local.land(0, 1, 2)
     run(local)
     local.land(0, 1, 2, seed=1, mislabelled=True)
@@ -90,7 +90,7 @@ def test_failure_is_recorded_for_its_own_attempt(local: Life) -> None:
     assert last.method == "scratch"
 
 
-def test_run_that_was_promoted_has_not_failed(local: Life) -> None:
+def test_run_that_was_promoted_has_not_failed(local: Workspace) -> None:
     local.land(0, 1)
     planned = stages.train(local.context, plan(local))
     stages.promote(local.context, planned)
@@ -99,7 +99,7 @@ def test_run_that_was_promoted_has_not_failed(local: Life) -> None:
     assert (record.outcome, record.error, record.decision.promoted) == ("completed", None, True)
 
 
-def test_failure_reported_twice_is_recorded_once(local: Life) -> None:
+def test_failure_reported_twice_is_recorded_once(local: Workspace) -> None:
     local.land(0, 1)
     planned = plan(local)
     first = stages.record_failure(local.context, planned, "evicted")
@@ -107,17 +107,17 @@ def test_failure_reported_twice_is_recorded_once(local: Life) -> None:
     assert records(local) == [first]
 
 
-def test_damaged_drop_is_quarantined_until_repaired(life: Life) -> None:
-    life.land(0, 1)
-    first = run(life)
-    drop = life.land(0, 1, seed=1)
-    key = life.store.keys.drop_file(drop.id, drop.shards[0].name)
-    whole, _ = life.store.objects.read(key)
-    life.store.objects.write(key, whole[:-1000])
-    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
-    [_, failed] = records(life)
-    assert (failed.outcome, failed.error) == ("failed", life.store.drops.quarantine_causes()[drop.id])
-    assert champion(life) == first.run_id
-    life.store.objects.write(key, whole)
-    life.store.objects.delete(life.store.keys.quarantine(drop.id))
-    assert run(life).outcome == "reached"
+def test_damaged_drop_is_quarantined_until_repaired(workspace: Workspace) -> None:
+    workspace.land(0, 1)
+    first = run(workspace)
+    drop = workspace.land(0, 1, seed=1)
+    key = workspace.store.keys.drop_file(drop.id, drop.shards[0].name)
+    whole, _ = workspace.store.objects.read(key)
+    workspace.store.objects.write(key, whole[:-1000])
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), NoRunNeeded)
+    [_, failed] = records(workspace)
+    assert (failed.outcome, failed.error) == ("failed", workspace.store.drops.quarantine_causes()[drop.id])
+    assert champion(workspace) == first.run_id
+    workspace.store.objects.write(key, whole)
+    workspace.store.objects.delete(workspace.store.keys.quarantine(drop.id))
+    assert run(workspace).outcome == "reached"

@@ -9,10 +9,10 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-from support.lives import EACH, Life, make_task
 from support.pictures import encoded
 from support.trainings import pixels
 from support.uploads import shard, upload
+from support.workspaces import EACH, Workspace, make_task
 
 from retrain import store
 from retrain.data import cache, decoded
@@ -47,11 +47,11 @@ class CountingStore(LocalStore):
 
 
 class Counted:
-    """A task's life whose store and decoder count."""
+    """A workspace whose store and decoder count."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = CountingStore(folder / "store")
-        self.life = Life(self.store, folder / "work")
+        self.workspace = Workspace(self.store, folder / "work")
         self.decoded = Counter[bytes]()
         self.hashed = Counter[str]()
         monkeypatch.setattr(PIL.Image, "open", self._counting_open(PIL.Image.open))
@@ -80,20 +80,20 @@ class Counted:
     def upload(self, drop: str, seed: int) -> Drop:
         """Upload one shard, and commit it on another machine than the one that trains."""
         self.land(drop, seed)
-        committed = ingest_drop(drop, make_task(), self.life.store)
+        committed = ingest_drop(drop, make_task(), self.workspace.store)
         assert isinstance(committed, Drop)
         return committed
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> TaskWatch:
         """Return the watch of a machine that validates and trains."""
-        folder = self.life.folder / "cache"
+        folder = self.workspace.folder / "cache"
         monkeypatch.setenv("RETRAIN_CACHE", str(folder))
         task = make_task(store=str(self.store.root))
         monkeypatch.setattr(store, "LocalStore", lambda root: self.store)
         return TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), cache_dir=folder)
 
     def run(self) -> RunRecord:
-        ended = stages.run_task(self.life.context, make_task(), Request())
+        ended = stages.run_task(self.workspace.context, make_task(), Request())
         assert isinstance(ended, RunRecord), ended
         return ended
 
@@ -129,7 +129,7 @@ def test_validation_reads_each_shard_and_image_once(counted: Counted) -> None:
 
 
 def test_packing_decodes_each_image_once_and_reads_no_shard(counted: Counted) -> None:
-    counted.life.land(*CLASSES)
+    counted.workspace.land(*CLASSES)
     assert counted.store.take("/drops/") == {}
     assert list(counted.decoded.values()) == once(EACH * len(CLASSES))
 
@@ -176,13 +176,13 @@ def test_next_run_reads_the_champion_once(counted: Counted) -> None:
     assert found["first.safetensors"] == 1, "its index: for the sampling, and at the end"
 
 
-def test_life_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a task from the upload to the promotion, with the validation in this process so that it is counted too."""
     monkeypatch.setattr(ingestion, "run_in_subprocess", lambda label, seconds, work, *arguments: work(*arguments))
     watch = counted.watch(monkeypatch)
-    live(counted, watch, "first", seed=0)
+    retrain_on(counted, watch, "first", seed=0)
     counted.clear()
-    live(counted, watch, "second", seed=1)
+    retrain_on(counted, watch, "second", seed=1)
     opened = counted.store.take("")
     assert {name for name, count in opened.items() if count > 1 and not name.endswith(".json")} == set()
     assert opened["train-000000.tar"] == 1
@@ -194,13 +194,13 @@ def test_life_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: p
 def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation is a separate process, so this one counts what the watcher and the run do."""
     watch = counted.watch(monkeypatch)
-    live(counted, watch, "first", seed=0)
+    retrain_on(counted, watch, "first", seed=0)
     assert counted.store.take(".tar") == {}
     assert not counted.decoded
     assert not counted.hashed
 
 
-def live(counted: Counted, watch: TaskWatch, drop: str, seed: int) -> None:
+def retrain_on(counted: Counted, watch: TaskWatch, drop: str, seed: int) -> None:
     """Let a drop land, be validated and trained on; its model must be promoted."""
     counted.land(drop, seed)
     watch.check_drops()

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.lives import Life, make_task
 from support.terminal import Ran, retrain
 from support.trainings import RecordingObserver
+from support.workspaces import Workspace, make_task
 
 from retrain.errors import RunError
 from retrain.monitoring.exporter import Exporter, WatchedTask
@@ -42,133 +42,144 @@ class StopsAt(RecordingObserver):
             raise KeyboardInterrupt
 
 
-def a_life(folder: Path, drops: int = 0) -> Life:
+def make_workspace(folder: Path, drops: int = 0) -> Workspace:
     """Return a task in which this number of drops have been retrained on."""
-    life = Life(LocalStore(folder / "store"), folder / "work")
+    workspace = Workspace(LocalStore(folder / "store"), folder / "work")
     for seed in range(drops):
-        life.land(0, 1, seed=seed)
-        run(life)
-    return life
+        workspace.land(0, 1, seed=seed)
+        run(workspace)
+    return workspace
 
 
-def run(life: Life) -> RunRecord:
-    ended = stages.run_task(life.context, TASK, Request())
+def run(workspace: Workspace) -> RunRecord:
+    ended = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(ended, RunRecord), ended
     return ended
 
 
-def collect(life: Life, keep_last: int = 0, age: timedelta = AGE) -> Retention:
-    with life.store.lock() as ours:
+def collect(workspace: Workspace, keep_last: int = 0, age: timedelta = AGE) -> Retention:
+    with workspace.store.lock() as ours:
         return retention.remove(ours, retention.plan_removal(ours, keep_last, age, utc_now()), utc_now())
 
 
-def roll_back(life: Life) -> None:
-    seen = life.store.champion.read()
+def roll_back(workspace: Workspace) -> None:
+    seen = workspace.store.champion.read()
     assert seen.champion
     target = champions.rollback_target(seen.champion)
-    life.store.run(target).weights()
-    promote_by_hand(life.store, seen, target, "rolled back", champions.Author("ann", None))
+    workspace.store.run(target).weights()
+    promote_by_hand(workspace.store, seen, target, "rolled back", champions.Author("ann", None))
 
 
-def large(life: Life) -> set[str]:
+def large(workspace: Workspace) -> set[str]:
     """Return the runs that have a model."""
-    return {key.split("/")[2] for key in life.contents() if key.endswith("/model.safetensors")}
+    return {key.split("/")[2] for key in workspace.contents() if key.endswith("/model.safetensors")}
 
 
 def test_gc_removes_losers_and_keeps_champion_and_baseline(tmp_path: Path) -> None:
-    life = a_life(tmp_path, drops=3)
-    first, second, third = life.store.ledger.read()
-    before = life.contents()
-    found = retention.plan_removal(life.store, 0, AGE, utc_now())
-    assert life.contents() == before
+    workspace = make_workspace(tmp_path, drops=3)
+    first, second, third = workspace.store.ledger.read()
+    before = workspace.contents()
+    found = retention.plan_removal(workspace.store, 0, AGE, utc_now())
+    assert workspace.contents() == before
     assert [removal.what for removal in found.removals] == [second.run_id]
     assert found.kept == {first.run_id: "it is the baseline of the targets", third.run_id: "it is the champion"}
-    done = collect(life)
+    done = collect(workspace)
     assert done.bytes == sum(len(data) for key, data in before.items() if key in set(done.removals[0].keys))
-    assert large(life) == {first.run_id, third.run_id}
-    gone = {key for key in before if key not in life.contents()}
+    assert large(workspace) == {first.run_id, third.run_id}
+    gone = {key for key in before if key not in workspace.contents()}
     assert gone == {key for key in before if f"/{second.run_id}/" in key and key.endswith(".safetensors")}
-    assert life.store.ledger.read() == [first, second, third]
+    assert workspace.store.ledger.read() == [first, second, third]
 
 
 def test_gc_keeps_young_and_newest_runs(tmp_path: Path) -> None:
-    life = a_life(tmp_path, drops=4)
-    assert collect(life, age=timedelta(days=1)).removals == ()
-    assert len(collect(life, keep_last=1).removals) == 1
-    roll_back(life)
-    life.land(0, 1, seed=4)
-    assert run(life).decision
+    workspace = make_workspace(tmp_path, drops=4)
+    assert collect(workspace, age=timedelta(days=1)).removals == ()
+    assert len(collect(workspace, keep_last=1).removals) == 1
+    roll_back(workspace)
+    workspace.land(0, 1, seed=4)
+    assert run(workspace).decision
 
 
 def test_gc_keeps_what_an_interrupted_run_needs(tmp_path: Path) -> None:
     """The champion that it began from was rolled back meanwhile, so only this run needs that model."""
-    life = a_life(tmp_path, drops=2)
-    parent = life.store.champion.read().run_id
-    life.land(0, 1, seed=2)
-    planned = stages.plan(life.context, TASK, Request())
+    workspace = make_workspace(tmp_path, drops=2)
+    parent = workspace.store.champion.read().run_id
+    workspace.land(0, 1, seed=2)
+    planned = stages.plan(workspace.context, TASK, Request())
     assert isinstance(planned, Plan)
     with pytest.raises(KeyboardInterrupt):
-        stages.run_plan(replace(life.context, observer=StopsAt(7)), planned)
-    roll_back(life)
-    found = collect(life)
+        stages.run_plan(replace(workspace.context, observer=StopsAt(7)), planned)
+    roll_back(workspace)
+    found = collect(workspace)
     assert found.kept[parent or ""] == f"{planned.run_id} needs it"
     resumed = RecordingObserver()
-    stages.run_plan(replace(life.context, observer=resumed), planned)
+    stages.run_plan(replace(workspace.context, observer=resumed), planned)
     assert resumed.stepped_to[0] == 7
 
 
 def test_gc_removes_states_of_a_run_that_was_given_up(tmp_path: Path) -> None:
-    life = a_life(tmp_path, drops=1)
-    life.land(0, 1, seed=1)
-    planned = stages.plan(life.context, TASK, Request("naive"))
+    workspace = make_workspace(tmp_path, drops=1)
+    workspace.land(0, 1, seed=1)
+    planned = stages.plan(workspace.context, TASK, Request("naive"))
     assert isinstance(planned, Plan)
     with pytest.raises(KeyboardInterrupt):
-        stages.run_plan(replace(life.context, observer=StopsAt(7)), planned)
-    assert collect(life).removals == ()
-    run(life)
-    assert collect(life, age=timedelta(days=1)).removals == ()
-    [removal] = collect(life).removals
+        stages.run_plan(replace(workspace.context, observer=StopsAt(7)), planned)
+    assert collect(workspace).removals == ()
+    run(workspace)
+    assert collect(workspace, age=timedelta(days=1)).removals == ()
+    [removal] = collect(workspace).removals
     assert (removal.what, removal.is_marked) == (planned.run_id, False)
     assert all("/state/" in key for key in removal.keys)
-    assert life.store.run(planned.run_id).plan() == planned
+    assert workspace.store.run(planned.run_id).plan() == planned
 
 
 def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
-    life = a_life(tmp_path, drops=1)
-    [record] = life.store.ledger.read()
+    workspace = make_workspace(tmp_path, drops=1)
+    [record] = workspace.store.ledger.read()
     [drop] = record.drops
-    orphan = life.store.keys.drop_file(drop, "train-000009-0123abcd.tar")
-    foreign = life.store.keys.drop_file(drop, "train-theirs.tar")
+    orphan = workspace.store.keys.drop_file(drop, "train-000009-0123abcd.tar")
+    foreign = workspace.store.keys.drop_file(drop, "train-theirs.tar")
     for key in (orphan, foreign):
-        life.store.objects.write(key, b"left behind")
+        workspace.store.objects.write(key, b"left behind")
     for name in (drop, "gone"):
-        life.store.objects.write(life.store.keys.claim(name), Claim(drop=name, run_id=record.run_id).to_bytes())
-    assert [removal.keys for removal in collect(life).removals] == [(orphan,), (life.store.keys.claim("gone"),)]
-    assert foreign in life.contents()
-    assert life.store.keys.claim(drop) in life.contents()
+        workspace.store.objects.write(
+            workspace.store.keys.claim(name), Claim(drop=name, run_id=record.run_id).to_bytes()
+        )
+    assert [removal.keys for removal in collect(workspace).removals] == [
+        (orphan,),
+        (workspace.store.keys.claim("gone"),),
+    ]
+    assert foreign in workspace.contents()
+    assert workspace.store.keys.claim(drop) in workspace.contents()
 
 
 def test_removed_model_is_named(tmp_path: Path) -> None:
-    life = a_life(tmp_path, drops=3)
-    _, second, _ = life.store.ledger.read()
-    collect(life)
+    workspace = make_workspace(tmp_path, drops=3)
+    _, second, _ = workspace.store.ledger.read()
+    collect(workspace)
     with pytest.raises(RunError, match=f"{second.run_id}/model.safetensors was removed by `retrain gc` on "):
-        roll_back(life)
+        roll_back(workspace)
 
 
 def test_promotion_beside_gc_keeps_the_model_or_the_old_champion(tmp_path: Path) -> None:
     """Both orders: promoted between plan and removal, and marked before the swap."""
-    life = a_life(tmp_path, drops=3)
-    _, second, third = life.store.ledger.read()
-    found = retention.plan_removal(life.store, 0, AGE, utc_now())
-    promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.NO_AUTHOR)
-    assert retention.remove(life.store, found, utc_now()).removals == ()
-    assert life.store.run(second.run_id).weights()
-    promote_by_hand(life.store, life.store.champion.read(), third.run_id, "promoted by hand", champions.NO_AUTHOR)
-    collect(life)
+    workspace = make_workspace(tmp_path, drops=3)
+    _, second, third = workspace.store.ledger.read()
+    found = retention.plan_removal(workspace.store, 0, AGE, utc_now())
+    promote_by_hand(
+        workspace.store, workspace.store.champion.read(), second.run_id, "promoted by hand", champions.NO_AUTHOR
+    )
+    assert retention.remove(workspace.store, found, utc_now()).removals == ()
+    assert workspace.store.run(second.run_id).weights()
+    promote_by_hand(
+        workspace.store, workspace.store.champion.read(), third.run_id, "promoted by hand", champions.NO_AUTHOR
+    )
+    collect(workspace)
     with pytest.raises(RunError, match=f"was removed by `retrain gc`; {third.run_id} stays the champion"):
-        promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.NO_AUTHOR)
-    assert life.store.champion.read().run_id == third.run_id
+        promote_by_hand(
+            workspace.store, workspace.store.champion.read(), second.run_id, "promoted by hand", champions.NO_AUTHOR
+        )
+    assert workspace.store.champion.read().run_id == third.run_id
 
 
 ACTS = ("land", "run", "interrupt", "calibrate", "roll back", "gc")
@@ -178,39 +189,39 @@ ACTS = ("land", "run", "interrupt", "calibrate", "roll back", "gc")
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 2)), min_size=6, max_size=8))
 def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str, int]]) -> None:
     """After any history, rollbacks, resumed runs and next runs work, and no sum changes."""
-    life = a_life(tmp_path / uuid4().hex, drops=1)
+    workspace = make_workspace(tmp_path / uuid4().hex, drops=1)
     kept, interrupted = 1, None
     for seed, (act, number) in enumerate([*acts, ("gc", 1), ("roll back", 0), ("land", 0), ("run", 0)], start=1):
         if act == "land":
-            life.land(0, 1, seed=seed)
+            workspace.land(0, 1, seed=seed)
         elif act == "interrupt":
-            planned = stages.plan(life.context, TASK, Request())
+            planned = stages.plan(workspace.context, TASK, Request())
             if isinstance(planned, Plan):
                 interrupted = planned
                 with pytest.raises(KeyboardInterrupt):
-                    stages.run_plan(replace(life.context, observer=StopsAt(1 + number)), planned)
+                    stages.run_plan(replace(workspace.context, observer=StopsAt(1 + number)), planned)
         elif act == "roll back" and kept:
-            seen = life.store.champion.read().champion
+            seen = workspace.store.champion.read().champion
             assert seen
             if len(champions.standing_runs(seen)) > 1:
-                roll_back(life)
+                roll_back(workspace)
                 kept -= 1
         elif act == "gc":
-            before = life.store.ledger.read()
-            collect(life, keep_last=number)
+            before = workspace.store.ledger.read()
+            collect(workspace, keep_last=number)
             kept = number if kept >= number else kept
-            assert life.store.ledger.read() == before
-            assert total_savings(life.store.ledger.read()) == total_savings(before)
+            assert workspace.store.ledger.read() == before
+            assert total_savings(workspace.store.ledger.read()) == total_savings(before)
         else:
             purpose = "calibrate" if act == "calibrate" else "retrain"
-            ended = stages.run_task(life.context, TASK, Request(purpose=purpose))
+            ended = stages.run_task(workspace.context, TASK, Request(purpose=purpose))
             assert isinstance(ended, RunRecord | NoRunNeeded)
             if isinstance(ended, RunRecord):
                 assert ended.error is None
                 kept += act == "run"
-    if interrupted and life.store.ledger.find(interrupted.run_id) is None:
-        stages.run_plan(life.context, interrupted)
-        record = life.store.ledger.find(interrupted.run_id)
+    if interrupted and workspace.store.ledger.find(interrupted.run_id) is None:
+        stages.run_plan(workspace.context, interrupted)
+        record = workspace.store.ledger.find(interrupted.run_id)
         assert record
         assert record.error is None
 
@@ -218,7 +229,7 @@ def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str
 @pytest.fixture
 def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Run `retrain gc` a hundred days after three drops were retrained on."""
-    a_life(tmp_path, drops=3)
+    make_workspace(tmp_path, drops=3)
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))  # not the cache of the person who runs the tests
     later = utc_now() + timedelta(days=100)
@@ -247,9 +258,9 @@ def test_gc_command_refuses_an_invalid_duration(command: Callable[..., Ran]) -> 
 
 
 def test_exporter_measures_the_store_hourly(tmp_path: Path) -> None:
-    life = a_life(tmp_path, drops=3)
+    workspace = make_workspace(tmp_path, drops=3)
     now = [utc_now()]
-    watched = WatchedTask(life.store, clock=lambda: now[0])
+    watched = WatchedTask(workspace.store, clock=lambda: now[0])
 
     def told() -> dict[str, float]:
         exporter = Exporter([watched])
@@ -258,9 +269,9 @@ def test_exporter_measures_the_store_hourly(tmp_path: Path) -> None:
         return {one.labels["kind"]: one.value for one in samples if one.name == "retrain_store_bytes"}
 
     before = told()
-    assert sum(before.values()) == sum(map(len, life.contents().values()))
+    assert sum(before.values()) == sum(map(len, workspace.contents().values()))
     assert before["states"] == 0 < before["models"]
-    freed = collect(life).bytes
+    freed = collect(workspace).bytes
     assert told() == before
     now[0] += timedelta(hours=1)
     after = told()

@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 
 import pytest
-from support.lives import Life, make_task
 from support.terminal import retrain
+from support.workspaces import Workspace, make_task
 
 from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.table_making import read_or_make_table
@@ -20,14 +20,14 @@ TASK = make_task()
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """A champion trained on three classes of which four training images and two test images have a wrong label."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1, 2)
-    [drop] = life.store.drops.all()
-    table = read_or_make_table(drop, life.store)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, 2)
+    [drop] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
     flipped = [row for use, count in ((0, 4), (2, 2)) for row in (table.use == use).nonzero()[0].tolist()[:count]]
-    life.store.drops.amendments.append(
+    workspace.store.drops.amendments.append(
         [
             Change(
                 drop=drop.id,
@@ -43,18 +43,18 @@ def life(tmp_path: Path) -> Life:
             for row in flipped
         ]
     )
-    assert isinstance(stages.run_task(life.context, TASK, Request()), RunRecord)
-    return life
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
+    return workspace
 
 
-def true_classes(life: Life) -> dict[str, str]:
+def true_classes(workspace: Workspace) -> dict[str, str]:
     """Return the true class of every flipped image."""
-    [drop] = life.store.drops.all()
+    [drop] = workspace.store.drops.all()
     return {change.content: change.before for change in drop.changes}
 
 
-def test_flipped_labels_come_first(life: Life) -> None:
-    flipped, found = true_classes(life), review_data(life.context, TASK, 4)
+def test_flipped_labels_come_first(workspace: Workspace) -> None:
+    flipped, found = true_classes(workspace), review_data(workspace.context, TASK, 4)
     assert {one.content for one in found.trained} <= flipped.keys()
     assert {one.content for one in found.held_out[:2]} <= flipped.keys()
     suspects = [*found.trained, *found.held_out[:2]]
@@ -62,26 +62,26 @@ def test_flipped_labels_come_first(life: Life) -> None:
     assert found.trained[0].why.startswith("classified as labelled in ")
 
 
-def test_corrections_are_read_by_amend(life: Life, tmp_path: Path) -> None:
-    found = review_data(life.context, TASK, 4)
+def test_corrections_are_read_by_amend(workspace: Workspace, tmp_path: Path) -> None:
+    found = review_data(workspace.context, TASK, 4)
     write_corrections(found.trained, tmp_path / "fix.csv")
-    amendment = amend_drops(read_corrections(tmp_path / "fix.csv"), TASK, life.store)
+    amendment = amend_drops(read_corrections(tmp_path / "fix.csv"), TASK, workspace.store)
     assert amendment
     assert len(amendment.changes) == 4
-    assert len(true_classes(life)) == 2
-    again = review_data(life.context, TASK, 4)
+    assert len(true_classes(workspace)) == 2
+    again = review_data(workspace.context, TASK, 4)
     assert {one.content for one in again.trained}.isdisjoint(one.content for one in found.trained)
 
 
 def test_review_without_a_champion_says_so(tmp_path: Path) -> None:
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1)
     with pytest.raises(RunError, match="has no champion yet: train one"):
-        review_data(life.context, TASK, 4)
+        review_data(workspace.context, TASK, 4)
 
 
-def test_command_writes_page_and_table(life: Life, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {life.store.url}\nmodel: {{name: logistic}}\n")
+def test_command_writes_page_and_table(workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {workspace.store.url}\nmodel: {{name: logistic}}\n")
     page, table = tmp_path / "review.html", tmp_path / "fix.csv"
     arguments = ["data", "review", "--task", str(tmp_path / "pets.yaml"), "-o", str(page), "--csv", str(table)]
     told = retrain([*arguments, "--limit", "3", "--device", "cpu"], capfd).out

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.lives import TASK, Life, champion, make_task, plan, records, run
+from support.workspaces import TASK, Workspace, champion, make_task, plan, records, run
 
 from retrain.errors import ModelError
 from retrain.pipeline import stages
@@ -15,15 +15,15 @@ from retrain.store import LocalStore, ObjectStore
 
 
 @pytest.fixture
-def life(store: ObjectStore, tmp_path: Path) -> Life:
+def workspace(store: ObjectStore, tmp_path: Path) -> Workspace:
     """Return an empty task on each kind of store."""
-    return Life(store, tmp_path / "work")
+    return Workspace(store, tmp_path / "work")
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> Life:
+def local(tmp_path: Path) -> Workspace:
     """Return an empty task in a folder."""
-    return Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+    return Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
 
 
 def timeless(record: RunRecord) -> dict[str, object]:
@@ -36,17 +36,17 @@ def timeless(record: RunRecord) -> dict[str, object]:
     )
 
 
-def test_first_drop_is_trained_from_scratch_and_promoted(life: Life) -> None:
-    life.land(0, 1, 2)
-    first = run(life)
-    assert (first.method, first.outcome, champion(life)) == ("scratch", "completed", first.run_id)
+def test_first_drop_is_trained_from_scratch_and_promoted(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    first = run(workspace)
+    assert (first.method, first.outcome, champion(workspace)) == ("scratch", "completed", first.run_id)
     assert first.evaluation
     assert (first.evaluation.old, first.evaluation.comparison) == (None, None)
     assert first.evaluation.new == first.evaluation.accuracy > 0.8
-    assert records(life) == [first]
+    assert records(workspace) == [first]
 
 
-def test_network_that_cannot_be_built_is_refused_unplanned(local: Life) -> None:
+def test_network_that_cannot_be_built_is_refused_unplanned(local: Workspace) -> None:
     """The first one, and one that is not the parent's: `method` names a parent that has another network."""
     local.land(0, 1)
     broken = make_task(model={"name": "mlp", "options": {"depth": 3}})
@@ -59,12 +59,12 @@ def test_network_that_cannot_be_built_is_refused_unplanned(local: Life) -> None:
     assert [entry.name for entry in Path(local.store.objects.url, "pets", "runs").iterdir()] == [first.run_id]
 
 
-def test_next_drop_continues_reaches_target_sooner_and_wins(life: Life) -> None:
-    life.land(0, 1, 2)
-    first = run(life)
-    life.land(0, 1, 2, seed=1)
-    second = run(life)
-    assert (second.method, second.outcome, second.parent, champion(life)) == (
+def test_next_drop_continues_reaches_target_sooner_and_wins(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    first = run(workspace)
+    workspace.land(0, 1, 2, seed=1)
+    second = run(workspace)
+    assert (second.method, second.outcome, second.parent, champion(workspace)) == (
         "continuous",
         "reached",
         first.run_id,
@@ -82,66 +82,66 @@ def test_next_drop_continues_reaches_target_sooner_and_wins(life: Life) -> None:
     assert second.evaluation.comparison
     assert second.evaluation.comparison.champion == first.run_id
     assert None not in (second.evaluation.old, second.evaluation.new)
-    assert records(life) == [first, second]
+    assert records(workspace) == [first, second]
 
 
-def test_missed_target_escalates_and_charges_every_attempt(life: Life) -> None:
-    life.land(0, 1, 2)
-    first = run(life)
-    life.land(0, 1, 2, seed=1, mislabelled=True)
-    last = run(life, make_task(gate={"margin": 1.0}))
-    attempts = records(life)[1:]
+def test_missed_target_escalates_and_charges_every_attempt(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    first = run(workspace)
+    workspace.land(0, 1, 2, seed=1, mislabelled=True)
+    last = run(workspace, make_task(gate={"margin": 1.0}))
+    attempts = records(workspace)[1:]
     assert [(record.method, record.scale, record.outcome, record.attempt) for record in attempts] == [
         ("continuous", 0.5, "missed", 0),
         ("continuous", 1.0, "missed", 1),
         ("scratch", 1.0, "completed", 2),
     ]
     assert attempts[-1] == last
-    assert champion(life) == last.run_id
+    assert champion(workspace) == last.run_id
     assert all(record.parent == first.run_id and record.decision is None for record in attempts[:2])
     used = [record.result.iterations for record in attempts if record.result]
     assert total_savings(attempts).gross == -used[0] - used[1]
     assert total_savings(attempts).used == sum(used)
 
 
-def test_refused_candidate_keeps_its_reason_and_is_not_retrained(life: Life) -> None:
-    life.land(0, 1, 2)
-    first = run(life)
-    life.land(0, 1, 2, seed=1, mislabelled=True)
+def test_refused_candidate_keeps_its_reason_and_is_not_retrained(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    first = run(workspace)
+    workspace.land(0, 1, 2, seed=1, mislabelled=True)
     strict = make_task(gate={"margin": 0.0, "min_accuracy": 0.9})
-    refused = run(life, strict)
+    refused = run(workspace, strict)
     assert refused.decision
     assert not refused.decision.promoted
     assert any("below gate.min_accuracy 0.9" in reason for reason in refused.decision.reasons)
-    assert champion(life) == first.run_id
-    assert life.context.files(refused.run_id).weights()
-    before = life.contents()
-    nothing = stages.run_task(life.context, strict, Request())
+    assert champion(workspace) == first.run_id
+    assert workspace.context.files(refused.run_id).weights()
+    before = workspace.contents()
+    nothing = stages.run_task(workspace.context, strict, Request())
     assert isinstance(nothing, NoRunNeeded)
     assert f"{refused.run_id} was trained on these drops and refused" in nothing.reason
-    assert life.contents() == before
+    assert workspace.contents() == before
 
 
-def test_run_without_new_drops_changes_nothing(life: Life) -> None:
-    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
-    life.land(0, 1)
-    run(life)
-    before = life.contents()
-    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
-    assert life.contents() == before
+def test_run_without_new_drops_changes_nothing(workspace: Workspace) -> None:
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), NoRunNeeded)
+    workspace.land(0, 1)
+    run(workspace)
+    before = workspace.contents()
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), NoRunNeeded)
+    assert workspace.contents() == before
 
 
-def test_every_stage_called_again_changes_nothing(life: Life) -> None:
-    life.land(0, 1, 2)
-    run(life)
-    life.land(0, 1, 2, seed=1, mislabelled=True)
-    planned = plan(life)
-    final = stages.train(life.context, planned)
-    done = [stage(life.context, final) for stage in (stages.evaluate, stages.promote, stages.record)]
-    kept = life.contents()
-    assert stages.train(life.context, planned) == final
-    assert [stage(life.context, final) for stage in (stages.evaluate, stages.promote, stages.record)] == done
-    assert life.contents() == kept
+def test_every_stage_called_again_changes_nothing(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    run(workspace)
+    workspace.land(0, 1, 2, seed=1, mislabelled=True)
+    planned = plan(workspace)
+    final = stages.train(workspace.context, planned)
+    done = [stage(workspace.context, final) for stage in (stages.evaluate, stages.promote, stages.record)]
+    kept = workspace.contents()
+    assert stages.train(workspace.context, planned) == final
+    assert [stage(workspace.context, final) for stage in (stages.evaluate, stages.promote, stages.record)] == done
+    assert workspace.contents() == kept
 
 
 Stage = Callable[..., object]
@@ -150,12 +150,12 @@ Stage = Callable[..., object]
 @pytest.mark.parametrize("done", range(5))
 @pytest.mark.parametrize("mislabelled", [False, True])
 def test_next_run_completes_after_a_crash_between_stages(tmp_path: Path, done: int, mislabelled: bool) -> None:
-    lives = [Life(LocalStore(tmp_path / name), tmp_path / f"{name}-work") for name in ("whole", "crashed")]
-    for life in lives:
-        life.land(0, 1)
-        run(life)
-        life.land(0, 1, seed=1, mislabelled=mislabelled)
-    whole, crashed = lives
+    workspaces = [Workspace(LocalStore(tmp_path / name), tmp_path / f"{name}-work") for name in ("whole", "crashed")]
+    for workspace in workspaces:
+        workspace.land(0, 1)
+        run(workspace)
+        workspace.land(0, 1, seed=1, mislabelled=mislabelled)
+    whole, crashed = workspaces
     run(whole)
     final = plan(crashed)
     if done >= 1:
@@ -168,7 +168,7 @@ def test_next_run_completes_after_a_crash_between_stages(tmp_path: Path, done: i
     assert set(crashed.contents()) == set(whole.contents())
 
 
-def test_crash_after_the_champion_swap_completes_later(local: Life) -> None:
+def test_crash_after_the_champion_swap_completes_later(local: Workspace) -> None:
     local.land(0, 1)
     planned = plan(local)
     stages.evaluate(local.context, stages.train(local.context, planned))
@@ -182,7 +182,7 @@ def test_crash_after_the_champion_swap_completes_later(local: Life) -> None:
     assert len(seen.champion.history) == 1
 
 
-def test_promoted_run_gets_its_record_before_the_next_drop(local: Life) -> None:
+def test_promoted_run_gets_its_record_before_the_next_drop(local: Workspace) -> None:
     local.land(0, 1)
     first = stages.train(local.context, plan(local))
     stages.promote(local.context, first)
@@ -192,39 +192,39 @@ def test_promoted_run_gets_its_record_before_the_next_drop(local: Life) -> None:
     assert [record.run_id for record in records(local)] == [first.run_id, second.run_id]
 
 
-def test_later_candidate_is_judged_against_the_earlier(life: Life) -> None:
-    life.land(0, 1, 2)
-    first = run(life)
-    life.land(0, 1, 2, seed=1)
-    ours, theirs = (plan(life, request=Request(method)) for method in ("continuous", "naive"))
+def test_later_candidate_is_judged_against_the_earlier(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    first = run(workspace)
+    workspace.land(0, 1, 2, seed=1)
+    ours, theirs = (plan(workspace, request=Request(method)) for method in ("continuous", "naive"))
     for candidate in (ours, theirs):
-        stages.train(life.context, candidate)
-        evaluation = stages.evaluate(life.context, candidate)
+        stages.train(workspace.context, candidate)
+        evaluation = stages.evaluate(workspace.context, candidate)
         assert evaluation
         assert evaluation.comparison
         assert evaluation.comparison.champion == first.run_id
-    stages.promote(life.context, theirs)
-    stages.promote(life.context, ours)
-    record = stages.record(life.context, ours)
+    stages.promote(workspace.context, theirs)
+    stages.promote(workspace.context, ours)
+    record = stages.record(workspace.context, ours)
     assert record.evaluation
     assert record.evaluation.comparison
     assert record.evaluation.comparison.champion == theirs.run_id
-    assert champion(life) == ours.run_id
+    assert champion(workspace) == ours.run_id
 
 
-def test_promotion_is_recorded_against_the_replaced_champion(life: Life) -> None:
-    life.land(0, 1, 2)
-    run(life)
-    life.land(0, 1, 2, seed=1)
-    ours, theirs = (plan(life, request=Request(method)) for method in ("continuous", "naive"))
+def test_promotion_is_recorded_against_the_replaced_champion(workspace: Workspace) -> None:
+    workspace.land(0, 1, 2)
+    run(workspace)
+    workspace.land(0, 1, 2, seed=1)
+    ours, theirs = (plan(workspace, request=Request(method)) for method in ("continuous", "naive"))
     for candidate in (ours, theirs):
-        stages.train(life.context, candidate)
-    late = stages.evaluate(life.context, ours)
+        stages.train(workspace.context, candidate)
+    late = stages.evaluate(workspace.context, ours)
     assert late
-    stages.promote(life.context, theirs)
-    stages.promote(life.context, ours)
-    life.context.files(ours.run_id).write_evaluation(late)
-    record = stages.record(life.context, ours)
+    stages.promote(workspace.context, theirs)
+    stages.promote(workspace.context, ours)
+    workspace.context.files(ours.run_id).write_evaluation(late)
+    record = stages.record(workspace.context, ours)
     assert record.evaluation
     assert record.evaluation.comparison
     assert record.evaluation.comparison.champion == theirs.run_id
@@ -244,26 +244,26 @@ class Overtaken(LocalStore):
 
 def test_candidate_that_lost_the_swap_is_judged_again(tmp_path: Path) -> None:
     store = Overtaken(tmp_path / "store")
-    life = Life(store, tmp_path / "work")
-    life.land(0, 1, 2)
-    run(life, make_task(training={**TASK.training.model_dump(), "epochs": 0.1}))  # easily beaten
-    life.land(0, 1, 2, seed=1)
-    worse = plan(life, make_task(training={**TASK.training.model_dump(), "epochs": 1}, gate={"margin": 0.1}))
-    better = plan(life)
+    workspace = Workspace(store, tmp_path / "work")
+    workspace.land(0, 1, 2)
+    run(workspace, make_task(training={**TASK.training.model_dump(), "epochs": 0.1}))  # easily beaten
+    workspace.land(0, 1, 2, seed=1)
+    worse = plan(workspace, make_task(training={**TASK.training.model_dump(), "epochs": 1}, gate={"margin": 0.1}))
+    better = plan(workspace)
     for candidate in (worse, better):
-        stages.train(life.context, candidate)
-    store.rival = lambda: stages.promote(life.context, better)
-    decision = stages.promote(life.context, worse)
+        stages.train(workspace.context, candidate)
+    store.rival = lambda: stages.promote(workspace.context, better)
+    decision = stages.promote(workspace.context, worse)
     assert decision
     assert not decision.promoted
     assert f"worse than the champion {better.run_id}" in decision.reasons[0]
-    assert champion(life) == better.run_id
-    seen = life.store.champion.read()
+    assert champion(workspace) == better.run_id
+    seen = workspace.store.champion.read()
     assert seen.champion
     assert worse.run_id not in [entry.run_id for entry in seen.champion.history]
 
 
-def test_decided_evaluation_stays_under_a_later_champion(local: Life) -> None:
+def test_decided_evaluation_stays_under_a_later_champion(local: Workspace) -> None:
     local.land(0, 1)
     first = run(local)
     local.land(0, 1, seed=1)
@@ -275,37 +275,37 @@ def test_decided_evaluation_stays_under_a_later_champion(local: Life) -> None:
     assert stages.record(local.context, second).evaluation == evaluation
 
 
-def test_non_finite_loss_is_recorded_and_the_champion_stays(life: Life) -> None:
-    life.land(0, 1)
-    first = run(life)
-    life.land(0, 1, seed=1)
+def test_non_finite_loss_is_recorded_and_the_champion_stays(workspace: Workspace) -> None:
+    workspace.land(0, 1)
+    first = run(workspace)
+    workspace.land(0, 1, seed=1)
     optimizer = {"name": "sgd", "learning_rate": 1e38}
     exploding = make_task(training={**TASK.training.model_dump(), "optimizer": optimizer})
-    diverged = run(life, exploding)
+    diverged = run(workspace, exploding)
     assert (diverged.outcome, diverged.evaluation, diverged.decision) == ("diverged", None, None)
     assert diverged.result
     assert diverged.result.model_digest is None
     assert diverged.savings
     assert diverged.savings.gross == -diverged.result.iterations
-    assert champion(life) == first.run_id
+    assert champion(workspace) == first.run_id
 
 
 @pytest.mark.parametrize(
     "request_", [Request(purpose="calibrate"), Request("naive", "trial")], ids=["calibrate", "trial"]
 )
-def test_trials_and_calibrations_are_never_promoted(life: Life, request_: Request) -> None:
-    life.land(0, 1)
-    first = run(life)
-    life.land(0, 1, seed=1)
-    measured = run(life, request=request_)
+def test_trials_and_calibrations_are_never_promoted(workspace: Workspace, request_: Request) -> None:
+    workspace.land(0, 1)
+    first = run(workspace)
+    workspace.land(0, 1, seed=1)
+    measured = run(workspace, request=request_)
     assert measured.evaluation
     assert measured.evaluation.comparison
     assert measured.decision is None
-    assert champion(life) == first.run_id
-    assert run(life).decision
+    assert champion(workspace) == first.run_id
+    assert run(workspace).decision
 
 
-def test_calibrated_baseline_gives_a_measured_target(local: Life) -> None:
+def test_calibrated_baseline_gives_a_measured_target(local: Workspace) -> None:
     local.land(0, 1)
     run(local)
     local.land(2, 3, seed=1)
@@ -317,7 +317,7 @@ def test_calibrated_baseline_gives_a_measured_target(local: Life) -> None:
     assert target.accuracy == calibrated.result.final_accuracy
 
 
-def test_baseline_of_different_work_is_ignored(local: Life) -> None:
+def test_baseline_of_different_work_is_ignored(local: Workspace) -> None:
     local.land(0, 1)
     first = run(local)
     local.land(0, 1, seed=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from support.histories import TASK, Past, drop, one_drop
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.cli.formatting import history_table, record_details
 from retrain.config import Metric, Split
@@ -99,39 +99,39 @@ METRICS = {
 
 
 @pytest.fixture(params=METRICS)
-def scored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Life, Task]:
+def scored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Workspace, Task]:
     """A task scored by each metric, after its first run: on two uneven classes, some of whose labels are swapped."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 0, 0, 0, 0, 1, 1)
-    life.land(0, 1, seed=5, mislabelled=True)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 0, 0, 0, 0, 1, 1)
+    workspace.land(0, 1, seed=5, mislabelled=True)
     task = make_task(target={"metric": request.param}, baseline={})
-    stages.run_task(life.context, task, Request())
-    return life, task
+    stages.run_task(workspace.context, task, Request())
+    return workspace, task
 
 
-def score_of(life: Life, plan: Plan, split: Split) -> float:
+def score_of(workspace: Workspace, plan: Plan, split: Split) -> float:
     """Return the score of a run's model, by scikit-learn."""
-    held = life.context.samples(plan.dataset, [split], plan.task.data, plan.loading)[split]
-    network = load_network(life.context.files(plan.run_id), plan, (), life.context.device)
+    held = workspace.context.samples(plan.dataset, [split], plan.task.data, plan.loading)[split]
+    network = load_network(workspace.context.files(plan.run_id), plan, (), workspace.context.device)
     guess, _, _ = predict_classes(network, held, Normalize(plan.task.data))
     return float(METRICS[plan.metric](held.labels.tolist(), guess.tolist()))
 
 
-def test_retraining_is_stopped_judged_and_recorded_by_the_metric(scored: tuple[Life, Task]) -> None:
-    life, task = scored
-    (scratch,) = life.store.ledger.read()
-    life.land(0, 1, 1, 2, seed=1)
-    record = stages.run_task(life.context, task, Request())
+def test_retraining_is_stopped_judged_and_recorded_by_the_metric(scored: tuple[Workspace, Task]) -> None:
+    workspace, task = scored
+    (scratch,) = workspace.store.ledger.read()
+    workspace.land(0, 1, 1, 2, seed=1)
+    record = stages.run_task(workspace.context, task, Request())
     assert isinstance(record, RunRecord)
-    plan = life.context.files(record.run_id).plan()
+    plan = workspace.context.files(record.run_id).plan()
     assert record.method == "continuous", plan.reason
     assert record.metric == plan.metric == task.target.metric
-    last = life.context.files(scratch.run_id).curve().points[-1]
+    last = workspace.context.files(scratch.run_id).curve().points[-1]
     assert record.target.accuracy == scratch.result.final_score == last.score
     assert record.target.standard_error == last.standard_error > 0
     assert scratch.result.final_score != scratch.result.final_accuracy
-    assert record.result.final_score == pytest.approx(score_of(life, plan, "val"))
-    assert record.evaluation.score == pytest.approx(score_of(life, plan, "test"))
+    assert record.result.final_score == pytest.approx(score_of(workspace, plan, "val"))
+    assert record.evaluation.score == pytest.approx(score_of(workspace, plan, "test"))
     assert record.evaluation.comparison.champion_score == pytest.approx(record.evaluation.score - _gain(record))
     _assert_told(record, scratch)
 
@@ -155,14 +155,14 @@ def _assert_told(record: RunRecord, scratch: RunRecord) -> None:
     assert f'retrain_target_score_ratio{{metric="{record.metric}",task="pets"}} {record.target.accuracy}' in served
 
 
-def test_another_metric_needs_a_baseline_of_its_own(scored: tuple[Life, Task]) -> None:
-    life, task = scored
-    life.land(1, 2, seed=1)
-    plan = stages.plan(life.context, by("accuracy", task), Request())
+def test_another_metric_needs_a_baseline_of_its_own(scored: tuple[Workspace, Task]) -> None:
+    workspace, task = scored
+    workspace.land(1, 2, seed=1)
+    plan = stages.plan(workspace.context, by("accuracy", task), Request())
     assert isinstance(plan, Plan)
     assert plan.method == "scratch"
     assert "no scratch run with this network and training has measured a baseline" in plan.reason
-    again = stages.plan(life.context, task, Request())
+    again = stages.plan(workspace.context, task, Request())
     assert isinstance(again, Plan)
     assert again.method == "continuous"
 

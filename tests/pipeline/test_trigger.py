@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.histories import START, TASK, Past, drop, one_drop
-from support.lives import Life, make_task
 from support.terminal import Ran, retrain
 from support.watching import Place, Recorder
+from support.workspaces import Workspace, make_task
 
 from retrain.config.automation import Budget, Trigger
 from retrain.config.loading import parse_task
@@ -142,8 +142,8 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> None:
-    life = Life(LocalStore(tmp_path / "store"), tmp_path / "work")
-    first = life.land(0, seed=1)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
+    first = workspace.land(0, seed=1)
     now = [first.committed_at]
     health, runs = Health(["pets"]), Recorder()
     watch = TaskWatch(place.task, runs, health, clock=lambda: now[0])
@@ -158,7 +158,7 @@ def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> 
     status = read_status(place.task, place.store, lambda: now[0])
     assert status.trigger
     assert status.trigger.startswith("waits for ")
-    life.land(1, 2, seed=2)
+    workspace.land(1, 2, seed=2)
     watch.check_drops()
     watch.advance()
     [run_id] = runs.runs
@@ -167,8 +167,8 @@ def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> 
 
 
 def test_watcher_starts_once_the_oldest_drop_waited_long(place: Place, tmp_path: Path) -> None:
-    life = Life(LocalStore(tmp_path / "store"), tmp_path / "work")
-    now = [life.land(0, seed=1).committed_at]
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
+    now = [workspace.land(0, seed=1).committed_at]
     runs = Recorder()
     watch = TaskWatch(place.task, runs, Health(["pets"]), clock=lambda: now[0])
     watch.check_drops()
@@ -179,7 +179,7 @@ def test_watcher_starts_once_the_oldest_drop_waited_long(place: Place, tmp_path:
 
 
 def test_started_run_resumes_regardless_of_the_trigger(place: Place, tmp_path: Path) -> None:
-    Life(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
+    Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
     paused = place.task.model_copy(update={"trigger": Trigger(pause=True)})
     assert isinstance(plan_next_run(place.store, paused, Request()), NoRunNeeded)
     started = plan_next_run(place.store, place.task.model_copy(update={"trigger": Trigger()}), Request())
@@ -195,7 +195,7 @@ def command(
     place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
     """Run a command on a task of which too few samples have landed."""
-    Life(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
+    Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
     settings = place.task.model_dump() | {"trigger": {"min_samples": 1000}}
     (tmp_path / "pets.json").write_text(json.dumps(settings))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.lives import Life
 from support.terminal import retrain
 from support.versions import GOLDEN, LATER, NEXT_VERSION, Golden, with_later_fields
+from support.workspaces import Workspace
 
 from retrain.config.loading import load_task
 from retrain.config.task import Task
@@ -35,9 +35,9 @@ def task(golden: Golden, tmp_path: Path) -> Task:
 
 
 @pytest.fixture
-def life(task: Task, tmp_path: Path) -> Life:
-    """Return its life so far."""
-    return Life(LocalStore(Path(task.store)), tmp_path / "work")
+def workspace(task: Task, tmp_path: Path) -> Workspace:
+    """Return the workspace of the store."""
+    return Workspace(LocalStore(Path(task.store)), tmp_path / "work")
 
 
 def add_later_fields(store: Path) -> None:
@@ -50,12 +50,12 @@ def add_later_fields(store: Path) -> None:
         path.write_text("".join(json.dumps(json.loads(line) | LATER) + "\n" for line in lines))
 
 
-def finish(life: Life, task: Task, golden: Golden) -> RunRecord:
+def finish(workspace: Workspace, task: Task, golden: Golden) -> RunRecord:
     """Finish the unfinished run, and return its record."""
-    record = stages.run_task(life.context, task, Request())
+    record = stages.run_task(workspace.context, task, Request())
     assert isinstance(record, RunRecord)
     assert (record.run_id, record.outcome, record.error) == (golden.unfinished, "reached", None)
-    assert life.context.observer.stepped_to[0] == 6
+    assert workspace.context.observer.stepped_to[0] == 6
     return record
 
 
@@ -66,28 +66,28 @@ def roll_back(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str], tim
 
 
 def test_store_of_an_earlier_version_is_continued(
-    life: Life, task: Task, golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, task: Task, golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert [record.run_id for record in life.store.ledger.read()] == [golden.scratch, golden.champion]
-    assert life.store.champion.read().run_id == golden.champion
-    finish(life, task, golden)
-    assert life.store.champion.read().run_id == golden.unfinished
-    life.land(0, 1, 2, seed=4)
-    following = stages.run_task(life.context, task, Request())
+    assert [record.run_id for record in workspace.store.ledger.read()] == [golden.scratch, golden.champion]
+    assert workspace.store.champion.read().run_id == golden.champion
+    finish(workspace, task, golden)
+    assert workspace.store.champion.read().run_id == golden.unfinished
+    workspace.land(0, 1, 2, seed=4)
+    following = stages.run_task(workspace.context, task, Request())
     assert isinstance(following, RunRecord)
     assert (following.parent, following.error) == (golden.unfinished, None)
     roll_back(task, tmp_path, capfd, times=3 if following.ending == "promoted" else 2)
-    assert life.store.champion.read().run_id == golden.scratch
+    assert workspace.store.champion.read().run_id == golden.scratch
 
 
 def test_store_of_a_later_version_is_continued(
-    life: Life, task: Task, golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, task: Task, golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_later_fields(Path(task.store))
-    assert "task.training.of_a_later_version" in set(unknown_fields(life.store.run(golden.unfinished).plan()))
-    finish(life, task, golden)
+    assert "task.training.of_a_later_version" in set(unknown_fields(workspace.store.run(golden.unfinished).plan()))
+    finish(workspace, task, golden)
     roll_back(task, tmp_path, capfd, times=2)
-    champion = life.store.champion.read().champion
+    champion = workspace.store.champion.read().champion
     assert champion is not None
     assert champion.run_id == golden.scratch
     kept = set(unknown_fields(champion))
@@ -99,20 +99,20 @@ def test_store_of_a_later_version_is_continued(
     }
 
 
-def test_plan_with_unknown_decisive_settings_is_refused(life: Life, task: Task, golden: Golden) -> None:
+def test_plan_with_unknown_decisive_settings_is_refused(workspace: Workspace, task: Task, golden: Golden) -> None:
     path = Path(task.store) / "pets" / "runs" / golden.champion / "plan.json"
     plan = json.loads(path.read_text())
     plan["task"]["training"] |= {"epochs": 7.0, "gradient_noise": 0.1}
     path.write_text(json.dumps(plan))
     with pytest.raises(RunError, match=r"by a later version .*know: task.training.gradient_noise. Use that version"):
-        load_model(Source(life.store, frozenset()), golden.champion, "cpu")
+        load_model(Source(workspace.store, frozenset()), golden.champion, "cpu")
     (path.parent / "result.json").unlink()
     with pytest.raises(RunError, match=r"task.training.gradient_noise. Use that version"):
-        stages.train(life.context, life.store.run(golden.champion).plan())
+        stages.train(workspace.context, workspace.store.run(golden.champion).plan())
 
 
-def test_manifest_digest_covers_unknown_fields(life: Life) -> None:
-    drop = life.store.drops.all()[0]
+def test_manifest_digest_covers_unknown_fields(workspace: Workspace) -> None:
+    drop = workspace.store.drops.all()[0]
     later = Drop.model_validate(drop.model_dump() | {"licence": "CC0"})
     written = later.model_copy(update={"digest": drop_digest(later)}).to_bytes()
     assert parse_manifest(written).model_extra == {"licence": "CC0"}

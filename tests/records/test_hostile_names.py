@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from support import browsers, monitoring
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.config.task import Gate, Task
 from retrain.data.packing import pack
@@ -29,18 +29,18 @@ def browser() -> Iterator[Browser]:
 def hostile(tmp_path: Path) -> Task:
     """Return a task whose only drop has a class of a hostile name, and whose gate says so: the class is never right."""
     task = make_task(gate=Gate(min_class_accuracy=1))
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1, mislabelled=True)
-    Life(LocalStore(tmp_path / "aside"), tmp_path).land(0, 1, mislabelled=True, seed=1)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, mislabelled=True)
+    Workspace(LocalStore(tmp_path / "aside"), tmp_path).land(0, 1, mislabelled=True, seed=1)
     (tmp_path / "drop-1" / "class-0").rename(tmp_path / "drop-1" / HOSTILE)
-    (drop, *_), *_ = pack(tmp_path / "drop-1", task, life.store, drop_id="hostile")
+    (drop, *_), *_ = pack(tmp_path / "drop-1", task, workspace.store, drop_id="hostile")
     assert HOSTILE in drop.classes
-    record = stages.run_task(life.context, task, Request())
-    failed = stages.plan(life.context, task, Request(purpose="trial"))
+    record = stages.run_task(workspace.context, task, Request())
+    failed = stages.plan(workspace.context, task, Request(purpose="trial"))
     assert isinstance(failed, Plan)
-    stages.record_failure(life.context, failed, HOSTILE)
+    stages.record_failure(workspace.context, failed, HOSTILE)
     assert HOSTILE in str(record.decision)
-    return task.model_copy(update={"store": str(life.store.objects.root)})
+    return task.model_copy(update={"store": str(workspace.store.objects.root)})
 
 
 def test_hostile_names_in_drops_gates_and_errors_are_only_text(browser: Browser, hostile: Task) -> None:

@@ -4,7 +4,7 @@ import pickle
 from contextlib import suppress
 from pathlib import Path
 
-from support.lives import Life, make_task
+from support.workspaces import Workspace, make_task
 
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
@@ -24,19 +24,19 @@ class Mark:
 
 
 def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
-    mark, life = tmp_path / "mark", Life(LocalStore(tmp_path / "store"), tmp_path)
+    mark, workspace = tmp_path / "mark", Workspace(LocalStore(tmp_path / "store"), tmp_path)
     payload = pickle.dumps(Mark(mark))
     pickle.loads(payload)
     mark.unlink()  # it works
-    life.land(0, 1)
-    first = stages.run_task(life.context, TASK, Request())
-    life.land(1, 2, seed=1)
-    life.store.objects.write(life.store.keys.run(first.run_id, "state/1"), payload)
-    contents = life.contents()
+    workspace.land(0, 1)
+    first = stages.run_task(workspace.context, TASK, Request())
+    workspace.land(1, 2, seed=1)
+    workspace.store.objects.write(workspace.store.keys.run(first.run_id, "state/1"), payload)
+    contents = workspace.contents()
     for key, before in contents.items():
-        life.store.objects.write(key, payload)
+        workspace.store.objects.write(key, payload)
         with suppress(Exception):  # whatever it is refused with, it must not be run
-            stages.run_task(life.context, TASK, Request("continuous"))
+            stages.run_task(workspace.context, TASK, Request("continuous"))
         assert not mark.exists(), key
-        life.store.objects.write(key, before)
+        workspace.store.objects.write(key, before)
     assert len(contents) > 12

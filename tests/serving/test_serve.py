@@ -173,7 +173,7 @@ def ask_until_promoted(served: Served, url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(keep_asking) for _ in range(2)]
         try:
-            served.life.land(2, seed=2)
+            served.workspace.land(2, seed=2)
             second = served.retrain().run_id
             wait_for(lambda: infer(url, files)["model_version"] == second or None, "the new champion")
         finally:
@@ -192,15 +192,15 @@ def test_old_model_is_served_while_the_new_one_cannot_be_loaded(tmp_path: Path) 
     counts = Counts("pets")
     champion = FollowedChampion(find_source(served.task), "cpu", counts)
     first = champion.model
-    served.life.land(2, seed=2)
+    served.workspace.land(2, seed=2)
     second = served.retrain().run_id
-    key = served.life.store.keys.run(second, "model.safetensors")
-    weights, _ = served.life.store.objects.read(key)
-    served.life.store.objects.write(key, b"torn")
+    key = served.workspace.store.keys.run(second, "model.safetensors")
+    weights, _ = served.workspace.store.objects.read(key)
+    served.workspace.store.objects.write(key, b"torn")
     champion.start(every=0.01)
     wait_for(lambda: load_errors(counts) or None, "an attempt to load the damaged model")
     assert champion.model is first
-    served.life.store.objects.write(key, weights)
+    served.workspace.store.objects.write(key, weights)
     wait_for(lambda: champion.model.run_id == second or None, "the repaired model")
     champion.stop()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save
-from support.lives import Life, make_task
 from support.trainings import TASK, plan_of, run_of
+from support.workspaces import Workspace, make_task
 from torch import Tensor
 
 from retrain.config.optimizers import Adam, Sgd
@@ -25,45 +25,47 @@ MODEL, INDEX, MOMENTS = "model.safetensors", "learning_speed/{drop}.safetensors"
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Return a champion, and a drop that has landed since."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1)
-    assert isinstance(stages.run_task(life.context, KEPT, Request()), RunRecord)
-    life.land(0, 1, seed=1)
-    return life
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1)
+    assert isinstance(stages.run_task(workspace.context, KEPT, Request()), RunRecord)
+    workspace.land(0, 1, seed=1)
+    return workspace
 
 
-def champion(life: Life) -> str:
-    run_id = life.store.champion.read().run_id
+def champion(workspace: Workspace) -> str:
+    run_id = workspace.store.champion.read().run_id
     assert run_id
     return run_id
 
 
-def key(life: Life, name: str) -> str:
-    run_id = champion(life)
-    return life.store.keys.run(run_id, name.format(drop=life.context.files(run_id).plan().dataset.drops[0].id))
+def key(workspace: Workspace, name: str) -> str:
+    run_id = champion(workspace)
+    return workspace.store.keys.run(
+        run_id, name.format(drop=workspace.context.files(run_id).plan().dataset.drops[0].id)
+    )
 
 
-def exchange(life: Life, name: str, data: bytes) -> None:
+def exchange(workspace: Workspace, name: str, data: bytes) -> None:
     """Replace the bytes, and put their digest into the result, as a person with write access could."""
-    life.store.objects.write(key(life, name), data)
+    workspace.store.objects.write(key(workspace, name), data)
     digest = {MODEL: "model_digest", INDEX: "index_digest", MOMENTS: "moments_digest"}[name]
-    files = life.context.files(champion(life))
+    files = workspace.context.files(champion(workspace))
     result = files.result()
     assert result
     files.write_result(result.model_copy(update={digest: hashlib.sha256(data).hexdigest()}))
 
 
-def refused(life: Life, error: type[UserError], message: str) -> None:
+def refused(workspace: Workspace, error: type[UserError], message: str) -> None:
     """The next retraining ends with this error and one failed record of it; all else is as it was."""
-    before, records = champion(life), life.store.ledger.read()
-    planned = stages.plan(life.context, KEPT, Request())
+    before, records = champion(workspace), workspace.store.ledger.read()
+    planned = stages.plan(workspace.context, KEPT, Request())
     assert isinstance(planned, Plan)
     with pytest.raises(error, match=message) as raised:
-        stages.run_task(life.context, KEPT, Request())
-    assert champion(life) == before
-    *earlier, failed = life.store.ledger.read()
+        stages.run_task(workspace.context, KEPT, Request())
+    assert champion(workspace) == before
+    *earlier, failed = workspace.store.ledger.read()
     assert earlier == records
     assert (failed.run_id, failed.outcome, failed.error) == (planned.run_id, "failed", str(raised.value))
     assert (failed.result, failed.evaluation, failed.decision) == (None, None, None)
@@ -75,54 +77,58 @@ def refused(life: Life, error: type[UserError], message: str) -> None:
     [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + bytes([data[-1] ^ 1])],
     ids=["truncated", "empty", "one bit"],
 )
-def test_run_file_with_another_digest_is_refused(life: Life, name: str, harm: Callable[[bytes], bytes]) -> None:
-    life.store.objects.write(key(life, name), harm(life.store.objects.read(key(life, name))[0]))
-    refused(life, RunError, r"is not the (model|index|optimizer state) that the run ended with|holds no tensors")
+def test_run_file_with_another_digest_is_refused(
+    workspace: Workspace, name: str, harm: Callable[[bytes], bytes]
+) -> None:
+    workspace.store.objects.write(key(workspace, name), harm(workspace.store.objects.read(key(workspace, name))[0]))
+    refused(workspace, RunError, r"is not the (model|index|optimizer state) that the run ended with|holds no tensors")
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
-def test_file_that_is_gone_is_named(life: Life, name: str) -> None:
-    life.store.objects.delete(key(life, name))
-    refused(life, RunError, f"{name} is not there")
+def test_file_that_is_gone_is_named(workspace: Workspace, name: str) -> None:
+    workspace.store.objects.delete(key(workspace, name))
+    refused(workspace, RunError, f"{name} is not there")
 
 
 @pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])
-def test_run_file_without_tensors_is_refused_despite_its_digest(life: Life, name: str) -> None:
-    exchange(life, name, b"\x80\x04}q\x00.")
-    refused(life, RunError, r"holds no tensors")
+def test_run_file_without_tensors_is_refused_despite_its_digest(workspace: Workspace, name: str) -> None:
+    exchange(workspace, name, b"\x80\x04}q\x00.")
+    refused(workspace, RunError, r"holds no tensors")
 
 
-def changed(life: Life, name: str, change: Callable[[Tensor], Tensor]) -> bytes:
-    return save({tensor: change(value) for tensor, value in load(life.store.objects.read(key(life, name))[0]).items()})
+def changed(workspace: Workspace, name: str, change: Callable[[Tensor], Tensor]) -> bytes:
+    return save(
+        {tensor: change(value) for tensor, value in load(workspace.store.objects.read(key(workspace, name))[0]).items()}
+    )
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
-def test_weights_of_nan_are_refused_despite_their_digest(life: Life, name: str) -> None:
-    exchange(life, name, changed(life, name, lambda tensor: torch.full_like(tensor, torch.nan)))
-    refused(life, RunError, r"\w+ holds values that are no numbers \(NaN\)")
+def test_weights_of_nan_are_refused_despite_their_digest(workspace: Workspace, name: str) -> None:
+    exchange(workspace, name, changed(workspace, name, lambda tensor: torch.full_like(tensor, torch.nan)))
+    refused(workspace, RunError, r"\w+ holds values that are no numbers \(NaN\)")
 
 
-def test_weights_of_another_shape_are_refused_despite_digest(life: Life) -> None:
-    whole = life.store.objects.read(key(life, MODEL))[0]
-    exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
-    refused(life, ModelError, "the parent's weights do not fit the network at ")
-    exchange(life, MODEL, save({f"other.{name}": tensor for name, tensor in load(whole).items()}))
-    refused(life, ModelError, "the parent's weights do not fit the network at ")
+def test_weights_of_another_shape_are_refused_despite_digest(workspace: Workspace) -> None:
+    whole = workspace.store.objects.read(key(workspace, MODEL))[0]
+    exchange(workspace, MODEL, changed(workspace, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
+    refused(workspace, ModelError, "the parent's weights do not fit the network at ")
+    exchange(workspace, MODEL, save({f"other.{name}": tensor for name, tensor in load(whole).items()}))
+    refused(workspace, ModelError, "the parent's weights do not fit the network at ")
 
 
-def test_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
-    planned = stages.plan(life.context, KEPT, Request(method="scratch"))
+def test_champion_that_cannot_be_measured_is_not_replaced(workspace: Workspace) -> None:
+    planned = stages.plan(workspace.context, KEPT, Request(method="scratch"))
     assert isinstance(planned, Plan)
-    trained = stages.train(life.context, planned)
-    exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[:-1].contiguous()))
-    with pytest.raises(ModelError, match=f"the weights of {champion(life)} do not match the network logistic"):
-        stages.promote(life.context, trained)
-    assert not champions.was_promoted(life.store.champion.read(), trained.run_id)
+    trained = stages.train(workspace.context, planned)
+    exchange(workspace, MODEL, changed(workspace, MODEL, lambda tensor: tensor[:-1].contiguous()))
+    with pytest.raises(ModelError, match=f"the weights of {champion(workspace)} do not match the network logistic"):
+        stages.promote(workspace.context, trained)
+    assert not champions.was_promoted(workspace.store.champion.read(), trained.run_id)
 
 
-def test_index_of_another_dataset_is_refused_despite_its_digest(life: Life) -> None:
-    exchange(life, INDEX, changed(life, INDEX, lambda tensor: tensor[:-5].contiguous()))
-    refused(life, RunError, r"counters of \d+ samples of drop d-\w+, which has \d+")
+def test_index_of_another_dataset_is_refused_despite_its_digest(workspace: Workspace) -> None:
+    exchange(workspace, INDEX, changed(workspace, INDEX, lambda tensor: tensor[:-5].contiguous()))
+    refused(workspace, RunError, r"counters of \d+ samples of drop d-\w+, which has \d+")
 
 
 def state(optimizer: Adam | Sgd, classes: int = 5) -> bytes:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.leases import HOURS, ShiftedClock, count_reads, wait_until
-from support.lives import Life, make_task
 from support.processes import preloaded_retrain
+from support.workspaces import Workspace, make_task
 
 from retrain.store import LocalStore, ObjectStore
 from retrain.store.keys import TaskKeys
@@ -27,18 +27,18 @@ NOWHERE = "--host http://127.0.0.1:1"
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Commit a drop, and return the task file of its store."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1, 2)
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, 2)
     (tmp_path / "pets.json").write_text(make_task(store=str(tmp_path / "store")).model_dump_json())
-    return life
+    return workspace
 
 
-def started(life: Life, *arguments: str) -> subprocess.Popen[str]:
+def started(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
     """Return a command on the task, in a separate process."""
-    environment = {**os.environ, "RETRAIN_CACHE": str(life.folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [preloaded_retrain(), *arguments, "--task", str(life.folder / "pets.json")]
+    environment = {**os.environ, "RETRAIN_CACHE": str(workspace.folder / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [preloaded_retrain(), *arguments, "--task", str(workspace.folder / "pets.json")]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -49,45 +49,45 @@ def away(store: ObjectStore) -> None:
     store.write(KEYS.lease, state.model_copy(update={"holder": holder}).to_bytes())
 
 
-def test_commands_end_with_one_message_on_a_locked_task(life: Life) -> None:
-    before = life.contents()
+def test_commands_end_with_one_message_on_a_locked_task(workspace: Workspace) -> None:
+    before = workspace.contents()
     message = (
         rf"retrain: \S+ \(process {os.getpid()}\) holds the lock of task pets and keeps renewing its lease, "
         r"now valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when that process has ended\n$"
     )
-    with life.store.try_lease(BUSY):
-        commands = [started(life, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
+    with workspace.store.try_lease(BUSY):
+        commands = [started(workspace, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
         for command in commands:
             said = command.communicate()[1]
             assert command.returncode == 2
             assert re.search(message, said)
             assert "Traceback" not in said
-    assert life.contents().keys() - before.keys() == {"pets/lease.json"}
+    assert workspace.contents().keys() - before.keys() == {"pets/lease.json"}
 
 
-def test_second_command_finds_the_task_done_or_locked(life: Life) -> None:
-    commands = [started(life, "run"), started(life, "run")]
+def test_second_command_finds_the_task_done_or_locked(workspace: Workspace) -> None:
+    commands = [started(workspace, "run"), started(workspace, "run")]
     said = ["".join(command.communicate()) for command in commands]
     assert len(re.findall("scratch-\\w+: there is no champion to continue from", "".join(said))) == 1
     (other,) = (text for text in said if "there is no champion" not in text)
     assert re.search("nothing to do: no drop has landed since|holds the lock of task pets", other)
-    assert len(life.store.ledger.read()) == 1
+    assert len(workspace.store.ledger.read()) == 1
 
 
-def test_killed_commands_lock_is_free_on_the_same_machine(life: Life) -> None:
+def test_killed_commands_lock_is_free_on_the_same_machine(workspace: Workspace) -> None:
     code = (
         "import os, signal, sys; from retrain.store.keys import TaskKeys; from retrain.store import open_store\n"
         "from retrain.store.lease import acquire\n"
         "assert acquire(open_store(sys.argv[1]), TaskKeys('pets').lease, 3600)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(life.folder / "store")], capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", code, str(workspace.folder / "store")], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    left = life.store.objects.read(KEYS.lease)[0]
-    away(life.store.objects)
-    assert acquire(life.store.objects, KEYS.lease) is None, "another machine cannot tell"
-    life.store.objects.write(KEYS.lease, left)
-    with life.store.lock():
+    left = workspace.store.objects.read(KEYS.lease)[0]
+    away(workspace.store.objects)
+    assert acquire(workspace.store.objects, KEYS.lease) is None, "another machine cannot tell"
+    workspace.store.objects.write(KEYS.lease, left)
+    with workspace.store.lock():
         pass
 
 

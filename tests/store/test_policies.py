@@ -12,11 +12,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-from support.lives import Life, make_task
 from support.pictures import two_classes
 from support.radosgw import KEY, create_user
 from support.rendered import ROOT
 from support.watching import Recorder
+from support.workspaces import Workspace, make_task
 
 from retrain.config.task import Task, Training
 from retrain.inference.loading import Source
@@ -148,7 +148,7 @@ def test_policies_let_each_component_do_its_work_and_no_more(
         create_user(ceph, role)
     cloud = Cloud(ceph, monkeypatch)
     task = make_task(store=STORE, endpoint_url=ceph, training=SAVING)
-    live_under_policies(cloud, task, tmp_path)
+    run_under_policies(cloud, task, tmp_path)
     for role in ROLES:
         nothing_else_is_allowed(cloud, role)
 
@@ -156,24 +156,24 @@ def test_policies_let_each_component_do_its_work_and_no_more(
 SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seconds": 0})
 
 
-def live_under_policies(cloud: Cloud, task: Task, folder: Path) -> None:
-    """Two lives of drops, the first without a champion, each component in its role; a lost run is recorded."""
+def run_under_policies(cloud: Cloud, task: Task, folder: Path) -> None:
+    """Two drops, the first without a champion, each component in its role; a lost run is recorded."""
     for round_, classes in enumerate(((0, 1), (1, 2))):
-        Life(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
+        Workspace(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
         [run_id] = start_runs(cloud, task)
         champion = trained(cloud, task, run_id, folder / "training")
         read_metrics_and_predict(cloud, task)
     upload_with_success(cloud, folder / "tree")
     [lost] = start_runs(cloud, task)
-    stages.record_failure(life(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
+    stages.record_failure(workspace(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
     assert TaskStore(cloud.admin, "pets").champion.read().run_id == champion
     with TaskStore(cloud.store("gc"), "pets").lock() as ours:
         found = retention.plan_removal(ours, 0, timedelta(0), utc_now())
         assert retention.remove(ours, found, utc_now()).removals == found.removals
 
 
-def life(cloud: Cloud, role: str, folder: Path) -> Life:
-    return Life(cloud.store(role), folder)
+def workspace(cloud: Cloud, role: str, folder: Path) -> Workspace:
+    return Workspace(cloud.store(role), folder)
 
 
 def plan_of(cloud: Cloud, run_id: str) -> Plan:
@@ -199,7 +199,7 @@ def start_runs(cloud: Cloud, task: Task) -> list[str]:
 
 
 def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
-    context = life(cloud, "training", folder).context
+    context = workspace(cloud, "training", folder).context
     assert submission.read_submission(context.store, run_id) == Submission(run_id=run_id)
     with context.store.lock() as fenced:
         context = replace(context, store=fenced)

@@ -6,8 +6,8 @@ import pytest
 from chaos.audit import Expected, audit, digests, is_record
 from support.clouds import cloud_store, disturbed
 from support.faulty_s3 import faulty
-from support.lives import Life, make_task
 from support.store_faults import LASTING, PASSING, Sometimes, every, starting_at
+from support.workspaces import Workspace, make_task
 
 from retrain.errors import StoreError
 from retrain.pipeline import stages
@@ -18,24 +18,24 @@ from retrain.store import LocalStore, open_store
 TASK = make_task()
 
 
-def live(life: Life) -> None:
+def retrain_twice(workspace: Workspace) -> None:
     """Two drops land, and are retrained on."""
     for seed in (0, 1):
-        life.land(0, 1, 2, seed=seed)
-        stages.run_task(life.context, TASK, Request())
+        workspace.land(0, 1, 2, seed=seed)
+        stages.run_task(workspace.context, TASK, Request())
 
 
-def objects(life: Life) -> dict[str, bytes]:
-    return {key.removeprefix("pets/"): data for key, data in life.contents().items()}
+def objects(workspace: Workspace) -> dict[str, bytes]:
+    return {key.removeprefix("pets/"): data for key, data in workspace.contents().items()}
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     """Return the result of the same history without faults."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    life = Life(LocalStore(folder / "store"), folder / "work")
-    live(life)
-    left = objects(life)
+    workspace = Workspace(LocalStore(folder / "store"), folder / "work")
+    retrain_twice(workspace)
+    left = objects(workspace)
     records = [RunRecord.model_validate_json(data) for key, data in left.items() if is_record(key)]
     return Expected(
         drops={drop: "committed" for record in records for drop in record.drops},
@@ -50,8 +50,8 @@ def test_task_recovers_from_passing_store_faults(
 ) -> None:
     fault = every(11, PASSING[name])
     with faulty(s3, fault) as endpoint:
-        live(Life(open_store(f"s3://{bucket}/some/prefix", endpoint), tmp_path))
-    left = objects(Life(open_store(f"s3://{bucket}/some/prefix", s3), tmp_path))
+        retrain_twice(Workspace(open_store(f"s3://{bucket}/some/prefix", endpoint), tmp_path))
+    left = objects(Workspace(open_store(f"s3://{bucket}/some/prefix", s3), tmp_path))
     assert fault.requests > 80
     assert audit(left, expected) == []
 
@@ -68,13 +68,13 @@ ADVICE = {
 def test_task_recovers_from_passing_faults_of_a_cloud(
     scheme: str, request: pytest.FixtureRequest, tmp_path: Path, expected: Expected
 ) -> None:
-    """One life with all faults, but for the half body of the right length, which has no checksum there."""
+    """All faults occur, except the half body of the right length, for which there is no checksum there."""
     place = cloud_store(scheme, request)
     faults = Sometimes({name: fault for name, fault in PASSING.items() if name != "truncated"}, share=0.1, seed=1)
     with disturbed(place, faults) as store:
-        live(Life(store, tmp_path))
+        retrain_twice(Workspace(store, tmp_path))
     assert len(faults.struck) > 5
-    assert audit(objects(Life(open_store(*place), tmp_path)), expected) == []
+    assert audit(objects(Workspace(open_store(*place), tmp_path)), expected) == []
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_task_stops_on_lasting_faults_of_a_cloud(
         disturbed(place, starting_at(40, LASTING[name])) as store,
         pytest.raises(StoreError, match=advice) as raised,
     ):
-        live(Life(store, tmp_path))
+        retrain_twice(Workspace(store, tmp_path))
     assert place[0] in str(raised.value)
-    healthy = Life(open_store(*place), tmp_path)
-    live(healthy)
+    healthy = Workspace(open_store(*place), tmp_path)
+    retrain_twice(healthy)
     assert audit(objects(healthy), expected) == []
 
 
@@ -106,11 +106,11 @@ def test_task_stops_on_lasting_store_faults_and_resumes_later(
         faulty(s3, starting_at(first, LASTING[name])) as endpoint,
         pytest.raises(StoreError, match=ADVICE[name]) as raised,
     ):
-        live(Life(open_store(url, endpoint), tmp_path))
+        retrain_twice(Workspace(open_store(url, endpoint), tmp_path))
     assert url in str(raised.value)
-    healthy = Life(open_store(url, s3), tmp_path)
+    healthy = Workspace(open_store(url, s3), tmp_path)
     left = objects(healthy)
     nothing_asked = Expected(drops={}, runs={}, saved=0)
     assert [finding for finding in audit(left, nothing_asked) if finding.kind == "torn"] == []
-    live(healthy)
+    retrain_twice(healthy)
     assert audit(objects(healthy), expected) == []

@@ -31,7 +31,7 @@ def placed(store: TaskStore, drop: Drop) -> Places:
     return found
 
 
-def life(store: TaskStore) -> dict[bytes, list[tuple[str, str]]]:
+def all_places(store: TaskStore) -> dict[bytes, list[tuple[str, str]]]:
     """Return all places of each content over a task's drops."""
     found: dict[bytes, list[tuple[str, str]]] = {}
     for drop in store.drops.all():

@@ -13,28 +13,28 @@ from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord
 from retrain.store import LocalStore
-from support.lives import Life, make_task
 from support.trainings import pixels
+from support.workspaces import Workspace, make_task
 
 
 @dataclass(frozen=True)
 class Served:
     """A task whose champion tells images by their colours."""
 
-    life: Life
+    workspace: Workspace
     task: Task
     file: str
     """The task's file."""
 
     def retrain(self) -> RunRecord:
         """Retrain on whatever has landed."""
-        record = stages.run_task(self.life.context, self.task, Request())
+        record = stages.run_task(self.workspace.context, self.task, Request())
         assert isinstance(record, RunRecord)
         return record
 
     def images(self, *classes: int, each: int = 3, seed: int = 9) -> Path:
         """Write unseen images, class/number.png, and return their folder."""
-        folder = self.life.folder / f"unseen-{seed}"
+        folder = self.workspace.folder / f"unseen-{seed}"
         for label in classes:
             (folder / f"class-{label}").mkdir(parents=True, exist_ok=True)
             for number, image in enumerate(pixels(torch.tensor([label] * each), seed + label)):
@@ -43,7 +43,7 @@ class Served:
 
     def test_files(self) -> list[bytes]:
         """Return the image files of the whole test split, in the dataset's order."""
-        store, found = self.life.store, []
+        store, found = self.workspace.store, []
         for drop in store.drops.all():
             assignment = Assignment.of(drop, store)
             for position, shard in enumerate(drop.shards):
@@ -64,9 +64,9 @@ def make_served(folder: Path, *classes: int, **parts: object) -> Served:
     task = make_task(store=store.url, **{"training": training, **parts})
     file = folder / "pets.yaml"
     file.write_text(task.model_dump_json())  # YAML is a superset of JSON
-    life = Life(store, folder)
-    life.context = replace(life.context, factories=frozenset(task.factories))
-    served = Served(life, task, str(file))
-    served.life.land(*classes, seed=1)
+    workspace = Workspace(store, folder)
+    workspace.context = replace(workspace.context, factories=frozenset(task.factories))
+    served = Served(workspace, task, str(file))
+    served.workspace.land(*classes, seed=1)
     served.retrain()
     return served

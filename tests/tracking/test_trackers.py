@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from support.lives import Life, make_task
 from support.mlflow_service import serving_mlflow
+from support.workspaces import Workspace, make_task
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -47,16 +47,16 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def workspace(tmp_path: Path) -> Workspace:
     """Return a task with a champion."""
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1)
-    _retrain(life)
-    return life
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1)
+    _retrain(workspace)
+    return workspace
 
 
-def _retrain(life: Life) -> RunRecord:
-    record = stages.run_task(life.context, TASK, Request())
+def _retrain(workspace: Workspace) -> RunRecord:
+    record = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(record, RunRecord)
     return record
 
@@ -96,13 +96,13 @@ def kept(address: str) -> Iterator[Kept]:
 
 
 def test_export_holds_runs_curves_champions_and_alias(
-    life: Life, address: str, kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, address: str, kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = Source(life.store)
+    source = Source(workspace.store)
     assert export_to_mlflow(source, address) == (1, 1, "1")
-    life.land(0, 1, 2, seed=1)
-    record = _retrain(life)
-    first, second = life.store.ledger.read()
+    workspace.land(0, 1, 2, seed=1)
+    record = _retrain(workspace)
+    first, second = workspace.store.ledger.read()
     assert export_to_mlflow(source, address) == (1, 1, "2")
     assert export_to_mlflow(source, address) == (0, 0, "2")
     assert capsys.readouterr().out == ""
@@ -116,24 +116,24 @@ def test_export_holds_runs_curves_champions_and_alias(
     assert run.data.params["method"] == record.method
     assert run.data.params["training.batch_size"] == "16"
     history = kept.client.get_metric_history(run.info.run_id, "val/score")
-    curve = life.store.run(record.run_id).curve()
+    curve = workspace.store.run(record.run_id).curve()
     assert [(one.step, one.value) for one in history] == [(point.iteration, point.score) for point in curve.points]
-    _assert_model(kept.client.download_artifacts(run.info.run_id, "model", str(tmp_path)), life, record)
+    _assert_model(kept.client.download_artifacts(run.info.run_id, "model", str(tmp_path)), workspace, record)
 
 
-def _assert_model(folder: str, life: Life, record: RunRecord) -> None:
+def _assert_model(folder: str, workspace: Workspace, record: RunRecord) -> None:
     """The registered model is the exported folder: weights and configuration."""
-    weights, expected = load_file(Path(folder) / "model.safetensors"), life.store.run(record.run_id).weights()
+    weights, expected = load_file(Path(folder) / "model.safetensors"), workspace.store.run(record.run_id).weights()
     assert all(weights[name].equal(tensor) for name, tensor in expected.items())
     labels = json.loads((Path(folder) / "config.json").read_text())["id2label"]
     assert list(labels.values()) == ["class-0", "class-1", "class-2"]
 
 
 def test_export_that_was_cut_off_is_completed(
-    life: Life, address: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, address: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The export is cut off after each of the client's calls in turn; no run or version exists twice."""
-    source = Source(life.store)
+    source = Source(workspace.store)
     client = type(kept.client)
     calls = ("create_run", "log_batch", "set_terminated", "log_artifacts", "create_model_version")
     for call in calls:
@@ -143,7 +143,7 @@ def test_export_that_was_cut_off_is_completed(
                 export_to_mlflow(source, address)
     assert export_to_mlflow(source, address) == (0, 0, "1")
     assert len(kept.runs()) == len(kept.versions()) == 1
-    assert kept.champion() == life.store.champion.read().run_id
+    assert kept.champion() == workspace.store.champion.read().run_id
 
 
 def _dying_after(call: Any) -> Any:
@@ -154,88 +154,88 @@ def _dying_after(call: Any) -> Any:
     return called
 
 
-def test_rollback_moves_the_alias_back(life: Life, address: str, kept: Kept) -> None:
-    first = life.store.champion.read().run_id
-    life.land(0, 1, 2, seed=1)
-    second = _retrain(life).run_id
-    export_to_mlflow(Source(life.store), address)
+def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, kept: Kept) -> None:
+    first = workspace.store.champion.read().run_id
+    workspace.land(0, 1, 2, seed=1)
+    second = _retrain(workspace).run_id
+    export_to_mlflow(Source(workspace.store), address)
     assert kept.champion() == second
-    life.store.champion.swap(life.store.champion.read(), first, "rolled back", Author("ann", "too slow"))
-    assert export_to_mlflow(Source(life.store), address) == (0, 0, "1")
+    workspace.store.champion.swap(workspace.store.champion.read(), first, "rolled back", Author("ann", "too slow"))
+    assert export_to_mlflow(Source(workspace.store), address) == (0, 0, "1")
     assert kept.champion() == first
 
 
 def test_server_that_is_away_delays_no_run(
-    life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The watcher logs it, waits before it tries again, and exports all of it then."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    updates = TrackerUpdates(make_task(tracking={"mlflow": True}), life.store)
+    updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
     updates.follow()
     updates.follow()
     assert caplog.text.count("pets is not up to date in MLflow, `retrain track` tries again") == 1
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9: "):
-        export_to_mlflow(Source(life.store), "http://127.0.0.1:9")
+        export_to_mlflow(Source(workspace.store), "http://127.0.0.1:9")
 
 
 def test_runs_and_promotions_are_exported_by_themselves(
-    life: Life, address: str, kept: Kept, caplog: pytest.LogCaptureFixture
+    workspace: Workspace, address: str, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once a state is exported, only another one asks the server again."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MLFLOW_TRACKING_URI", address)
-        updates = TrackerUpdates(make_task(tracking={"mlflow": True}), life.store)
+        updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
         updates.follow()
-        assert kept.champion() == life.store.champion.read().run_id
+        assert kept.champion() == workspace.store.champion.read().run_id
         patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         updates.follow()
     assert "not up to date" not in caplog.text
 
 
-def test_task_without_tracker_asks_no_server(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_tracker_asks_no_server(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert update_tracker(TASK, life.store)
+    assert update_tracker(TASK, workspace.store)
 
 
-def _fail(life: Life) -> str:
+def _fail(workspace: Workspace) -> str:
     """Record a run that failed before its training ended, and return its id."""
-    life.land(0, 1, 2, seed=1)
-    planned = stages.plan(life.context, TASK, Request())
+    workspace.land(0, 1, 2, seed=1)
+    planned = stages.plan(workspace.context, TASK, Request())
     assert isinstance(planned, Plan)
-    return stages.record_failure(life.context, planned, "out of memory").run_id
+    return stages.record_failure(workspace.context, planned, "out of memory").run_id
 
 
-def test_failed_run_is_exported_to_mlflow_without_curve(life: Life, address: str, kept: Kept) -> None:
-    failed = _fail(life)
-    assert export_to_mlflow(Source(life.store), address) == (2, 1, "1")
+def test_failed_run_is_exported_to_mlflow_without_curve(workspace: Workspace, address: str, kept: Kept) -> None:
+    failed = _fail(workspace)
+    assert export_to_mlflow(Source(workspace.store), address) == (2, 1, "1")
     assert kept.runs()[failed].info.status == "FAILED"
     assert "val/accuracy" not in kept.runs()[failed].data.metrics
 
 
-def test_failed_run_has_event_files_without_curve(life: Life, tmp_path: Path) -> None:
-    failed = _fail(life)
-    assert write_event_files(life.store, tmp_path / "board") == 2
+def test_failed_run_has_event_files_without_curve(workspace: Workspace, tmp_path: Path) -> None:
+    failed = _fail(workspace)
+    assert write_event_files(workspace.store, tmp_path / "board") == 2
     read = EventAccumulator(str(tmp_path / "board" / failed)).Reload()
     assert "val/accuracy" not in read.Tags()["scalars"]
     assert read.Tensors("outcome/text_summary")[0].tensor_proto.string_val == [b"failed"]
 
 
-def test_export_needs_an_address(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_needs_an_address(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="no MLflow server: set"):
-        export_to_mlflow(Source(life.store))
+        export_to_mlflow(Source(workspace.store))
 
 
 def test_event_files_hold_curve_and_summary(tmp_path: Path) -> None:
-    life = Life(LocalStore(tmp_path / "store"), tmp_path)
-    life.land(0, 1)
-    record = stages.run_task(life.context, make_task(), Request())
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1)
+    record = stages.run_task(workspace.context, make_task(), Request())
     assert isinstance(record, RunRecord)
-    assert [write_event_files(life.store, tmp_path / "board") for _ in range(2)] == [1, 0]
+    assert [write_event_files(workspace.store, tmp_path / "board") for _ in range(2)] == [1, 0]
     assert [folder.name for folder in (tmp_path / "board").iterdir()] == [record.run_id]
     read = EventAccumulator(str(tmp_path / "board" / record.run_id)).Reload()
-    curve = life.store.run(record.run_id).curve()
+    curve = workspace.store.run(record.run_id).curve()
     assert [(event.step, event.value) for event in read.Scalars("val/accuracy")] == [
         (point.iteration, pytest.approx(point.accuracy)) for point in curve.points
     ]

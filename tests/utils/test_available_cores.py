@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.lives import make_task
 from support.processes import preloaded_python
+from support.workspaces import make_task
 
 from retrain.experiments.workers import Workers, worker_pool
 from retrain.kubeflow.launch import launch

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from support.lives import Life, plan, run
 from support.terminal import call
 from support.trainings import RecordingObserver
+from support.workspaces import Workspace, plan, run
 
 from retrain.cli.run import AWAITS_APPROVAL
 from retrain.config.loading import load_task
@@ -58,25 +58,25 @@ def command(*words: str, code: int = 0) -> None:
 def live(folder: Path) -> tuple[str, ...]:
     """Write the store in a folder. Return the ids of the first run, the champion's and the one that was killed."""
     (folder / "pets.yaml").write_text(f"{TASK}store: store\n")
-    task, life = load_task("pets.yaml"), Life(LocalStore(folder / "store"), folder / "work")
-    life.land(0, 1, seed=1)
-    scratch = run(life, task).run_id
-    drop = life.land(0, 1, 2, seed=2)
+    task, workspace = load_task("pets.yaml"), Workspace(LocalStore(folder / "store"), folder / "work")
+    workspace.land(0, 1, seed=1)
+    scratch = run(workspace, task).run_id
+    drop = workspace.land(0, 1, 2, seed=2)
     correction = {"drop": drop.id, "key": "class-1/2-41", "class": "class-0", "reason": "seen again", "author": "ann"}
     (folder / "work" / "corrections.jsonl").write_text(json.dumps(correction) + "\n")
     command("drop", "amend", "work/corrections.jsonl")
     command(
         "drop", "erase", "--key", "class-2/2-81", "--drop", drop.id, "--reason", "asked to", "--author", "ann", "-y"
     )
-    life.store.drops.quarantine("week-3", "train-000000.tar: it ends in the middle of sample 7")
+    workspace.store.drops.quarantine("week-3", "train-000000.tar: it ends in the middle of sample 7")
     command("run", "--set", "gate.approval=manual", code=AWAITS_APPROVAL)
-    (waiting,) = life.store.approvals.unfinished()
+    (waiting,) = workspace.store.approvals.unfinished()
     command("approve", waiting.run_id, "--reason", "looks right", "--author", "ann")
-    life.land(1, 2, seed=3)
-    unfinished = plan(life, task)
-    life.context.files(unfinished.run_id).write_plan(unfinished)
+    workspace.land(1, 2, seed=3)
+    unfinished = plan(workspace, task)
+    workspace.context.files(unfinished.run_id).write_plan(unfinished)
     try:
-        stages.train(replace(life.context, observer=KillingObserver()), unfinished)
+        stages.train(replace(workspace.context, observer=KillingObserver()), unfinished)
     except Killed:
         return scratch, waiting.run_id, unfinished.run_id
     raise SystemExit(f"the run ended before iteration {KILLED_AT}")

@@ -1,4 +1,4 @@
-"""Histories of drops that take a moment: real images are packed, trained on, evaluated and promoted."""
+"""A small task on real images: drops are packed, trained on, evaluated and promoted within a second or two."""
 
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def make_task(**parts: object) -> Task:
     return Task.model_validate(settings | parts)
 
 
-class Life:
-    """A task's store, a place to work on it, and a folder for images."""
+class Workspace:
+    """A task's store, the context of its runs, and a folder for images."""
 
     def __init__(self, objects: ObjectStore, folder: Path) -> None:
         self.folder, self.store = folder, TaskStore(objects, "pets")
@@ -57,32 +57,32 @@ class Life:
         return pack(source, make_task(), self.store)[0].drop
 
     def contents(self) -> dict[str, bytes]:
-        """Everything in the store."""
+        """Return all objects of the store, by key."""
         return {entry.key: self.store.objects.read(entry.key)[0] for entry in self.store.objects.list()}
 
 
 TASK, DEFAULT = make_task(), Request()
 
 
-def run(life: Life, task: Task = TASK, request: Request = DEFAULT) -> RunRecord:
+def run(workspace: Workspace, task: Task = TASK, request: Request = DEFAULT) -> RunRecord:
     """Run a task once, and return the record of the run."""
-    ended = stages.run_task(life.context, task, request)
+    ended = stages.run_task(workspace.context, task, request)
     assert isinstance(ended, RunRecord), ended
     return ended
 
 
-def plan(life: Life, task: Task = TASK, request: Request = DEFAULT) -> Plan:
+def plan(workspace: Workspace, task: Task = TASK, request: Request = DEFAULT) -> Plan:
     """Return the run that is planned now."""
-    planned = stages.plan(life.context, task, request)
+    planned = stages.plan(workspace.context, task, request)
     assert isinstance(planned, Plan), planned
     return planned
 
 
-def champion(life: Life) -> str | None:
+def champion(workspace: Workspace) -> str | None:
     """Return the run of the champion."""
-    return life.store.champion.read().run_id
+    return workspace.store.champion.read().run_id
 
 
-def records(life: Life) -> list[RunRecord]:
+def records(workspace: Workspace) -> list[RunRecord]:
     """Return the ledger."""
-    return life.store.ledger.read()
+    return workspace.store.ledger.read()
