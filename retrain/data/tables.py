@@ -36,7 +36,7 @@ def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
         if number == 1:
             path, label = _column(row, PATH, where), _column(row, LABEL, where)
         of_row = f"{where}: row {number}"
-        texts = {name: _text(row.get(name), name, of_row) for name in (path, label, "split", "id")}
+        texts = {name: cell_text(row.get(name), name, of_row) for name in (path, label, "split", "id")}
         split = split_called(texts["split"])
         if texts["split"] and not split:
             raise DropError(f"{of_row}: split {texts['split']!r}; allowed are {', '.join(SPLIT_NAMES)}")
@@ -65,7 +65,7 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
     return found[0]
 
 
-def _text(value: object, column: str, where: str) -> str:
+def cell_text(value: object, column: str, where: str) -> str:
     """Return a value as text: 3 for 3.0, which a column of whole numbers with gaps holds, and nothing for NaN.
 
     Raises `DropError`, naming `where`, at any other number, at a list, and at an object.

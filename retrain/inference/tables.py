@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
-from retrain.data.tables import read_records
+from retrain.data.tables import cell_text, read_records
 from retrain.errors import UserError
 
 STDIN = "-"
@@ -73,17 +73,21 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 def _read_table(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
     for number, row in enumerate(_read_records(path), 1):
-        image, label = row.get(columns.image), row.get(columns.label)
-        if not image:
-            raise _lacks(path, number, row, columns.image, "paths with --image-column")
+        where = f"{path}: row {number}"
+        if columns.image not in row:
+            raise _lacks(where, row, columns.image, "paths with --image-column")
         if labelled and columns.label not in row:
-            raise _lacks(path, number, row, columns.label, "true classes with --label-column")
-        yield Row(str(image), None if label in (None, "") else str(label))
+            raise _lacks(where, row, columns.label, "true classes with --label-column")
+        image = cell_text(row[columns.image], columns.image, where)
+        if not image:
+            raise UserError(f"{where}: no path in column {columns.image!r}")
+        label = cell_text(row[columns.label], columns.label, where) if labelled else ""
+        yield Row(image, label or None)
 
 
-def _lacks(path: Path, number: int, row: dict[str, Any], column: str, option: str) -> UserError:
+def _lacks(where: str, row: dict[str, Any], column: str, option: str) -> UserError:
     has = ", ".join(map(str, row))
-    return UserError(f"{path}: row {number} has no column {column!r}; it has {has}. Name the column of the {option}")
+    return UserError(f"{where} has no column {column!r}; it has {has}. Name the column of the {option}")
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,8 @@ from pyarrow import parquet
 from support.served import Served, make_served
 from support.terminal import Ran, retrain
 
+from retrain.errors import UserError
+from retrain.inference.tables import Row, read_rows
 from retrain.utils import extras
 
 
@@ -116,6 +118,19 @@ def test_evaluation_names_classes_as_drops_do(
         ["class-1", "3"],
         ["class-2", "0"],
     ]
+
+
+def test_labels_in_tables_are_read_as_drops_read_them(tmp_path: Path) -> None:
+    """A column of whole numbers with gaps holds 3.0 for class 3."""
+    table = pyarrow.table({"image": ["a.png", "b.png"], "label": [3.0, float("nan")]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert list(read_rows([str(tmp_path / "t.parquet")], labelled=True)) == [Row("a.png", "3"), Row("b.png", None)]
+
+
+def test_table_row_without_a_path_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,size\na.png,8\n,8\n")
+    with pytest.raises(UserError, match=r"t\.csv: row 2: no path in column 'image'"):
+        list(read_rows([str(tmp_path / "t.csv")]))
 
 
 @pytest.mark.parametrize(
