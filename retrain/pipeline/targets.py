@@ -142,28 +142,34 @@ def why_no_target(
     if baseline is None:
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
-    own = (drop for drop in drops if drop.id in baseline.record.drops)
-    return _why_unusable(setting.level, dataset, baseline, chance_level(own, len(baseline.classes), setting.metric))
+    own = [drop for drop in drops if drop.id in baseline.record.drops]
+    if why := _why_near_chance(setting.level, baseline, chance_level(own, len(baseline.classes), setting.metric)):
+        return why
+    if baseline.record.dataset_digest == dataset.digest:
+        return None
+    if not own:
+        return f"none of the drops that {baseline.record.run_id} was measured on is still in the store"
+    if not any(drop.samples("val") for drop in own):
+        return f"no validation image of the drops that {baseline.record.run_id} was measured on is left"
+    return None
 
 
-def _why_unusable(level: float, dataset: Dataset, baseline: ScratchRun, chance: float) -> str | None:
-    """Return why a baseline gives no target for a dataset, or None if it does.
+def _why_near_chance(level: float, baseline: ScratchRun, chance: float) -> str | None:
+    """Return a sentence if a baseline's target is within a standard error of the chance level, or None.
 
-    A target within a standard error of the chance level would end a run that has learnt nothing.
+    It would end a run that has learnt nothing.
     """
     metric = baseline.record.metric
     is_share = metric in TOP_CLASSES
     bound = chance + (standard_error(chance, baseline.val_samples) if is_share else baseline.standard_error)
     accuracy = level / 100 * baseline.result.final_score
-    if accuracy <= bound:
-        guess = "naming the most common class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
-        return (
-            f"target {accuracy:.2%} from {baseline.record.run_id} is no better than {guess} "
-            f"({chance:.2%}, standard error {bound - chance:.2%})"
-        )
-    if baseline.record.dataset_digest != dataset.digest and not scope_of(dataset, baseline).drops:
-        return f"none of the drops that {baseline.record.run_id} was measured on is still in the store"
-    return None
+    if accuracy > bound:
+        return None
+    guess = "naming the most common class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
+    return (
+        f"target {accuracy:.2%} from {baseline.record.run_id} is no better than {guess} "
+        f"({chance:.2%}, standard error {bound - chance:.2%})"
+    )
 
 
 def scope_of(dataset: Dataset, baseline: ScratchRun) -> Scope:

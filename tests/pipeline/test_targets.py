@@ -107,6 +107,16 @@ def test_chance_level_is_that_of_the_commonest_class() -> None:
     assert chance_level([], 4) == 1 / 4
 
 
+def test_target_needs_validation_images_of_the_baselines_drops() -> None:
+    """They can be erased: a run would measure no score within the target's scope, and never reach it."""
+    past = one_drop()
+    (first,) = past.drops
+    past.drops[0] = first.model_copy(update={"counts": {**first.counts, "val": {}}})
+    plan = past.landed(drop(2)).plan()
+    assert (plan.method, plan.target) == ("scratch", None)
+    assert "no validation image of the drops that" in plan.reason
+
+
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
     """The mean of the runs' shares and of the typical one, which counts as one more run, times this schedule."""
     past = one_drop().landed(drop(2, samples=300))
