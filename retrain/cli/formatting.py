@@ -242,9 +242,6 @@ def saved_rows(name: str, savings: Savings) -> Rows:
     yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
 
 
-WITHIN_ERROR = "; the run ended below it, within its 95% confidence bound"
-
-
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
     """Yield the savings of this retraining with its missed attempts, and those of all the task's runs."""
     same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
@@ -271,7 +268,8 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
             yield "accuracy on val", accuracies
         yield f"{METRIC_NAMES[record.metric]} on val", both
     if record.target:
-        near = WITHIN_ERROR if is_reached_within_error(record) else ""
+        is_near = is_reached_within_error(record)
+        near = "; the run ended below it, within its 95% confidence bound" if is_near else ""
         yield "target on val", _describe_target(record.target, record.metric) + near
     if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())

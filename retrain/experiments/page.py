@@ -27,6 +27,7 @@ from retrain.utils.text import pluralize
 
 NOT_REACHED = "/"
 ABSENT = "-"
+"""Text of a cell without a value."""
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
 SIZES = {"mini": "It is cut down to run on a CPU.", "paper": "It has the paper's size."}
 OWN = "Ours, "
@@ -261,25 +262,25 @@ def _cells(study: Study, row: Row) -> list[str]:
 
 def format_percent(share: Estimate, spread: Spread = "error") -> str:
     """Return a share in percent, with its spread over seeds if there is one."""
-    return f"{100 * share.mean:.2f}{_spread(share, spread, '.2f', 100)}" if share.mean is not None else "-"
+    return f"{100 * share.mean:.2f}{_spread(share, spread, '.2f', 100)}" if share.mean is not None else ABSENT
 
 
 def format_ratio(ratio: Estimate, spread: Spread = "error") -> str:
     """Return a speed-up with its spread; `NOT_REACHED` if no seed has one."""
     if ratio.mean is None:
-        return NOT_REACHED if ratio.of else "-"
+        return NOT_REACHED if ratio.of else ABSENT
     return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_partly(ratio)}"
 
 
 def format_count(count: Estimate, spread: Spread = "error") -> str:
     """Return a number of iterations with its spread; `NOT_REACHED` if no seed has one."""
     if count.mean is None:
-        return NOT_REACHED if count.of else "-"
+        return NOT_REACHED if count.of else ABSENT
     return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_partly(count)}"
 
 
 def _plain(figure: Estimate, spread: Spread) -> str:
-    return f"{figure.mean:.4g}{_spread(figure, spread, '.2g')}" if figure.mean is not None else "-"
+    return f"{figure.mean:.4g}{_spread(figure, spread, '.2g')}" if figure.mean is not None else ABSENT
 
 
 def _spread(value: Estimate, spread: Spread, number: str, factor: float = 1.0) -> str:

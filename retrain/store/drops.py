@@ -99,6 +99,10 @@ class Quarantine(Record):
     found_at: datetime
 
 
+FOREIGN_REPORT = "a report that retrain did not write"
+"""Cause of a quarantine whose report a person wrote by hand."""
+
+
 @dataclass
 class DropStates:
     """Ids of drops by their states. A drop that has only shards has not landed yet, and has no state."""
@@ -279,7 +283,7 @@ class Drops:
     def quarantine_causes(self) -> dict[str, str]:
         """Return the cause for each drop in quarantine."""
         reports = self.quarantine_reports().items()
-        return {drop: report.cause if report else "a report that retrain did not write" for drop, report in reports}
+        return {drop: report.cause if report else FOREIGN_REPORT for drop, report in reports}
 
     def scan(self, ids: Iterable[str] | None = None) -> DropStates:
         """Return the states of the drops with these ids, or of all drops.

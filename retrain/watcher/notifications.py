@@ -8,6 +8,7 @@ from retrain.config.automation import EventKind
 from retrain.config.task import Task
 from retrain.pipeline.trigger import spent_budget
 from retrain.records import RunRecord
+from retrain.store.drops import FOREIGN_REPORT
 from retrain.store.task_store import TaskStore
 
 
@@ -68,7 +69,7 @@ def _approvals(store: TaskStore) -> Iterator[Notification]:
 def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
     for drop, report in store.drops.quarantine_reports().items():
         at = report.found_at if report else now
-        cause = report.cause if report else "a report that retrain did not write"
+        cause = report.cause if report else FOREIGN_REPORT
         yield Notification(f"quarantine-{drop}", "drop.quarantined", drop, at, {"drop": drop, "cause": cause})
 
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from retrain.records import Curve, RunRecord
 
 SHOWN = 6
+"""Number of newest runs that the page compares with their baselines."""
 
 Runner = Literal["scratch", "this run"]
 

@@ -92,7 +92,7 @@ def champion_chart(shown: Timeline) -> Chart:
     """Return a chart of the champion's score on test."""
     axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
     y = alt.Y("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
-    base = table(_reign_chart(shown)).encode(x=time_axis(_span(shown), labels=False))
+    base = table(_reign_rows(shown)).encode(x=time_axis(_span(shown), labels=False))
     reigns: alt.Chart = base.mark_rule(color="var(--ours)", strokeWidth=3, aria=False)
     return alt.layer(reigns.encode(x2="until:Q", y=y), links(base, y, "ours"))
 
@@ -101,8 +101,8 @@ def event_chart(shown: Timeline) -> Chart:
     """Return a chart of the times at which drops landed and runs ended."""
     axis = alt.Axis(grid=True, minExtent=MARGIN, maxExtent=MARGIN)
     lane = alt.Y("lane:N", title=None, axis=axis, scale=alt.Scale(domain=["drops", "runs"]))
-    landed: alt.Chart = table(_drop_chart(shown)).mark_tick(thickness=3, height=20, color="var(--net)")
-    ended: alt.Chart = table(_run_chart(shown)).mark_point(filled=True, size=80, opacity=1)
+    landed: alt.Chart = table(_drop_rows(shown)).mark_tick(thickness=3, height=20, color="var(--net)")
+    ended: alt.Chart = table(_run_rows(shown)).mark_point(filled=True, size=80, opacity=1)
     place: dict[str, Any] = {"x": time_axis(_span(shown)), "y": lane, "description": "label:N"}
     return alt.layer(landed.encode(**place), _by_outcome(ended, shown).encode(**place, href="link:N"))
 
@@ -115,7 +115,7 @@ def _by_outcome(runs: alt.Chart, shown: Timeline) -> alt.Chart:
     return runs.encode(shape=alt.Shape("outcome:N", scale=shapes), color=alt.Color("outcome:N", scale=tints))
 
 
-def _reign_chart(shown: Timeline) -> list[Row]:
+def _reign_rows(shown: Timeline) -> list[Row]:
     return [
         {
             "at": milliseconds(reign.since),
@@ -130,7 +130,7 @@ def _reign_chart(shown: Timeline) -> list[Row]:
     ]
 
 
-def _drop_chart(shown: Timeline) -> list[Row]:
+def _drop_rows(shown: Timeline) -> list[Row]:
     return [
         {
             "at": milliseconds(drop.committed_at),
@@ -141,7 +141,7 @@ def _drop_chart(shown: Timeline) -> list[Row]:
     ]
 
 
-def _run_chart(shown: Timeline) -> list[Row]:
+def _run_rows(shown: Timeline) -> list[Row]:
     return [
         {
             "at": milliseconds(run.ended_at),
