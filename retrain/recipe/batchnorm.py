@@ -13,6 +13,10 @@ NEGLIGIBLE = 1e-9
 """Share of the initial values below which the correction ends; with momentum 0.1, after 197 batches."""
 
 
+STATISTICS = ("running_mean", "running_var")
+"""A BatchNorm layer's running statistics."""
+
+
 class StatisticsCorrection:
     """Corrects the running statistics of a network's new BatchNorm layers around each iteration.
 
@@ -28,9 +32,9 @@ class StatisticsCorrection:
         """List the layers' tensors, to correct all of them in one call. A call for each would take 1 ms per step."""
         self._statistics = [tensor for layer in self._layers for tensor in layer.statistics]
         self._before = [tensor.clone() for tensor in self._statistics]
-        self._batches = [layer.batches for layer in self._layers for _ in layer.statistics]
+        self._batches = [layer.batches for layer in self._layers]
         device = self._batches[0].device if self._batches else None
-        kept = [1 - layer.momentum for layer in self._layers for _ in layer.statistics]
+        kept = [1 - layer.momentum for layer in self._layers]
         self._kept = torch.tensor(kept, dtype=torch.float32, device=device)
 
     def is_done(self, iteration: int) -> bool:
@@ -52,8 +56,8 @@ class StatisticsCorrection:
         """Correct the statistics for all forward passes since `before_forward`."""
         if not self._layers:
             return
-        weights = correction_weights(self._kept, torch.stack(self._batches))
-        torch._foreach_lerp_(self._before, self._statistics, list(weights.unbind()))
+        weights = correction_weights(self._kept, torch.stack(self._batches)).unbind()
+        torch._foreach_lerp_(self._before, self._statistics, [weight for weight in weights for _ in STATISTICS])
         torch._foreach_copy_(self._statistics, self._before)
 
 
@@ -71,7 +75,7 @@ class _Layer:
     """One BatchNorm layer: its running statistics, momentum, and count of batches."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self.statistics = [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
+        self.statistics = [layer.get_buffer(name) for name in STATISTICS]
         self.batches = layer.get_buffer("num_batches_tracked")
         self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_starts_afresh`
 

@@ -6,6 +6,7 @@ and the share of the newest weights in the average. This follows torch's guide o
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,7 +32,7 @@ def compute_step(
     images, targets = run.mix(run.augment(pixels, run.augmentation, run.rows), labels, iteration)
     run.statistics.before_forward(iteration)
     run.optimizer.zero_grad()  # before the forward pass, so that its graph can reuse the gradients' memory
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
         logits = run.forward(images)
     logits = logits.float()
     loss, losses = run.criterion(logits, labels, targets)

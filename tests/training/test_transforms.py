@@ -102,6 +102,20 @@ def test_mixed_targets_are_the_shares_of_both_labels(setting: Augmentation) -> N
     assert not torch.equal(make_mix(setting, 5, seed=0)(flat, labels, 4)[1], targets)
 
 
+@pytest.mark.parametrize(
+    ("setting", "kind"), [(Augmentation(mixup=0.2), v2.MixUp), (Augmentation(cutmix=1.0), v2.CutMix)]
+)
+def test_only_kind_of_mixing_draws_as_a_random_choice(setting: Augmentation, kind: type[v2.MixUp | v2.CutMix]) -> None:
+    """Runs of earlier versions drew by RandomChoice; a resumed one must go on with the same numbers."""
+    batch, labels, before = images().float(), torch.arange(len(images())) % 5, torch.get_rng_state()
+    mixed = make_mix(setting, 5, seed=3)(batch, labels, 7)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(3, "mix", 7))
+        expected = v2.RandomChoice([kind(alpha=setting.mixup or setting.cutmix, num_classes=5)])(batch, labels)
+    assert all(map(torch.equal, mixed, expected))
+
+
 def test_index_counts_the_unmixed_label() -> None:
     labels, logits = torch.tensor([0, 1]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     targets = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
