@@ -106,7 +106,7 @@ def test_mixed_targets_are_the_shares_of_both_labels(setting: Augmentation) -> N
     ("setting", "kind"), [(Augmentation(mixup=0.2), v2.MixUp), (Augmentation(cutmix=1.0), v2.CutMix)]
 )
 def test_only_kind_of_mixing_draws_as_a_random_choice(setting: Augmentation, kind: type[v2.MixUp | v2.CutMix]) -> None:
-    """Runs of earlier versions drew by RandomChoice; a resumed one must go on with the same numbers."""
+    """Runs of earlier versions drew by RandomChoice; a resumed one must draw the same numbers."""
     batch, labels, before = images().float(), torch.arange(len(images())) % 5, torch.get_rng_state()
     mixed = make_mix(setting, 5, seed=3)(batch, labels, 7)
     assert torch.equal(torch.get_rng_state(), before)
