@@ -95,11 +95,11 @@ def run(
 def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
     """Submit the next run to Kubeflow, and print its Kubeflow id."""
     from retrain.errors import RunError
-    from retrain.kubeflow.submission import record_if_ended, submit
+    from retrain.kubeflow.submission import record_if_ended, require_submittable, submit
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
 
-    task.kubeflow.require_host()
+    require_submittable(task)
     with store.lock() as ours:
         planned = next_run.plan_and_quarantine(ours, task, request)
         if isinstance(planned, NoRunNeeded):

@@ -92,13 +92,10 @@ def _event_queue(url: str, tasks: "Sequence[Task]", health: "Health") -> "EventQ
 def _make_executor(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":
     if on == "kubeflow":
         from retrain.cli.pipeline import build_pipeline
-        from retrain.kubeflow.parameter import write_parameter
-        from retrain.kubeflow.submission import KubeflowExecutor
+        from retrain.kubeflow.submission import KubeflowExecutor, require_submittable
 
         for task in tasks:
-            write_parameter(task)
-            task.resources.require_one_node()
-            task.kubeflow.require_host()
+            require_submittable(task)
         return KubeflowExecutor(build_pipeline)
     from retrain.monitoring.observers import observer_for_stream
     from retrain.pipeline.executor import InProcessExecutor

@@ -4,6 +4,7 @@ import logging
 
 from retrain.config.task import Task
 from retrain.errors import ModelError
+from retrain.kubeflow.parameter import write_parameter
 from retrain.kubeflow.records import (
     ENDED_STATES,
     PipelineBuilder,
@@ -22,6 +23,13 @@ from retrain.utils.processes import run_in_subprocess
 SUBMIT_SECONDS = 120.0
 """Time limit of a subprocess, in seconds: a request to the API server, a check of a model, or the end of a run."""
 log = logging.getLogger("retrain")
+
+
+def require_submittable(task: Task) -> None:
+    """Raise a `UserError` if no run of this task can be submitted, whatever its plan."""
+    task.resources.require_one_node()
+    write_parameter(task)
+    task.kubeflow.require_host()
 
 
 def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:

@@ -95,6 +95,23 @@ def test_unbuildable_network_is_refused_before_submission(
     assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.options.rate=1.0", "model.options.rate: 1.0 would arrive as 1"),
+        ("resources.nodes=2", "resources.nodes: a pipeline trains on one node"),
+    ],
+)
+def test_task_that_cannot_be_submitted_is_not_planned(
+    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path, setting: str, message: str
+) -> None:
+    place.land(tmp_path / "in", "a")
+    command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url, "--set", setting)
+    assert message in retrain(*command, code=2).err
+    assert kfp.runs == []
+    assert not [entry.key for entry in place.store.objects.list("pets/runs/")]
+
+
 def test_watcher_records_unbuildable_network_and_continues(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
     there = Place(place.task.model_copy(update=broken))
