@@ -112,7 +112,7 @@ def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) ->
     return [folder / "1", folder / "2"]
 
 
-def keep_percent(samples: Iterable[Sample], percent: int, seed: int = 0) -> Iterator[Sample]:
+def keep_percent(samples: Iterable[Sample], percent: int, seed: int) -> Iterator[Sample]:
     """Yield a random percentage of each class's training samples, at least one, and all other samples."""
     for _, group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
         members = sorted(group, key=lambda sample: stable_hash(sample.key, seed))

@@ -1,7 +1,7 @@
 """One task's part of an object store: its drops, runs, ledger, champion, lease and claims."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from retrain.config.task import Task
 from retrain.store import open_store
@@ -71,11 +71,9 @@ class TaskStore:
         with hold_lease(self.objects, self.keys.intake, True, LEASE_SECONDS) as lease:
             yield self.guarded(lease)
 
-    @contextmanager
-    def try_lease(self, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
+    def try_lease(self, seconds: float = LEASE_SECONDS) -> AbstractContextManager[Lease | None]:
         """Hold the task's lease within the context; yield None if another process holds it."""
-        with try_lease(self.objects, self.keys.lease, seconds) as lease:
-            yield lease
+        return try_lease(self.objects, self.keys.lease, seconds)
 
     def guarded(self, lease: Lease) -> "TaskStore":
         """Return this store with every write refused (`LeaseLost`) once the lease is lost."""

@@ -37,7 +37,7 @@ def make_handler(log_format: LogFormat) -> logging.Handler:
     return handler
 
 
-def configure_logging(log_format: LogFormat, level: int = logging.INFO) -> None:
+def configure_logging(log_format: LogFormat, level: int) -> None:
     """Log this project's lines from `level` up, and the libraries' warnings; with DEBUG, the libraries' info lines too.
 
     If the program has already set up logging, its handlers are kept.

@@ -14,10 +14,14 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def name_some(names: Collection[str], count: int = 5) -> str:
-    """Return the first names in alphabetical order, and the number of the others: a, b, c and 7 more."""
-    first = ", ".join(sorted(names)[:count])
-    return f"{first} and {len(names) - count:,} more" if len(names) > count else first
+NAMED = 5
+"""Most names that `name_some` lists."""
+
+
+def name_some(names: Collection[str]) -> str:
+    """Return the first names in alphabetical order, and the number of the others: a, b, c, d, e and 7 more."""
+    first = ", ".join(sorted(names)[:NAMED])
+    return f"{first} and {len(names) - NAMED:,} more" if len(names) > NAMED else first
 
 
 def format_bytes(size: float) -> str:

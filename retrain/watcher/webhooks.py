@@ -11,7 +11,7 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -56,10 +56,10 @@ class Delivery(NamedTuple):
 class Endpoint:
     """One webhook of one task: signs, sends and marks events, with a longer pause after each failure."""
 
-    def __init__(self, webhook: Webhook, store: TaskStore, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, webhook: Webhook, store: TaskStore) -> None:
         self.webhook, self._store = webhook, store
-        self._secret = _secret_of(webhook, environment)
-        _check_host(webhook, environment)
+        self._secret = _secret_of(webhook)
+        _check_host(webhook)
         self._pool = urllib3.PoolManager(retries=False)
         self._pause = FIRST_PAUSE
         self._not_before: datetime | None = None
@@ -118,17 +118,17 @@ class Endpoint:
         return None if 200 <= reply.status < 300 else f"answered {reply.status}"
 
 
-def _secret_of(webhook: Webhook, environment: Mapping[str, str]) -> bytes:
-    secret = environment.get(webhook.secret_variable, "")
+def _secret_of(webhook: Webhook) -> bytes:
+    secret = os.environ.get(webhook.secret_variable, "")
     if not secret:
         raise TaskError(f"webhooks: set ${webhook.secret_variable} to the secret that signs messages to {webhook.url}")
     return secret.encode()
 
 
-def _check_host(webhook: Webhook, environment: Mapping[str, str]) -> None:
+def _check_host(webhook: Webhook) -> None:
     """Raise `TaskError` unless the environment allows the webhook's host."""
     host = urlsplit(webhook.url).hostname or ""
-    allowed = {name.strip().lower() for name in environment.get(HOSTS, "").split(",") if name.strip()}
+    allowed = {name.strip().lower() for name in os.environ.get(HOSTS, "").split(",") if name.strip()}
     if host not in allowed:
         listed = ", ".join(sorted(allowed)) or "none"
         raise TaskError(f"webhooks: {webhook.url}: host {host} is not allowed: add it to ${HOSTS} (now: {listed})")
