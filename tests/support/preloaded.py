@@ -92,7 +92,7 @@ def _become(python: str, arguments: list[str], folder: str, environment: dict[st
 
     from retrain.utils import processes
     from support.processes import Preloaded
-    from support.writes import freeze_if_told
+    from support.writes import freeze_if_requested
 
     os.chdir(folder)
     os.environ.clear()
@@ -106,7 +106,7 @@ def _become(python: str, arguments: list[str], folder: str, environment: dict[st
     sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
     code = 0
     try:
-        freeze_if_told()
+        freeze_if_requested()
         _interpret(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -1,4 +1,4 @@
-"""The work of racing processes in the stores' tests, through stores that each process opens itself."""
+"""Processes that race for the same objects of a store. Each process opens the store itself."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def race(
     endpoint_url: str | None,
     processes: int = PROCESSES,
 ) -> list[Outcome]:
-    """Outcomes of as many contestants as there are processes, each with its own number, started together."""
+    """Run a function in several processes that start together, each with its number; return their results."""
     context = forkserver()
     barrier = context.Barrier(processes)
     with context.Pool(processes, initializer=_start_together, initargs=(barrier, dict(os.environ))) as pool:
@@ -42,7 +42,7 @@ def _wait_for_all() -> None:
 
 
 def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
-    """Return the claims that this process won, of twenty that all go for."""
+    """Return the claims that this process won, of twenty that all processes try to create."""
     store = open_store(url, endpoint_url)
     won = []
     for key in (f"claims/{index}" for index in range(20)):
@@ -55,7 +55,7 @@ def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
 
 
 def count_up(url: str, endpoint_url: str | None, number: int) -> int:
-    """Add one to `counter` twenty times by compare-and-swap, the first time together; the attempts that it took."""
+    """Add one to `counter` twenty times by compare-and-swap, and return the number of attempts."""
     store = open_store(url, endpoint_url)
     attempts = done = 0
     while done < 20:

@@ -71,14 +71,14 @@ PASSING: Mapping[str, Fault] = {
     fault.__name__: fault
     for fault in (latency, internal_error, unavailable, slow_down, reset, cut, truncated, lost_request, lost_reply)
 }
-"""Faults that a client must survive if they pass."""
+"""Temporary faults, which a client must survive."""
 
 LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, skewed, unavailable, lost_request)}
-"""Faults that only people or time can mend."""
+"""Faults that a retry cannot solve."""
 
 
 class First:
-    """A fault that befalls the first `count` requests of one method; the others go through."""
+    """A fault of the first `count` requests of one method. All others are forwarded."""
 
     def __init__(self, method: str, fault: Fault, count: int = 1) -> None:
         self.method, self.fault, self.left = method, fault, count
@@ -92,7 +92,7 @@ class First:
 
 
 class Sometimes:
-    """Faults that befall a share of all requests at random; `struck` counts them by name."""
+    """Faults of a random share of all requests. `struck` counts them by name."""
 
     def __init__(self, faults: Mapping[str, Fault], share: float, seed: int) -> None:
         self._faults, self._share, self._random, self._lock = faults, share, Random(seed), Lock()
@@ -106,7 +106,7 @@ class Sometimes:
 
 
 class Numbered:
-    """A fault that befalls the requests, counted from 1, whose number `strikes` chooses."""
+    """A fault of the requests for whose number, counted from 1, `strikes` is true."""
 
     def __init__(self, strikes: Callable[[int], bool], fault: Fault) -> None:
         self._strikes, self._fault, self._lock = strikes, fault, Lock()
@@ -120,10 +120,10 @@ class Numbered:
 
 
 def every(n: int, fault: Fault) -> Numbered:
-    """Let a fault befall each `n`-th request, so that retries succeed."""
+    """Return a fault of each `n`-th request, so that retries succeed."""
     return Numbered(lambda number: number % n == 0, fault)
 
 
 def starting_at(n: int, fault: Fault) -> Numbered:
-    """Let a fault befall all requests from the `n`-th on."""
+    """Return a fault of all requests from the `n`-th on."""
     return Numbered(lambda number: number >= n, fault)

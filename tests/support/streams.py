@@ -29,7 +29,7 @@ SETTING = Stream(shuffle_shards=3, cache="400Ki", workers=0)
 
 
 def encoded(count: int, first: int = 0, classes: int = 5) -> list[Encoded]:
-    """Images in the colour of their class, as PNG files."""
+    """Return images in the colour of their class, as PNG files."""
     labels = torch.arange(first, first + count) % classes
     samples = []
     for number, (label, image) in enumerate(zip(labels.tolist(), pixels(labels, seed=first), strict=True), first):
@@ -50,7 +50,7 @@ def upload(store: ObjectStore, folder: Path, drop_id: str, samples: Sequence[Enc
 
 
 def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 200)) -> list[Drop]:
-    """Commit two drops, the second with a class more."""
+    """Commit two drops, of which the second has one more class."""
     first = upload(store, folder / "1", "d-1", encoded(counts[0], classes=4))
     return [first, upload(store, folder / "2", "d-2", encoded(counts[1], first=1000))]
 

@@ -34,7 +34,7 @@ def shard(members: Iterable[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def good(count: int = 60, first: int = 0) -> list[Member]:
-    """Members of whole samples: cats and dogs in turns."""
+    """Return the members of valid samples, cats and dogs in turn."""
     return [
         member
         for number in range(first, first + count)

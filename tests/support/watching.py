@@ -31,7 +31,7 @@ EAGER = Pace(lease=60, check=0, retry=0)
 
 @dataclass
 class Place:
-    """A task with its store, and what happens there."""
+    """A task and its store, with steps that other components would take."""
 
     task: Task
     store: TaskStore = field(init=False)
@@ -68,7 +68,7 @@ class Place:
 
 
 class Recorder:
-    """A submitter for tests of what comes before submission: it only notes the runs, as a server would."""
+    """An executor that only records the runs which it is asked to start."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []

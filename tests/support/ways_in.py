@@ -56,7 +56,7 @@ class WayIn(NamedTuple):
         return pack(self.source, task, self.store, drop_id=DROP)[0].drop
 
     def _upload(self, files: Files) -> None:
-        """Write objects under their very keys, those that no store of this project would write too."""
+        """Write objects under exactly these keys, also keys that no store of this project would write."""
         client = boto3.client("s3", endpoint_url=self.endpoint)
         prefix = TaskKeys("pets").drop_file(DROP, "")
 

@@ -35,7 +35,7 @@ class Strike(NamedTuple):
 
 
 class Writes:
-    """Count the writes of this process, and strike at one. Leases do not count: their heartbeats come by the clock."""
+    """Counts the writes of this process, and strikes at one. Writes of leases are not counted: they depend on time."""
 
     def __init__(self, strike: Strike | None) -> None:
         self.count = 0
@@ -101,7 +101,7 @@ def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, s
     return python_environment(FREEZE_NOTE=str(note), FREEZE_AT_STATE=str(writes), **variables)
 
 
-def freeze_if_told() -> None:
+def freeze_if_requested() -> None:
     """Have this process stop itself if its environment says so and it is the first of those that torchrun starts.
 
     The others write their numbers to files in the same folder.
@@ -122,7 +122,7 @@ def wait_for_end(pid: int) -> None:
 
 
 def wait_for_frozen(note: Path, command: Command) -> int:
-    """Return the number of the process that has noted it and stopped itself; the command must not end before."""
+    """Return the id of the process that wrote it to `note` and stopped itself. The command must not end before."""
     while not (note.exists() and note.read_text().endswith("\n") and is_stopped(int(note.read_text()))):
         assert command.poll() is None
         time.sleep(0.01)
