@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np  # noqa: F401  # torch's own import of numpy discards a Ctrl-C and leaves numpy half loaded
 import torch
 
 from retrain.config import Split

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from support import known_ledger
+from support.workspaces import Workspace, make_task, records
 
 from retrain.config.task import Task
 from retrain.store import LocalStore
@@ -71,3 +72,30 @@ def test_commands_import_slow_packages_only_if_they_need_them(tmp_path: Path) ->
     environment = os.environ | {"RETRAIN_CACHE": str(tmp_path / "cache")}  # `gc` removes old files of the cache
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert {line: (code, set(slow)) for line, code, slow in map(json.loads, done.stdout.splitlines())} == IMPORTS
+
+
+INTERRUPTED = """
+import os, signal, sys
+from retrain.cli import main
+
+class InterruptOnce:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.matrixlib":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, InterruptOnce())
+main()
+"""
+"""Runs a command that receives Ctrl-C while numpy is imported."""
+
+
+def test_ctrl_c_during_numpys_import_ends_a_run_unrecorded(tmp_path: Path) -> None:
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1)
+    task = tmp_path / "pets.json"
+    task.write_text(make_task(store=workspace.store.url).model_dump_json())
+    command = [sys.executable, "-c", INTERRUPTED, "run", "--task", str(task)]
+    environment = os.environ | {"RETRAIN_CACHE": str(tmp_path / "cache")}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, records(workspace)) == (130, []), ended.stderr
