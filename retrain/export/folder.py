@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from retrain.errors import UserError
 from retrain.export import programs
@@ -20,8 +20,6 @@ from retrain.pipeline.evaluate import restore_network
 from retrain.records import ModelInput
 
 WEIGHTS = "model.safetensors"
-READABLE = 0o644
-"""safetensors writes files that only their owner may read."""
 
 
 def export_model(
@@ -29,8 +27,8 @@ def export_model(
 ) -> list[Parity]:
     """Write a run's model, or the champion's, to a new folder, and return how programs compare with the network.
 
-    Raises `UserError` if the folder is there already or a format's packages are not installed, and `ModelError` if a
-    program gives any test image another label than the network.
+    Raises `UserError` if the folder is there already or a format's packages are not installed, `OSError` if the folder
+    cannot be written, and `ModelError` if a program gives any test image another label than the network.
     """
     programs.check_installed(formats)
     if output.exists():
@@ -49,8 +47,8 @@ def export_model(
 def _write(source: Source, model: Model, folder: Path, formats: tuple[programs.Format, ...]) -> list[Parity]:
     plan, files = model.plan, source.store.run(model.run_id)
     weights = folder / WEIGHTS
-    save_file(files.weights(), weights, {"format": "pt", "run_id": plan.run_id})
-    weights.chmod(READABLE)
+    # save_file raises no OSError if the disk is full, and lets only the owner read the file
+    weights.write_bytes(save(files.weights(), {"format": "pt", "run_id": plan.run_id}))
     _write_text(folder / "config.json", json.dumps(make_configuration(plan), indent=2, ensure_ascii=False) + "\n")
     parities = _write_programs(source, model, folder, formats) if formats else []
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -44,13 +45,15 @@ def check_installed(formats: tuple[Format, ...]) -> None:
 def write_program(kind: Format, network: nn.Module, shape: tuple[int, int, int], folder: Path) -> Program:
     """Write a network in evaluation mode, for images of a shape and any number of them, and load what was written.
 
-    Raises `ModelError` if torch cannot trace the network.
+    Raises `ModelError` if torch cannot trace the network, and `OSError` if the file cannot be written.
     """
     path = folder / FILES[kind]
     with _quiet():
         traced = _trace(network, shape)
         if kind == "torch":
-            torch.export.save(traced, path)
+            written = BytesIO()  # on a full disk torch would end the process
+            torch.export.save(traced, written)
+            path.write_bytes(written.getvalue())
             return Program(kind, torch.export.load(path).module())
         torch.onnx.export(
             traced,

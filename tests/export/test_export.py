@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.export.card import _cell
 from retrain.export.parity import compare_program
-from retrain.export.programs import Program, write_program
+from retrain.export.programs import Format, Program, write_program
 from retrain.utils import extras
 
 RESNET = {"name": "resnet18", "options": {"width": 4}}
@@ -138,6 +141,34 @@ def test_wrong_input_is_one_message_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Let the system refuse to write files beyond this size, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_export_on_a_full_disk_is_one_message(
+    served: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new"
+    with file_limit(20_000):
+        ran = export(capfd, "-t", served.file, "-o", output)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"retrain: --output {output}: cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_program_on_a_full_disk_is_an_os_error(kind: Format, tmp_path: Path) -> None:
+    with file_limit(1000), pytest.raises(OSError, match="File too large"):
+        write_program(kind, nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (3, 8, 8), tmp_path)
+
+
 def test_missing_extra_says_what_to_install(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +185,7 @@ def test_program_with_other_labels_is_refused(served: Served) -> None:
     with pytest.raises(ModelError, match="gives 10 of 10 test images another label"):
         compare_program(Program("onnx", lambda inputs: -model.predict(inputs).logits), model, samples)
     same = compare_program(Program("onnx", lambda inputs: model.predict(inputs).logits + 0.25), model, samples)
-    assert (same.other_labels, same.images, same.largest_difference) == (0, 10, 0.25)
+    assert (same.other_labels, same.images, same.largest_difference) == (0, 10, pytest.approx(0.25, abs=1e-6))
 
 
 class Branching(nn.Module):
