@@ -5,6 +5,7 @@ from functools import partial
 import typer
 
 from retrain.cli.options import NONE, AsJson, Overrides, RunId, TaskName, open_task
+from retrain.cli.output import write_utf8
 
 
 def register(app: typer.Typer) -> None:
@@ -58,4 +59,5 @@ def metrics(task: TaskName, overrides: Overrides = NONE) -> None:
     from retrain.monitoring.metrics import render
 
     _, store = open_task(task, overrides)
+    write_utf8()
     typer.echo(render(store.ledger.read()).decode(), nl=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from retrain.cli.options import NONE, Device, Overrides, TaskName, open_task, output_errors
+from retrain.cli.output import write_utf8
 
 if TYPE_CHECKING:
     from retrain.inference.batch import Answer
@@ -64,6 +65,7 @@ def predict(
         elif evaluate:
             deque(answers, maxlen=0)
         else:
+            write_utf8()
             writing.write_stream(answers, sys.stdout, form, top)
     if evaluate:
         _print_errors(evaluation.analyse(model.classes))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrain.cli.output import write_utf8
 from retrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,15 @@ Overrides = Annotated[
 ]
 NONE: list[str] = []
 """Default of options that may be given several times."""
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _prepare_json(wanted: bool) -> bool:
+    if wanted:
+        write_utf8()
+    return wanted
+
+
+AsJson = Annotated[bool, typer.Option("--json", callback=_prepare_json, help="Print JSON for programs.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
 MetricsPort = Annotated[
     int | None,

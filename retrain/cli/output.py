@@ -1,4 +1,4 @@
-"""Report errors of standard output as one message, and replace characters that its encoding lacks."""
+"""Report errors of standard output as one message, and choose its encoding: UTF-8 for JSON and CSV."""
 
 import errno
 import io
@@ -42,3 +42,12 @@ def check_output() -> None:
     stdout.flush()
     checked = io.BufferedWriter(CheckedOutput(stdout.fileno(), "w", closefd=False))
     sys.stdout = io.TextIOWrapper(checked, stdout.encoding, "replace", line_buffering=stdout.line_buffering)
+
+
+def write_utf8() -> None:
+    """Write standard output in UTF-8 from now on, for programs, whatever the locale.
+
+    A path that the locale's encoding cannot express is written with its own bytes.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, as_overrides, open_task, output_errors
+from retrain.cli.output import write_utf8
 from retrain.errors import TaskError, UserError
 from retrain.utils.logs import LOGGER
 
@@ -50,6 +51,7 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
         return
     next_run.check_model(planned, store, elsewhere=True)
     next_run.keep_plan(store, planned)
+    write_utf8()
     typer.echo(render_trainjob(opened, planned.run_id), nl=False)
 
 

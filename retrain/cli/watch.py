@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, TaskNames, as_overrides, open_task
+from retrain.cli.output import write_utf8
 from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def notify(
 
     opened, store = open_task(task, overrides)
     if dry_run:
+        write_utf8()
         for event in collect_notifications(opened, store, store.ledger.read(), utc_now()):
             typer.echo(cloud_event(store, event).decode())
         return

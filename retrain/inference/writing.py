@@ -32,7 +32,7 @@ def write_file(answers: Iterable[Answer], output: Path, top: int) -> None:
         if kind == "parquet":
             _write_parquet(answers, part, top)
         else:
-            with part.open("w", encoding="utf-8", newline="") as file:
+            with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 write_stream(answers, file, kind, top)
 
 

@@ -1,11 +1,14 @@
 """Output that cannot be written or encoded ends in a message and an exit code, without a traceback."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import known_ledger
+from support.served import Served, make_served
 
 from retrain.config.task import Task
 from retrain.store import LocalStore
@@ -20,6 +23,11 @@ def task_file(tmp_path: Path) -> str:
     known_ledger.write(store, known_ledger.pets())
     (tmp_path / "pets.json").write_text(Task(name="pets", store=str(store.root)).model_dump_json())
     return str(tmp_path / "pets.json")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("served"), 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +50,10 @@ def test_closed_pipe_ends_without_traceback(task_file: str) -> None:
         assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize(
-    "encoding", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
-)
+ENCODINGS = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("how", [["--help"], ["history"], ["study", "list"]], ids=" ".join)
 def test_ascii_output_replaces_other_characters(
     encoding: dict[str, str], how: list[str], task_file: str, monkeypatch: pytest.MonkeyPatch
@@ -65,3 +74,24 @@ def test_class_names_beyond_ascii_are_replaced(tmp_path: Path, monkeypatch: pyte
     ended = subprocess.run([*RETRAIN, "status", "--task", str(task)], capture_output=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"st?lle" in ended.stdout
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_predictions_are_written_in_utf8_in_any_locale(encoding: dict[str, str], served: Served) -> None:
+    [image, *_] = sorted(served.images(0).rglob("*.png"))
+    path = image.rename(image.with_name("jalapeño-č.png"))
+    for arguments in ([], ["-o", f"{path.parent}/predicted.csv"]):
+        command = [*RETRAIN, "predict", str(path), "--task", served.file, *arguments]
+        ended = subprocess.run(command, capture_output=True, env=os.environ | encoding)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        written = Path(arguments[1]).read_bytes() if arguments else ended.stdout
+        assert str(path).encode() in written
+
+
+def test_json_is_written_in_utf8_in_any_locale(tmp_path: Path) -> None:
+    task = tmp_path / "pets.yaml"
+    task.write_text(f"name: pets\nstore: {tmp_path}/ställe\n", encoding="utf-8")
+    command = [*RETRAIN, "status", "--json", "--task", str(task)]
+    ended = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"})
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert json.loads(ended.stdout)["store"] == f"{tmp_path}/ställe"
