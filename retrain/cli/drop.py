@@ -80,11 +80,11 @@ def _print_packed(packed: "Packed") -> None:
 def _preview(packed: "Packed", max_bad_share: float) -> None:
     """Print the manifest that would be committed, its classes by split, and whether it would be refused."""
     from retrain.cli.drop_tables import class_table, drop_details
-    from retrain.cli.formatting import console
+    from retrain.cli.formatting import print_tables
 
     drop = packed.drop
-    console().print(drop_details(drop, is_committed=not packed.new))
-    console().print(class_table(drop))
+    print_tables(drop_details(drop, is_committed=not packed.new))
+    print_tables(class_table(drop))
     total = sum(drop.samples(split) for split in drop.counts) + len(drop.left_out)
     if len(drop.left_out) > max_bad_share * total:
         typer.echo(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.table import Table
 
 from retrain.cli.formatting import Column, format_percent, grid
 from retrain.records import ClassFigures, Confusion, ErrorAnalysis, Mistake
@@ -31,7 +31,7 @@ MISTAKE_COLUMNS = (
 )
 
 
-def error_tables(errors: ErrorAnalysis) -> Iterator[RenderableType]:
+def error_tables(errors: ErrorAnalysis) -> Iterator[str | Table]:
     """Yield the tables: the worst classes, the most frequent confusions, the most confident mistakes."""
     yield summarise_errors(errors)
     yield grid(CLASS_COLUMNS, worst_classes(errors, CLASSES))

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import typer
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,14 @@ WIDE = 116
 """Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
 
 
+OWN_RUNS = " (runs from scratch in full)"
+"""Runs from scratch count with all their iterations, so that they neither save nor lose any."""
+
+
+GAP = 2
+"""Characters between two columns."""
+
+
 class Column(NamedTuple):
     """One column of a table: title, cell text of a record, alignment, and whether narrow terminals omit it."""
 
@@ -37,16 +46,24 @@ class Column(NamedTuple):
     only_wide: bool = False
 
 
-def console() -> Console:
+def console(width: int | None = None) -> Console:
     """Return the console for tables. It prints text unchanged: class names may contain brackets or colons."""
     is_known = os.isatty(1) or "COLUMNS" in os.environ
-    return Console(markup=False, highlight=False, emoji=False, width=None if is_known else 120)
+    return Console(markup=False, highlight=False, emoji=False, width=width or (None if is_known else 120))
+
+
+def print_tables(*parts: str | Table) -> None:
+    """Print tables and texts, one below the other. Lines of a table are as long as its figures need: a terminal that is
+    too narrow wraps them, which is better than figures that are cut off."""
+    shown = console()
+    needed = max((part.min_width or 0 for part in parts if isinstance(part, Table)), default=0)
+    (shown if needed <= shown.width else console(needed)).print(*parts, sep="\n")
 
 
 def print_record(record: M | Sequence[M], table: Callable[..., Table], as_json: bool) -> None:
     """Print a record, or a list of them."""
     if not as_json:
-        console().print(table(record))
+        print_tables(table(record))
     elif isinstance(record, BaseModel):
         typer.echo(record.model_dump_json(indent=2))
     else:
@@ -64,15 +81,18 @@ def details(title: str, rows: Rows) -> Table:
 
 
 def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
-    """Return a table with a line for each record. Its first column holds ids, which are never truncated."""
+    """Return a table with a line for each record. Only texts in its last column are cut off."""
     wide = console().width >= WIDE
     shown = [column for column in columns if wide or not column.only_wide]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, _, justify, _ in shown:
-        table.add_column(title, justify=justify, no_wrap=True)
-    for record in records:
-        table.add_row(*(column.cell(record) for column in shown))
-    table.columns[0].min_width = max((len(shown[0].cell(record)) for record in records), default=0)
+    lines = [[column.cell(record) for column in shown] for record in records]
+    for number, (title, _, justify, _) in enumerate(shown):
+        whole = number < len(shown) - 1 or justify == "right"
+        longest = max((cell_len(line[number]) for line in lines), default=0) if whole else 0
+        table.add_column(title, justify=justify, no_wrap=True, min_width=max(cell_len(title), longest))
+    for line in lines:
+        table.add_row(*line)
+    table.min_width = sum(column.min_width or 0 for column in table.columns) + GAP * (len(shown) - 1)
     return table
 
 
@@ -216,7 +236,7 @@ def history_table(records: Sequence[RunRecord]) -> Table:
     if records:
         metrics = dict.fromkeys(METRIC_NAMES[record.metric] for record in records if record.metric != "accuracy")
         totals = [("val, target and test", " or ".join(metrics))] if metrics else []
-        totals += saved_rows("saved in all", total_savings(records))
+        totals += saved_rows("saved in all", total_savings(records), OWN_RUNS)
         table.caption = "\n".join(f"{name or 'and'}: {text}" for name, text in totals)
     return table
 
@@ -233,13 +253,17 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
     return details(f"{record.run_id} {record.ending}", rows)
 
 
-def saved_rows(name: str, savings: Savings) -> Rows:
-    """Yield the savings against s_scratch, and against the whole scratch training."""
+def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
+    """Yield the savings against s_scratch, and against the whole scratch training.
+
+    `counted` says how scratch's iterations to its accuracy were counted.
+    """
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
-    of = f", of {savings.baseline:,} that scratch takes to its accuracy{error}" if savings.baseline else ""
+    of = f", of {savings.baseline:,} that scratch takes to its accuracy{counted}{error}" if savings.baseline else ""
     yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
-    whole = f", of {savings.whole:,} that scratch takes to its end" if savings.whole else ""
-    yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
+    if savings.whole:
+        whole = f"of {savings.whole:,} that scratch takes to its end"
+        yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net, {whole}"
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
@@ -248,7 +272,7 @@ def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
     if len(same) > 1:
         yield from saved_rows(f"saved by {len(same)} runs on these drops", total_savings(same))
     if ledger:
-        yield from saved_rows("saved in all", total_savings(ledger))
+        yield from saved_rows("saved in all", total_savings(ledger), OWN_RUNS)
 
 
 def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
@@ -273,7 +297,10 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         yield "target on val", _describe_target(record.target, record.metric) + near
     if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
-    if savings := record.savings:
+    savings = record.savings
+    if savings and savings.baseline and record.method == "scratch" and record.scratch is None:
+        yield "saved", "nothing: savings are compared with runs from scratch such as this one"
+    elif savings:
         if record.scratch:
             yield "from scratch", _describe_estimate(record.scratch)
         rows = list(saved_rows("saved", savings))
@@ -326,18 +353,18 @@ def _status_rows(status: Status) -> Rows:
         yield "baseline", f"{baseline.run_id}, {_format_score(baseline.result.final_score, baseline.metric)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"
     if status.trigger:
-        yield "trigger", status.trigger
+        yield "next run", status.trigger
     for drift in status.drift:
         yield "drift", drift
     yield from _attention_rows(status)
     if status.amendments:
-        run = f"retrain run --task {task_argument(status.task)}"
-        newer = f"; the champion does not have the newest: `{run}` or the watcher retrains"
+        run = f": `retrain run --task {task_argument(status.task)}` or the watcher retrains"
+        newer = f"; the champion does not have the newest{'' if status.trigger else run}"
         used = f"{status.amendments:,}, each used by the runs planned after it"
         yield "amendments", used + newer if status.is_amended else used
         yield from (("", amendment) for amendment in status.newest_amendments)
     yield "runs", str(status.runs)
-    yield from saved_rows("saved", status.savings)
+    yield from saved_rows("saved", status.savings, OWN_RUNS)
 
 
 def _attention_rows(status: Status) -> Rows:

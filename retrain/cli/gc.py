@@ -91,6 +91,6 @@ def _retention_table(tasks: "Sequence[Retention]") -> "Table":
     caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept whole"
     for folder, why in (in_use for task in tasks if not task.task for in_use in task.kept.items()):
         caption += f"\nnothing removed from {folder}: {why}"
-    table.caption, table.min_width = caption, max(map(len, caption.splitlines()))
+    table.caption, table.min_width = caption, max(table.min_width or 0, *map(len, caption.splitlines()))
     table.caption_justify = "left"
     return table

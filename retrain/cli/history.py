@@ -51,7 +51,7 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
     if errors:
         shown = name_mistakes(errors.mistakes[:MISTAKES], run_id, store)
         errors = errors.model_copy(update={"mistakes": shown})
-        formatting.console().print("", *error_tables(errors), sep="\n")
+        formatting.print_tables("", *error_tables(errors))
 
 
 def metrics(task: TaskName, overrides: Overrides = NONE) -> None:

@@ -74,9 +74,9 @@ def predict(
 
 def _print_errors(errors: "ErrorAnalysis") -> None:
     from retrain.cli.error_tables import error_tables
-    from retrain.cli.formatting import console
+    from retrain.cli.formatting import print_tables
 
-    console().print(*error_tables(errors), sep="\n")
+    print_tables(*error_tables(errors))
 
 
 class Unreadable:

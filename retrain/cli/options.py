@@ -78,7 +78,9 @@ KubeflowHost = Annotated[
 Author = Annotated[
     str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Name of the person who decides (default: the login name).")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask for confirmation. Without a terminal, it is never asked for.")
+]
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 

@@ -46,7 +46,7 @@ def check(file: Annotated[str, typer.Argument(help="A task's file or name.")]) -
     from retrain.config.loading import load_task
 
     task = load_task(file)
-    typer.echo(f"{file}: task {task.name} is valid")
+    typer.echo(f"{file}: task {task.name} is valid; `retrain doctor` also tries its network and its store")
 
 
 @app.command()

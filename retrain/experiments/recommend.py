@@ -251,17 +251,25 @@ def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> 
     if not finals:
         return Advice("scratch", "every race diverged")
     best = _preferred(finals, max(finals.values()) - resolution.accuracy, smaller=False)
+    ended = _describe_end(best, finals, resolution)
     if scratch.reached["100"] is None:
-        return Advice(
-            best, f"it ended highest of the presets, at {finals[best]:.2%}, after the same number of iterations"
-        )
+        return Advice(best, f"{ended}, after the same number of iterations")
     if scratch.early is not None and scratch.early > finals[best] + resolution.accuracy:
         return Advice(
             "scratch",
             f"no preset came within 1% of scratch's accuracy, and after the same number of iterations scratch was at "
             f"{scratch.early:.2%}, the best preset ({best}) at {finals[best]:.2%}",
         )
-    return Advice(best, f"no preset came within 1% of scratch's accuracy; it ended highest, at {finals[best]:.2%}")
+    return Advice(best, f"no preset came within 1% of scratch's accuracy; {ended}")
+
+
+def _describe_end(best: Preset, finals: Mapping[Preset, float], resolution: Resolution) -> str:
+    """Return at which accuracy the best preset ended, and which others ended too close to it to tell them apart."""
+    least = finals[best] - resolution.accuracy
+    close = [f"{name} at {value:.2%}" for name, value in finals.items() if name != best and value >= least]
+    if close:
+        return f"it ended at {finals[best]:.2%}, and {' and '.join(close)}, which is no clear difference"
+    return f"it ended highest of the presets, at {finals[best]:.2%}"
 
 
 def _preferred(figures: Mapping[Preset, float], bound: float, smaller: bool) -> Preset:

@@ -25,6 +25,10 @@ RECENT_RUNS = 3
 """Number of earlier retrainings that a plan's reason summarises."""
 
 
+SETTINGS_WAIT = "; the changed settings are used from the next drop on, or now with --method scratch"
+"""Added to the reason why no run is planned if the champion was trained with other settings."""
+
+
 class Request(NamedTuple):
     """The caller's request, in addition to the task's settings."""
 
@@ -113,7 +117,8 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
         and len(dataset.drops) == len(known_drops(history))
         and not amended_drops(dataset, champion.dataset)
     ):
-        return f"no drop has landed since champion {champion.run_id}"
+        changed = "" if equal_work(task, champion.task) else SETTINGS_WAIT
+        return f"no drop has landed since champion {champion.run_id}{changed}"
     if approval := history.awaiting.get(dataset.digest):
         return approval.describe(task_argument(task.name))
     for record in history.records.values():
@@ -122,7 +127,8 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
         if record.decision and record.dataset_digest == dataset.digest:
             how = "promoted, and since replaced" if record.decision.promoted else "refused"
             why = "".join(f" ({reason})" for reason in record.decision.reasons[:1])
-            return f"{record.run_id} was trained on these drops and {how}{why}; pass --method to train again"
+            again = "to train on them again, pass --method and another --seed"
+            return f"{record.run_id} was trained on these drops and {how}{why}; {again}"
     return None
 
 
@@ -339,7 +345,8 @@ def _next_attempt(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunN
             following = plan.model_copy(update={"retry": plan.retry + 1})
         if following is None:
             return NoRunNeeded(
-                f"this run has ended: {record.run_id} {record.outcome}; see `retrain show {record.run_id}`"
+                f"this run has ended: {record.run_id} {record.outcome}; see `retrain show {record.run_id}`, or pass "
+                "another --seed"
             )
         plan = following
     return plan

@@ -28,7 +28,8 @@ class Status(Record):
 
     `quarantined` has the cause by drop. `late` has a sentence for each drop whose files came or changed after its
     commit. `awaiting` are the candidates that await approval, the oldest first. `trigger` is the reason why the waiting
-    drops, or amendments, start a run now, or what they wait for; None if the task has no conditions, or nothing waits.
+    drops, or amendments, start a run now, wait, or need no run; None if nothing waits, or if the task has no conditions
+    and a run would start now.
     """
 
     task: str
@@ -76,8 +77,8 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     ended = {*(record.run_id for record in records), *(approval.run_id for approval in awaiting)}
     started = set(store.objects.folders(store.keys.runs)) - ended
     is_amended = champion is not None and _is_amended(champion, drops)
-    has_trigger = (bool(waiting) or is_amended) and task.trigger != Trigger()
-    planned = _plan_next(store, task, clock()) if (has_trigger or started) and not removed else None
+    is_due = bool(waiting) or is_amended
+    planned = _plan_next(store, task, clock()) if (is_due or started) and not removed else None
     drifts = store.drifts.of(pointer.run_id if pointer else None) if waiting else {}
     return Status(
         task=task.name,
@@ -86,7 +87,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         champion_since=pointer.history[-1].at if pointer else None,
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
         waiting=waiting,
-        trigger=_describe_trigger(planned) if has_trigger and planned else None,
+        trigger=_describe_trigger(planned, task) if is_due and planned else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(amendments),
         newest_amendments=tuple(str(one) for one in reversed(amendments[-NEWEST:])),
@@ -133,10 +134,12 @@ def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeede
         return error
 
 
-def _describe_trigger(planned: Plan | NoRunNeeded | UserError) -> str:
-    """Return what a run on the waiting drops waits for, or why it would start now."""
+def _describe_trigger(planned: Plan | NoRunNeeded | UserError, task: Task) -> str | None:
+    """Return what a run on the waiting drops waits for, or why it would start now; None without a trigger."""
     if isinstance(planned, DamagedDrop):
         return f"the next run will quarantine drop {planned.drop}: {planned}"
     if isinstance(planned, UserError):
         return f"no run can be planned: {planned}"
-    return planned.reason if isinstance(planned, NoRunNeeded) else f"starts now: {planned.reason}"
+    if isinstance(planned, NoRunNeeded):
+        return planned.reason
+    return None if task.trigger == Trigger() else f"starts now: {planned.reason}"

@@ -23,7 +23,8 @@ class Savings(Record):
 
     A run that yields no model at the target (plateau, missed, diverged, failed), or one that the gate refuses, or
     a second one on the same dataset, has baseline and whole 0: all iterations that it used are a loss. A scratch
-    retraining is its own baseline, so it saves nothing and loses nothing.
+    retraining is its own baseline: `baseline` and `whole` are the iterations that it used, so it saves and loses
+    nothing.
     """
 
     baseline: int
@@ -86,6 +87,8 @@ class RunRecord(Record):
             return "promoted" if self.decision.promoted else "refused"
         if self.purpose == "calibrate" and self.outcome == "completed":
             return "calibrated"
+        if self.purpose == "trial" and self.outcome in ("completed", "reached"):
+            return "trial"
         return self.outcome
 
 

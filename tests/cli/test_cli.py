@@ -158,7 +158,10 @@ def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command,
     assert json.loads(command("run", *T, "--dry-run", "--json").out) is None
 
 
-def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command) -> None:
+def test_task_commands_write_check_and_describe(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "birds.yaml"
     assert command("task", "init", "birds", "-o", str(path)).code == 0
     assert "birds is valid" in command("task", "check", str(path)).out
@@ -168,7 +171,10 @@ def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command
     assert load_task(str(full)) == load_task(str(path))
     assert "store" in json.loads(command("task", "schema").out)["properties"]
     [said] = re.findall("`retrain (.*)`", command("task", "init", "birds", "-o", "without-suffix").out)
-    assert command(*said.split()).out == "./without-suffix: task birds is valid\n"
+    assert (
+        command(*said.split()).out
+        == "./without-suffix: task birds is valid; `retrain doctor` also tries its network and its store\n"
+    )
     again = command("task", "init", "birds", "-o", str(path))
     assert (again.code, again.out) == (2, "")
     assert "already exists" in again.err
@@ -178,6 +184,8 @@ def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: 
     first, last = records(home)[0], records(home)[-1]
     champion = home / "store" / "pets" / "champion.json"
     assert command("rollback", *T).out == f"{first.run_id} is the champion of pets again\n"
+    status = " ".join(command("status", *T).out.split())
+    assert "was trained on these drops and promoted, and since replaced" in status.partition(" next run ")[2]
     assert "nothing to roll back to" in command("rollback", *T).err
     waiting = Status.model_validate_json(command("status", *T, "--json").out).waiting
     assert waiting == last.new_drops
@@ -348,6 +356,18 @@ def test_tables_fit_the_terminal_a_line_a_run(
         plan,
     ):
         assert max(map(len, command(*arguments).out.splitlines())) <= width
+
+
+def test_figures_are_whole_in_a_narrow_terminal(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal wraps lines that are too long for it."""
+    monkeypatch.setenv("COLUMNS", "40")
+    newest = records(home)[-1]
+    assert newest.result
+    [line] = [line for line in command("history", *T).out.splitlines() if line.startswith(newest.run_id)]
+    assert {newest.ending, f"{newest.result.final_score:.2%}", f"{newest.result.iterations:,}"} <= set(line.split())
+    [drop, *_] = command("drop", "list", *T).out.splitlines()[1:]
+    monkeypatch.setenv("COLUMNS", "120")
+    assert drop.split() == command("drop", "list", *T).out.splitlines()[1].split()
 
 
 def test_terminal_bar_shows_iterations_accuracy_and_time_left(home: Path) -> None:

@@ -8,10 +8,10 @@ from support import known_ledger
 from support.histories import Past, drop, one_drop
 
 from retrain.cli.drop_tables import drop_details
-from retrain.cli.formatting import plan_details, record_details
+from retrain.cli.formatting import plan_details, record_details, saved_rows
 from retrain.config.task import Task
 from retrain.pipeline.approval import Candidate
-from retrain.records import Approval, Decision, RunRecord
+from retrain.records import Approval, Decision, RunRecord, Savings
 from retrain.records.drop import LeftOut
 
 
@@ -50,6 +50,19 @@ def test_runs_summary_charges_the_attempts_before_it() -> None:
         in summary
     )
     assert "attempts before it" not in summary
+
+
+def test_scratch_run_saves_nothing_and_counts_in_full() -> None:
+    past = one_drop()
+    [scratch] = past.records
+    assert "saved nothing: savings are compared with runs from scratch" in " ".join(shown(scratch).split())
+    totals = " ".join(printed(record_details(scratch, past.records)).split())
+    assert "of 250 that scratch takes to its accuracy (runs from scratch in full)" in totals
+
+
+def test_savings_without_scratch_are_stated_once() -> None:
+    loss = Savings(baseline=0, whole=0, used=9, used_all_in=9.5, gross=-9, net=-9.5, gross_whole=-9, net_whole=-9.5)
+    assert list(saved_rows("saved", loss)) == [("saved", "-9 iterations gross, -10 net")]
 
 
 def test_gate_doubts_are_shown() -> None:

@@ -171,6 +171,15 @@ def test_advice_prefers_default_within_one_evaluation_or_error() -> None:
     assert advise(found, SCRATCH, RESOLUTION).choice == "naive"
 
 
+def test_advice_names_presets_that_ended_too_close() -> None:
+    found = [races("default", 0.595), races("naive", 0.6), races("paper", 0.5)]
+    unknown = Scratch({"100": None, "99": None}, early=None, source="none")
+    close = "it ended at 59.50%, and naive at 60.00%, which is no clear difference"
+    assert advise(found, unknown, RESOLUTION).why == f"{close}, after the same number of iterations"
+    highest = "it ended highest of the presets, at 60.00%"
+    assert advise(found[1:], unknown, RESOLUTION).why == f"{highest}, after the same number of iterations"
+
+
 def test_advice_compares_with_scratchs_own_l99() -> None:
     found = [races("default", 0.5), races("naive", 0.6, None, 700)]
     advice = advise(found, SCRATCH, RESOLUTION)  # L_99 is 800 / 700, above 1; scratch's own is 800 / 600

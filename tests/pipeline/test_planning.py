@@ -189,6 +189,14 @@ def test_default_request_without_new_drops_plans_no_run() -> None:
     assert past.plan(Request("naive")).known == 1
 
 
+def test_changed_settings_without_new_drops_wait_for_the_next() -> None:
+    past = one_drop()
+    past.task = configured(data={"image_size": 12})
+    assert reason(past.next()).endswith("are used from the next drop on, or now with --method scratch")
+    past.task = configured(recipe={"preset": "paper"})
+    assert reason(past.next()).endswith(past.champion.run_id)
+
+
 def test_run_that_was_done_before_is_not_done_again() -> None:
     past = one_drop().landed(drop(2))
     again = Request("naive", "trial")
