@@ -144,7 +144,10 @@ def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled
 def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
     """Yield each image with the label in the row that names it; note images and rows that have no counterpart."""
     if not found.tables:
-        raise DropError(f"{found.root}: no table of labels in it; expected metadata.csv, .jsonl or .parquet")
+        raise DropError(
+            f"{found.root}: no table of labels in it; expected metadata.csv, .jsonl or .parquet; to read a table "
+            "with another name, pass its path instead of the folder's"
+        )
     images = {(image.archive, str(image.name)): image for image in found.images}
     named = set[tuple[str, str]]()
     for table in found.tables:
