@@ -7,7 +7,7 @@ from retrain.config.task import Task
 from retrain.data.dataset import make_dataset
 from retrain.doctor import Check, Finding
 from retrain.doctor.machine import check_machine
-from retrain.doctor.storage import check_storage
+from retrain.doctor.storage import FILES, check_files, check_storage
 from retrain.errors import DamagedDrop
 from retrain.models import factory
 from retrain.models.pretrained import read_pretrained, resolve_task
@@ -38,6 +38,7 @@ def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
         usable = finding.state != "failed"
         yield finding
     if usable:
+        yield Check(FILES, lambda: check_files(store, drops())).run()
         yield from check_machine(task, store, drops())
         yield from check_readiness(task, store, drops())
 

@@ -1,5 +1,6 @@
-"""Check that runs can rely on the store: access, credentials, conditional writes, clock."""
+"""Check that runs can rely on the store: access, credentials, conditional writes, clock, files of the drops."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -7,7 +8,11 @@ from retrain.doctor import Check, Finding
 from retrain.records import Drop
 from retrain.store.base import ObjectStore, probe_conditional_writes
 from retrain.store.task_store import TaskStore
-from retrain.utils.text import pluralize
+from retrain.utils.text import name_some, pluralize
+
+FILES = "files of drops"
+"""Name of the check of the drops' files."""
+RESTORE = "Put them back from a copy of the store. A run that reads an incomplete drop ends, and quarantines the drop."
 
 SKEW = 10.0
 """Seconds that two clocks may differ. Leases are compared across machines; S3 refuses requests at 15 minutes."""
@@ -26,6 +31,27 @@ def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iter
         yield finding
         if finding.state == "failed":
             return
+
+
+def check_files(store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
+    """Compare the store's listing with the files that the manifests of drops state. No file is read."""
+    keys = store.keys
+    missing = {keys.drop_file(drop.id, name): (drop.id, name) for drop in drops for name in _file_names(drop)}
+    files = len(missing)
+    for entry in store.objects.list(keys.drops) if drops else ():
+        missing.pop(entry.key, None)
+    if not missing:
+        return f"none is missing of the {pluralize(files, 'file')} of {pluralize(len(drops), 'drop')}"
+    names = defaultdict[str, list[str]](list)
+    for drop_id, name in missing.values():
+        names[drop_id].append(name)
+    lacking = [f"{drop_id} ({name_some(lacked)})" for drop_id, lacked in names.items()]
+    return Finding(check=FILES, state="failed", found=f"missing in {name_some(lacking)}", mend=RESTORE)
+
+
+def _file_names(drop: Drop) -> list[str]:
+    """Return the names of the files that runs read."""
+    return [shard.name for shard in drop.shards] + ([drop.sample_list.name] if drop.sample_list else [])
 
 
 def _credentials(store: ObjectStore) -> Finding | str:

@@ -145,6 +145,28 @@ def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypa
     assert "$RETRAIN_CACHE" in found["disk"]["mend"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_missing_files_of_drops_are_named(
+    doctor: Doctor, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    endpoint = request.getfixturevalue("s3") if kind == "s3" else None
+    url = f"s3://{request.getfixturevalue('bucket')}/models" if endpoint else str(tmp_path / "store")
+    store = open_store(url, endpoint)
+    whole, torn = two_drops(store, tmp_path)
+    small = ("--set", "model.name=logistic")
+    code, found = doctor(url, *small, endpoint=endpoint)
+    files = len(whole.shards) + len(torn.shards) + 2
+    assert (code, found["files of drops"]["found"]) == (0, f"none is missing of the {files} files of 2 drops")
+    assert torn.sample_list
+    gone = [torn.sample_list.name, torn.shards[1].name]
+    for name in gone:
+        store.delete(KEYS.drop_file(torn.id, name))
+    code, found = doctor(url, *small, endpoint=endpoint)
+    assert (code, found["files of drops"]["state"], found["disk"]["state"]) == (1, "failed", "ok")
+    assert found["files of drops"]["found"] == f"missing in d-2 ({', '.join(sorted(gone))})"
+    assert "from a copy of the store" in found["files of drops"]["mend"]
+
+
 def huge_drop(folder: Path) -> Drop:
     """Return a drop whose manifest declares more bytes than any disk can hold."""
     store = LocalStore(folder / "store")
@@ -160,8 +182,8 @@ def test_disk_check_needs_decoded_data_or_a_streams_part_of_it(doctor: Doctor, t
     code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
     assert (code, found["disk"]["state"]) == (1, "failed")
     assert "192000.00 GB more" in found["disk"]["found"]
-    code, found = doctor(str(tmp_path / "store"))
-    assert (code, found["disk"]["state"]) == (0, "ok")
+    _, found = doctor(str(tmp_path / "store"))
+    assert found["disk"]["state"] == "ok"
     assert "streamed, need 0.00 GB more" in found["disk"]["found"]
 
 
@@ -280,5 +302,6 @@ def test_doctor_prints_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
     ran = retrain(["doctor", "-t", str(tmp_path / "pets.yaml")], capfd)
     assert [line.split()[0] for line in ran.out.splitlines() if not line.startswith(" ")] == [
-        "credentials", "store", "conditional", "clock", "disk", "device", "model", "champion", "plan", "kubeflow",
+        "credentials", "store", "conditional", "clock", "files", "disk", "device", "model", "champion", "plan",
+        "kubeflow",
     ]  # fmt: skip
