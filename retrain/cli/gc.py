@@ -1,6 +1,6 @@
 """`retrain gc`."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,17 +49,21 @@ def gc(
     done: list[Retention] = []
     opened = [open_task(name, overrides) for name in task]
     now, age = utc_now(), parse_duration(older_than)
+    failed: list[UserError] = []
     for _, store in opened:
-        if dry_run:
-            done.append(retention.plan_removal(store, keep_last, age, now))
-        else:
-            with store.lock() as ours:
+        try:
+            with nullcontext(store) if dry_run else store.lock() as ours:
                 found = retention.plan_removal(ours, keep_last, age, now)
-                done.append(retention.remove(ours, found, now))
-    if (folder := _find_cache()) is not None:
+                done.append(found if dry_run else retention.remove(ours, found, now))
+        except UserError as error:  # the other tasks go on
+            failed.append(error)
+    if not failed and (folder := _find_cache()) is not None:  # what the cache needs is known only from all tasks
         clean = cache_retention.plan_removal if dry_run else cache_retention.remove
         done.append(clean(folder, opened, age, now))
-    print_record(done, _retention_table, as_json)
+    if done:
+        print_record(done, _retention_table, as_json)
+    if failed:
+        raise UserError("\n".join(map(str, failed)))
 
 
 def _find_cache() -> "Path | None":

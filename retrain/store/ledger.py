@@ -1,9 +1,14 @@
 """The ledger: one immutable record for each ended run, with its savings."""
 
+from retrain.errors import StoreError
 from retrain.records import RunRecord, parse_record
 from retrain.store.base import Conflict, Missing, ObjectStore
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
+
+
+class DamagedRecord(StoreError):
+    """A record of the ledger was damaged, or written by a version that this one cannot read."""
 
 
 class Ledger:
@@ -45,4 +50,7 @@ class Ledger:
 
     def _parse(self, key: str) -> RunRecord:
         data, _ = self._objects.read(key)
-        return parse_record(RunRecord, data, f"{self._objects.url}/{key}")
+        try:
+            return parse_record(RunRecord, data, f"{self._objects.url}/{key}", DamagedRecord)
+        except DamagedRecord as damaged:
+            raise DamagedRecord(f"{damaged}. If it was damaged, put it back from a copy of the store") from damaged

@@ -23,6 +23,7 @@ from retrain.records import Plan, Retention, RunRecord
 from retrain.records.ledger import total_savings
 from retrain.store import LocalStore, champions
 from retrain.store.claims import Claim
+from retrain.store.keys import TaskKeys
 from retrain.training.progress import Progress
 from retrain.utils.clock import utc_now
 
@@ -249,6 +250,21 @@ def test_gc_command_shows_then_removes_then_finds_nothing(command: Callable[...,
     assert (removed.code, removed.out.split()) == (0, shown.out.replace("would be freed", "freed").split())
     [nothing] = json.loads(command("--keep-last", "0", "--json").out)
     assert (nothing["removals"], nothing["is_done"]) == ([], True)
+
+
+def test_gc_command_goes_on_after_a_damaged_ledger(
+    command: Callable[..., Ran], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, damaged = LocalStore(tmp_path / "store"), TaskKeys("cars").record("scratch-1")
+    store.write(damaged, b"{")
+    (tmp_path / "cars.json").write_text(json.dumps({"name": "cars", "store": str(store.root)}))
+    shown = json.loads(command("--keep-last", "0", "--dry-run", "--json").out)
+    both = ("-t", str(tmp_path / "cars.json"), "-t", str(tmp_path / "pets.json"))
+    ran = retrain(("gc", *both, "--keep-last", "0", "--json"), capfd)
+    assert (ran.code, [one["task"] for one in json.loads(ran.out)]) == (2, ["pets"])
+    assert json.loads(ran.out)[0]["removals"] == shown[0]["removals"] != []
+    assert ran.err.splitlines()[-1].startswith(f"retrain: {store.url}/{damaged} was not written by this version")
+    assert ran.err.endswith("If it was damaged, put it back from a copy of the store\n")
 
 
 def test_gc_command_refuses_an_invalid_duration(command: Callable[..., Ran]) -> None:
