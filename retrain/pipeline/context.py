@@ -1,6 +1,7 @@
 """The context of the stages: a task's store, a device, a cache of decoded drops, and an observer."""
 
 import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -132,6 +133,8 @@ def pick_device(name: str) -> torch.device:
     """Return the named device. Raises `UserError` if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
+        raise UserError(f"--device {name}: must be auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -222,7 +222,7 @@ WRONG = [
     ("run -t pets --set training.epochs=many", "training.epochs"),
     ("run -t pets --method sgd", "'sgd' is not one of 'scratch', 'naive', 'continuous'"),
     ("run -t pets --until 98", "'98' is not one of '99', '100'"),
-    ("run -t pets --method naive --device tpu", "allowed: auto, cpu, cuda, cuda:N"),
+    ("run -t pets --method naive --device gpu", "retrain: --device gpu: must be auto, cpu, cuda or cuda:N"),
     ("run -t pets --method naive --device cuda:77", "--device cuda:77"),
     ("run -t fish", "fish"),
     ("run", "Missing option '--task'"),
