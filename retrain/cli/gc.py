@@ -45,7 +45,7 @@ def gc(
     from retrain.utils.clock import is_duration, parse_duration, utc_now
 
     if not is_duration(older_than):
-        raise UserError(f"--older-than {older_than}: must be a duration such as 12h, 90d or 26w")
+        raise UserError(f"--older-than {older_than}: must be a duration above 0, such as 12h, 90d or 26w")
     done: list[Retention] = []
     opened = [open_task(name, overrides) for name in task]
     now, age = utc_now(), parse_duration(older_than)

@@ -268,9 +268,10 @@ def test_gc_command_goes_on_after_a_damaged_ledger(
 
 
 def test_gc_command_refuses_an_invalid_duration(command: Callable[..., Ran]) -> None:
-    wrong = command("--older-than", "soon")
-    assert (wrong.code, wrong.out) == (2, "")
-    assert "--older-than soon: must be a duration such as 12h" in wrong.err
+    for text in ("soon", "0d"):
+        wrong = command("--older-than", text)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert f"--older-than {text}: must be a duration above 0, such as 12h" in wrong.err
 
 
 def test_exporter_measures_the_store_hourly(tmp_path: Path) -> None:
