@@ -97,6 +97,7 @@ def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served,
     assert f"{record.evaluation.accuracy:.2%} of {record.evaluation.samples} images" in card
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
     assert "its own baseline" in card
+    assert "| network | resnet18, width 4 |" in card
     for name, accuracy in record.evaluation.by_class.items():
         assert f"| {name} | {accuracy:.2%} |" in card
     with safe_open(folder / "model.safetensors", "pt") as file:
