@@ -240,7 +240,8 @@ def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path
     workspace, run_id = champion(tmp_path)
     small = ("--set", "model.name=logistic")
     code, found = doctor(workspace.store.url, *small)
-    assert (code, found["plan"]["found"]) == (0, f"nothing to do: no drop has landed since champion {run_id}")
+    assert code == 0
+    assert found["plan"]["found"].startswith(f"nothing to do: no drop has landed since champion {run_id}")
     assert found["champion"]["found"].startswith(run_id)
     model = workspace.store.keys.run(run_id, "model.safetensors")
     workspace.store.objects.write(model, workspace.store.objects.read(model)[0][:-1])
