@@ -55,7 +55,7 @@ def gc(
             with nullcontext(store) if dry_run else store.lock() as ours:
                 found = retention.plan_removal(ours, keep_last, age, now)
                 done.append(found if dry_run else retention.remove(ours, found, now))
-        except UserError as error:  # the other tasks go on
+        except UserError as error:  # continue with the other tasks
             failed.append(error)
     if not failed and (folder := _find_cache()) is not None:  # what the cache needs is known only from all tasks
         clean = cache_retention.plan_removal if dry_run else cache_retention.remove
