@@ -137,7 +137,17 @@ def _summarise_week(number: int, weeks: list[Line]) -> Line:
     }
 
 
-HEAD = ("seed", "credited", "used", "s_scratch", "share", "net by the ledger", "net measured", "test", "of scratch")
+HEAD = (
+    "seed",
+    "credited",
+    "used",
+    "s_scratch",
+    "share",
+    "net by the ledger",
+    "net measured",
+    "test",
+    "test of scratch",
+)
 
 
 def format_table(lines: list[Line]) -> str:

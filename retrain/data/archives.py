@@ -1,4 +1,7 @@
-"""Zips and gzipped tars: copied to an unnamed temporary file where they are not seekable, and read member by member."""
+"""Read zips and gzipped tars member by member, from a copy in an unnamed temporary file.
+
+The copy is needed because a stream from a store is not seekable.
+"""
 
 import gzip
 import io
@@ -18,11 +21,11 @@ from retrain.errors import DropError
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 CHUNK = 1 << 20
 MAX_RATIO = 100
-"""Bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so more is a bomb."""
+"""Bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so a higher ratio is an attack."""
 LEAST_LIMIT = 100_000_000
-"""Bytes that any gzipped tar may unpack to."""
+"""Bytes that a gzipped tar may unpack to regardless of `MAX_RATIO`."""
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, LookupError, EOFError)
-"""Errors of zipfile's parser at damaged, encrypted and foreign archives."""
+"""Errors that zipfile raises for archives that are damaged, encrypted or of an unknown kind."""
 
 
 UTF8_FLAG = 0x800

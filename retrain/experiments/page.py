@@ -53,14 +53,14 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_methods(study),
         *_paper_comparison(study, by_group),
         "## Results",
-        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. Highest and final are measured on "
-        f"{study.stop_on}, during a run and at its end. L_r (Verwimp et al., eq. 2) is a speed-up against another "
-        f"method: that method's {study.cost} to its own final accuracy, divided by the run's {study.cost} to r percent "
-        "of the same accuracy. Above 1, the run is faster. The other method's own L_99 is 1 or more, because it "
-        "reaches 99 percent no later than its final accuracy.",
+        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The accuracy on {study.stop_on} is "
+        "called highest for the best evaluation of a run, and final for the last one. L_r (Verwimp et al., eq. 2) "
+        f"compares a run with another method. It is the number of {study.cost} after which the other method reaches "
+        f"its own final accuracy, divided by the number of {study.cost} after which the run reaches r percent of that "
+        "accuracy. Above 1, the run is faster. Compared with itself, a method has an L_99 of 1 or more.",
         f"{NOT_REACHED}: never reached. (2/3): reached with two seeds of three. {HARM}: negative transfer, which means "
         f"that the mean final accuracy is below that of {study.against[0]} with the same seeds.",
-        "Headings name the split, the variant (`task` in a study without variants) and the number of drops.",
+        "Each heading below names the split, the variant (`task` if the study has none) and the number of drops.",
         tables,
     ]
     return "\n\n".join(sections) + "\n"
@@ -103,14 +103,14 @@ def _methods(study: Study) -> Iterator[str]:
     """Yield what each method of the study is."""
     yield "## Methods"
     yield (
-        "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (old). It "
-        f"follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with the "
-        "settings in the last column. Everything else is standard training."
+        "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (previous "
+        f"run). It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with "
+        "the settings in the last column. Everything else is standard training."
     )
     lines = (
         [
             name,
-            "scratch" if method.start == "scratch" else "old",
+            "scratch" if method.start == "scratch" else "previous run",
             ", ".join(method.aspects) or "none",
             ", ".join(f"`{path}: {json.dumps(value)}`" for path, value in method.set.items()),
         ]
@@ -135,7 +135,7 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
     yield "## The paper's figures and ours"
     printed = any("(" in figure for row in study.paper for figure in row.figures.values())
     spread = SPREADS[study.spread]
-    meaning = f"± and the paper's parentheses: {spread}." if printed else f"±: {spread}; the paper's tables have none."
+    meaning = f"± and parentheses: {spread}." if printed else f"±: {spread}; the paper's tables do not state it."
     notes = [f"{meaning} {ABSENT}: not in this study."]
     if study.size == "mini":
         notes.append("The rows name the paper's data and networks; ours are described under Set-up.")

@@ -1,8 +1,9 @@
 """Work around a bug of oneDNN, which computes convolutions on the CPU.
 
-Its backward pass of a strided 1x1 convolution writes past its workspace if the images are channels_last and have fewer
-channels than a vector has floats: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN#6035, open with torch 2.15). The
-shortcuts of thin residual networks are of this kind, and training them corrupts the heap.
+The backward pass of a strided 1x1 convolution writes past the end of its buffer if the images are channels_last and
+have fewer channels than a vector register holds floats: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN#6035, not
+fixed in torch 2.15). Narrow residual networks have such convolutions in their shortcuts, and training them corrupts the
+heap.
 
 A strided 1x1 convolution reads only every n-th pixel. This module selects these pixels first and convolves without a
 stride.
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 VECTOR = 16
-"""Floats of the longest vector."""
+"""Number of floats in the longest vector register (AVX-512). Convolutions with fewer channels are affected."""
 
 
 def avoid_strided_convolutions(network: nn.Module) -> None:
@@ -31,7 +32,7 @@ def _is_affected(convolution: nn.Conv2d) -> bool:
 
 
 class _Subsample:
-    """Selects the pixels that a stride would visit: [N, C, H, W] -> [N, C, H / down, W / right]."""
+    """Selects the pixels that a strided 1x1 convolution reads: [N, C, H, W] -> [N, C, H / down, W / right]."""
 
     def __init__(self, down: int, right: int) -> None:
         self.down, self.right = down, right

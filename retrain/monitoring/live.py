@@ -1,4 +1,4 @@
-"""Metrics of a running training, computed from the loop's own counters."""
+"""Serve the metrics of the current run, computed from the counters of the training loop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from retrain.records import Plan, Point
 from retrain.training.progress import Progress
 
 Figures = Mapping[tuple[str, ...], float | None]
-"""Values by the labels after task and method."""
+"""Values of one metric by its labels. The labels task and method, which every metric has, are left out."""
 
 TREND = 4
 """Number of last evaluations from which the time to the target is estimated."""
@@ -32,13 +32,13 @@ def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
 
 
 class LiveMetrics(Collector):
-    """Observes a training. Metrics are computed at each scrape, so iterations cost nothing."""
+    """Observes the training loop. Metrics are computed at each scrape, so the loop does no extra work."""
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Serve this training from now on."""
+        """Serve the metrics of this run from now on."""
         self._progress, self._first = progress, progress.iteration
         self._since, self._seconds = time.monotonic(), progress.seconds
         self._running, self._plan = True, plan
@@ -50,7 +50,7 @@ class LiveMetrics(Collector):
         """Do nothing: a scrape reads the points."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Stop the clock of this training's metrics."""
+        """Stop counting the run's seconds."""
         self._running = False
 
     def collect(self) -> Iterator[Metric]:
@@ -86,11 +86,14 @@ class LiveMetrics(Collector):
             yield names.TRAINING_RATE, {(): point.learning_rate}
 
     def _elapsed(self) -> float:
-        """Return the seconds in the loop, including those before a resumption."""
+        """Return the seconds in the loop, including those before an interruption of the run."""
         return self._seconds + time.monotonic() - self._since if self._running else self._progress.seconds
 
     def _eta(self, plan: Plan) -> float | None:
-        """Return the seconds to the target, or to the schedule's end without one, at this process's mean speed."""
+        """Return the seconds until the run ends, at the mean speed of this process.
+
+        The run ends at its target or with its schedule, whichever is expected first.
+        """
         done = self._progress.iteration - self._first
         if not self._running or done == 0:
             return None

@@ -1,7 +1,7 @@
-"""The stages after the training, evaluate -> promote -> record, and the records of runs that failed.
+"""Run the stages after training (evaluate, promote, record), and record runs that failed.
 
-Imports torch only to evaluate. A run that was evaluated in its pod is not evaluated again, so a watcher without torch
-can record it, and promote it after its approval.
+Torch is imported only to evaluate. A run that was evaluated in its pod is not evaluated again. A watcher without torch
+can therefore record such a run, and promote it after its approval.
 """
 
 from contextlib import suppress
@@ -19,20 +19,20 @@ from retrain.store.champions import Author, ChampionSnapshot
 from retrain.utils.extras import has_torch
 
 Ended = RunRecord | Approval
-"""The result of a run's stages: its record, or the approval that it waits for."""
+"""The result of these stages: the run's record, or the approval that the run waits for."""
 
 
 def finish_approval(context: RecordContext, run_id: str) -> Ended:
-    """Promote and record a candidate with a verdict, or whose time is up; return the approval while it waits."""
+    """Carry out the verdict on a candidate, or refuse it after its time limit. Return the approval while it waits."""
     plan = context.files(run_id).plan()
     promote(context, plan)
     return record(context, plan)
 
 
 def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
-    """Evaluate a run's model on the test split, against the champion; None if it has no model.
+    """Compare a run's model with the champion on the test split; return None if the run has no model.
 
-    Once the gate has decided, the evaluation of that decision stays: of a promotion, against the previous champion.
+    The evaluation that the gate used is kept. For a promoted run it is the comparison with the previous champion.
     """
     files = context.files(plan.run_id)
     result = files.result()
@@ -122,9 +122,9 @@ def record(context: RecordContext, plan: Plan) -> Ended:
 
 
 def write_record(context: RecordContext, plan: Plan, error: str | None = None) -> RunRecord:
-    """Write a run's record into the ledger. The first record written stays.
+    """Write a run's record into the ledger, unless it has one. Return the record in the ledger.
 
-    A failed run is charged the iterations of its last saved state, which no run resumes.
+    A failed run is charged the iterations up to its last checkpoint: no other run can use them.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         found = context.store.ledger.find(plan.run_id)
@@ -135,9 +135,9 @@ def write_record(context: RecordContext, plan: Plan, error: str | None = None) -
 
 
 def _assemble(context: RecordContext, plan: Plan, error: str | None, lost: int) -> RunRecord:
-    """Return the record of an ended run. The champions' history decides whether it was promoted.
+    """Return the record of an ended run. A run that is in the champions' history counts as promoted.
 
-    A slower worker may have overwritten the evaluation of the decision with its own.
+    A promoted run is evaluated again if a slower process has overwritten the evaluation that the gate used.
     """
     files = context.files(plan.run_id)
     evaluation, decision = files.evaluation(), files.decision()
@@ -148,7 +148,7 @@ def _assemble(context: RecordContext, plan: Plan, error: str | None, lost: int) 
 
 
 def record_failure(context: RecordContext, plan: Plan, error: str) -> RunRecord:
-    """Record that a retraining failed, under its latest attempt. A promoted run is recorded as promoted instead."""
+    """Record the latest attempt of a plan as failed, or as promoted if it has become champion."""
     plan = next_run.latest_attempt(context.store, plan)
     if champions.was_promoted(context.store.champion.read(), plan.run_id):
         promote(context, plan)

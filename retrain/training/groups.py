@@ -12,12 +12,12 @@ from retrain.records import Plan
 
 @dataclass(frozen=True)
 class Groups:
-    """The samples within the target's scope, and those of the drops that the parent did not know."""
+    """The samples within the target's scope, and those of the drops that the parent was not trained on."""
 
     scope: Tensor | None
     """bool [N]; None if the target has no scope."""
     classes: int | None
-    """Predictions within the scope are among the first this many classes."""
+    """Number of classes in the scope, the first ones. Predictions for its samples are limited to them."""
     newest: Tensor | None
     """bool [N]; None if the run has no parent."""
     scope_size: int
@@ -25,7 +25,7 @@ class Groups:
 
     @classmethod
     def none(cls) -> Self:
-        """Return groups that hold no sample."""
+        """Return groups without samples."""
         return cls(None, None, None, 0, 0)
 
     @classmethod

@@ -1,6 +1,7 @@
-"""Save a run's whole state as one safetensors file, and load it. On the CPU a restored run continues bit for bit.
+"""Save a run's whole state as one safetensors file, and load it.
 
-Several processes share one state. The same number of processes must restore it.
+On the CPU a resumed run ends with exactly the same bits as an uninterrupted one. All processes of a run share one
+state; the same number of processes must load it.
 """
 
 import json
@@ -33,7 +34,7 @@ _METADATA = TypeAdapter(_Metadata)
 
 
 def save_state(run: Run) -> bytes:
-    """Return the state: weights, their average, optimiser, counters, positions of all random streams, curve."""
+    """Return the state: weights, their average, optimizer, counters, random generators, position in the data, curve."""
     position = _Metadata(run.plan.run_id, run.loader.position, run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
     tensors["random"] = run.ranks.gather_tensors(torch.get_rng_state())
@@ -42,9 +43,9 @@ def save_state(run: Run) -> bytes:
 
 
 def load_state(run: Run, state: bytes) -> None:
-    """Bring a newly set-up run to the state that `save_state` saved.
+    """Load the state that `save_state` returned into a new `Run`.
 
-    Raises `RunError`, and changes nothing, if the state is of another run, network or optimiser.
+    Raises `RunError`, and changes nothing, if the state belongs to another run, network or optimizer.
     """
     tensors, position = _read(state)
     if position.run_id != run.plan.run_id:
@@ -59,7 +60,7 @@ def load_state(run: Run, state: bytes) -> None:
         for name, tensor in _tensors(run):
             tensor.copy_(tensors[name])
     randoms = tensors["random"]
-    torch.set_rng_state(randoms[run.ranks.rank % len(randoms)].clone())  # torch would read beyond the end of a view
+    torch.set_rng_state(randoms[run.ranks.rank % len(randoms)].clone())  # torch reads beyond the end of a view
     run.augmentation.set_state(tensors["augmentation"])
     run.loader.seek(position.passes)
     run.progress = position.progress

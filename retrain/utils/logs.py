@@ -1,4 +1,4 @@
-"""Log lines on standard error: text for people, or one JSON object per line for collectors such as Fluent Bit."""
+"""Write log lines to standard error: text for people, or one JSON object a line for log collectors."""
 
 import json
 import logging
@@ -38,8 +38,9 @@ def make_handler(log_format: LogFormat) -> logging.Handler:
 
 
 def configure_logging(log_format: LogFormat, level: int) -> None:
-    """Log this project's lines from `level` up, and the libraries' warnings; with DEBUG, the libraries' info lines too.
+    """Log messages of this project from `level` on, and warnings of libraries.
 
+    With DEBUG, messages of libraries are logged from INFO on.
     If the program has already set up logging, its handlers are kept.
     """
     root = logging.getLogger()

@@ -1,7 +1,7 @@
-"""Parse the events of object stores into the objects that were written.
+"""Parse the events of object stores, and return the objects that were written.
 
-S3's come directly, through SNS or EventBridge, or as CloudEvents; those of Google Cloud Storage through Pub/Sub, and
-those of Azure Blob Storage through Event Grid.
+S3 sends events directly, through SNS, through EventBridge, or as CloudEvents. Google Cloud Storage sends them through
+Pub/Sub, and Azure Blob Storage through Event Grid.
 """
 
 import json
@@ -22,7 +22,7 @@ FINAL_FILES = ("drop.json", "_SUCCESS")
 
 
 class WrittenObject(NamedTuple):
-    """An object that was written. Its key may be URL-quoted: AWS quotes it (`a+b%3D`), some servers do not."""
+    """An object that was written. Its key may be URL-quoted (`a+b%3D`): AWS quotes keys, some servers do not."""
 
     bucket: str
     key: str
@@ -102,14 +102,15 @@ class _Pushed(BaseModel):
 
 
 AZURE_BLOB = re.compile(r"/?blobServices/default/containers/([^/]+)/blobs/(.+)")
-"""Subject of Event Grid's events of a blob: container and name."""
+"""Subject of an Event Grid event about a blob, with the container and the name."""
 
 
 def parse_event(body: str) -> list[WrittenObject]:
-    """Return the objects that a message says were written; none for the test event, or if objects were removed.
+    """Return the objects that were written according to a message.
 
-    Accepts S3's own notifications, in an envelope of SNS, of CloudEvents or none, EventBridge's events, messages that
-    Pub/Sub pushes, and Event Grid's CloudEvents, one or a batch of them. Raises `EventError` for anything else.
+    The list is empty for S3's test event and for removed objects. Raises `EventError` if the message is neither an
+    S3 notification (plain, or wrapped by SNS or as a CloudEvent), nor an EventBridge event, nor a message pushed by
+    Pub/Sub, nor one or several CloudEvents of Event Grid.
     """
     try:
         document = json.loads(body)
@@ -121,7 +122,7 @@ def parse_event(body: str) -> list[WrittenObject]:
 
 
 def _unwrapped(document: object) -> Iterator[WrittenObject]:
-    """Yield the objects of one event, whose envelope tells what it holds."""
+    """Yield the objects of one event. The fields of its envelope determine its kind."""
     if isinstance(document, dict) and document.get("Type") == "Notification":
         document = json.loads(_Wrapped.model_validate(document).message)
     if isinstance(document, dict) and "specversion" in document:

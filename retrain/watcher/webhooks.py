@@ -1,8 +1,8 @@
 """Deliver a task's events to its webhooks as signed CloudEvents, at least once, with exponential backoff.
 
-The signature follows https://www.standardwebhooks.com: an HMAC-SHA256 over id, time and body. Deliveries are marked in
-the store, so any process can continue where another stopped. A message whose mark could not be written is sent again
-under the same id.
+The signature follows https://www.standardwebhooks.com: an HMAC-SHA256 over id, time and body. The store
+contains a record of each delivery, so any process can continue where another stopped. If this record cannot be written,
+the event is sent again under the same id.
 """
 
 import base64
@@ -30,11 +30,11 @@ from retrain.utils.parallel import map_ahead
 from retrain.watcher.notifications import Notification, collect_notifications
 
 HOSTS = "RETRAIN_WEBHOOK_HOSTS"
-"""Environment variable with the allowed hosts, separated by commas. A task file alone cannot allow a host."""
+"""Environment variable with the allowed hosts, separated by commas. A task file cannot add hosts."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 """Seconds for one delivery."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
-"""Backoff of an endpoint that refuses: the pause doubles with each failure."""
+"""Pauses after failures of an endpoint: the first, doubled with each further failure, and the longest."""
 
 log = logging.getLogger("retrain")
 
@@ -85,7 +85,7 @@ class Endpoint:
         return Delivery(sent)
 
     def _first_seen(self, now: datetime) -> datetime:
-        """Return when the endpoint was set up. Earlier events are not sent."""
+        """Return when the first delivery to this endpoint was tried. Earlier events are not sent."""
         key = f"{self._prefix}since.json"
         try:
             self._store.objects.create(key, Delivered(id="since", at=now).to_bytes())

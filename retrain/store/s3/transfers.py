@@ -1,4 +1,4 @@
-"""Large S3 objects: read in sequence across broken connections, or downloaded over several connections."""
+"""Read large S3 objects as a stream that reconnects, or download them over several connections."""
 
 import io
 import os
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CONNECTION_ERRORS = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
-"""The body ended before the object did, by its length or by its checksum; botocore retries requests, not bodies."""
+"""Errors of an incomplete or damaged body. botocore repeats a request only until its body begins."""
 MAX_RECONNECTS = 5
-"""Number of broken connections of one object after which the error is raised."""
+"""The error is raised when the connection breaks this many times while one object is read."""
 
 
 class S3Stream(io.RawIOBase):
-    """The bytes of one version of an object from `start` on, across broken connections.
+    """The bytes of one version of an object from `start` on. Reading reconnects if the connection breaks.
 
-    `get` is boto3's `get_object` for this object; it takes `Range` and `IfMatch`, and `reply` is its first reply.
-    Reading raises `StoreError` if the server fails, or if the object was replaced before the stream could be resumed.
+    `get` is boto3's `get_object` for this object, with the parameters `Range` and `IfMatch`. `reply` is its first
+    reply. Reading raises `StoreError` if the server fails, or if the object was replaced before the stream was resumed.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class S3Stream(io.RawIOBase):
         self._place = place
         self._position = start
         self._end = 0
-        """End of the object in bytes, known once a part has been requested."""
+        """Size of the object in bytes; 0 until the stream has reconnected."""
         self.size: int = reply["ContentLength"]
-        """Bytes of the reply."""
+        """Size of the first reply in bytes."""
         self._cuts = 0
         self.version = self.etag.strip('"')
 
@@ -86,7 +86,7 @@ class S3Stream(io.RawIOBase):
                 self._resume(error)
 
     def _resume(self, cut: Exception) -> None:
-        """Request the rest of the object. Raises `cut` if there is none, because then the error has another cause."""
+        """Request the rest of the object. Raises `cut` if no bytes are left: reconnecting cannot repair that error."""
         self._body.close()
         try:
             reply = retry(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self.etag))
@@ -95,13 +95,15 @@ class S3Stream(io.RawIOBase):
                 raise cut from error
             raise
         self._body = reply["Body"]
-        self._end = int(reply["ContentRange"].rpartition("/")[2])  # parts carry no checksum that would tell their end
+        self._end = int(
+            reply["ContentRange"].rpartition("/")[2]
+        )  # a part has no checksum that would reveal a missing end
 
 
 PART = 8 << 20
 """Bytes of a request; AWS advises 8 to 16 MB."""
 CONNECTIONS = 10
-"""Connections that transfer parts at once, for all objects together; boto3 uses as many."""
+"""Maximum number of connections that transfer parts at once, for all objects together; the default of boto3."""
 BUFFER = 1 << 20
 """Bytes that each connection holds in memory."""
 
@@ -109,9 +111,10 @@ BUFFER = 1 << 20
 def download_parts(
     opened: S3Stream, part_at: Callable[[int, int], S3Stream], helpers: Executor, file: BinaryIO
 ) -> None:
-    """Write an object into an empty file: `opened` streams it, and `part_at(start, end)` some of its bytes.
+    """Download an object into an empty file over several connections.
 
-    Several objects that are fetched at once share the `helpers`. The first error ends it.
+    `opened` reads the object from its start, and `part_at(start, end)` opens a stream of some of its bytes. The threads
+    of `helpers` may be shared by several downloads. The first error ends the download.
     """
     size = opened.size
     parts = deque(range(0, size, PART))
@@ -132,7 +135,7 @@ def download_parts(
         with _emptied(parts):
             from_the_start()
     finally:
-        wait([other for other in others if not other.cancel()])  # they write into the file
+        wait([other for other in others if not other.cancel()])  # they write into the file, which the caller may close
     for other in others:
         if not other.cancelled():
             other.result()
