@@ -1,6 +1,6 @@
 """Read zips and gzipped tars member by member, from a copy in an unnamed temporary file.
 
-The copy is needed because a stream from a store is not seekable.
+A stream from a store is not seekable, so every archive is copied first.
 """
 
 import gzip
