@@ -197,7 +197,7 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     assert "| reset | init | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
     assert "| kept | - | 42.0 | - |  | - |" in text
     assert "| scratch | scratch | none |  |" in text
-    assert "| init | old | initialization |  |" in text
+    assert "| init | previous run | initialization |  |" in text
     assert "| Verwimp et al., Table 1 | faster | faster too | yes |" in text
     assert "Since it is small." in text
     assert "6.00 device-hours" in text

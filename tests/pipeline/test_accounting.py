@@ -104,7 +104,7 @@ def raw_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 def test_running_sums_equal_recomputed_sums_at_every_run() -> None:
     past, sizes = make_past()
     assert [record.ending for record in past.records] == [
-        *("promoted", "missed", "promoted", "reached", "refused", "calibrated", "promoted", "promoted", "failed"),
+        *("promoted", "missed", "promoted", "trial", "refused", "calibrated", "promoted", "promoted", "failed"),
         *("promoted", "promoted"),
     ]
     for length in range(len(past.records) + 1):

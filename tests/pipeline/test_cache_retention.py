@@ -32,6 +32,8 @@ from retrain.utils.clock import utc_now
 
 TASK = make_task(gate={"margin": 1.0})
 MONTH = timedelta(days=30)
+TESTS = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+"""Where another process finds the tests' helpers."""
 READER = """
 import sys
 from pathlib import Path
@@ -156,7 +158,9 @@ def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process, which has loaded a streamed dataset."""
     two_drops(LocalStore(tmp_path / "store"), tmp_path)
     command = [sys.executable, "-c", READER, str(tmp_path / "store"), str(tmp_path / "cache")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": TESTS}
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == "loaded\n"
         yield process
