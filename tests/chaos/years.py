@@ -59,6 +59,9 @@ OFTEN = {"no policy": 8, "manual approval": 8, "refusal": 2}
 """Weights of policies; the others have 1."""
 HARMS = {"nothing": 4, "kills": 8, "race": 3, "freeze": 1, "damage": 1}
 """Weights of what happens to a command."""
+NEVER_RACING = (actions.watch, commands.roll_back)
+"""Actions that no second process does at the same time. A rollback that starts when another one has just ended is a
+second request, and goes back by one more champion."""
 
 
 class Done(NamedTuple):
@@ -264,7 +267,7 @@ class Team:
         writes = self._writes[len(self.done.writes)]
         self.done.writes.append(writes)
         harm = self._runner.random.choices([*HARMS], [*HARMS.values()])[0]
-        if harm == "race" and action is not actions.watch:
+        if harm == "race" and action not in NEVER_RACING:
             self._runner.run_together((action, *arguments), (action, *arguments))
         elif harm == "freeze" and action is actions.retrain and writes:
             self._freeze(writes, *arguments)
