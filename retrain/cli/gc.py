@@ -1,6 +1,6 @@
 """`retrain gc`."""
 
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,11 +9,13 @@ from retrain.cli.options import NONE, AsJson, Overrides, open_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime, timedelta
     from pathlib import Path
 
     from rich.table import Table
 
     from retrain.records import Retention
+    from retrain.store.task_store import TaskStore
 
 
 def gc(
@@ -41,20 +43,18 @@ def gc(
     """
     from retrain.cli.formatting import print_record
     from retrain.errors import UserError
-    from retrain.pipeline import cache_retention, retention
+    from retrain.pipeline import cache_retention
     from retrain.utils.clock import is_duration, parse_duration, utc_now
 
     if not is_duration(older_than):
         raise UserError(f"--older-than {older_than}: must be a duration above 0, such as 12h, 90d or 26w")
-    done: list[Retention] = []
     opened = [open_task(name, overrides) for name in task]
     now, age = utc_now(), parse_duration(older_than)
+    done: list[Retention] = []
     failed: list[UserError] = []
     for _, store in opened:
         try:
-            with nullcontext(store) if dry_run else store.lock() as ours:
-                found = retention.plan_removal(ours, keep_last, age, now)
-                done.append(found if dry_run else retention.remove(ours, found, now))
+            done.append(_clean_store(store, keep_last, age, now, dry_run))
         except UserError as error:  # continue with the other tasks
             failed.append(error)
     if not failed and (folder := _find_cache()) is not None:  # what the cache needs is known only from all tasks
@@ -66,15 +66,25 @@ def gc(
         raise UserError("\n".join(map(str, failed)))
 
 
+def _clean_store(store: "TaskStore", keep_last: int, age: "timedelta", now: "datetime", dry_run: bool) -> "Retention":
+    """Remove what the store no longer needs, or with `dry_run` only plan it. Raises the errors of the store."""
+    from retrain.pipeline import retention
+
+    with nullcontext(store) if dry_run else store.lock() as ours:
+        found = retention.plan_removal(ours, keep_last, age, now)
+        return found if dry_run else retention.remove(ours, found, now)
+
+
 def _find_cache() -> "Path | None":
     """Return the cache folder; None if there is none, or no home directory for it."""
     from retrain.data.local_cache import cache_folder
     from retrain.errors import UserError
 
-    with suppress(UserError):
+    try:
         folder = cache_folder()
-        return folder if folder.is_dir() else None
-    return None
+    except UserError:  # without a home directory, nothing was cached
+        return None
+    return folder if folder.is_dir() else None
 
 
 def _retention_table(tasks: "Sequence[Retention]") -> "Table":
