@@ -77,8 +77,9 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     ended = {*(record.run_id for record in records), *(approval.run_id for approval in awaiting)}
     started = set(store.objects.folders(store.keys.runs)) - ended
     is_amended = champion is not None and _is_amended(champion, drops)
-    is_due = bool(waiting) or is_amended
-    planned = _plan_next(store, task, clock()) if (is_due or started) and not removed else None
+    was_decided = any(record.decision and {*waiting} <= {*record.drops} for record in records)
+    may_wait = (bool(waiting) or is_amended) and (task.trigger != Trigger() or was_decided)
+    planned = _plan_next(store, task, clock()) if (may_wait or started) and not removed else None
     drifts = store.drifts.of(pointer.run_id if pointer else None) if waiting else {}
     return Status(
         task=task.name,
@@ -87,7 +88,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         champion_since=pointer.history[-1].at if pointer else None,
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
         waiting=waiting,
-        trigger=_describe_trigger(planned, task) if is_due and planned else None,
+        trigger=_describe_trigger(planned, task) if may_wait and planned else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(amendments),
         newest_amendments=tuple(str(one) for one in reversed(amendments[-NEWEST:])),
