@@ -1,7 +1,7 @@
 """`make release`: build everything that a release publishes into `dist/`.
 
 It checks that the version is the same everywhere and has a dated section in CHANGELOG.md. Then it builds the source
-distribution, the wheel, the chart's package, the image's bill of materials, the release notes and the checksums.
+distribution, the wheel, the chart's package, a bill of materials for each image, the release notes and the checksums.
 """
 
 import hashlib
@@ -18,6 +18,10 @@ from helm_python import package
 import retrain
 
 ROOT = Path(__file__).parents[1]
+IMAGES = ("image", "cpu", "slim")
+"""The images. Each has its locked packages in `requirements-IMAGE.lock`."""
+UNLOCKED = {"cpu": ("torch", "torchvision")}
+"""Packages that an image has, and its lock does not: their wheels for CPUs have other hashes than those on PyPI."""
 
 
 def main(root: Path = ROOT) -> None:
@@ -31,7 +35,8 @@ def main(root: Path = ROOT) -> None:
         old.unlink()
     build_distributions(root, target)
     package(root / "charts" / "retrain", destination=target)
-    write_bill_of_materials(root, version, target / f"retrain-{version}-image.cdx.json")
+    for image in IMAGES:
+        write_bill_of_materials(root, version, image, target)
     (target / f"retrain-{version}-notes.md").write_text(find_notes(root, version) or "")
     write_checksums(target)
     print("\n".join(str(path.relative_to(root)) for path in sorted(target.iterdir())))
@@ -80,16 +85,24 @@ def build_distributions(root: Path, target: Path) -> None:
     (target / ".gitignore").unlink(missing_ok=True)  # written by uv
 
 
-def write_bill_of_materials(root: Path, version: str, path: Path) -> None:
-    """Write the image's packages, with their versions and hashes, as CycloneDX."""
-    lock, project = str(root / "requirements-image.lock"), str(root / "pyproject.toml")
-    command = ["cyclonedx_py", "requirements", "--output-reproducible"]
-    line = [*command, "--pyproject", project, "--output-file", str(path), lock]
+def write_bill_of_materials(root: Path, version: str, image: str, folder: Path) -> None:
+    """Write an image's packages, with their versions and hashes, as CycloneDX."""
+    path = folder / f"retrain-{version}-{image}.cdx.json"
+    command = ["cyclonedx_py", "requirements", "--output-reproducible", "-"]
+    line = [*command, "--pyproject", str(root / "pyproject.toml"), "--output-file", str(path)]
     quiet = {"PYTHONWARNINGS": "ignore::UserWarning"}  # a lock file has no graph of dependencies, and it says so
-    subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | quiet)
+    packages = read_packages(root, image)
+    subprocess.run([sys.executable, "-m", *line], input=packages, text=True, check=True, env=os.environ | quiet)
     document = json.loads(path.read_text())
     document["metadata"]["component"]["version"] = version  # pyproject.toml has no fixed version
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def read_packages(root: Path, image: str) -> str:
+    """Return an image's packages as requirements. Those that its lock lacks have no hashes."""
+    lock, of_all = ((root / f"requirements-{name}.lock").read_text() for name in (image, "image"))
+    unlocked = [re.search(rf"^{name}==\S+", of_all, re.MULTILINE) for name in UNLOCKED.get(image, ())]
+    return "\n".join([lock, *(found[0] for found in unlocked if found)])
 
 
 def write_checksums(target: Path) -> None:

@@ -23,7 +23,7 @@ PARTS = (
     "MANIFEST.in",
     "README.md",
     "pyproject.toml",
-    "requirements-image.lock",
+    *(f"requirements-{image}.lock" for image in ("image", "cpu", "slim")),
 )
 FOLDERS = ("charts/retrain", "pipelines", "retrain", "studies", "tasks")
 
@@ -75,8 +75,9 @@ def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None
     assert (built.returncode, built.stderr) == (0, "")
     dist = root / "dist"
     wheel, source = dist / f"retrain_classifiers-{VERSION}-py3-none-any.whl", f"retrain_classifiers-{VERSION}.tar.gz"
-    chart, bill, notes = f"retrain-{VERSION}.tgz", f"retrain-{VERSION}-image.cdx.json", f"retrain-{VERSION}-notes.md"
-    assert {path.name for path in dist.iterdir()} == {wheel.name, source, chart, bill, notes, "SHA256SUMS"}
+    chart, notes = f"retrain-{VERSION}.tgz", f"retrain-{VERSION}-notes.md"
+    bills = {image: f"retrain-{VERSION}-{image}.cdx.json" for image in ("image", "cpu", "slim")}
+    assert {path.name for path in dist.iterdir()} == {wheel.name, source, chart, *bills.values(), notes, "SHA256SUMS"}
     for line in (dist / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((dist / name).read_bytes()).hexdigest() == digest
@@ -91,9 +92,17 @@ def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None
     assert {"studies/digits.yaml", "tasks", "pyproject.toml", "CHANGELOG.md"} <= names
     with tarfile.open(dist / chart) as archive:
         assert "retrain/values.schema.json" in archive.getnames()
-    document = json.loads((dist / bill).read_text())
-    assert document["metadata"]["component"]["version"] == VERSION
-    assert {"torch", "boto3"} <= {part["name"] for part in document["components"]}
+    documents = {image: json.loads((dist / bill).read_text()) for image, bill in bills.items()}
+    assert {document["metadata"]["component"]["version"] for document in documents.values()} == {VERSION}
+    parts = {image: {part["name"] for part in document["components"]} for image, document in documents.items()}
+    trained_with = {"torch", "torchvision"}
+    assert all("boto3" in names for names in parts.values())
+    assert [trained_with <= parts["image"], trained_with <= parts["cpu"], trained_with & parts["slim"]] == [
+        True,
+        True,
+        set(),
+    ]
+    assert any(name.startswith("nvidia") for name in parts["image"] - parts["cpu"])
     assert "### Added" in (dist / notes).read_text()
 
 
