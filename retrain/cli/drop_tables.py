@@ -9,7 +9,7 @@ from retrain.config import SPLITS
 from retrain.data.dataset import untrained_classes
 from retrain.data.sample_keys import readable_key
 from retrain.records import Drift, Drop
-from retrain.utils.text import pluralize
+from retrain.utils.text import join_names, pluralize
 
 LEFT_OUT = 20
 """Number of bad samples that a drop's table names. A folder of another layout can have thousands."""
@@ -45,7 +45,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
         yield from (("note", note) for note in drop.reading.notes)
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or ABSENT
     if untrained := untrained_classes([drop]):
-        yield "without training images", ", ".join(untrained)
+        yield "without training images", join_names(untrained)
     if drop.erased:
         yield "erased", pluralize(len(drop.erased.rows), "sample")
     for change in drop.changes:
@@ -59,7 +59,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
     if (more := len(drop.left_out) - LEFT_OUT) > 0:
         yield "", f"and {more:,} more: `retrain drop show --json` lists all of a committed drop"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
-    yield pluralize(len(drop.classes), "class"), ", ".join(drop.classes)
+    yield pluralize(len(drop.classes), "class"), join_names(drop.classes)
 
 
 def class_table(drop: Drop) -> Table:

@@ -363,7 +363,8 @@ def _status_rows(status: Status) -> Rows:
         used = f"{status.amendments:,}, each used by the runs planned after it"
         yield "amendments", used + newer if status.is_amended else used
         yield from (("", amendment) for amendment in status.newest_amendments)
-    yield "runs", str(status.runs)
+    trials = f", including {pluralize(status.trials, 'trial')}" if status.trials else ""
+    yield "runs", f"{status.runs:,}{trials}"
     yield from saved_rows("saved", status.savings, OWN_RUNS)
 
 

@@ -15,7 +15,7 @@ from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES, SampleTable, Use
 from retrain.errors import DropError
 from retrain.records import Amendment, Change
-from retrain.utils.text import name_some, pluralize
+from retrain.utils.text import join_names, name_some, pluralize
 
 OnConflict = Literal["newest", "refuse", "keep_both"]
 
@@ -140,7 +140,7 @@ class Resolved:
                 f"correction still applies: {named}"
             )
         if self.unseen:
-            yield f"classes without a training image: {', '.join(self.unseen)}"
+            yield f"classes without a training image: {join_names(self.unseen)}"
 
 
 def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], set[str]]:

@@ -19,6 +19,7 @@ from retrain.records import Amendment, Drop
 from retrain.records.drop import amend
 from retrain.store.base import Conflict
 from retrain.store.task_store import TaskStore
+from retrain.utils.text import join_names
 
 log = logging.getLogger("retrain")
 
@@ -116,7 +117,7 @@ class Intake:
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
         if resolved.unseen and data.unseen_classes == "refuse":
-            named = ", ".join(resolved.unseen[:10])
+            named = join_names(resolved.unseen[:10])
             raise DropError(
                 f"{read.root}: no training image of {named}, and data.unseen_classes is refuse: add training images, "
                 "or set it to exclude"

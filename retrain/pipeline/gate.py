@@ -11,6 +11,7 @@ from retrain.config.task import Gate
 from retrain.data.dataset import untrained_classes
 from retrain.pipeline.targets import TOP_CLASSES
 from retrain.records import Comparison, Decision, Drop, Evaluation, Interval
+from retrain.utils.text import join_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +151,7 @@ def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
 def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric: Metric = "accuracy") -> Iterator[str]:
     """Yield a warning for each gate condition that needs more test samples than these drops have, at least one."""
     if untrained := untrained_classes(drops):
-        named = ", ".join(untrained[:10])
+        named = join_names(untrained[:10])
         yield f"no training image of {named}: left out of the evaluation on the test split, and so of the gate"
     counts: Counter[str] = Counter()
     for drop in drops:

@@ -57,6 +57,8 @@ class Status(Record):
     drift: tuple[str, ...] = ()
     """Whether the waiting drops' images differ from those that the champion was tested on, where it was measured."""
     runs: int
+    trials: int = 0
+    """How many of the runs were trials, which are never promoted."""
     savings: Savings
 
 
@@ -100,6 +102,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         unfinished=tuple(describe_unfinished(task, store, planned, started, clock())) if started else (),
         drift=tuple(str(drift) for drop, drift in sorted(drifts.items()) if drop in waiting),
         runs=len(records),
+        trials=sum(record.purpose == "trial" for record in records),
         savings=total_savings(records),
     )
 

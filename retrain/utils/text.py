@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 _USER = re.compile(r"(?<=//)[^/\s]*@")
 _QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
@@ -14,13 +14,18 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def join_names(names: Iterable[str]) -> str:
+    """Return names in their order, with commas between them: a, b, "c, d". A name with a comma is in quotes."""
+    return ", ".join(f'"{name}"' if "," in name else name for name in names)
+
+
 NAMED = 5
 """Most names that `name_some` lists."""
 
 
 def name_some(names: Collection[str]) -> str:
     """Return the first names in alphabetical order, and the number of the others: a, b, c, d, e and 7 more."""
-    first = ", ".join(sorted(names)[:NAMED])
+    first = join_names(sorted(names)[:NAMED])
     return f"{first} and {len(names) - NAMED:,} more" if len(names) > NAMED else first
 
 

@@ -202,6 +202,7 @@ def test_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: 
     record = RunRecord.model_validate_json(ran.out)
     assert (ran.code, record.purpose, record) == (0, "trial", records(home)[-1])
     assert (home / "store" / "pets" / "champion.json").read_bytes() == champion
+    assert f"runs {len(records(home))}, including 1 trial" in " ".join(command("status", *T).out.split())
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ def shown(record: RunRecord) -> str:
     return printed(record_details(record))
 
 
+def test_class_name_with_a_comma_is_in_quotes() -> None:
+    shown_drop = printed(drop_details(drop(1, classes=("cat", "dog, small"))))
+    assert 'cat, "dog, small"' in shown_drop
+
+
 def test_split_without_a_correct_sample_shows_zero() -> None:
     record = known_ledger.pets()[0]
     assert record.evaluation
