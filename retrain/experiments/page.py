@@ -45,7 +45,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         _subject(study),
         *_claims(study),
         "## Set-up",
-        study.regime.strip(),
+        *_paragraphs(study.regime),
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
         f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
         f"**Environment.** {_made_with(study, kept)}",
@@ -76,7 +76,7 @@ def _subject(study: Study) -> str:
         else "For readers who choose methods and settings."
     ]
     if of_papers:
-        sentences.append(f"This study repeats {'; '.join(of_papers)}.")
+        sentences.append(f"This study repeats {_join_items(of_papers).removesuffix('.')}.")
     if own:
         sentences.append(
             f"{'It also' if of_papers else 'This study'} examines what the papers do not: {'; '.join(own)}."
@@ -85,6 +85,20 @@ def _subject(study: Study) -> str:
     if study.claims and not own:
         sentences.append("The goals are the paper's results.")
     return " ".join(sentences)
+
+
+def _join_items(items: Iterable[str]) -> str:
+    """Return tables and figures in words, such as `Table 1 and Figure 2 of Verwimp et al.`"""
+    by_paper: dict[str, list[str]] = {}
+    for item in items:
+        paper, _, name = item.partition(", ")
+        by_paper.setdefault(paper, []).append(name)
+    return ", and ".join(f"{_join_words(names)} of {paper}" for paper, names in by_paper.items())
+
+
+def _join_words(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -96,7 +110,12 @@ def _claims(study: Study) -> Iterator[str]:
 def _findings(study: Study) -> Iterator[str]:
     if study.findings:
         yield "## Discussion" if study.claims else "## Findings"
-        yield study.findings.strip()
+        yield from _paragraphs(study.findings)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a folded YAML text, in which each line is one paragraph."""
+    return filter(None, text.splitlines())
 
 
 def _methods(study: Study) -> Iterator[str]:
