@@ -3,7 +3,8 @@
 # nor CUDA, and is enough for the watcher, which submits to Kubeflow, and the exporter.
 # BASE_IMAGE must have Python 3.11 with venv and pip, on a Debian. The slim image has only those of its files that are needed:
 # no shell, no pip and no package manager.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# Its digest is that of Python 3.11.16 for all architectures; Renovate proposes newer ones (.github/renovate.json).
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE_IMAGE} AS packages
 WORKDIR /src
