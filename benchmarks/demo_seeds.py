@@ -102,7 +102,7 @@ def _sum(weeks: list[Line], records: list[RunRecord]) -> Line:
     }
 
 
-def summarise(lines: list[Line]) -> Line:
+def summarize(lines: list[Line]) -> Line:
     """Return counts and means over all seeds, and by week."""
     continued = [[line["weeks"][week] for line in lines] for week in range(1, len(WEEKS))]
     every = [week for weeks in continued for week in weeks]
@@ -119,11 +119,11 @@ def summarise(lines: list[Line]) -> Line:
         "used of scratch's full training": round(used / sum(week["whole"] for week in every), 3),
         "test, champion minus scratch": round(mean(week["test"] - week["test_scratch"] for week in every), 4),
         "seconds a seed": round(mean(line["seconds"] for line in lines)),
-        "weeks": [_summarise_week(number, weeks) for number, weeks in enumerate(continued, start=2)],
+        "weeks": [_summarize_week(number, weeks) for number, weeks in enumerate(continued, start=2)],
     }
 
 
-def _summarise_week(number: int, weeks: list[Line]) -> Line:
+def _summarize_week(number: int, weeks: list[Line]) -> Line:
     outcomes = [f"{week['outcome']}, {week['ending']}" for week in weeks]
     return {
         "week": number,
@@ -192,7 +192,7 @@ def main() -> None:
             file.write(json.dumps(lines[-1]) + "\n")
     if chosen.table:
         print(format_table(lines))
-    report(summarise(lines), chosen.output)
+    report(summarize(lines), chosen.output)
 
 
 if __name__ == "__main__":

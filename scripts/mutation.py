@@ -69,7 +69,7 @@ PRELOADED = (
 SLACK = 30
 """Seconds of processor time that a mutant's tests may take beyond five times those of the unchanged module.
 
-Processor time, since a busy machine must not kill a mutant. Tests that wait for good end by pytest's own time-out.
+Processor time, since a busy machine must not kill a mutant. Tests that wait for good end by pytest's own timeout.
 """
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

@@ -82,7 +82,7 @@ def main() -> None:
     retrain("status", "--task", TASK)
     print_comment("The same as an HTML page, which traces every figure to its runs. Open it in a browser.")
     retrain("report", "--task", TASK, "--output", str(Path(opened.store, "report.html")))
-    saved, text = summarise(store.ledger.read())
+    saved, text = summarize(store.ledger.read())
     print_comment(text)
     sys.exit(0 if saved else 1)
 
@@ -100,7 +100,7 @@ def retrain(*arguments: str) -> None:
         sys.exit(code)
 
 
-def summarise(records: list[RunRecord]) -> tuple[bool, str]:
+def summarize(records: list[RunRecord]) -> tuple[bool, str]:
     """Return whether the ledger's net saving is positive, and a sentence with the saving and the accuracies."""
     continued = [record for record in records if record.purpose == "retrain" and record.method == "continuous"]
     savings = total_savings(continued)

@@ -33,7 +33,7 @@ MISTAKE_COLUMNS = (
 
 def error_tables(errors: ErrorAnalysis) -> Iterator[str | Table]:
     """Yield the tables: the worst classes, the most frequent confusions, the most confident mistakes."""
-    yield summarise_errors(errors)
+    yield summarize_errors(errors)
     yield grid(CLASS_COLUMNS, worst_classes(errors, CLASSES))
     if errors.confusions:
         confusions: Sequence[Confusion] = errors.confusions[:CONFUSIONS]
@@ -47,7 +47,7 @@ def error_tables(errors: ErrorAnalysis) -> Iterator[str | Table]:
         yield table
 
 
-def summarise_errors(errors: ErrorAnalysis) -> str:
+def summarize_errors(errors: ErrorAnalysis) -> str:
     """Return a sentence with the accuracy over all images, over old classes and over new ones."""
     text = f"{errors.accuracy:.2%} of {pluralize(errors.samples, 'image')} classified correctly"
     old, new = errors.accuracy_of(new=False), errors.accuracy_of(new=True)

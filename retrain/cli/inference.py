@@ -68,7 +68,7 @@ def predict(
             write_utf8()
             writing.write_stream(answers, sys.stdout, form, top)
     if evaluate:
-        _print_errors(evaluation.analyse(model.classes))
+        _print_errors(evaluation.analyze(model.classes))
     unreadable.report()
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from retrain.config.fields import ConfigModel, IdentityIfSet, Share
 
 Decayed = Literal["all", "matrices"]
-"""Parameters with weight decay. matrices: not biases and normalisation, which have one dimension."""
+"""Parameters with weight decay. matrices: not biases and normalization, which have one dimension."""
 
 
 class Adam(ConfigModel):
@@ -21,7 +21,7 @@ class Adam(ConfigModel):
     weight_decay: NonNegativeFloat = 0.0
     """Coupled weight decay, in addition to the recipe's objective."""
     decayed: Annotated[Decayed, IdentityIfSet] = "all"
-    """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
+    """Parameters with weight decay: all, or matrices (neither biases nor normalization)."""
 
 
 class AdamW(ConfigModel):
@@ -35,7 +35,7 @@ class AdamW(ConfigModel):
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled weight decay: each step shrinks the weights by this times the learning rate."""
     decayed: Decayed = "matrices"
-    """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
+    """Parameters with weight decay: all, or matrices (neither biases nor normalization)."""
 
 
 class Sgd(ConfigModel):
@@ -51,7 +51,7 @@ class Sgd(ConfigModel):
     weight_decay: NonNegativeFloat = 0.0
     """Coupled weight decay, in addition to the recipe's objective."""
     decayed: Annotated[Decayed, IdentityIfSet] = "all"
-    """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
+    """Parameters with weight decay: all, or matrices (neither biases nor normalization)."""
 
 
 Optimizer = Annotated[Adam | AdamW | Sgd, Field(discriminator="name")]

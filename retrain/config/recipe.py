@@ -11,7 +11,7 @@ from retrain.config.fields import ConfigModel, IdentityIfSet, Share
 
 
 class Fresh(ConfigModel):
-    """A newly initialised network, as in training from scratch."""
+    """A newly initialized network, as in training from scratch."""
 
     name: Literal["fresh"] = "fresh"
     scale: Annotated[PositiveFloat, IdentityIfSet] = 1.0
@@ -30,9 +30,9 @@ class Auto(ConfigModel):
     alpha: Share = 0.4
     """Least weight of the parent's parameters: for a parent that has fitted its training data."""
     beta: Share = 0.001
-    """Weight of the newly initialised network, if the parent's parameters are shrunk."""
+    """Weight of the newly initialized network, if the parent's parameters are shrunk."""
     head_rows: HeadRows = "class_means"
-    """The last layer's weights for new classes: fresh (newly initialised), or class_means of the parent's features."""
+    """The last layer's weights for new classes: fresh (newly initialized), or class_means of the parent's features."""
 
 
 class Warm(ConfigModel):
@@ -42,7 +42,7 @@ class Warm(ConfigModel):
     head_first: Share = 0.0
     """Share of the schedule during which only the last layer is trained, for comparison."""
     head_rows: HeadRows = "fresh"
-    """The last layer's weights for new classes: fresh (newly initialised), or class_means of the parent's features."""
+    """The last layer's weights for new classes: fresh (newly initialized), or class_means of the parent's features."""
 
 
 class ShrinkPerturb(ConfigModel):
@@ -52,16 +52,16 @@ class ShrinkPerturb(ConfigModel):
     alpha: Share = 0.4
     """Weight of the parent's parameters."""
     beta: Share = 0.001
-    """Weight of the newly initialised network."""
+    """Weight of the newly initialized network."""
     buffers: Literal["fresh", "old"] = "fresh"
-    """BatchNorm's running statistics: fresh (newly initialised) or old (the parent's)."""
+    """BatchNorm's running statistics: fresh (newly initialized) or old (the parent's)."""
     rate: PositiveFloat = 1.0
     """Factor on the learning rate. Below 1, it suits weights that are small compared with a step."""
     least_norm: Share = 0.0
     """Least norm of all shrunk parameters together, as a share of a new network's norm. A parent whose norm is already
     small is shrunk less, or not at all. 0: always shrink by alpha, so that consecutive runs shrink repeatedly."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
-    """The last layer's weights for new classes: fresh (newly initialised), perturbed (beta times that), or class_means
+    """The last layer's weights for new classes: fresh (newly initialized), perturbed (beta times that), or class_means
     of the parent's features."""
 
 
@@ -124,7 +124,7 @@ class Adversarial(ConfigModel):
 
     name: Literal["adversarial"] = "adversarial"
     epsilon: NonNegativeFloat = 0.1
-    """Change of each pixel, in units of normalised pixels."""
+    """Change of each pixel, in units of normalized pixels."""
 
 
 Objective = Annotated[NoPenalty | L2 | L2Init | Ewc | ConfidencePenalty | Adversarial, Field(discriminator="name")]

@@ -114,7 +114,7 @@ class Model(ConfigModel):
     """small: a 3x3 first convolution without max-pooling, for images up to 64 pixels; standard: torchvision's."""
     pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
     """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
-    a timm network in Hugging Face's local cache. The last layer is newly initialised."""
+    a timm network in Hugging Face's local cache. The last layer is newly initialized."""
     pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
     """SHA-256 of that file (default: each plan records that of the file it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)

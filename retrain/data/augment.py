@@ -54,20 +54,20 @@ class Normalize:
         self.data, self.bf16 = data, bf16
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return uint8 images [B, 3, H, W] normalised, channels_last, as float32 (bfloat16 with `bf16`)."""
+        """Return uint8 images [B, 3, H, W] normalized, channels_last, as float32 (bfloat16 with `bf16`)."""
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
         pixels.sub_(_channels(self.data.mean, images.device)).div_(_channels(self.data.std, images.device))
         return pixels.to(torch.bfloat16) if self.bf16 else pixels
 
 
 class Augment:
-    """The last steps for training images: crop (unless they were cropped before), flip, normalise."""
+    """The last steps for training images: crop (unless they were cropped before), flip, normalize."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.normalize = data, Normalize(data, bf16)
 
     def __call__(self, images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-        """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalised.
+        """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalized.
 
         `rows` are the images' positions in the batch (default: all of it).
         """

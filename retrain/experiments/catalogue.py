@@ -49,7 +49,7 @@ ASH = {
     "Section 3.5": "Adam's state kept or reset",
 }
 OURS = {
-    "theta_0, running statistics, new rows": "the weights to which L2-init pulls, and what is newly initialised",
+    "theta_0, running statistics, new rows": "the weights to which L2-init pulls, and what is newly initialized",
     "the learning-speed index": "counted in training or in extra evaluations, and how much of the parent's is kept",
     "how often to evaluate": "L_100 with fewer evaluations",
     "where scratch does not fit its data": "few epochs on a large data set",

@@ -63,7 +63,7 @@ class Data(ConfigModel):
     superclasses: bool = False
     """For cifar100: use its twenty superclasses as classes. The limits above then apply to them."""
     twin: bool = False
-    """Change every picture to another domain: inverted, blurred and posterised."""
+    """Change every picture to another domain: inverted, blurred and posterized."""
 
 
 class Split(ConfigModel):

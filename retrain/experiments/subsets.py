@@ -62,7 +62,7 @@ def hold_out(samples: Iterable[Sample], share: float, seed: int) -> Iterator[Sam
 
 
 def draw_twin(data: bytes) -> bytes:
-    """Return a picture of another domain, as a PNG file: inverted, blurred and posterised."""
+    """Return a picture of another domain, as a PNG file: inverted, blurred and posterized."""
     return reduce(apply_shift, SHIFTS, data)
 
 

@@ -37,7 +37,7 @@ def read_test_samples(source: Source, plan: Plan) -> Samples:
 def compare_program(program: Program, model: Model, samples: Samples) -> Parity:
     """Compare a program with the model. Raises `ModelError` if it gives any image another label."""
     other, largest = 0, 0.0
-    for images in _normalised(samples, model.plan):
+    for images in _normalized(samples, model.plan):
         ours, theirs = model.predict(images).logits, program.run(images)
         other += int((ours.argmax(1) != theirs.argmax(1)).sum())
         largest = max(largest, float((ours - theirs).abs().max()))
@@ -49,7 +49,7 @@ def compare_program(program: Program, model: Model, samples: Samples) -> Parity:
     return Parity(format=program.format, images=len(samples), other_labels=other, largest_difference=largest)
 
 
-def _normalised(samples: Samples, plan: Plan) -> Iterator[Tensor]:
+def _normalized(samples: Samples, plan: Plan) -> Iterator[Tensor]:
     normalize = Normalize(plan.task.data)
     for rows in torch.split(torch.arange(len(samples)), BATCH):
         yield normalize(samples.pixels(rows)).contiguous()

@@ -26,7 +26,7 @@ OPSET = 20
 """ONNX operator set: onnxruntime has read it since 1.17."""
 
 Run = Callable[[Tensor], Tensor]
-"""[N, 3, H, W] normalised images -> [N, K] logits."""
+"""[N, 3, H, W] normalized images -> [N, K] logits."""
 
 
 class Program(NamedTuple):

@@ -73,7 +73,7 @@ class LabelledPredictions:
                 self._images.append(answer.row.image)
             yield answer
 
-    def analyse(self, classes: Sequence[str]) -> ErrorAnalysis:
+    def analyze(self, classes: Sequence[str]) -> ErrorAnalysis:
         """Return the errors. Classes that the model does not know count as wrong.
 
         Raises `UserError` if it knows none of them: then the names of folders are not those of classes.

@@ -64,7 +64,7 @@ class Model:
     plan: Plan
     """Everything that determined the run."""
     network: nn.Module
-    """[N, 3, H, W] normalised images -> [N, K] logits."""
+    """[N, 3, H, W] normalized images -> [N, K] logits."""
     device: torch.device
     preprocess: Preprocess
     """`preprocess(image)` returns the network's input for one image."""
@@ -111,7 +111,7 @@ class Model:
 
     @torch.inference_mode()
     def _logits(self, images: Tensor) -> Tensor:
-        """Return the logits of one batch of pixels or normalised images, float32 [N, K] on the CPU."""
+        """Return the logits of one batch of pixels or normalized images, float32 [N, K] on the CPU."""
         images = images.to(self.device)
         inputs = images.float() if images.is_floating_point() else self.preprocess.normalize(images)
         logits: Tensor = self.network(inputs)

@@ -18,7 +18,7 @@ ImageInput = str | Path | bytes | Image.Image
 
 
 class Preprocess:
-    """Decode, resize, crop and normalise images as a task says."""
+    """Decode, resize, crop and normalize images as a task says."""
 
     def __init__(self, data: Data) -> None:
         self.data, self._normalize = data, Normalize(data)

@@ -21,7 +21,7 @@ from retrain.models.resnets import RESNETS, check_width, resnet_factory
 
 
 def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
-    """Return a newly initialised network, [N, 3, height, width] -> [N, classes] logits.
+    """Return a newly initialized network, [N, 3, height, width] -> [N, classes] logits.
 
     The same seed gives the same weights, and the caller's random state is left as it was. Raises `ModelError` for a
     name or option that does not exist.
@@ -76,10 +76,10 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
         )
 
 
-def has_normalisation(network: nn.Module) -> bool:
+def has_normalization(network: nn.Module) -> bool:
     """Return whether a network has BatchNorm layers. Shrinking its weights then does not change what it computes.
 
-    Other normalisations do not count: a network with GroupNorm ended 7 points lower when it was shrunk.
+    Other normalizations do not count: a network with GroupNorm ended 7 points lower when it was shrunk.
     """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 

@@ -28,7 +28,7 @@ INSTALL_TIMM = "it needs timm: pip install 'retrain-classifiers[timm]'"
 
 
 def resolve_task(task: Task) -> Task:
-    """Return the task with what its network decides: size and normalisation of images, and the weights' SHA-256.
+    """Return the task with what its network decides: size and normalization of images, and the weights' SHA-256.
 
     What the task file itself says stays. Raises `ModelError` if the network or its weights cannot be found, and
     `TaskError` if the weights have another SHA-256 than the task states.
@@ -156,7 +156,7 @@ def _check_digest(data: bytes, sha256: str, where: str) -> None:
 def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
     """Return the pretrained tensors of all of a network but its last layer, from the bytes of a safetensors file.
 
-    The last layer is of other classes, and is newly initialised. Raises `ModelError` naming the first tensor that does
+    The last layer is of other classes, and is newly initialized. Raises `ModelError` naming the first tensor that does
     not fit. Integers, such as a count of batches, may be absent.
     """
     from safetensors import SafetensorError

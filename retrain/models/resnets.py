@@ -21,12 +21,12 @@ GROUPS = 8
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution; it has a bias only where no normalisation follows that has one."""
+    """Return a convolution; it has a bias only where no normalization follows that has one."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
 
 
 def _norm(channels: int, norm: Norm) -> nn.Module:
-    """Return a normalisation layer, or none. Raises `ValueError` for a kind that does not exist."""
+    """Return a normalization layer, or none. Raises `ValueError` for a kind that does not exist."""
     match norm:
         case "batch":
             return nn.BatchNorm2d(channels)
@@ -132,7 +132,7 @@ class ResNet(nn.Module):
             self._start_blocks_as_shortcuts()
 
     def _start_blocks_as_shortcuts(self) -> None:
-        """Set every block's last convolution to zero: without normalisation, activations would double in each block."""
+        """Set every block's last convolution to zero: without normalization, activations would double in each block."""
         for block in self.modules():
             if isinstance(block, BasicBlock | Bottleneck):
                 nn.init.zeros_((block.conv3 if isinstance(block, Bottleneck) else block.conv2).weight)

@@ -31,7 +31,7 @@ SCRATCH_RUNS = 10
 def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime | None = None) -> Plan | NoRunNeeded:
     """Plan the next run, and change nothing. The task's trigger may postpone it.
 
-    `resolve_task` first applies a network's own image size, normalisation and weights. Raises `DamagedDrop` for a drop
+    `resolve_task` first applies a network's own image size, normalization and weights. Raises `DamagedDrop` for a drop
     that must be quarantined.
     """
     task = resolve_task(task)

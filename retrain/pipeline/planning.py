@@ -22,7 +22,7 @@ from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, Sc
 from retrain.utils.text import pluralize
 
 RECENT_RUNS = 3
-"""Number of earlier retrainings that a plan's reason summarises."""
+"""Number of earlier retrainings that a plan's reason summarizes."""
 
 
 SETTINGS_WAIT = "; the changed settings are used from the next drop on, or now with --method scratch"
@@ -228,7 +228,7 @@ def saved_shares(dataset: Dataset, records: Iterable[RunRecord]) -> tuple[float,
     return tuple(1 - share for share, _ in _earlier_retrainings(dataset, records))
 
 
-def _summarise_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
+def _summarize_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
     """Return a sentence with the iterations of the last retrainings, and those expected of this one."""
     shares = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
     expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
@@ -286,7 +286,7 @@ def _assemble(
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
-        reason=f"{reason}; {_summarise_earlier(earlier, scratch)}" if earlier and scratch else reason,
+        reason=f"{reason}; {_summarize_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
         warnings=(*warnings, *gate_warnings(task.gate, drops, parent is not None, task.target.metric)),
         scratch=scratch,

@@ -39,7 +39,7 @@ def _resolve_initialization(
     task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None
 ) -> tuple[Recipe, str]:
     if parent is None:
-        begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialised"
+        begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialized"
         return recipe, f"The weights are {begun}: scratch has no parent."
     setting = recipe.initialization
     if not isinstance(setting, Auto):
@@ -47,7 +47,7 @@ def _resolve_initialization(
     result = record.result if record else None
     chosen, reason = resolve_initialization(
         setting,
-        normalised=_is_normalised(parent, record),
+        normalized=_is_normalized(parent, record),
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
         relative_step=_relative_step(parent, result),
@@ -58,7 +58,7 @@ def _resolve_initialization(
 
 def _needs_falling_rate(parent: Plan, record: RunRecord | None) -> bool:
     """Return whether a run needs a falling rate. With BatchNorm or pretrained weights a constant one is enough."""
-    if _is_pretrained(parent) or _is_normalised(parent, record):
+    if _is_pretrained(parent) or _is_normalized(parent, record):
         return False
     return has_large_steps(_relative_step(parent, record.result if record else None))
 
@@ -75,7 +75,7 @@ def _is_pretrained(parent: Plan) -> bool:
     return parent.task.model.pretrained_sha256 is not None
 
 
-def _is_normalised(parent: Plan, record: RunRecord | None) -> bool:
+def _is_normalized(parent: Plan, record: RunRecord | None) -> bool:
     """Return whether the parent's network has BatchNorm layers, by its record or by its name.
 
     A factory without such a record counts as one without them, because shrinking too little does less harm.

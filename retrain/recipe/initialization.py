@@ -1,6 +1,6 @@
 """Initialization: where the weights of a run start (Verwimp et al., section 3.1; Ash & Adams, 2020).
 
-`old` is the parent's state dict, `fresh` a newly initialised network, changed in place. `pretrained` are the weights of
+`old` is the parent's state dict, `fresh` a newly initialized network, changed in place. `pretrained` are the weights of
 its body, if the task has them: weights are then shrunk towards these instead of zero. A tensor of `fresh` may have more
 rows (dimension 0) than the parent's, as the head has when classes were added. New rows keep their full fresh
 initialization, or `class_mean_rows` computes them beforehand from the parent's features."""
@@ -33,7 +33,7 @@ def shrink_perturb(
     A pretrained body is shrunk towards its pretrained weights: θ = pretrained + α·(old - pretrained) + β·fresh. This
     applies eq. 4 to the changes that training has made to them.
 
-    The perturbation is a newly initialised network rather than Gaussian noise. Buffers keep their fresh values, so
+    The perturbation is a newly initialized network rather than Gaussian noise. Buffers keep their fresh values, so
     BatchNorm's running statistics start fresh. Both are as in the published code of Ash & Adams. Settings can take
     buffers from the parent, and make new rows β·fresh. `least_norm` can make α larger. Raises `ModelError`, and changes
     nothing, if `old` does not fit.
@@ -188,7 +188,7 @@ def class_mean_rows(
     `means` [K, F] are the classes' mean features over `counts` [K] images, `old_mean` [F] that of old samples, and
     `old_rows` [C, F], `old_bias` [C] the parent's head. A row is the mean old row plus the direction in which its class
     differs from the mean feature, scaled to the length by which old rows differ from their mean. The direction has no
-    part along the mean feature itself: features after a ReLU have a large mean, and without normalisation the new
+    part along the mean feature itself: features after a ReLU have a large mean, and without normalization the new
     classes would win everywhere. A class without images gets the mean old row.
     """
     has_images = (counts > 0).unsqueeze(1)
@@ -207,6 +207,6 @@ def class_mean_rows(
 def zero_gradients(parameters: Sequence[Tensor]) -> None:
     """Set the parameters' gradients to zero, in place.
 
-    An optimiser without weight decay and without earlier gradients then leaves them unchanged.
+    An optimizer without weight decay and without earlier gradients then leaves them unchanged.
     """
     torch._foreach_zero_([each.grad for each in parameters if each.grad is not None])

@@ -17,7 +17,7 @@ from retrain.config.recipe import L2, Adversarial, ConfidencePenalty, Ewc, L2Ini
 Forward = Callable[[Tensor], Tensor]
 """Images [B, C, H, W] to logits [B, K]."""
 BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(images, targets, logits [B, K], their mean loss) to the scalar that is minimised.
+"""(images, targets, logits [B, K], their mean loss) to the scalar that is minimized.
 
 Targets are labels [B], or shares of classes [B, K]."""
 

@@ -4,7 +4,7 @@ from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
 FITTED_RATIO, UNFITTED_RATIO = 0.2, 0.6
 """Ratios of the training error to the validation error. Up to the first a parent counts as fitted, and from the second
-on as under-fitted. The ratio is 0 if a network has memorised its training set, and 1 if it has memorised nothing."""
+on as under-fitted. The ratio is 0 if a network has memorized its training set, and 1 if it has memorized nothing."""
 
 LEARNT = 0.98
 """Training accuracy from which a parent counts as fitted at any validation error."""
@@ -33,7 +33,7 @@ LEAST_ERROR = 1e-6
 
 def resolve_initialization(
     setting: Auto,
-    normalised: bool,
+    normalized: bool,
     train_accuracy: float | None,
     val_accuracy: float | None,
     relative_step: float | None = None,
@@ -41,7 +41,7 @@ def resolve_initialization(
 ) -> tuple[Warm | ShrinkPerturb, str]:
     """Return the initialization that `auto` stands for, and the reason in a sentence.
 
-    `normalised`: whether the network has BatchNorm layers.
+    `normalized`: whether the network has BatchNorm layers.
 
     `train_accuracy`, `val_accuracy`: the parent's accuracies on its own data, in [0, 1], on training samples without
     augmentation; None if unknown.
@@ -49,7 +49,7 @@ def resolve_initialization(
     `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown,
     or if the optimizer does not divide by the gradient's size as Adam does. The learning rate is then not changed.
 
-    `pretrained`: whether the weights are shrunk towards pretrained ones. Optimizer and normalisation then do not
+    `pretrained`: whether the weights are shrunk towards pretrained ones. Optimizer and normalization then do not
     matter: the norm of the weights, and so the relative step, hardly changes.
     """
     missing, why = missing_fit(train_accuracy, val_accuracy)
@@ -58,7 +58,7 @@ def resolve_initialization(
     if pretrained:
         start = ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows)
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
-    if not normalised:
+    if not normalized:
         start = _shrink(setting, gentle, _rate(relative_step))
         return start, _say(start, "without BatchNorm, shrinking more would destroy its function")
     if relative_step is None:

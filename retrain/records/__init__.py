@@ -1,6 +1,6 @@
 """The records that stages pass to each other and that the store keeps: immutable, one JSON object each.
 
-Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds. Other packages
+Accuracies are shares (0..1), iterations are optimizer steps, times are UTC, durations are seconds. Other packages
 import records from here. This package imports only config, utils and errors; it does not need torch.
 """
 

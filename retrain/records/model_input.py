@@ -1,4 +1,4 @@
-"""A model's input and output: the size and normalisation of its images, and its classes in order.
+"""A model's input and output: the size and normalization of its images, and its classes in order.
 
 A program that loads a model's bare weights needs no other information. Export, prediction, serving and the report use
 this record.

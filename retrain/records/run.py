@@ -109,7 +109,7 @@ class Result(Record):
     index_digest: str | None
     """SHA-256 over the learning-speed counters of all drops, in order."""
     moments_digest: str | None = None
-    """SHA-256 of moments.safetensors; None where the optimiser's state is not kept."""
+    """SHA-256 of moments.safetensors; None where the optimizer's state is not kept."""
     cost: Cost
     machine: Machine
     started_at: datetime

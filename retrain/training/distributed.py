@@ -2,8 +2,8 @@
 
 Every process draws every batch and its augmentation, and computes its own rows of it. So the stream of samples, the
 averaged gradient and the counters equal those of one process, up to the order in which floats are added. Two things
-differ. Batch normalisation uses the statistics of the whole batch on GPUs (SyncBatchNorm). CPUs lack that, so each
-process normalises by its own rows, and the running statistics are the first process's. Each process draws its own
+differ. Batch normalization uses the statistics of the whole batch on GPUs (SyncBatchNorm). CPUs lack that, so each
+process normalizes by its own rows, and the running statistics are the first process's. Each process draws its own
 dropout masks.
 """
 
@@ -137,7 +137,7 @@ class TorchrunGroup(ProcessGroup):
         return held.numpy().tobytes()[: int(length)]
 
     def replicate(self, network: nn.Module) -> nn.Module:
-        """Start from the first process's weights; on GPUs, synchronize batch normalisation."""
+        """Start from the first process's weights; on GPUs, synchronize batch normalization."""
         device = next(network.parameters()).device
         if device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's own
@@ -151,7 +151,7 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Recognise such errors by their type, or by their text for gloo, which has no type for them.
+        """Recognize such errors by their type, or by their text for gloo, which has no type for them.
 
         A collective operation can also wait forever: gloo may never end a send to a rank that is lost meanwhile. So
         this process exits with 75 if another rank's heartbeats stop.

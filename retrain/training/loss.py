@@ -12,10 +12,10 @@ from retrain.config.task import Training
 
 
 class Losses(NamedTuple):
-    """The losses of a batch: one to minimise and one to count."""
+    """The losses of a batch: one to minimize and one to count."""
 
     mean: Tensor
-    """The scalar to minimise, with its graph; the recipe's objective is added to it."""
+    """The scalar to minimize, with its graph; the recipe's objective is added to it."""
     each: Tensor
     """Cross-entropy of every image with its own label [B], for the learning-speed index."""
 

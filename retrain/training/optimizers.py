@@ -22,7 +22,7 @@ from retrain.records import Plan
 from retrain.training.seeds import fresh_network, make_generator, origin_network
 
 Columns = dict[str, list[Tensor]]
-"""The optimiser's state by torch's names (`exp_avg`, ...): a tensor for each parameter."""
+"""The optimizer's state by torch's names (`exp_avg`, ...): a tensor for each parameter."""
 
 
 class Optimizer:
@@ -58,7 +58,7 @@ class Optimizer:
 
 
 def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Return a newly started, fused optimiser."""
+    """Return a newly started, fused optimizer."""
     if isinstance(setting, Sgd):
         remembered = ("momentum_buffer",) if setting.momentum else ()
         return Optimizer(parameters, setting, remembered, partial(_sgd, setting=setting))
@@ -134,7 +134,7 @@ def _sgd(
 
 
 def moments(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's tensors, such as Adam's moments, as `<parameter's position>.<name>`."""
+    """Return the optimizer's tensors, such as Adam's moments, as `<parameter's position>.<name>`."""
     return {
         f"{position}.{name}": tensor
         for name, column in optimizer.columns.items()
@@ -144,9 +144,9 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
-    """Give a new optimiser the moments of another; rows for classes that the other never saw start at zero.
+    """Give a new optimizer the moments of another; rows for classes that the other never saw start at zero.
 
-    Raises `RunError` if they are those of another optimiser or network.
+    Raises `RunError` if they are those of another optimizer or network.
     """
     for name, tensor in moments(optimizer).items():
         if name not in kept or not may_grow(kept[name].shape, tensor.shape):

@@ -38,7 +38,7 @@ def borrowed_default_generator() -> Iterator[torch.Generator]:
 
 
 def fresh_network(plan: Plan) -> nn.Module:
-    """Return the newly initialised network of this run.
+    """Return the newly initialized network of this run.
 
     The same seed and number of drops give the same weights.
     """
@@ -46,7 +46,7 @@ def fresh_network(plan: Plan) -> nn.Module:
 
 
 def origin_network(plan: Plan, pretrained: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the lineage's first initialization, with newly initialised rows for classes that were added later.
+    """Return the lineage's first initialization, with newly initialized rows for classes that were added later.
 
     A pretrained body is the same in all initializations of a lineage.
     """
@@ -57,6 +57,6 @@ def origin_network(plan: Plan, pretrained: Mapping[str, Tensor] | None = None) -
 
 
 def _initialized(plan: Plan, origin: Origin) -> nn.Module:
-    """Return the network as the first run of a lineage initialises it. Another number of drops gives other weights."""
+    """Return the network as the first run of a lineage initializes it. Another number of drops gives other weights."""
     seed = derive_seed(origin.seed, "weights", origin.drops)
     return factory.build_network(plan.task.model, origin.classes, plan.task.data.image_size, seed)

@@ -43,7 +43,7 @@ class Parent:
     counters: Counters | None
     """Learning-speed counters of the parent; None if the sampling does not need them."""
     moments: Mapping[str, Tensor] | None = None
-    """The optimiser's state, if the task keeps it."""
+    """The optimizer's state, if the task keeps it."""
 
 
 Compute = Callable[["Run", Tensor, Batch, int, float, float], None]
@@ -103,7 +103,7 @@ class Run:
     correct_sum: Tensor = field(init=False)
     """Sum of the iterations' training accuracies since the last evaluation, likewise."""
     statistics: StatisticsCorrection = field(init=False)
-    """Corrects BatchNorm's running statistics if they are newly initialised."""
+    """Corrects BatchNorm's running statistics if they are newly initialized."""
     groups: Groups = field(init=False)
     """Groups of val samples whose accuracies are reported separately."""
 
@@ -175,7 +175,7 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
 
 def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
     """Raise `TaskError` if BatchNorm would get one value per channel, as from one image whose last maps are 1x1."""
-    if rows.stop - rows.start > 1 or not factory.has_normalisation(network):
+    if rows.stop - rows.start > 1 or not factory.has_normalization(network):
         return
     image = train.pixels(torch.zeros(1, dtype=torch.int64, device=train.device)).float()
     try:

@@ -22,11 +22,11 @@ GROUP = 8
 Transform = Callable[[Tensor, int, Rows], Tensor]
 """(images uint8 [B, 3, H, W], iteration, their rows in the batch) to images like them."""
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""(normalised images, labels int64 [B], iteration) to images and targets: labels, or shares of classes [B, K]."""
+"""(normalized images, labels int64 [B], iteration) to images and targets: labels, or shares of classes [B, K]."""
 
 
 def make_transform(setting: Augmentation, seed: int) -> Transform:
-    """Return the transform of raw images, to apply before they are cropped, mirrored and normalised."""
+    """Return the transform of raw images, to apply before they are cropped, mirrored and normalized."""
     if setting == Augmentation(mixup=setting.mixup, cutmix=setting.cutmix):
         return lambda images, iteration, rows: images
     library = _library_transforms(setting)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain.cli.demo import WEEKS, summarise, write_weeks
+from retrain.cli.demo import WEEKS, summarize, write_weeks
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -39,13 +39,13 @@ def test_demo_trains_scratch_once_and_continues_each_week(line: dict[str, list[d
 def test_demo_summary_adds_up_its_lines(line: dict[str, object]) -> None:
     import demo_seeds
 
-    summary = demo_seeds.summarise([line, line])
+    summary = demo_seeds.summarize([line, line])
     assert summary["seeds"] == 2
     assert summary["mean net by the ledger"] == round(line["net_ledger"])
 
 
-def test_summarise_says_in_a_sentence_that_nothing_was_saved() -> None:
-    saved, text = summarise([])
+def test_summarize_says_in_a_sentence_that_nothing_was_saved() -> None:
+    saved, text = summarize([])
     assert not saved
     assert text.startswith("Nothing was saved: training from scratch would have taken fewer iterations.")
 
@@ -56,4 +56,4 @@ def test_evidence_page_has_the_table_of_its_lines() -> None:
     lines = [json.loads(text) for text in demo_seeds.LINES.read_text().splitlines()]
     page = (ROOT / "docs" / "evidence" / "demo.md").read_text()
     assert demo_seeds.format_table(lines) in page
-    assert f"| {demo_seeds.summarise(lines)['both']} of {len(lines)} |" in page
+    assert f"| {demo_seeds.summarize(lines)['both']} of {len(lines)} |" in page

@@ -51,7 +51,7 @@ def test_flip_mirrors_half_of_the_images_and_no_others() -> None:
     assert abs(mirrored.sum().item() - 2000) < 5 * 1000**0.5
 
 
-def test_pixels_are_normalised_channel_by_channel() -> None:
+def test_pixels_are_normalized_channel_by_channel() -> None:
     images = batch()
     mean, std = torch.tensor(DATA.mean).double(), torch.tensor(DATA.std).double()
     expected = torch.stack(
@@ -70,7 +70,7 @@ def test_bf16_pixels_are_rounded_fp32_pixels() -> None:
 
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_task_composes_crop_flip_and_normalise(padding: int, mirror: bool) -> None:
+def test_task_composes_crop_flip_and_normalize(padding: int, mirror: bool) -> None:
     data = DATA.model_copy(update={"crop_padding": padding, "flip": mirror})
     images, random = batch(), generator()
     expected = crop(images, padding, random) if padding else images

@@ -32,7 +32,7 @@ OTHER_DATA = {
     "ash-table4-svhn": (("svhn",), SVHN, 32),
     "ash-figure3": (("cifar10", "svhn"), SVHN, 32),
 }
-"""Data sets, mean of the images that are normalised with, and pixels."""
+"""Data sets, mean of the images that are normalized with, and pixels."""
 
 SHOWN = {  # what a figure needs besides accuracies at the end of runs
     "verwimp-table1": ({"accuracy", "loss"}, set()),  # V, Figures 1, 2 and 15

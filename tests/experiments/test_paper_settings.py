@@ -145,7 +145,7 @@ ONLINE = FIRST_IS_PLAIN
 SGD, ADAM = "sgd 0.001", "adam 0.001"
 BATCHES, RATES = (16, 32, 64, 128), ("0.001", "0.01", "0.1")
 
-ASH: dict[str, tuple[dict[str, tuple[str, str]], str, int, dict[str, str]]] = {  # splits, optimiser, seeds, methods
+ASH: dict[str, tuple[dict[str, tuple[str, str]], str, int, dict[str, str]]] = {  # splits, optimizer, seeds, methods
     "table3": (
         HALVES,
         SGD,
@@ -288,7 +288,7 @@ def test_ash_study_has_the_papers_settings(name: str) -> None:
 
 SWEPT = {f"sgd {rate}" for rate in RATES}
 OTHERS: dict[str, tuple[int, set[int], set[str], float | None]] = {
-    # A, seeds (section 3: five; 3.1: three), batches, optimisers, and the training accuracy that ends a run
+    # A, seeds (section 3: five; 3.1: three), batches, optimizers, and the training accuracy that ends a run
     **{f"table1{kind}": (5, {128}, {SGD, ADAM}, 0.99) for kind in ("", "-svhn", "-cifar100")},
     "table2": (5, {128}, {SGD}, 0.99),
     "figure1": (5, {128}, {SGD, ADAM}, None),
@@ -300,11 +300,11 @@ OTHERS: dict[str, tuple[int, set[int], set[str], float | None]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_ash_study_of_several_settings_has_the_papers(name: str) -> None:
-    study, (seeds, batches, optimisers, fitted) = load_study(f"ash-{name}-paper"), OTHERS[name]
+    study, (seeds, batches, named, fitted) = load_study(f"ash-{name}-paper"), OTHERS[name]
     plans = planned(study.name, seeds=1)
     assert_trained_as_ash(study, plans)
     assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == HALVES
-    assert (len(study.seeds), optimizers(plans), lengths(plans)) == (seeds, optimisers, {350})
+    assert (len(study.seeds), optimizers(plans), lengths(plans)) == (seeds, named, {350})
     assert all(method.seeds is None for method in study.methods.values())
     assert {plan.task.training.batch_size for plan in plans.values()} == batches
     assert {plan.task.training.stop_at_train_accuracy for plan in plans.values()} == {fitted}
@@ -317,7 +317,7 @@ def test_online_studies_have_steps_of_100_images() -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "-svhn", "-cifar100"])
-def test_ash_table_1_has_three_networks_and_two_optimisers(kind: str) -> None:
+def test_ash_table_1_has_three_networks_and_two_optimizers(kind: str) -> None:
     study = load_study(f"ash-table1{kind}-paper")
     plans = planned(study.name)
     assert_trained_as_ash(study, plans)

@@ -38,7 +38,7 @@ from retrain.experiments.regimes.methods import (
 from retrain.experiments.regimes.page import collect_regimes, make_page
 from retrain.experiments.regimes.records import FILE, Key, SuiteAdvice, SuiteRun, append_line, read_advice, read_runs
 from retrain.experiments.regimes.settings import Regime, load_regimes, task_of
-from retrain.models.factory import build_network, has_normalisation
+from retrain.models.factory import build_network, has_normalization
 from retrain.records import Machine, Savings
 
 SHAPES: dict[str, Any] = {
@@ -146,14 +146,14 @@ def test_every_regime_and_method_has_a_valid_task(monkeypatch: pytest.MonkeyPatc
 # Networks
 
 
-def test_resnet_has_the_normalisation_that_is_asked_for() -> None:
+def test_resnet_has_the_normalization_that_is_asked_for() -> None:
     kinds = {
         norm: build_network(Model(options={"width": 8, "norm": norm}), 3, 8, 0) for norm in ("batch", "group", "none")
     }
     default = build_network(Model(options={"width": 8}), 3, 8, 0).state_dict()
     assert all(torch.equal(tensor, default[name]) for name, tensor in kinds["batch"].state_dict().items())
     assert sum(isinstance(module, torch.nn.GroupNorm) for module in kinds["group"].modules()) == 20
-    assert not has_normalisation(kinds["none"])
+    assert not has_normalization(kinds["none"])
     for network in kinds.values():
         assert torch.isfinite(network(torch.randn(4, 3, 8, 8))).all()
     with pytest.raises(ModelError, match="norm 'layer' does not exist; allowed: batch, group, none"):

@@ -12,7 +12,7 @@ from retrain.errors import ModelError
 from retrain.models.factory import (
     build_network,
     check_network,
-    has_normalisation,
+    has_normalization,
     to_device_channels_last,
     weight_scale,
 )
@@ -197,8 +197,8 @@ def test_impossible_network_is_refused_with_a_message(model: Model, message: str
     ("name", "stem", "expected"),
     [("resnet18", "small", True), ("mobilenet_v3_small", "standard", True), ("mlp", "small", False)],
 )
-def test_has_normalisation_finds_the_layers_of_named_networks(name: str, stem: str, expected: bool) -> None:
-    assert has_normalisation(build_network(Model(name=name, stem=stem), 3, 32, seed=0)) is expected
+def test_has_normalization_finds_the_layers_of_named_networks(name: str, stem: str, expected: bool) -> None:
+    assert has_normalization(build_network(Model(name=name, stem=stem), 3, 32, seed=0)) is expected
 
 
 def test_weight_scale_is_that_of_the_smallest_layer() -> None:
@@ -214,6 +214,6 @@ def test_weight_scale_is_that_of_the_smallest_layer() -> None:
     assert weight_scale(network) is None, "records are JSON, which has no NaN"
 
 
-def test_has_normalisation_is_about_batchnorm_alone() -> None:
+def test_has_normalization_is_about_batchnorm_alone() -> None:
     for layer, expected in [(nn.BatchNorm1d(4), True), (nn.SyncBatchNorm(4), True), (nn.GroupNorm(2, 4), False)]:
-        assert has_normalisation(nn.Sequential(nn.Linear(4, 4), layer)) is expected
+        assert has_normalization(nn.Sequential(nn.Linear(4, 4), layer)) is expected

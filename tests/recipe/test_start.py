@@ -30,7 +30,7 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
 
 
 @pytest.mark.parametrize(
-    ("normalised", "train", "val", "start", "reason"),
+    ("normalized", "train", "val", "start", "reason"),
     [
         (True, 0.99, 0.30, SHRUNK, "it is fitted, with a training error 0.01 times"),
         (True, 0.87, 0.30, SHRUNK, "it is fitted, with a training error 0.19 times"),
@@ -47,9 +47,9 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
     ],
 )
 def test_initialization_follows_from_the_parent(
-    normalised: bool, train: float | None, val: float | None, start: ShrinkPerturb, reason: str
+    normalized: bool, train: float | None, val: float | None, start: ShrinkPerturb, reason: str
 ) -> None:
-    resolved, why = resolve_initialization(Auto(), normalised, train, val, relative_step=0.02)
+    resolved, why = resolve_initialization(Auto(), normalized, train, val, relative_step=0.02)
     assert resolved == start
     assert reason in why
     assert why.endswith(".")

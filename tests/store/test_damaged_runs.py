@@ -145,7 +145,7 @@ def configured(optimizer: Adam | Sgd, classes: int = 5) -> Plan:
 @pytest.mark.parametrize(
     "saved",
     [state(Adam(), classes=4), state(Sgd()), state(Adam())[:-10], b"", b"\x80\x04}q\x00."],
-    ids=["other classes", "other optimiser", "truncated", "empty", "no tensors"],
+    ids=["other classes", "other optimizer", "truncated", "empty", "no tensors"],
 )
 def test_misfit_state_is_refused_and_changes_nothing(saved: bytes) -> None:
     run = run_of(configured(Adam()))
@@ -155,7 +155,7 @@ def test_misfit_state_is_refused_and_changes_nothing(saved: bytes) -> None:
     assert save_state(run) == before
 
 
-def test_moments_of_another_optimiser_are_refused() -> None:
+def test_moments_of_another_optimizer_are_refused() -> None:
     adam, sgd = run_of(configured(Adam())), run_of(configured(Sgd()))
     with pytest.raises(RunError, match="the parent's optimizer state does not match at "):
         optimizers.carry_over(adam.optimizer, optimizers.moments(sgd.optimizer))

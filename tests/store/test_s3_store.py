@@ -53,7 +53,7 @@ def test_s3_keys_stay_under_the_prefix_and_skip_foreign_names(s3: str, bucket: s
     client.close()
 
 
-def test_lost_reply_to_a_conditional_write_is_recognised(s3: str, bucket: str) -> None:
+def test_lost_reply_to_a_conditional_write_is_recognized(s3: str, bucket: str) -> None:
     with faulty(s3, First("PUT", lost_reply)) as endpoint:
         version = open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
     with faulty(s3, First("PUT", lost_reply)) as endpoint:

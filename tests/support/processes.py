@@ -46,7 +46,7 @@ PRELOADED = [
     "retrain.pipelines.definition",
     "retrain.store.s3.store",
     "retrain.watcher.task_watch",
-    "torch._dynamo",  # imported by the first step of an optimiser
+    "torch._dynamo",  # imported by the first step of an optimizer
     "tabulate",  # imported by torch._dynamo when a process ends
     "support.preloaded",  # must be last: it ends with `gc.freeze`
 ]

@@ -108,7 +108,7 @@ def alike(one: Path, two: Path, plan: Plan) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with two drops and a parent: a network with batch normalisation and dropout, saved at every step."""
+    """A folder with two drops and a parent: a network with batch normalization and dropout, saved at every step."""
     prepare(tmp_path, normalized())
     return tmp_path
 

@@ -52,7 +52,7 @@ class Naive(NamedTuple):
 
 @torch.no_grad()
 def one_by_one(network: nn.Module, held: Samples) -> Naive:
-    """Return what a loop over samples finds, each normalised and shown to the network on its own."""
+    """Return what a loop over samples finds, each normalized and shown to the network on its own."""
     network.eval()
     mean, std = torch.tensor(TASK.data.mean).view(3, 1, 1), torch.tensor(TASK.data.std).view(3, 1, 1)
     predicted, probabilities, losses = [], [], []
