@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it is, how good it is, of which data, and what its training saved."""
+"""Write the model card of an exported model: its accuracy, its data, and the savings of its training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from retrain.store.task_store import TaskStore
 
 
 def render_card(store: TaskStore, plan: Plan, sha256: str, parities: Sequence[Parity]) -> str:
-    """Return the card as Markdown. `sha256` is of the exported weights, `parities` are of the exported programs."""
-    environment = Environment(  # Markdown is no HTML: cells are escaped by `_cell`
+    """Return the card as Markdown. `sha256` is the digest of the weights; `parities` compare programs and network."""
+    environment = Environment(  # the output is Markdown, and `_cell` escapes its cells
         loader=PackageLoader("retrain.export"), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
     environment.filters |= {"cell": _cell, "percent": _percent}
@@ -42,7 +42,7 @@ def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
 
 
 def _cell(value: object) -> str:
-    """Return text that is safe in a cell of a Markdown table, whatever a class's name holds."""
+    """Return text for a cell of a Markdown table, with special characters escaped."""
     escaped = "".join(f"\\{letter}" if letter in "\\|`*_[]<>#&" else letter for letter in str(value))
     return " ".join(escaped.split())
 

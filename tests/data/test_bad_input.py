@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from support.ingest_routes import ingest
 from support.pictures import encoded, png
 from support.uploads import Member, good, shard, taken_in, task_in
-from support.ways_in import ingest
 
 from retrain.config.task import Task
 from retrain.data.cache import decode_drop

@@ -1,14 +1,14 @@
-"""Erased samples leave the whole store, for every way of upload and after any number of interruptions."""
+"""Erased samples leave the whole store, for every route of ingestion and after any number of interruptions."""
 
 import json
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from support.ingest_routes import DROP, IngestRoute, open_route, tree, zipped
 from support.pictures import png
 from support.terminal import retrain
 from support.uploads import good, shard
-from support.ways_in import DROP, WayIn, open_way_in, tree, zipped
 
 from retrain.config import SPLITS
 from retrain.config.task import Task
@@ -58,9 +58,9 @@ def traces(folder: Path) -> set[str]:
     return found | {str(path) for path in paths if NAME in path.name}
 
 
-def take(way: str, layout: str, tmp_path: Path) -> tuple[WayIn, Drop]:
-    where = open_way_in(way, tmp_path)
-    return where, where.take(LAYOUTS[layout], max_bad_share=0.5, label_from="folder" if layout == "tree" else "auto")
+def ingest_layout(route: str, layout: str, tmp_path: Path) -> tuple[IngestRoute, Drop]:
+    where = open_route(route, tmp_path)
+    return where, where.ingest(LAYOUTS[layout], max_bad_share=0.5, label_from="folder" if layout == "tree" else "auto")
 
 
 def shown(tmp_path: Path) -> Selection:
@@ -81,11 +81,11 @@ def total(drop: Drop) -> int:
 
 
 @pytest.mark.parametrize(
-    ("way", "layout"),
+    ("route", "layout"),
     [("pack", name) for name in ("tree", "copies", "zip", "table")] + [("upload", name) for name in LAYOUTS],
 )
-def test_erased_sample_leaves_no_byte(way: str, layout: str, tmp_path: Path) -> None:
-    where, drop = take(way, layout, tmp_path)
+def test_erased_sample_leaves_no_byte(route: str, layout: str, tmp_path: Path) -> None:
+    where, drop = ingest_layout(route, layout, tmp_path)
     store, root = where.store, tmp_path / "store"
     before = {key for _, key, _ in where.samples(drop)}
     assert traces(root)
@@ -106,8 +106,8 @@ def test_erased_sample_leaves_no_byte(way: str, layout: str, tmp_path: Path) -> 
 
 
 def test_erased_sample_leaves_s3(tmp_path: Path, bucket: str, s3: str) -> None:
-    where = open_way_in("s3", tmp_path, bucket, s3)
-    where.take(LAYOUTS["tree"], label_from="folder")
+    where = open_route("s3", tmp_path, bucket, s3)
+    where.ingest(LAYOUTS["tree"], label_from="folder")
     forget(where.store, tmp_path, shown(tmp_path))
     for entry in where.store.objects.list():
         data, _ = where.store.objects.read(entry.key)
@@ -147,7 +147,7 @@ def test_interrupted_erasure_is_completed(layout: str, tmp_path: Path, writes: l
     for number in range(1, 30):
         folder = tmp_path / str(number)
         folder.mkdir()
-        where, drop = take("upload", layout, folder)
+        where, drop = ingest_layout("upload", layout, folder)
         writes[0] = number
         try:
             forget(where.store, folder, shown(folder))
@@ -166,7 +166,7 @@ def test_interrupted_erasure_is_completed(layout: str, tmp_path: Path, writes: l
 
 
 def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
-    where, drop = take("pack", "zip", tmp_path)
+    where, drop = ingest_layout("pack", "zip", tmp_path)
     forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
     assert where.source
     (tmp_path / "more/cat").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
 
 
 def test_amended_samples_are_erased_under_their_drop(tmp_path: Path) -> None:
-    where, drop = take("upload", "shards", tmp_path)
+    where, drop = ingest_layout("upload", "shards", tmp_path)
     (tmp_path / "table.csv").write_text(f"key,class,remove\n{NAME},dog,\n000001,,yes\n000002,dog,\n")
     amend_drops(read_corrections(tmp_path / "table.csv"), TASK, where.store)
     listed = [Selection("list", DROP, NAME, ""), Selection("list", DROP, "000001", "")]
@@ -201,7 +201,7 @@ def test_amended_samples_are_erased_under_their_drop(tmp_path: Path) -> None:
 
 
 def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
-    where, _ = take("pack", "tree", tmp_path)
+    where, _ = ingest_layout("pack", "tree", tmp_path)
     for name, data in {"cat/a.png": png(1), "cat/b.png": VICTIM, "stray.bin": b"?"}.items():
         where.store.objects.write(where.store.keys.drop_file("bad", name), data)
     where.store.drops.quarantine("bad", "stray.bin: not an image")
@@ -217,8 +217,8 @@ def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
 def test_names_with_spaces_leave_the_reports_too(tmp_path: Path) -> None:
     """A path names the sample as its key does; a refused upload names the image in both drops."""
     name = "Jane Doe \u00fc"
-    where = open_way_in("upload", tmp_path)
-    where.take({**tree("cat", "dog"), f"cat/{name}.png": VICTIM, f"cat/{name}.json": b"{}"}, label_from="folder")
+    where = open_route("upload", tmp_path)
+    where.ingest({**tree("cat", "dog"), f"cat/{name}.png": VICTIM, f"cat/{name}.json": b"{}"}, label_from="folder")
     store = where.store
     store.objects.write(store.keys.drop_file("bad", f"dog/{name} 2.png"), VICTIM)
     strict = TASK.model_copy(update={"data": TASK.data.model_copy(update={"on_conflict": "refuse"})})
@@ -246,10 +246,10 @@ def without_list(store: TaskStore, drop: Drop) -> Drop:
 
 
 def test_drop_without_a_sample_list_is_amended_and_erased(tmp_path: Path) -> None:
-    where = open_way_in("pack", tmp_path)
+    where = open_route("pack", tmp_path)
     files = {f"{split}/{name}": data for split in SPLITS for name, data in tree("cat", "dog", each=4).items()}
     files = {name: png(number) for number, name in enumerate(files)} | {f"train/cat/{NAME}.png": VICTIM}
-    drop = without_list(where.store, where.take(files))
+    drop = without_list(where.store, where.ingest(files))
     (tmp_path / "table.csv").write_text(f"key,remove\ncat/{NAME},yes\n")
     amend_drops(read_corrections(tmp_path / "table.csv"), TASK, where.store)
     assert len(decode_drop(where.store.drops.read(drop.id), where.store, 8)["train"].labels) == 8
@@ -260,7 +260,7 @@ def test_drop_without_a_sample_list_is_amended_and_erased(tmp_path: Path) -> Non
 
 
 def test_command_erases_and_says_what(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    where, _ = take("pack", "tree", tmp_path)
+    where, _ = ingest_layout("pack", "tree", tmp_path)
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {where.store.url}\ndata: {{image_size: 8}}\n")
     (tmp_path / "who.csv").write_text(f"key\ncat/{NAME}\n")
     on = ["drop", "erase", "--task", str(tmp_path / "pets.yaml")]

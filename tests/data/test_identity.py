@@ -1,4 +1,4 @@
-"""Samples are identified by content, whatever their name, drop and way of upload; their key decides their split."""
+"""Samples are identified by content, whatever their name, drop and route; their key decides their split."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.contents import all_places, content_of, placed
+from support.ingest_routes import INGEST_FUNCTIONS, Files, IngestFunction, ingest_packed
 from support.pictures import encoded, picture, png
 from support.uploads import task_in
-from support.ways_in import WAYS, Files, Way, by_pack
 
 from retrain.config.task import Data, Task
 from retrain.data.amending import Correction, amend_drops
@@ -29,9 +29,9 @@ from retrain.store.task_store import TaskStore, open_task_store
 KEYS = [f"cat/{number}" for number in range(20_000)]
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    """Return a way in."""
+@pytest.fixture(params=INGEST_FUNCTIONS)
+def ingest_files(request: pytest.FixtureRequest) -> IngestFunction:
+    """Return each function that ingests files."""
     return request.param
 
 
@@ -59,9 +59,9 @@ def contents(numbers: range) -> set[bytes]:
     return {content_of(png(number)) for number in numbers}
 
 
-def test_held_out_images_are_never_trained_on_later(way: Way, task: Task, store: TaskStore) -> None:
-    way(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
-    second = way(task, store, "second", images(range(60)))
+def test_held_out_images_are_never_trained_on_later(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    ingest_files(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
+    second = ingest_files(task, store, "second", images(range(60)))
     found = all_places(store)
     assert {content for content, places in found.items() if ("train", "cat") in places}.isdisjoint(
         contents(range(20, 40))
@@ -70,10 +70,10 @@ def test_held_out_images_are_never_trained_on_later(way: Way, task: Task, store:
     assert sum(map(second.samples, ("train", "val", "test"))) == 20
 
 
-def test_trained_images_are_never_held_out_later(way: Way, task: Task, store: TaskStore) -> None:
-    first = way(task, store, "first", images(range(60)))
+def test_trained_images_are_never_held_out_later(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    first = ingest_files(task, store, "first", images(range(60)))
     before = placed(store, first)
-    way(
+    ingest_files(
         task,
         store,
         "second",
@@ -82,37 +82,41 @@ def test_trained_images_are_never_held_out_later(way: Way, task: Task, store: Ta
     assert {content: [place] for content, place in before.items()}.items() <= all_places(store).items()
 
 
-def test_copy_in_train_and_test_of_one_drop_is_tested_on(way: Way, task: Task, store: TaskStore) -> None:
+def test_copy_in_train_and_test_of_one_drop_is_tested_on(
+    ingest_files: IngestFunction, task: Task, store: TaskStore
+) -> None:
     files = with_splits(range(20), range(20, 25), range(25, 30)) | {
         f"train/cat/copy {number}.png": png(number) for number in (20, 25)
     }
-    found = placed(store, way(task, store, "first", files))
+    found = placed(store, ingest_files(task, store, "first", files))
     assert [found[content] for content in sorted(contents(range(25, 26)))] == [("test", "cat")]
     assert [found[content] for content in sorted(contents(range(20, 21)))] == [("val", "cat")]
     assert len(found) == 30
 
 
-def test_renamed_and_losslessly_saved_copies_count_once(way: Way, task: Task, store: TaskStore) -> None:
+def test_renamed_and_losslessly_saved_copies_count_once(
+    ingest_files: IngestFunction, task: Task, store: TaskStore
+) -> None:
     again = {
         f"cat/{number} (1).png": encoded(Image.fromarray(picture(number)), compress_level=0) for number in range(40)
     }
-    assert len(placed(store, way(task, store, "first", images(range(40)) | again))) == 40
+    assert len(placed(store, ingest_files(task, store, "first", images(range(40)) | again))) == 40
 
 
-def test_growing_folder_adds_only_what_is_new(way: Way, task: Task, store: TaskStore) -> None:
-    way(task, store, "week-1", images(range(40)))
-    second = way(task, store, "week-2", images(range(44)))
+def test_growing_folder_adds_only_what_is_new(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    ingest_files(task, store, "week-1", images(range(40)))
+    second = ingest_files(task, store, "week-2", images(range(44)))
     assert set(placed(store, second)) == contents(range(40, 44))
     assert sum(shard.samples for shard in second.shards) == 4
 
 
-def test_same_folder_under_another_id_adds_nothing(way: Way, task: Task, store: TaskStore) -> None:
-    way(task, store, "first", images(range(40)))
-    if way is by_pack:
-        assert way(task, store, "again", images(range(40))).id == "first"
+def test_same_folder_under_another_id_adds_nothing(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    ingest_files(task, store, "first", images(range(40)))
+    if ingest_files is ingest_packed:
+        assert ingest_files(task, store, "again", images(range(40))).id == "first"
     else:
         with pytest.raises(DropError, match=r"drop again: it has no new image: .* such as first"):
-            way(task, store, "again", images(range(40)))
+            ingest_files(task, store, "again", images(range(40)))
     assert [drop.id for drop in store.drops.all()] == ["first"]
 
 
@@ -120,10 +124,10 @@ def moved(task: Task, on_conflict: str) -> Task:
     return task.model_copy(update={"data": task.data.model_copy(update={"on_conflict": on_conflict})})
 
 
-def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: TaskStore) -> None:
-    first = way(task, store, "first", images(range(40)))
+def test_newest_class_of_an_image_amends_its_drop(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    first = ingest_files(task, store, "first", images(range(40)))
     split, _ = placed(store, first)[min(contents(range(3, 4)))]
-    way(task, store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+    ingest_files(task, store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
     assert all_places(store)[min(contents(range(3, 4)))] == [(split, "dog")]
     [amendment] = store.drops.amendments.read()
     assert [(change.drop, change.before, change.after) for change in amendment.changes] == [("first", "cat", "dog")]
@@ -133,43 +137,49 @@ def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: T
 
 @pytest.mark.parametrize("on_conflict", ["newest", "refuse", "keep_both"])
 def test_growing_folder_does_not_undo_a_correction(
-    way: Way, task: Task, store: TaskStore, tmp_path: Path, on_conflict: str
+    ingest_files: IngestFunction, task: Task, store: TaskStore, tmp_path: Path, on_conflict: str
 ) -> None:
-    way(task, store, "week-1", images(range(40)))
+    ingest_files(task, store, "week-1", images(range(40)))
     wrong = content_of(png(3))
     amend_drops([Correction(Selection("a test", "", "", wrong.hex()), "dog", "", "ann")], task, store)
     [(split, _)] = all_places(store)[wrong]
-    way(moved(task, on_conflict), store, "week-2", images(range(44)))
+    ingest_files(moved(task, on_conflict), store, "week-2", images(range(44)))
     assert all_places(store)[wrong] == [(split, "dog")]
-    way(task, store, "week-3", {"bird/3.png": png(3)} | images(range(50, 60)))
+    ingest_files(task, store, "week-3", {"bird/3.png": png(3)} | images(range(50, 60)))
     assert all_places(store)[wrong] == [(split, "bird")]
 
 
-def test_refused_drop_amends_nothing(way: Way, task: Task, store: TaskStore) -> None:
-    way(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
-    way(task, store, "second", images(range(40, 44), folder="train/"))
+def test_refused_drop_amends_nothing(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    ingest_files(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
+    ingest_files(task, store, "second", images(range(40, 44), folder="train/"))
     store.drops.quarantine("first", "a test")
     with pytest.raises(DropError, match="no test samples among 1"):
-        way(task, store, "third", images(range(40, 41), "dog", "train/") | images(range(50, 51), folder="train/"))
+        ingest_files(
+            task, store, "third", images(range(40, 41), "dog", "train/") | images(range(50, 51), folder="train/")
+        )
     assert store.drops.amendments.read() == ()
 
 
-def test_conflict_is_refused_where_the_task_says_so(way: Way, task: Task, store: TaskStore) -> None:
-    way(task, store, "first", images(range(40)))
+def test_conflict_is_refused_where_the_task_says_so(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    ingest_files(task, store, "first", images(range(40)))
     with pytest.raises(DropError, match=r"1 image with two classes: .* \(dog\) is .* of drop first, which is cat"):
-        way(moved(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+        ingest_files(moved(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
     assert store.drops.amendments.read() == ()
 
 
-def test_conflicting_classes_share_one_split_if_kept(way: Way, task: Task, store: TaskStore) -> None:
-    first = way(task, store, "first", images(range(40)))
+def test_conflicting_classes_share_one_split_if_kept(
+    ingest_files: IngestFunction, task: Task, store: TaskStore
+) -> None:
+    first = ingest_files(task, store, "first", images(range(40)))
     split, _ = placed(store, first)[min(contents(range(3, 4)))]
-    way(moved(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+    ingest_files(moved(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
     assert all_places(store)[min(contents(range(3, 4)))] == [(split, "cat"), (split, "dog")]
 
 
-def test_image_with_two_classes_in_one_drop_is_not_used(way: Way, task: Task, store: TaskStore) -> None:
-    drop = way(task, store, "first", images(range(40)) | {"dog/3.png": png(3)} | images(range(40, 60), "dog"))
+def test_image_with_two_classes_in_one_drop_is_not_used(
+    ingest_files: IngestFunction, task: Task, store: TaskStore
+) -> None:
+    drop = ingest_files(task, store, "first", images(range(40)) | {"dog/3.png": png(3)} | images(range(40, 60), "dog"))
     assert set(placed(store, drop)) == contents(range(60)) - contents(range(3, 4))
 
 
@@ -185,16 +195,18 @@ def test_notes_name_images_by_paths_and_say_what_follows(task: Task, store: Task
     assert note == "two classes: owl eye/\u00fc (owl eye) and dog/1 (dog) are the same image, and none of them is used"
 
 
-def test_only_image_of_a_class_is_trained_on(way: Way, task: Task, store: TaskStore) -> None:
+def test_only_image_of_a_class_is_trained_on(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     lone = {f"class-{number}/{number}.png": png(number) for number in range(100, 110)}
-    found = placed(store, way(task, store, "first", images(range(60)) | lone))
+    found = placed(store, ingest_files(task, store, "first", images(range(60)) | lone))
     assert {found[content][0] for content in contents(range(100, 110))} == {"train"}
 
 
-def test_class_without_training_images_is_refused_if_asked(way: Way, task: Task, store: TaskStore) -> None:
+def test_class_without_training_images_is_refused_if_asked(
+    ingest_files: IngestFunction, task: Task, store: TaskStore
+) -> None:
     strict = task.model_copy(update={"data": task.data.model_copy(update={"unseen_classes": "refuse"})})
     with pytest.raises(DropError, match=r"no training image of dgo, and data\.unseen_classes is refuse"):
-        way(
+        ingest_files(
             strict,
             store,
             "first",
@@ -228,8 +240,8 @@ def put_later(store: TaskStore, name: str, data: bytes) -> None:
     os.utime(Path(store.url, key), (newest + 10, newest + 10))
 
 
-def test_late_files_are_named(way: Way, task: Task, store: TaskStore) -> None:
-    first = way(task, store, "first", images(range(40)))
+def test_late_files_are_named(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    first = ingest_files(task, store, "first", images(range(40)))
     assert late_files(first, store.drops.committed()) is None
     put_later(store, "cat/99.png", png(99))
     sentence = (
@@ -240,16 +252,16 @@ def test_late_files_are_named(way: Way, task: Task, store: TaskStore) -> None:
     assert read_status(task, store).late == (sentence,)
 
 
-def test_rewritten_success_is_mentioned(way: Way, task: Task, store: TaskStore) -> None:
-    first = way(task, store, "first", images(range(40)))
+def test_rewritten_success_is_mentioned(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    first = ingest_files(task, store, "first", images(range(40)))
     put_later(store, "_SUCCESS", b"")
     told = late_files(first, store.drops.committed())
     assert told
     assert told.startswith("drop first: its _SUCCESS was written again after it was committed, which has no effect")
 
 
-def test_copied_store_reports_no_late_files(way: Way, task: Task, store: TaskStore) -> None:
-    first = way(task, store, "first", images(range(40)))
+def test_copied_store_reports_no_late_files(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    first = ingest_files(task, store, "first", images(range(40)))
     for entry in reversed(list(store.objects.list(store.keys.drops))):
         put_later(store, entry.key.partition("/first/")[2], store.objects.read(entry.key)[0])
     put_later(store, "_SUCCESS", b"")

@@ -4,37 +4,39 @@ import json
 from pathlib import Path
 
 import pytest
+from support.ingest_routes import IngestRoute, open_route
 from support.pictures import png
-from support.ways_in import WayIn, open_way_in
 
 from retrain.errors import DropError
 
 
 @pytest.fixture(params=["pack", "upload"])
-def near(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
-    """Return each way in, without a server: for trees of many files."""
-    return open_way_in(request.param, tmp_path)
+def local_route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
+    """Return each route without a server: for trees of many files."""
+    return open_route(request.param, tmp_path)
 
 
-def test_table_beside_images_gives_labels_and_splits(near: WayIn) -> None:
+def test_table_beside_images_gives_labels_and_splits(local_route: IngestRoute) -> None:
     rows = [
         f"images/{number}.png,{('cat', 'dog')[number % 2]},{'test' if number < 4 else 'train'}" for number in range(24)
     ]
     files = {f"images/{number}.png": png(number) for number in range(24)}
-    drop = near.take({**files, "metadata.csv": "\ufefffile_name,label,split\r\n".encode() + "\r\n".join(rows).encode()})
+    drop = local_route.ingest(
+        {**files, "metadata.csv": "\ufefffile_name,label,split\r\n".encode() + "\r\n".join(rows).encode()}
+    )
     assert drop.samples("test") == 4
-    assert set(near.labels(drop).values()) == {"cat", "dog"}
+    assert set(local_route.labels(drop).values()) == {"cat", "dog"}
     assert drop.reading is not None
     assert (drop.reading.labels_from, drop.reading.not_samples) == ("csv", {"metadata.csv (labels)": 1})
 
 
-def test_imagefolder_with_metadata_in_each_split_is_read(near: WayIn) -> None:
+def test_imagefolder_with_metadata_in_each_split_is_read(local_route: IngestRoute) -> None:
     files: dict[str, bytes] = {}
     for split, count in (("train", 20), ("validation", 3), ("test", 5)):
         rows = [json.dumps({"file_name": f"{number}.png", "label": number % 2}) for number in range(count)]
         files |= {f"{split}/{number}.png": png(number + 100 * count) for number in range(count)}
         files[f"{split}/metadata.jsonl"] = "\n".join(rows).encode()
-    drop = near.take(files)
+    drop = local_route.ingest(files)
     assert (drop.classes, drop.samples("train"), drop.samples("val"), drop.samples("test")) == (("0", "1"), 20, 3, 5)
 
 
@@ -45,10 +47,10 @@ def test_imagefolder_with_metadata_in_each_split_is_read(near: WayIn) -> None:
         ("0.png,dog", r"row 25: '0\.png' is named a second time"),
     ],
 )
-def test_row_without_its_own_image_is_named(near: WayIn, row: str, named: str) -> None:
+def test_row_without_its_own_image_is_named(local_route: IngestRoute, row: str, named: str) -> None:
     rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24)), row])
     with pytest.raises(DropError, match=named):
-        near.take({**{f"{number}.png": png(number) for number in range(24)}, "metadata.csv": rows.encode()})
+        local_route.ingest({**{f"{number}.png": png(number) for number in range(24)}, "metadata.csv": rows.encode()})
 
 
 @pytest.mark.parametrize(
@@ -58,29 +60,29 @@ def test_row_without_its_own_image_is_named(near: WayIn, row: str, named: str) -
         ("file_name,label,label\n0.png,cat,dog\n", "two columns are called 'label'"),
     ],
 )
-def test_table_that_would_lose_part_of_a_label_is_refused(near: WayIn, table: str, named: str) -> None:
+def test_table_that_would_lose_part_of_a_label_is_refused(local_route: IngestRoute, table: str, named: str) -> None:
     with pytest.raises(DropError, match=named):
-        near.take({"0.png": png(0), "metadata.csv": table.encode()})
+        local_route.ingest({"0.png": png(0), "metadata.csv": table.encode()})
 
 
-def test_labels_of_other_types_are_one_class_or_named(near: WayIn) -> None:
+def test_labels_of_other_types_are_one_class_or_named(local_route: IngestRoute) -> None:
     labels = [1, 1.0, "1"] * 8
     rows = [json.dumps({"file_name": f"{number}.png", "label": label}) for number, label in enumerate(labels)]
     files = {f"{number}.png": png(number) for number in range(24)}
-    assert near.take({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("1",)
+    assert local_route.ingest({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("1",)
     for odd in ("[1]", "0.5", '{"name": "cat"}'):
         row = f'{{"file_name": "0.png", "label": {odd}}}'
         with pytest.raises(DropError, match=r"metadata\.jsonl: row 1: label is .*; expected text or a whole number"):
-            near.take({"0.png": png(0), "metadata.jsonl": row.encode()})
+            local_route.ingest({"0.png": png(0), "metadata.jsonl": row.encode()})
 
 
-def test_line_separators_within_values_end_no_row(near: WayIn) -> None:
+def test_line_separators_within_values_end_no_row(local_route: IngestRoute) -> None:
     rows = [json.dumps({"file_name": f"{n}.png", "label": "a\u2028b"}, ensure_ascii=False) for n in range(24)]
     files = {f"{number}.png": png(number) for number in range(24)}
-    assert near.take({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("a\u2028b",)
+    assert local_route.ingest({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("a\u2028b",)
 
 
-def test_image_that_no_row_names_is_named(near: WayIn) -> None:
+def test_image_that_no_row_names_is_named(local_route: IngestRoute) -> None:
     rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24))])
     with pytest.raises(DropError, match=r"24\.png: no table of labels has a row for it"):
-        near.take({**{f"{number}.png": png(number) for number in range(25)}, "metadata.csv": rows.encode()})
+        local_route.ingest({**{f"{number}.png": png(number) for number in range(25)}, "metadata.csv": rows.encode()})

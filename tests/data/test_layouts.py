@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.ingest_routes import IngestRoute, open_route, tree, zipped
 from support.pictures import encoded, picture, png
 from support.uploads import shard
-from support.ways_in import WayIn, open_way_in, tree, zipped
 
 from retrain.data.files import list_store
 from retrain.errors import DropError
@@ -21,17 +21,17 @@ from retrain.store import LocalStore
 
 
 @pytest.fixture(params=["pack", "s3"])
-def way(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
-    """Return each way in."""
+def route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
+    """Return each route."""
     if request.param == "s3":
-        return open_way_in("s3", tmp_path, request.getfixturevalue("bucket"), request.getfixturevalue("s3"))
-    return open_way_in("pack", tmp_path)
+        return open_route("s3", tmp_path, request.getfixturevalue("bucket"), request.getfixturevalue("s3"))
+    return open_route("pack", tmp_path)
 
 
 @pytest.fixture(params=["pack", "upload"])
-def near(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
-    """Return each way in, without a server: for trees of many files."""
-    return open_way_in(request.param, tmp_path)
+def local_route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
+    """Return each route without a server: for trees of many files."""
+    return open_route(request.param, tmp_path)
 
 
 def total(drop: Drop) -> int:
@@ -55,8 +55,8 @@ def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes)
 # --- tars next to other files
 
 
-def test_tar_beside_folders_is_read_with_them(way: WayIn) -> None:
-    drop = way.take(
+def test_tar_beside_folders_is_read_with_them(route: IngestRoute) -> None:
+    drop = route.ingest(
         {"train.tar": tar(tree("cat", "dog")), **{f"test/fox/{number}.png": png(1000 + number) for number in range(12)}}
     )
     assert drop.classes == ("cat", "dog", "fox")
@@ -64,13 +64,13 @@ def test_tar_beside_folders_is_read_with_them(way: WayIn) -> None:
     assert drop.samples("train") + drop.samples("val") == 24
 
 
-def test_tar_that_names_no_split_beside_folders_is_named(way: WayIn) -> None:
+def test_tar_that_names_no_split_beside_folders_is_named(route: IngestRoute) -> None:
     with pytest.raises(DropError, match=r"more\.tar: tars in a folder are named after their split"):
-        way.take({**tree("cat", "dog"), "more.tar": tar(tree("fox"))})
+        route.ingest({**tree("cat", "dog"), "more.tar": tar(tree("fox"))})
 
 
-def test_tars_in_folders_of_splits_are_read(way: WayIn) -> None:
-    drop = way.take(
+def test_tars_in_folders_of_splits_are_read(route: IngestRoute) -> None:
+    drop = route.ingest(
         {
             "train/0.tar": tar(sidecars(12)),
             "train/1.tar": tar(sidecars(12, "more-{}", first=100)),
@@ -84,12 +84,12 @@ def test_tars_in_folders_of_splits_are_read(way: WayIn) -> None:
 # --- shards
 
 
-def test_dots_in_stems_keep_samples_and_labels(way: WayIn) -> None:
-    drop = way.take({"train.tar": tar(sidecars(stem="IMG.2024.{}"))})
-    assert way.labels(drop) == {f"IMG%2E2024%2E{number:04d}": ("cat", "dog")[number % 2] for number in range(24)}
+def test_dots_in_stems_keep_samples_and_labels(route: IngestRoute) -> None:
+    drop = route.ingest({"train.tar": tar(sidecars(stem="IMG.2024.{}"))})
+    assert route.labels(drop) == {f"IMG%2E2024%2E{number:04d}": ("cat", "dog")[number % 2] for number in range(24)}
 
 
-def test_images_of_further_formats_are_samples(way: WayIn) -> None:
+def test_images_of_further_formats_are_samples(route: IngestRoute) -> None:
     image = Image.fromarray(picture(1000))
     files = {f"gif.{kind}": encoded(image, form) for kind, form in [("gif", "GIF")]}
     files |= {
@@ -98,7 +98,7 @@ def test_images_of_further_formats_are_samples(way: WayIn) -> None:
         "avif.avif": encoded(image, "AVIF"),
     }
     labels = {f"{name.partition('.')[0]}.cls": b"odd" for name in files}
-    drop = way.take({"train.tar": tar({**sidecars(), **files, **labels})})
+    drop = route.ingest({"train.tar": tar({**sidecars(), **files, **labels})})
     assert total(drop) == 28
     assert drop.left_out == ()
 
@@ -111,11 +111,11 @@ def test_images_of_further_formats_are_samples(way: WayIn) -> None:
         ({"notes.md": b"# hello"}, ["train.tar/notes.md"]),
     ],
 )
-def test_shard_member_that_is_no_sample_is_named(way: WayIn, extra: dict[str, bytes], named: list[str]) -> None:
+def test_shard_member_that_is_no_sample_is_named(route: IngestRoute, extra: dict[str, bytes], named: list[str]) -> None:
     files = {"train.tar": tar({**sidecars(), **extra}), "test.tar": tar(sidecars(2, "other-{}", first=100))}
     with pytest.raises(DropError, match=named[0].removeprefix("train.tar/")):
-        way.take(files)
-    drop = way.take(files, max_bad_share=0.2)
+        route.ingest(files)
+    drop = route.ingest(files, max_bad_share=0.2)
     assert sorted(bad.key for bad in drop.left_out) == named
     assert total(drop) == 26
 
@@ -123,8 +123,8 @@ def test_shard_member_that_is_no_sample_is_named(way: WayIn, extra: dict[str, by
 # --- labels
 
 
-def test_label_rule_stands_in_the_manifest(near: WayIn) -> None:
-    drop = near.take(tree("cat", "dog"))
+def test_label_rule_stands_in_the_manifest(local_route: IngestRoute) -> None:
+    drop = local_route.ingest(tree("cat", "dog"))
     assert drop.reading is not None
     assert drop.reading.labels_from == "folder"
 
@@ -132,51 +132,51 @@ def test_label_rule_stands_in_the_manifest(near: WayIn) -> None:
 @pytest.mark.parametrize(
     "files", [tree("train", "val"), tree("cat", "train"), {"train.tar": tar(tree("train", "dog"))}]
 )
-def test_split_is_no_class_unless_the_task_says_so(near: WayIn, files: dict[str, bytes]) -> None:
+def test_split_is_no_class_unless_the_task_says_so(local_route: IngestRoute, files: dict[str, bytes]) -> None:
     with pytest.raises(DropError, match=r"of class '(train|val)', which is a split's name.*--label-from folder"):
-        near.take(files)
+        local_route.ingest(files)
 
 
 @pytest.mark.parametrize(
     ("train", "val", "test"), [("Train", "VAL", "Test"), ("training", "dev", "eval"), ("TRAINING", "Valid", "testing")]
 )
-def test_splits_have_further_names_in_any_case(near: WayIn, train: str, val: str, test: str) -> None:
+def test_splits_have_further_names_in_any_case(local_route: IngestRoute, train: str, val: str, test: str) -> None:
     files = {f"{train}/{name}": data for name, data in sidecars(9).items()}
     files |= {f"{val}/{name}": data for name, data in sidecars(5, first=100).items()}
-    drop = near.take({**files, f"{test}.TAR": tar(sidecars(4, first=200))})
+    drop = local_route.ingest({**files, f"{test}.TAR": tar(sidecars(4, first=200))})
     assert [drop.samples(split) for split in ("train", "val", "test")] == [9, 5, 4]
 
 
 @pytest.mark.parametrize("name", ["Train", "TEST", "validation", "Dev"])
-def test_split_in_any_case_is_no_class(near: WayIn, name: str) -> None:
+def test_split_in_any_case_is_no_class(local_route: IngestRoute, name: str) -> None:
     with pytest.raises(DropError, match=f"of class '{name}', which is a split's name"):
-        near.take(tree("cat", name))
+        local_route.ingest(tree("cat", name))
 
 
-def test_class_of_a_split_may_be_called_like_a_split(near: WayIn) -> None:
+def test_class_of_a_split_may_be_called_like_a_split(local_route: IngestRoute) -> None:
     files = {
         f"{split}/{name}": png(n) for n, (split, name) in enumerate(product(("train", "test"), tree("car", "train")))
     }
-    assert near.take(files).classes == ("car", "train")
+    assert local_route.ingest(files).classes == ("car", "train")
 
 
-def test_class_called_like_a_split_is_taken_where_asked(near: WayIn) -> None:
-    assert near.take(tree("car", "train"), label_from="folder").classes == ("car", "train")
+def test_class_called_like_a_split_is_taken_where_asked(local_route: IngestRoute) -> None:
+    assert local_route.ingest(tree("car", "train"), label_from="folder").classes == ("car", "train")
 
 
 @pytest.mark.parametrize(
     "files", [{f"batch1/{name}": data for name, data in tree("cat", "dog").items()}, tree("cat/tabby", "dog/pug")]
 )
-def test_nested_folders_are_no_classes(near: WayIn, files: dict[str, bytes]) -> None:
+def test_nested_folders_are_no_classes(local_route: IngestRoute, files: dict[str, bytes]) -> None:
     with pytest.raises(DropError, match="not an image of a class; expected class/name"):
-        near.take(files)
+        local_route.ingest(files)
 
 
-def test_class_folder_alone_is_refused_in_one_sentence(near: WayIn) -> None:
+def test_class_folder_alone_is_refused_in_one_sentence(local_route: IngestRoute) -> None:
     with pytest.raises(
         DropError, match=r"its 12 images are not in folders named after their classes; pass the folder"
     ) as refused:
-        near.take({Path(name).name: data for name, data in tree("cat").items()})
+        local_route.ingest({Path(name).name: data for name, data in tree("cat").items()})
     assert ".png" not in str(refused.value)
 
 
@@ -190,31 +190,31 @@ def with_json(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_labels_in_json_are_chosen_and_never_ignored(near: WayIn, packed: bool) -> None:
+def test_labels_in_json_are_chosen_and_never_ignored(local_route: IngestRoute, packed: bool) -> None:
     files = with_json(tree("cat", "dog"))
     given = {"train.tar": tar(files)} if packed else files
     with pytest.raises(DropError, match=r"may hold a label, and so may the folders.*json:FIELD \(.* has info, id\)"):
-        near.take(given)
-    by_field = near.take(given, label_from="json:info.label")
+        local_route.ingest(given)
+    by_field = local_route.ingest(given, label_from="json:info.label")
     assert by_field.classes == ("of cat", "of dog")
     assert by_field.reading is not None
     assert (by_field.reading.labels_from, by_field.reading.not_samples) == ("json:info.label", {".json (labels)": 24})
 
 
-def test_folder_layout_counts_files_beside_images(near: WayIn) -> None:
-    drop = near.take(with_json(tree("cat", "dog")), label_from="folder")
+def test_folder_layout_counts_files_beside_images(local_route: IngestRoute) -> None:
+    drop = local_route.ingest(with_json(tree("cat", "dog")), label_from="folder")
     assert drop.classes == ("cat", "dog")
     assert drop.reading is not None
     assert drop.reading.not_samples == {".json (next to images)": 24}
 
 
-def test_image_without_a_label_is_named_where_others_have_one(way: WayIn) -> None:
+def test_image_without_a_label_is_named_where_others_have_one(route: IngestRoute) -> None:
     with pytest.raises(DropError, match=r"cat/1\.png: no label: there is no 1\.cls"):
-        way.take({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
+        route.ingest({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
 
 
-def test_masks_beside_images_are_counted_and_no_samples(way: WayIn) -> None:
-    drop = way.take({"train.tar": tar(sidecars(**{"mask.png": png(1000), "json": b"{}"}))})
+def test_masks_beside_images_are_counted_and_no_samples(route: IngestRoute) -> None:
+    drop = route.ingest({"train.tar": tar(sidecars(**{"mask.png": png(1000), "json": b"{}"}))})
     assert total(drop) == 24
     assert drop.reading is not None
     assert drop.reading.not_samples == {
@@ -254,7 +254,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "zip", "tgz", "shard"])
-def test_stray_files_are_ignored_and_counted_alike(way: WayIn, form: str) -> None:
+def test_stray_files_are_ignored_and_counted_alike(route: IngestRoute, form: str) -> None:
     files = {**(sidecars() if form == "shard" else tree("cat", "dog")), **LITTER}
     given = {
         "folder": lambda: files,
@@ -263,7 +263,7 @@ def test_stray_files_are_ignored_and_counted_alike(way: WayIn, form: str) -> Non
         "zip": lambda: {"train.zip": zipped(files)},
         "tgz": lambda: {"train.tar.gz": gzip.compress(tar(files))},
     }[form]()
-    drop = way.take(given)
+    drop = route.ingest(given)
     assert drop.classes == ("cat", "dog")
     assert total(drop) == 24
     assert drop.reading is not None
@@ -275,10 +275,10 @@ def test_stray_files_are_ignored_and_counted_alike(way: WayIn, form: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["pets.zip", "pets.tar.gz", "pets.tgz", "pets.tar"])
-def test_archive_of_a_folder_is_read_as_the_folder(way: WayIn, name: str) -> None:
+def test_archive_of_a_folder_is_read_as_the_folder(route: IngestRoute, name: str) -> None:
     files = {f"pets/{path}": data for path, data in tree("cat", "dog").items()}
     archive = zipped(files) if name.endswith("zip") else tar(files)
-    drop = way.take({name: archive if name.endswith(("zip", ".tar")) else gzip.compress(archive)})
+    drop = route.ingest({name: archive if name.endswith(("zip", ".tar")) else gzip.compress(archive)})
     assert (drop.classes, total(drop)) == (("cat", "dog"), 24)
 
 
@@ -289,13 +289,13 @@ class UnflaggedInfo(zipfile.ZipInfo):
         return self.filename.encode(), self.flag_bits
 
 
-def test_zip_may_have_names_in_utf8_without_the_flag(way: WayIn) -> None:
+def test_zip_may_have_names_in_utf8_without_the_flag(route: IngestRoute) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in tree("\u00e9toile", "\u5b57\u6bcd").items():
             archive.writestr(UnflaggedInfo(name), data)
         archive.writestr("\u00e9toile/\u00fc.png", png(5000))
-    assert way.take({"train.zip": buffer.getvalue()}).classes == ("\u00e9toile", "\u5b57\u6bcd")
+    assert route.ingest({"train.zip": buffer.getvalue()}).classes == ("\u00e9toile", "\u5b57\u6bcd")
 
 
 @pytest.mark.parametrize(
@@ -307,23 +307,23 @@ def test_zip_may_have_names_in_utf8_without_the_flag(way: WayIn) -> None:
         (lambda: b"no zip at all", "neither a zip nor a gzipped tar"),
     ],
 )
-def test_damaged_or_hostile_zip_is_refused(way: WayIn, archive: object, why: str) -> None:
+def test_damaged_or_hostile_zip_is_refused(route: IngestRoute, archive: object, why: str) -> None:
     assert callable(archive)
     with pytest.raises(DropError, match=rf"train\.zip: .*{why}"):
-        way.take({"train.zip": archive()})
+        route.ingest({"train.zip": archive()})
 
 
-def test_gzip_bomb_is_refused(way: WayIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gzip_bomb_is_refused(route: IngestRoute, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retrain.data.archives.LEAST_LIMIT", 1000)
     with pytest.raises(DropError, match=r"train\.tgz: unpacks to more than"):
-        way.take({"train.tgz": gzip.compress(bytes(5_000_000))})
+        route.ingest({"train.tgz": gzip.compress(bytes(5_000_000))})
 
 
-def test_damaged_zip_member_is_named(way: WayIn) -> None:
+def test_damaged_zip_member_is_named(route: IngestRoute) -> None:
     data = bytearray(zipped(tree("cat", "dog")))
     data[data.index(png(3)) + 40] ^= 255
     with pytest.raises(DropError, match=r"cat/3\.png: Bad CRC-32"):
-        way.take({"train.zip": bytes(data)})
+        route.ingest({"train.zip": bytes(data)})
 
 
 # --- keys of unusual form
@@ -331,10 +331,10 @@ def test_damaged_zip_member_is_named(way: WayIn) -> None:
 
 @pytest.mark.parametrize("name", ["cat//1.png", "cat/./1.png", "/cat/1.png"])
 def test_object_whose_key_is_no_path_is_named(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
-    way = open_way_in("s3", tmp_path, bucket, s3)
+    route = open_route("s3", tmp_path, bucket, s3)
     with pytest.raises(DropError, match="has an empty or a dotted part"):
-        way.take({**tree("cat", "dog"), name: png(99)})
-    drop = way.take({**tree("cat", "dog"), name: png(99)}, max_bad_share=0.1)
+        route.ingest({**tree("cat", "dog"), name: png(99)})
+    drop = route.ingest({**tree("cat", "dog"), name: png(99)}, max_bad_share=0.1)
     assert len(drop.left_out) == 1
 
 
@@ -351,7 +351,7 @@ def test_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) -> None:
-    drop = open_way_in("s3", tmp_path, bucket, s3).take({**tree("cat", "dog"), "cat/": b"", "dog/": b""})
+    drop = open_route("s3", tmp_path, bucket, s3).ingest({**tree("cat", "dog"), "cat/": b"", "dog/": b""})
     assert drop.reading is not None
     assert (total(drop), drop.reading.not_samples) == (24, {"folder markers": 2})
 
@@ -360,25 +360,27 @@ def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) 
 
 
 @pytest.mark.parametrize("form", ["folder", "shard"])
-def test_invisible_characters_make_no_class(near: WayIn, form: str) -> None:
+def test_invisible_characters_make_no_class(local_route: IngestRoute, form: str) -> None:
     spellings = ("ice bear", "\ufeffice bear", "ice\u00a0bear", "ice\u200b bear", "ice bear ")
     if form == "folder":
-        drop = near.take(tree(*spellings, each=6))
+        drop = local_route.ingest(tree(*spellings, each=6))
     else:
         labels = {f"{number:04d}.cls": spellings[number % 5].encode() for number in range(30)}
-        drop = near.take({"train.tar": tar({**{f"{number:04d}.png": png(number) for number in range(30)}, **labels})})
+        drop = local_route.ingest(
+            {"train.tar": tar({**{f"{number:04d}.png": png(number) for number in range(30)}, **labels})}
+        )
     assert (drop.classes, total(drop)) == (("ice bear",), 30)
-    assert set(near.labels(drop).values()) == {"ice bear"}
+    assert set(local_route.labels(drop).values()) == {"ice bear"}
 
 
-def test_aliases_rename_and_merge_classes(near: WayIn) -> None:
-    drop = near.take(tree("zero", "d0", "one"), aliases={"zero": "d0"})
+def test_aliases_rename_and_merge_classes(local_route: IngestRoute) -> None:
+    drop = local_route.ingest(tree("zero", "d0", "one"), aliases={"zero": "d0"})
     assert (drop.classes, total(drop)) == (("d0", "one"), 36)
-    assert set(near.labels(drop).values()) == {"d0", "one"}
+    assert set(local_route.labels(drop).values()) == {"d0", "one"}
 
 
-def test_classes_that_differ_in_case_are_reported(near: WayIn) -> None:
-    drop = near.take(tree("Cat", "cat", "dog"))
+def test_classes_that_differ_in_case_are_reported(local_route: IngestRoute) -> None:
+    drop = local_route.ingest(tree("Cat", "cat", "dog"))
     assert drop.reading is not None
     assert drop.reading.notes == (
         "classes Cat and cat differ only in upper and lower case; data.aliases can make them one",
@@ -386,7 +388,7 @@ def test_classes_that_differ_in_case_are_reported(near: WayIn) -> None:
 
 
 def test_attempt_that_was_cut_off_is_no_hindrance_to_repacking(tmp_path: Path, bucket: str, s3: str) -> None:
-    way = open_way_in("s3", tmp_path, bucket, s3)
-    first = way.take({"train.tar": tar(tree("cat", "dog"))})
-    way.store.objects.delete(way.store.keys.manifest(first.id))
-    assert way.take({}).digest == first.digest
+    route = open_route("s3", tmp_path, bucket, s3)
+    first = route.ingest({"train.tar": tar(tree("cat", "dog"))})
+    route.store.objects.delete(route.store.keys.manifest(first.id))
+    assert route.ingest({}).digest == first.digest

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from support.ingest_routes import open_route
 from support.pictures import encoded
-from support.ways_in import open_way_in
 
 from retrain.data.content import difference_hash, mean_brightness
 from retrain.data.likeness import MOST_BITS, candidates, distances, find_alike, hash_values
@@ -33,11 +33,11 @@ def files() -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("way", ["pack", "upload"])
-def test_copy_saved_with_loss_is_named_and_stays(way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    where = open_way_in(way, tmp_path)
+@pytest.mark.parametrize("route", ["pack", "upload"])
+def test_copy_saved_with_loss_is_named_and_stays(route: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    where = open_route(route, tmp_path)
     with caplog.at_level("INFO", "retrain"):
-        drop = where.take(files())
+        drop = where.ingest(files())
     told = [one for one in caplog.messages if one.startswith("near-duplicates, one of them held out")]
     assert told == [
         "near-duplicates, one of them held out: cat/3 of drop week-45 (train, cat) looks like cat/again of drop "
@@ -99,23 +99,23 @@ def test_letters_are_no_near_duplicates_of_other_letters(tmp_path: Path) -> None
         ImageDraw.Draw(image).text((32, 32), name, "black", ImageFont.load_default(44), anchor="mm")
     drawn = {f"letter/{name}.png": encoded(image) for name, image in letters.items()}
     again = {f"again/{name}.jpg": encoded(letters[name], "JPEG", quality=80) for name in "ARST"}
-    where = open_way_in("pack", tmp_path)
-    table = read_or_make_table(where.take(drawn | again), where.store)
+    where = open_route("pack", tmp_path)
+    table = read_or_make_table(where.ingest(drawn | again), where.store)
     found = {frozenset((pair.first.key[-1], pair.second.key[-1])) for pair in find_alike([("d", table)])}
     assert found == {frozenset(name) for name in "ARST"}
     assert len(candidates(hash_values(table))) > 20
 
 
 def test_tables_without_thumbnails_are_compared_by_hash(tmp_path: Path) -> None:
-    where = open_way_in("pack", tmp_path)
-    table = read_or_make_table(where.take(files()), where.store)
+    where = open_route("pack", tmp_path)
+    table = read_or_make_table(where.ingest(files()), where.store)
     [pair] = find_alike([("d", replace(table, thumbnail=np.zeros_like(table.thumbnail)))])
     assert {pair.first.key, pair.second.key} == {"cat/3", "cat/again"}
 
 
 def test_only_pairs_of_the_new_drop_are_named(tmp_path: Path) -> None:
-    where = open_way_in("pack", tmp_path)
-    drop = where.take(files())
+    where = open_route("pack", tmp_path)
+    drop = where.ingest(files())
     table = read_or_make_table(drop, where.store)
     again = [(drop.id, table), ("other", table)]
     assert all(pair.second.drop == "other" or pair.first.drop == "other" for pair in find_alike(again, since=1))

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.contents import content_of, placed
+from support.ingest_routes import Files, IngestRoute, open_route, zipped
 from support.pictures import png
 from support.uploads import shard
-from support.ways_in import Files, WayIn, open_way_in, zipped
 
 from retrain.errors import DropError
 
@@ -135,19 +135,19 @@ def arranged(source: Source, form: str) -> Files:
     return {**beside, **{f"{split}.tar": shard(by_split(files, split).items()) for split in packed}}
 
 
-def check(entry: WayIn, source: Source, form: str) -> None:
+def check(route: IngestRoute, source: Source, form: str) -> None:
     """Commit a source, and look for each of its files in the result."""
     odd = source.files.keys() - set(good())
     try:
-        drop = entry.take(arranged(source, form), label_from=source.rule, max_bad_share=0.99)
+        drop = route.ingest(arranged(source, form), label_from=source.rule, max_bad_share=0.99)
     except DropError as refused:
         named = str(refused)
         assert any(part in named for name in odd for part in name.split("/") if part), named
         return
-    found = placed(entry.store, drop)
+    found = placed(route.store, drop)
     assert drop.reading is not None
     control = (
-        ("_SUCCESS", "drop.json", "quarantine.json") if entry.source is None and form not in ("tar", "zip") else ()
+        ("_SUCCESS", "drop.json", "quarantine.json") if route.source is None and form not in ("tar", "zip") else ()
     )
     lost = sum(name in control for name in source.files)
     counted = len(found) + len(drop.left_out) + sum(drop.reading.not_samples.values())
@@ -160,12 +160,12 @@ def check(entry: WayIn, source: Source, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["tree", "tar", "zip", "shards", "mixed"])
 @QUICK
-@given(way=st.sampled_from(["pack", "upload"]), source=sources())
-def test_every_file_is_a_sample_or_is_named_or_counted(form: str, way: str, source: Source) -> None:
+@given(route=st.sampled_from(["pack", "upload"]), source=sources())
+def test_every_file_is_a_sample_or_is_named_or_counted(form: str, route: str, source: Source) -> None:
     if form in ("shards", "mixed") and source.rule == "csv":
         return  # a table is next to its images
     with tempfile.TemporaryDirectory() as folder:
-        check(open_way_in(way, Path(folder)), source, form)
+        check(open_route(route, Path(folder)), source, form)
 
 
 BUCKETS = count()
@@ -178,4 +178,4 @@ def test_every_object_is_a_sample_or_is_named_or_counted(s3: str, source: Source
     boto3.client("s3", endpoint_url=s3).create_bucket(Bucket=bucket)
     files = {**source.files, f"{split}/{odd}": png(1000, 4), f"{split}/hen/": b""}
     with tempfile.TemporaryDirectory() as folder:
-        check(open_way_in("s3", Path(folder), bucket, s3), source._replace(files=files), "s3")
+        check(open_route("s3", Path(folder), bucket, s3), source._replace(files=files), "s3")

@@ -1,4 +1,4 @@
-"""Random histories of a task: each image has one use, one split and its newest label, for all ways of upload."""
+"""Random histories of a task: each image has one use, one split and its newest label, for all routes of ingestion."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.contents import all_places, content_of
+from support.ingest_routes import INGEST_FUNCTIONS, Files, IngestFunction
 from support.pictures import png
 from support.uploads import task_in
-from support.ways_in import WAYS, Files, Way
 
 from retrain.errors import DropError
 from retrain.store.task_store import open_task_store
@@ -30,7 +30,7 @@ class Later(NamedTuple):
     Each image is its number, its label, and whether it is held out.
     """
 
-    way: Way
+    ingest: IngestFunction
     has_splits: bool
     images: list[tuple[int, str, bool]]
 
@@ -55,7 +55,7 @@ IMAGES = st.tuples(
     st.sampled_from(["cat", "cat", "cat", "dog", "hen"]),
     st.booleans(),
 )
-LATER = st.builds(Later, st.sampled_from(WAYS), st.booleans(), st.lists(IMAGES, min_size=1, max_size=20))
+LATER = st.builds(Later, st.sampled_from(INGEST_FUNCTIONS), st.booleans(), st.lists(IMAGES, min_size=1, max_size=20))
 
 
 @contextmanager
@@ -69,8 +69,8 @@ def allow_refusal_of_known_images() -> Iterator[None]:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(first=st.sampled_from(WAYS), later=st.lists(LATER, min_size=1, max_size=3))
-def test_content_has_one_use_one_split_and_its_newest_label(first: Way, later: list[Later]) -> None:
+@given(first=st.sampled_from(INGEST_FUNCTIONS), later=st.lists(LATER, min_size=1, max_size=3))
+def test_content_has_one_use_one_split_and_its_newest_label(first: IngestFunction, later: list[Later]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = task_in(Path(folder))
         store = open_task_store(task)
@@ -79,7 +79,7 @@ def test_content_has_one_use_one_split_and_its_newest_label(first: Way, later: l
         splits: dict[bytes, str] = {}
         for number, drop in enumerate(later, 1):
             with allow_refusal_of_known_images():
-                drop.way(task, store, f"drop-{number}", drop.files())
+                drop.ingest(task, store, f"drop-{number}", drop.files())
             labels |= drop.labels()
             found = all_places(store)
             assert {content: [name for _, name in places] for content, places in found.items()} == {

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.ingest_routes import ingest
 from support.pictures import png, shard_bytes, tar
-from support.ways_in import ingest
 
 from retrain.config.task import Data, Task
 from retrain.data.cache import decode_drop

@@ -113,7 +113,7 @@ def test_card_of_a_continued_run_tells_its_savings(tmp_path: Path, capsys: pytes
     card = (tmp_path / "out" / "README.md").read_text()
     assert record.savings is not None
     assert f"{record.savings.gross:+,} " in card
-    assert f"Continuous, from {record.parent}" in card
+    assert f"`continuous` and started from the weights of {record.parent}" in card
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 

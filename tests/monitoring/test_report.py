@@ -22,7 +22,7 @@ from retrain.monitoring import metrics
 from retrain.monitoring.observers import LogLines
 from retrain.monitoring.report import Sources, read_sources, render_page
 from retrain.monitoring.report.figures import money
-from retrain.monitoring.report.speed_ups import speed_up_races
+from retrain.monitoring.report.speed_ups import compare_with_baselines
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context
 from retrain.pipeline.planning import Request
@@ -95,13 +95,13 @@ def written(tmp_path: Path, sources: Sources) -> Path:
 
 
 def test_crossings_lie_on_the_curves(sources: Sources) -> None:
-    shown = speed_up_races(sources.records, sources.curves)
-    assert [race.record.method for race in shown] == ["continuous"]
+    shown = compare_with_baselines(sources.records, sources.curves)
+    assert [one.record.method for one in shown] == ["continuous"]
     for crossing in shown[0].crossings:
-        points = {point.iteration: point.accuracy for point in shown[0].curves[crossing.runner].points}
+        points = {point.iteration: point.accuracy for point in shown[0].curves[crossing.curve].points}
         assert points[crossing.iteration] == crossing.score
     reached = shown[0].record.result.reached_at
-    assert {c.level: c.iteration for c in shown[0].crossings if c.runner == "this run"} == {
+    assert {c.level: c.iteration for c in shown[0].crossings if c.curve == "this run"} == {
         level: iteration for level, iteration in reached.items() if iteration is not None
     }
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from support.clouds import cloud_store
+from support.ingest_routes import tree
 from support.pictures import png
 from support.uploads import upload
 from support.watching import DATA, Place, Recorder
-from support.ways_in import tree
 
 from retrain.config.task import Task
 from retrain.data import source

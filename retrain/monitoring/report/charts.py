@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from retrain.monitoring.report.figures import Step
 from retrain.monitoring.report.learning_speed import Bar
-from retrain.monitoring.report.speed_ups import Race
+from retrain.monitoring.report.speed_ups import BaselineComparison
 
 Row = Mapping[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
@@ -135,24 +135,24 @@ def _first_dashed(names: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=names, range=[[6, 4], [1, 0]])
 
 
-def race_chart(shown: Race) -> Chart:
+def comparison_chart(shown: BaselineComparison) -> Chart:
     """Draw a run's score, its baseline's and the target, and mark where each reached 99 and 100 percent of it."""
     points = [
-        {"iteration": point.iteration, "score": point.score, "runner": runner}
-        for runner, curve in shown.curves.items()
+        {"iteration": point.iteration, "score": point.score, "curve": name}
+        for name, curve in shown.curves.items()
         for point in curve.points
     ]
-    dash = alt.StrokeDash("runner:N", scale=_first_dashed(["scratch", "this run"]), legend=None)
-    lines = _raced(table(points).mark_line(strokeWidth=2, aria=False)).encode(strokeDash=dash)
+    dash = alt.StrokeDash("curve:N", scale=_first_dashed(["scratch", "this run"]), legend=None)
+    lines = _score_by_iteration(table(points).mark_line(strokeWidth=2, aria=False)).encode(strokeDash=dash)
     return alt.layer(_target(shown.target), lines, *_crossings(shown))
 
 
-def _raced(base: alt.Chart) -> alt.Chart:
+def _score_by_iteration(base: alt.Chart) -> alt.Chart:
     """Plot the score of a run or its baseline over iterations."""
     return base.encode(
         x=alt.X("iteration:Q", title="iterations", axis=alt.Axis(grid=False, format="~s", tickCount=5)),
         y=alt.Y("score:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),
-        color=alt.Color("runner:N", scale=colours({"scratch": "scratch", "this run": "ours"}), legend=None),
+        color=alt.Color("curve:N", scale=colours({"scratch": "scratch", "this run": "ours"}), legend=None),
     )
 
 
@@ -162,17 +162,17 @@ def _target(score: float) -> alt.Chart:
     return rule.encode(y="score:Q", description="label:N")
 
 
-def _crossings(shown: Race) -> Sequence[alt.Chart]:
+def _crossings(shown: BaselineComparison) -> Sequence[alt.Chart]:
     """Return hollow diamonds at 99 percent and dots at 100: both stay visible in the same place."""
     rows = [
-        {**crossing._asdict(), "label": f"{crossing.runner} at {crossing.level}%: iteration {crossing.iteration}"}
+        {**crossing._asdict(), "label": f"{crossing.curve} at {crossing.level}%: iteration {crossing.iteration}"}
         for crossing in shown.crossings
     ]
     diamonds: alt.Chart = table([row for row in rows if row["level"] == "99"]).mark_point(
         shape="diamond", size=150, strokeWidth=2, fill="var(--surface)", opacity=1
     )
     dots: alt.Chart = table([row for row in rows if row["level"] == "100"]).mark_point(filled=True, size=50, opacity=1)
-    return [_raced(points).encode(description="label:N") for points in (diamonds, dots)]
+    return [_score_by_iteration(points).encode(description="label:N") for points in (diamonds, dots)]
 
 
 def speeds_chart(bars: Sequence[Bar]) -> Chart:

@@ -51,14 +51,16 @@ class Step(NamedTuple):
 def headline(records: Sequence[RunRecord]) -> Headline:
     """Return the sums over a ledger, whose records come oldest first."""
     total = total_savings(records)
-    raced = (record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target)
+    targeted = (
+        record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target
+    )
     return Headline(
         total=total,
         saved_share=total.net / total.baseline if total.baseline else None,
         saved_amounts=saved_amounts(records),
         device_seconds=sum(record.result.cost.device_seconds_all_in for record in records if record.result),
         outcomes=Counter(record.outcome for record in records),
-        newest=next(raced, None),
+        newest=next(targeted, None),
     )
 
 

@@ -14,7 +14,7 @@ from retrain.monitoring.report.charts import Chart, svg
 from retrain.monitoring.report.figures import FILTERS, cumulative, headline, thin
 from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
 from retrain.monitoring.report.sources import Sources
-from retrain.monitoring.report.speed_ups import speed_up_races
+from retrain.monitoring.report.speed_ups import compare_with_baselines
 from retrain.monitoring.report.timeline import make_timeline
 from retrain.monitoring.web import content_policy, style_sheet
 from retrain.records import ErrorAnalysis, RunRecord
@@ -49,9 +49,9 @@ def render_page(sources: Sources) -> str:
         .render(
             sources=sources,
             headline=headline(sources.records),
-            races=[
-                (race, svg(charts.race_chart(race), NARROW, 230))
-                for race in speed_up_races(sources.records, sources.curves)
+            comparisons=[
+                (one, svg(charts.comparison_chart(one), NARROW, 230))
+                for one in compare_with_baselines(sources.records, sources.curves)
             ],
             parts=_parts(sources.records),
             **_savings(sources.records),

@@ -11,7 +11,7 @@ from safetensors.numpy import load
 
 from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
-from retrain.monitoring.report.speed_ups import newest_races
+from retrain.monitoring.report.speed_ups import newest_with_targets
 from retrain.pipeline.mistake_keys import name_mistakes
 from retrain.records import Amendment, Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
 from retrain.store.base import Missing
@@ -51,7 +51,7 @@ class Sources:
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
     """Read the page's data of a task, in addition to `records`, those of its ledger, oldest first."""
-    raced = {run_id for record, baseline in newest_races(records) for run_id in (record.run_id, baseline)}
+    compared = {run_id for record, baseline in newest_with_targets(records) for run_id in (record.run_id, baseline)}
     champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]
     return Sources(
@@ -64,7 +64,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
         champion=champion,
         awaiting=[one for one in store.approvals.unfinished() if one.verdict is None],
         drifts=_drifts(store, champion),
-        curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
+        curves=_read_all(lambda run_id: store.run(run_id).curve(), compared),
         plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
         index=_champion_index(store, champion),
         errors=_champion_errors(store, champion),

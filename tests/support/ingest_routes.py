@@ -1,4 +1,4 @@
-"""The two ways to add files: packed by a command, or uploaded with `_SUCCESS`, to S3 or a folder."""
+"""The routes by which files become a drop: packed by a command, or uploaded with `_SUCCESS` to S3 or a folder."""
 
 import io
 import zipfile
@@ -23,8 +23,8 @@ from support.uploads import shard, upload
 
 DROP = "week-45"
 Files = dict[str, bytes]
-Way = Callable[[Task, TaskStore, str, Files], Drop]
-"""Takes files in as a drop of a task under this id. Raises `DropError`."""
+IngestFunction = Callable[[Task, TaskStore, str, Files], Drop]
+"""Ingests files as a drop of a task under this id. Raises `DropError`."""
 
 
 def ingest(drop_id: str, task: Task, store: TaskStore) -> Drop:
@@ -33,8 +33,8 @@ def ingest(drop_id: str, task: Task, store: TaskStore) -> Drop:
     return ended if isinstance(ended, Drop) else store.drops.read(ended.changes[0].drop)
 
 
-class WayIn(NamedTuple):
-    """A way to upload: the folder for files, and the store to which their drop is committed."""
+class IngestRoute(NamedTuple):
+    """A route by which files become a drop: the folder for files, and the store to which their drop is committed."""
 
     source: Path | None
     """The folder that is packed; None if files are uploaded."""
@@ -42,7 +42,7 @@ class WayIn(NamedTuple):
     bucket: str = ""
     endpoint: str = ""
 
-    def take(self, files: Files, **data: object) -> Drop:
+    def ingest(self, files: Files, **data: object) -> Drop:
         """Pack or upload files as one drop, and return it. Raises `DropError`."""
         settings = Data.model_validate({"image_size": 8, "val_share": 0.3, "test_share": 0.3} | data)
         task = Task(name="pets", data=settings)
@@ -80,10 +80,10 @@ class WayIn(NamedTuple):
         return found
 
 
-def open_way_in(way: str, folder: Path, bucket: str = "", endpoint: str = "") -> WayIn:
-    """Return the way in of this name, `pack`, `upload` (to a folder) or `s3`, with an empty store."""
-    objects = open_store(f"s3://{bucket}", endpoint) if way == "s3" else LocalStore(folder / "store")
-    return WayIn(folder / "source" if way == "pack" else None, TaskStore(objects, "pets"), bucket, endpoint)
+def open_route(name: str, folder: Path, bucket: str = "", endpoint: str = "") -> IngestRoute:
+    """Return the route of this name, `pack`, `upload` (to a folder) or `s3`, with an empty store."""
+    objects = open_store(f"s3://{bucket}", endpoint) if name == "s3" else LocalStore(folder / "store")
+    return IngestRoute(folder / "source" if name == "pack" else None, TaskStore(objects, "pets"), bucket, endpoint)
 
 
 def tree(*classes: str, each: int = 12, suffix: str = ".png") -> dict[str, bytes]:
@@ -104,7 +104,7 @@ def zipped(files: Files) -> bytes:
     return buffer.getvalue()
 
 
-def by_pack(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+def ingest_packed(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
     """Pack a folder."""
     root = Path(task.store).parent / f"source-{drop_id}"
     for name, data in files.items():
@@ -113,13 +113,13 @@ def by_pack(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
     return pack(root, task, store, drop_id=drop_id)[0].drop
 
 
-def by_tree(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+def ingest_uploaded_images(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
     """Upload a tree of images that ends with `_SUCCESS`."""
     upload(store.objects, drop_id, files)
     return ingest(drop_id, task, store)
 
 
-def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+def ingest_uploaded_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
     """Upload shards that end with `_SUCCESS`, whose keys are numbers."""
     members: dict[str, list[tuple[str, bytes]]] = {}
     for number, (name, data) in enumerate(files.items()):
@@ -131,4 +131,4 @@ def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
     return ingest(drop_id, task, store)
 
 
-WAYS: tuple[Way, ...] = (by_pack, by_tree, by_shards)
+INGEST_FUNCTIONS: tuple[IngestFunction, ...] = (ingest_packed, ingest_uploaded_images, ingest_uploaded_shards)
