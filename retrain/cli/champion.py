@@ -77,12 +77,12 @@ def _decide(
 
     from retrain.pipeline import stages  # after the verdict, because importing torch takes seconds
     from retrain.pipeline.context import make_context
-    from retrain.tracking.hook import update_tracker
+    from retrain.tracking.hook import update_trackers
 
     ended = stages.finish_approval(make_context(store, opened, device), run_id)
     if isinstance(ended, Approval) or ended.decision is None:
         raise AssertionError(f"{run_id} has a verdict but no decision")
-    update_tracker(opened, store)
+    update_trackers(opened, store)
     typer.echo(f"{run_id} is {ended.ending}" + "".join(f"; {why}" for why in ended.decision.reasons))
     if kind == "approved" and not ended.decision.promoted:
         raise typer.Exit(NOT_PROMOTED)
@@ -112,7 +112,7 @@ def promote(
     from retrain.pipeline.approval import promote_by_hand
     from retrain.records import Verdict
     from retrain.store import champions
-    from retrain.tracking.hook import update_tracker
+    from retrain.tracking.hook import update_trackers
     from retrain.utils.clock import utc_now
 
     opened, store = open_task(task, overrides)
@@ -125,7 +125,7 @@ def promote(
     if awaits:
         store.approvals.decide(run_id, Verdict(kind="approved", author=by.name, reason=reason, at=utc_now()))
     promote_by_hand(store, seen, run_id, "promoted by hand", by)
-    update_tracker(opened, store)
+    update_trackers(opened, store)
     typer.echo(f"{run_id} is the champion of {store.task}")
 
 
@@ -161,7 +161,7 @@ def rollback(
     from retrain.errors import RunError
     from retrain.pipeline.approval import promote_by_hand
     from retrain.store import champions
-    from retrain.tracking.hook import update_tracker
+    from retrain.tracking.hook import update_trackers
 
     opened, store = open_task(task, overrides)
     seen = store.champion.read()
@@ -171,5 +171,5 @@ def rollback(
     confirm(f"Roll {store.task} back to {run_id}, in place of {seen.run_id}?", yes)
     store.run(run_id).weights()
     promote_by_hand(store, seen, run_id, "rolled back", champions.Author(decide_author(author), reason))
-    update_tracker(opened, store)
+    update_trackers(opened, store)
     typer.echo(f"{run_id} is the champion of {store.task} again")

@@ -158,7 +158,7 @@ def _print_no_run(no_run: "NoRunNeeded", as_json: bool) -> None:
 
 
 def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_json: bool) -> None:
-    """Update the task's tracker, and print the result of a retraining.
+    """Update the task's trackers, and print the result of a retraining.
 
     Exits with `NOT_PROMOTED` if it promoted no model.
     """
@@ -166,9 +166,9 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
     from retrain.config.loading import task_argument
     from retrain.pipeline.planning import NoRunNeeded
     from retrain.records import Approval
-    from retrain.tracking.hook import update_tracker
+    from retrain.tracking.hook import update_trackers
 
-    update_tracker(task, store)
+    update_trackers(task, store)
     if isinstance(ended, NoRunNeeded):
         _print_no_run(ended, as_json)
         return

@@ -64,6 +64,8 @@ class Tracking(ConfigModel):
 
     mlflow: bool = False
     """Export runs, curves, and promoted models with the alias champion to the MLflow server of $MLFLOW_TRACKING_URI."""
+    model_registry: bool = False
+    """Register promoted models, and mark the champion, in the Kubeflow Model Registry of $MODEL_REGISTRY_URL."""
 
 
 class Webhook(ConfigModel):

@@ -1,36 +1,56 @@
-"""Keep a task's MLflow server up to date after runs and promotions. A failure never stops a run."""
+"""Keep a task's trackers up to date after runs and promotions. A failure never stops a run."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from retrain.config.automation import Tracking
 from retrain.config.task import Task
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
 from retrain.utils.logs import LOGGER
 
 PAUSE = timedelta(minutes=5)
-"""Time between attempts while the server refuses."""
+"""Time between attempts while a server refuses."""
 
 
-def update_tracker(task: Task, store: TaskStore) -> bool:
-    """Export new records to MLflow if the task sets `tracking.mlflow`. Return False after a failure, which is logged.
+def update_trackers(task: Task, store: TaskStore) -> bool:
+    """Export new records and promotions to the trackers of the task's `tracking`.
 
-    The next call exports what is missing.
+    Return False after a failure, which is logged. The next call exports what is missing.
     """
-    if not task.tracking.mlflow:
-        return True
-    try:
-        from retrain.inference.loading import Source
-        from retrain.tracking.mlflow_server import export_to_mlflow
+    exports: dict[str, Callable[[Task, TaskStore], object]] = {}
+    if task.tracking.mlflow:
+        exports["MLflow"] = _update_mlflow
+    if task.tracking.model_registry:
+        exports["the Model Registry"] = _update_registry
+    results = [_try_export(name, export, task, store) for name, export in exports.items()]
+    return all(results)
 
-        export_to_mlflow(Source(store, task.allowed_factories))
+
+def _try_export(name: str, export: Callable[[Task, TaskStore], object], task: Task, store: TaskStore) -> bool:
+    try:
+        export(task, store)
     except Exception as error:  # no error of a tracker may end a run or a watcher
-        LOGGER.warning("%s is not up to date in MLflow, `retrain track` tries again: %s", task.name, error)
+        LOGGER.warning("%s is not up to date in %s, `retrain track` tries again: %s", task.name, name, error)
         return False
     return True
 
 
+def _update_mlflow(task: Task, store: TaskStore) -> object:
+    from retrain.inference.loading import Source
+    from retrain.tracking.mlflow_server import export_to_mlflow
+
+    return export_to_mlflow(Source(store, task.allowed_factories))
+
+
+def _update_registry(_: Task, store: TaskStore) -> object:
+    from retrain.tracking.model_registry import export_to_registry
+
+    return export_to_registry(store)
+
+
 class TrackerUpdates:
-    """Calls `update_tracker` after each run and each change of the champion, and again some time after a failure."""
+    """Calls `update_trackers` after each run and each change of the champion, and again some time after a failure."""
 
     def __init__(self, task: Task, store: TaskStore, clock: Clock = utc_now) -> None:
         self._task, self._store, self._clock = task, store, clock
@@ -40,13 +60,13 @@ class TrackerUpdates:
     def follow(self) -> None:
         """Export what is new. Raises `StoreError`."""
         now = self._clock()
-        if not self._task.tracking.mlflow or (self._not_before and now < self._not_before):
+        if self._task.tracking == Tracking() or (self._not_before and now < self._not_before):
             return
         champion = self._store.champion.read().champion
         state = self._store.ledger.run_ids(), champion.history if champion else ()
         if state == self._exported:
             return
-        if update_tracker(self._task, self._store):
+        if update_trackers(self._task, self._store):
             self._exported, self._not_before = state, None
         else:
             self._not_before = now + PAUSE

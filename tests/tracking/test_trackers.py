@@ -24,7 +24,7 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.store.champions import Author
-from retrain.tracking.hook import TrackerUpdates, update_tracker
+from retrain.tracking.hook import TrackerUpdates, update_trackers
 from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow
 from retrain.tracking.tensorboard_files import write_event_files
 
@@ -195,7 +195,7 @@ def test_runs_and_promotions_are_exported_by_themselves(
 
 def test_task_without_tracker_asks_no_server(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert update_tracker(TASK, workspace.store)
+    assert update_trackers(TASK, workspace.store)
 
 
 def _fail(workspace: Workspace) -> str:
