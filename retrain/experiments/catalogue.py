@@ -50,7 +50,7 @@ ASH = {
 }
 OURS = {
     "theta_0, running statistics, new rows": "the weights towards which L2-init pulls, and what is newly initialized",
-    "the learning-speed index": "how it is counted (in training or in extra evaluations), and how much of the parent's index is kept",
+    "the learning-speed index": "how it is counted, and how much of the parent's index is kept",
     "how often to evaluate": "L_100 with fewer evaluations",
     "where scratch does not fit its data": "few epochs on a large data set",
     "the four aspects on scanned digits": "a study of two minutes",

@@ -343,7 +343,7 @@ def test_advice_is_compared_with_the_best_preset() -> None:
         assert found[1:] == (taken, 20, 80)
     assert advice_figures(by_hand(), advice) is None
     *_, goal = check_goals([], [wrong])
-    assert (goal.measured, goal.met) == ("0 of 1 sequences; not hand seed 0 (3.50)", False)
+    assert (goal.measured, goal.met) == ("0 of 1 sequences; missed by hand seed 0 (3.50)", False)
     assert check_goals([], [wrong._replace(taken=23)] * 9 + [wrong])[-1].met
 
 

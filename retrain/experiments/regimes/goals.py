@@ -49,7 +49,7 @@ def _each(goal: str, failing: list[str], count: int, what: str) -> Goal:
     if not count:
         return Goal(goal, "not run", None)
     measured = f"{count - len(failing)} of {count} {what}"
-    return Goal(goal, measured + (f"; not {', '.join(failing)}" if failing else ""), not failing)
+    return Goal(goal, measured + (f"; missed by {', '.join(failing)}" if failing else ""), not failing)
 
 
 def _net_saving(results: Sequence[RegimeResult]) -> Goal:

@@ -91,10 +91,10 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         "figures are means over seeds.",
         "- **Used**: iterations of all runs of the default, including evaluations, as a share of s_scratch "
         "of plain scratch, and of scratch's full schedules. Lower is better.\n"
-        "- **Net saving**, in iterations: as the ledger states it, with its standard error, and recomputed from the "
-        "measured curves (`retrain/experiments/regimes/figures.py`) against plain and averaged scratch. A drop whose "
-        "run the gate refused saves nothing, and its iterations are a loss.\n"
-        "- **Test accuracy**: of the model with which each run ended, as a mean over drops.",
+        "- **Net saving**, in iterations. The ledger states it with its standard error. It is also recomputed from the "
+        "measured curves, compared with plain and with averaged scratch (`retrain/experiments/regimes/figures.py`). A "
+        "drop whose run the gate refused saves nothing, and its iterations are a loss.\n"
+        "- **Test accuracy**: the accuracy of the model with which each run ended, as a mean over drops.",
         markdown_table(*_sequences(results), "---"),
         *_ablation(results),
         *_recommended(advised),
@@ -184,8 +184,8 @@ def _ablation(results: Sequence[RegimeResult]) -> Iterator[str]:
         return
     yield "## The effect of each idea"
     yield (
-        "L_100 against plain scratch, as above, for the default, for the default with one idea removed or changed, for "
-        "the preset naive, and for naive with one idea added. The mean is geometric."
+        "The table has L_100 against plain scratch, as above. Its rows are the default, the default with one idea "
+        "removed or changed, the preset naive, and naive with one idea added. The mean is geometric."
     )
     cells = {method: [speed_ups[place] for _, speed_ups in rows] for place, method in enumerate(columns)}
     lines = [
@@ -207,10 +207,10 @@ def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
     yield "## The advice of `retrain study recommend`"
     yield (
         "The command was run after the second drop, and after scratch's accuracy had been measured. It makes short "
-        "runs of the presets default, naive and paper, which together take a quarter of scratch's schedule. The "
-        "columns *advised*, *best* and *scratch* are iterations until scratch's accuracy is reached, in runs of full "
-        "length: of the advised preset, of the best preset, and of scratch. A run that never reaches it is also "
-        "charged scratch's iterations."
+        "runs of the presets default, naive and paper, which together take a quarter of scratch's schedule. Then the "
+        "presets and scratch were run at full length. The columns *advised*, *best* and *scratch* have the iterations "
+        "after which the advised preset, the best preset and scratch reached scratch's accuracy. A run that never "
+        "reaches it is also charged scratch's iterations."
     )
     rows = [
         [
