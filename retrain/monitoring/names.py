@@ -98,7 +98,7 @@ CONSUMED: dict[Unit, Name] = {
         "retrain_energy_joules_total",
         "counter",
         METHOD,
-        f"Energy {_ALL_RUNS}. Absent without costs.device_watts and without a measurement.",
+        f"Energy {_ALL_RUNS}. Absent if there is neither costs.device_watts nor a measurement.",
     ),
     "co2_grams": Name(
         "retrain_co2_grams_total",
@@ -253,7 +253,7 @@ STAGE_DURATION = Name(
     "retrain_stage_duration_seconds",
     "histogram",
     ("task", "stage"),
-    "Duration of each stage of a run that was executed by the process that wrote the record. On one machine, this is "
+    "Duration of each stage that ran in the process that wrote the run's record. For a run on one machine, this is "
     "every stage.",
 )
 
@@ -303,7 +303,8 @@ TRAINING_ASIDE = Name(
     "retrain_training_aside_seconds_total",
     "counter",
     (*METHOD, "phase"),
-    "Part of that time spent on evaluation, on saving state, and on data (reading, decoding, moving to the device).",
+    "Part of retrain_training_seconds_total spent on evaluation, on saving state, and on data (reading, decoding, "
+    "moving to the device).",
 )
 TRAINING_ETA = Name(
     "retrain_training_eta_seconds",
