@@ -125,7 +125,8 @@ def notify(
     opened, store = open_task(task, overrides)
     if dry_run:
         write_utf8()
-        for event in collect_notifications(opened, store, store.ledger.read(), utc_now()):
+        approvals = store.approvals.read(store.approvals.run_ids())
+        for event in collect_notifications(opened, store, store.ledger.read(), approvals, utc_now()):
             typer.echo(cloud_event(store, event).decode())
         return
     if not opened.webhooks:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import accumulate
 from statistics import mean
 from typing import Literal, NamedTuple, get_args
 
@@ -112,28 +113,34 @@ def _unmet(
 
 def _unmet_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[Unmet]:
     for spent in spent_budget(budget, records, now):
-        waits = f"until {_moment(spent.until, now)}, since {spent.why}"
+        waits = f"until {_moment(spent.until, now)}, since {spent.why} this {budget.per}"
         yield Unmet("budget", waits, spent.until, is_overridden=False)
 
 
 class SpentBudget(NamedTuple):
-    """A limit of a budget that this period's runs have reached."""
+    """A limit of a budget that the runs of one period have reached."""
 
     unit: str
     why: str
+    at: datetime
+    """When the run that reached the limit ended."""
     start: datetime
     until: datetime
 
 
 def spent_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[SpentBudget]:
-    """Yield the limits that the runs of the current period have reached."""
+    """Yield the limits that the runs of the period around `now` have reached."""
     start, end = period_of(budget, now)
     ended = [record for record in records if record.result and start <= record.ended_at < end]
-    hours = sum(_hours(record) for record in ended)
-    cost = sum(_hours(record) * (record.costs.price_per_device_hour or 0.0) for record in ended)
-    for spent, limit, unit in ((hours, budget.device_hours, "device hours"), (cost, budget.cost, "of money")):
-        if limit is not None and spent >= limit:
-            yield SpentBudget(unit, f"{spent:,.1f} {unit} of {limit:,g} are spent this {budget.per}", start, end)
+    ended.sort(key=lambda record: record.ended_at)
+    hours = [_hours(record) for record in ended]
+    costs = [_hours(record) * (record.costs.price_per_device_hour or 0.0) for record in ended]
+    for amounts, limit, unit in ((hours, budget.device_hours, "device hours"), (costs, budget.cost, "of money")):
+        sums = list(accumulate(amounts))
+        if limit is not None and sums and sums[-1] >= limit:
+            why = f"{sums[-1]:,.1f} {unit} of {limit:,g} are spent"
+            reached = next(at for at, spent in enumerate(sums) if spent >= limit)
+            yield SpentBudget(unit, why, ended[reached].ended_at, start, end)
 
 
 def _hours(record: RunRecord) -> float:

@@ -1,5 +1,6 @@
 """Approvals of candidates: one object for each. Its verdict is written once, by compare-and-swap."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from retrain.errors import RunError
@@ -37,11 +38,17 @@ class Approvals:
 
         They have no verdict, or the process that wrote it died before the run was recorded.
         """
+        requested = self.run_ids()
+        return self.read(requested - self._ledger.run_ids()) if requested else []
+
+    def run_ids(self) -> set[str]:
+        """Return the ids of all runs that approval was requested for, finished or not."""
         prefix = self._keys.approvals
-        asked = {entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._objects.list(prefix)}
-        if not asked:
-            return []
-        found = map_ahead(self._read, sorted(asked - self._ledger.run_ids()))
+        return {entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._objects.list(prefix)}
+
+    def read(self, run_ids: Iterable[str]) -> list[Approval]:
+        """Return the approvals of these runs, oldest request first."""
+        found = map_ahead(self._read, sorted(run_ids))
         return sorted((approval for approval, _ in found), key=lambda approval: approval.requested_at)
 
     def decide(self, run_id: str, verdict: Verdict) -> Approval:

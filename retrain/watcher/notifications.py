@@ -1,13 +1,13 @@
 """Derive a task's events from its store. Each event has a stable id, by which a second delivery is prevented."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from retrain.config.automation import EventKind
 from retrain.config.task import Task
-from retrain.pipeline.trigger import spent_budget
-from retrain.records import RunRecord
+from retrain.pipeline.trigger import period_of, spent_budget
+from retrain.records import Approval, RunRecord
 from retrain.store.drops import FOREIGN_REPORT
 from retrain.store.task_store import TaskStore
 
@@ -24,10 +24,13 @@ class Notification(NamedTuple):
 
 
 def collect_notifications(
-    task: Task, store: TaskStore, records: Sequence[RunRecord], now: datetime
+    task: Task, store: TaskStore, records: Sequence[RunRecord], approvals: Sequence[Approval], now: datetime
 ) -> list[Notification]:
-    """Return every event of a task, given the records of its ledger, oldest first."""
-    found = [*_runs(records), *_champions(store), *_approvals(store), *_quarantined(store, now)]
+    """Return every event of a task, oldest first, given the records of its ledger and all its approvals.
+
+    Events whose cause is over, such as an approval with a verdict, are included: an endpoint may not have them yet.
+    """
+    found = [*_runs(records), *_champions(store), *_approvals(store, approvals), *_quarantined(store, now)]
     found += _budget(task, records, now)
     return sorted(found, key=lambda event: (event.at, event.id))
 
@@ -57,13 +60,18 @@ def _champions(store: TaskStore) -> Iterator[Notification]:
         yield Notification(f"champion-{entry.sequence}", kind, entry.run_id, entry.at, data)
 
 
-def _approvals(store: TaskStore) -> Iterator[Notification]:
-    for approval in store.approvals.unfinished():
-        if approval.verdict is None:
-            what = approval.describe(store.task)
-            data = {"run_id": approval.run_id, "expires_at": approval.expires_at.isoformat(), "what": what}
-            kind: EventKind = "candidate.awaits_approval"
-            yield Notification(f"approval-{approval.run_id}", kind, approval.run_id, approval.requested_at, data)
+def _approvals(store: TaskStore, approvals: Sequence[Approval]) -> Iterator[Notification]:
+    for approval in approvals:
+        verdict = approval.verdict
+        what = f"{approval.run_id} passed the gate; {verdict}" if verdict else approval.describe(store.task)
+        data = {
+            "run_id": approval.run_id,
+            "expires_at": approval.expires_at.isoformat(),
+            "what": what,
+            "verdict": verdict.kind if verdict else None,
+        }
+        kind: EventKind = "candidate.awaits_approval"
+        yield Notification(f"approval-{approval.run_id}", kind, approval.run_id, approval.requested_at, data)
 
 
 def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
@@ -74,7 +82,13 @@ def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
 
 
 def _budget(task: Task, records: Sequence[RunRecord], now: datetime) -> Iterator[Notification]:
-    for spent in spent_budget(task.trigger.budget, records, now.astimezone(UTC)):
-        start = f"{spent.start:%Y-%m-%d}"
-        data = {"per": task.trigger.budget.per, "since": start, "until": spent.until.isoformat(), "why": spent.why}
-        yield Notification(f"budget-{spent.unit}-{start}".replace(" ", "-"), "budget.spent", start, now, data)
+    """Yield the limits reached in this period and in the previous one, whose events may not have been sent yet."""
+    budget, now = task.trigger.budget, now.astimezone(UTC)
+    previous = period_of(budget, now)[0] - timedelta(microseconds=1)
+    for moment in (previous, now):
+        for spent in spent_budget(budget, records, moment):
+            start = f"{spent.start:%Y-%m-%d}"
+            why = f"{spent.why} in the {budget.per} that began on {start}"
+            data = {"per": budget.per, "since": start, "until": spent.until.isoformat(), "why": why}
+            event_id = f"budget-{spent.unit}-{start}".replace(" ", "-")
+            yield Notification(event_id, "budget.spent", start, spent.at, data)

@@ -22,7 +22,7 @@ from retrain import __version__
 from retrain.config.automation import Webhook
 from retrain.config.task import Task
 from retrain.errors import TaskError
-from retrain.records import Record, RunRecord
+from retrain.records import Approval, Record, RunRecord
 from retrain.store.base import Conflict, read_record
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, format_moment, utc_now
@@ -161,13 +161,14 @@ def sign(secret: bytes, event_id: str, now: datetime, body: bytes) -> dict[str, 
 
 
 class Notifier:
-    """Delivers a task's events to its webhooks. Each record of the ledger is read once."""
+    """Delivers a task's events to its webhooks. Each record of the ledger, and each verdict, is read once."""
 
     def __init__(self, task: Task, store: TaskStore, clock: Clock = utc_now) -> None:
         """Raise `TaskError` if a webhook's host is not allowed or its secret is not set."""
         self._task, self._store, self._clock = task, store, clock
         self._endpoints = [Endpoint(webhook, store) for webhook in task.webhooks]
         self._records: dict[str, RunRecord] = {}
+        self._approvals: dict[str, Approval] = {}
 
     def notify(self) -> list[Delivery]:
         """Deliver the unconfirmed events to each endpoint. Raises `StoreError`."""
@@ -178,5 +179,8 @@ class Notifier:
             if record:
                 self._records[record.run_id] = record
         records = sorted(self._records.values(), key=lambda record: record.ended_at)
-        events = collect_notifications(self._task, self._store, records, now)
+        decided = {approval.run_id for approval in self._approvals.values() if approval.verdict}
+        for approval in self._store.approvals.read(self._store.approvals.run_ids() - decided):
+            self._approvals[approval.run_id] = approval
+        events = collect_notifications(self._task, self._store, records, list(self._approvals.values()), now)
         return [endpoint.deliver(events, now) for endpoint in self._endpoints]

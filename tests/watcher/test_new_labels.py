@@ -88,7 +88,7 @@ def test_upload_of_new_labels_ends_as_an_amendment(
     assert len(recorder.runs) == 1
     status = read_status(place.task, place.store)
     assert status.newest_amendments == (AMENDED,)
-    events = collect_notifications(place.task, place.store, [], utc_now())
+    events = collect_notifications(place.task, place.store, [], [], utc_now())
     assert [event for event in events if event.kind == "drop.quarantined"] == []
     with pytest.raises(
         DropError, match=rf"second is not a drop: it had only new labels, and became {re.escape(AMENDED)}"

@@ -19,7 +19,7 @@ from support.terminal import Ran, retrain
 
 from retrain.config.task import Task
 from retrain.errors import TaskError
-from retrain.records import Approval
+from retrain.records import Approval, Verdict
 from retrain.store import LocalStore
 from retrain.store.champions import Author
 from retrain.store.task_store import TaskStore
@@ -223,6 +223,41 @@ def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver
         place.now = START + timedelta(days=days)
         place.notifier().notify()
     assert receiver.ids == ["budget-device-hours-2026-01-01"]
+
+
+def test_budget_spent_last_period_is_still_sent(tmp_path: Path, receiver: Receiver) -> None:
+    place = Place(tmp_path, receiver.url, events=["budget.spent"])
+    settings = place.task.model_dump() | {"trigger": {"budget": {"device_hours": 0.1, "per": "month"}}}
+    place.task = Task.model_validate(settings)
+    place.notifier().notify()
+    place.store.ledger.write(known_ledger.pets()[0])
+    for month in (2, 2, 3):
+        place.now = START.replace(month=month)
+        place.notifier().notify()
+    [(_, body)] = receiver.came
+    event = json.loads(body)
+    assert (event["id"], event["time"]) == ("budget-device-hours-2026-01-01", "2026-01-06T00:00:00+00:00")
+    assert event["data"]["why"].endswith("device hours of 0.1 are spent in the month that began on 2026-01-01")
+
+
+def test_approval_decided_before_delivery_is_still_sent(place: Place, receiver: Receiver) -> None:
+    first, second, *_ = known_ledger.pets()
+    for record in (first, second):
+        place.store.approvals.request(Approval.requested(record.run_id, START, timedelta(days=1)))
+    verdict = Verdict(kind="approved", author="ann", reason="fine", at=START + timedelta(hours=1))
+    place.store.approvals.decide(first.run_id, verdict)
+    place.store.ledger.write(first)
+    notifier = place.notifier()
+    notifier.notify()
+    events = {event["id"]: event["data"] for event in (json.loads(body) for _, body in receiver.came)}
+    decided, waiting = events[f"approval-{first.run_id}"], events[f"approval-{second.run_id}"]
+    assert (decided["verdict"], waiting["verdict"]) == ("approved", None)
+    assert decided["what"] == "scratch-1 passed the gate; approved by ann: fine"
+    assert "awaits approval until" in waiting["what"]
+    place.store.approvals.decide(second.run_id, verdict)
+    for again in (notifier, place.notifier()):
+        again.notify()
+    assert len(receiver.came) == 3
 
 
 @pytest.mark.parametrize(
