@@ -32,6 +32,10 @@ SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard 
 SIZES = {"mini": "It is cut down to run on a CPU.", "paper": "It has the paper's size."}
 OWN = "Ours, "
 """Begins an item of `repeats` that is in no paper."""
+ASPECTS = (
+    "Verwimp et al. name four aspects: initialization, objective, sampling and schedule. Their own choices are "
+    "shrink-and-perturb, L2-init, sampling that uses easy and hard samples less often, and a shorter schedule."
+)
 HARM = "▼"
 """Marks negative transfer."""
 
@@ -53,13 +57,15 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_methods(study),
         *_paper_comparison(study, by_group),
         "## Results",
-        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The accuracy on {study.stop_on} is "
-        "called highest for the best evaluation of a run, and final for the last one. L_r (Verwimp et al., eq. 2) "
-        f"compares a run with another method. It is the number of {study.cost} after which the other method reaches "
-        f"its own final accuracy, divided by the number of {study.cost} after which the run reaches r percent of that "
-        "accuracy. Above 1, the run is faster. Compared with itself, a method has an L_99 of 1 or more.",
-        f"{NOT_REACHED}: never reached. (2/3): reached with two seeds of three. {HARM}: negative transfer, which means "
-        f"that the mean final accuracy is below that of {study.against[0]} with the same seeds.",
+        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The columns highest and final have "
+        f"the accuracy on {study.stop_on} at the best and at the last evaluation of a run. The column test has the "
+        "accuracy of the final weights on the test split.",
+        "L_r (Verwimp et al., eq. 2) compares a run with another method. It is the number of "
+        f"{study.cost} after which the other method reaches its own final accuracy, divided by the number of "
+        f"{study.cost} after which the run reaches r percent of that accuracy. Above 1, the run is faster. Compared "
+        "with itself, a method has an L_99 of 1 or more.",
+        f"`{NOT_REACHED}` means never reached, and (2/3) reached with two seeds of three. {HARM} marks a method with "
+        f"negative transfer: its mean final accuracy is below that of {study.against[0]} with the same seeds.",
         "Each heading below names the split, the variant (`task` if the study has none) and the number of drops.",
         tables,
     ]
@@ -125,6 +131,7 @@ def _methods(study: Study) -> Iterator[str]:
         "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (previous "
         f"run). It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with "
         "the settings in the last column. Everything else is standard training."
+        + (f" {ASPECTS}" if any(method.aspects for method in study.methods.values()) else "")
     )
     lines = (
         [
@@ -154,12 +161,16 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
     yield "## The paper's figures and ours"
     printed = any("(" in figure for row in study.paper for figure in row.figures.values())
     spread = SPREADS[study.spread]
-    meaning = f"± and parentheses: {spread}." if printed else f"±: {spread}; the paper's tables do not state it."
-    notes = [f"{meaning} {ABSENT}: not in this study."]
+    meaning = (
+        f"Figures after ± and in parentheses are {spread}s."
+        if printed
+        else f"Figures after ± are {spread}s; the paper's tables do not state them."
+    )
+    notes = [f"{meaning} `{ABSENT}` means that this study has no such run."]
     if study.size == "mini":
         notes.append("The rows name the paper's data and networks; ours are described under Set-up.")
     if "time" in columns:
-        notes.append("Time: the paper in minutes, ours in iterations until fitted.")
+        notes.append("The paper's times are minutes; ours are iterations until the network is fitted.")
     yield " ".join(notes)
     yield markdown_table(titles, lines)
 
