@@ -17,6 +17,8 @@ FROM packages AS build-slim
 COPY pyproject.toml README.md LICENSE ./
 COPY retrain retrain
 COPY pipelines pipelines
+COPY studies studies
+COPY tasks tasks
 # setuptools is there already, at the locked version. It is not shipped.
 RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation . \
  && python3 -m pip --python /opt/retrain/bin/python uninstall --yes setuptools
@@ -51,6 +53,8 @@ RUN pip="python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir"
 COPY pyproject.toml README.md LICENSE ./
 COPY retrain retrain
 COPY pipelines pipelines
+COPY studies studies
+COPY tasks tasks
 RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM ${BASE_IMAGE}

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 StudyName = Annotated[
-    str, typer.Argument(help="A study's name (looked up in studies/ or $RETRAIN_STUDIES) or its file.")
+    str,
+    typer.Argument(
+        help="A study's name (looked up in $RETRAIN_STUDIES, else in studies/, else in the package) or its file."
+    ),
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data sets.", envvar="RETRAIN_DATA")]
 StudyStore = Annotated[str, typer.Option(help="Store of the study's runs: s3://, gs://, az://, or a folder.")]

@@ -1,6 +1,7 @@
 """Find a task file by its name, read its YAML strictly, and apply overrides from the command line.
 
-Names are looked up in the folder `$RETRAIN_TASKS`, if it is set, and then in `tasks/` of the working directory.
+Names are looked up in the folder `$RETRAIN_TASKS`, if it is set, and then in `tasks/` of the working directory. An
+installed package also has the tasks of the demo and of the studies.
 """
 
 import os
@@ -13,31 +14,35 @@ from typing import Any, NamedTuple
 
 import yaml
 
+import retrain
 from retrain.config.task import Task
 from retrain.config.validation import FieldPath, models_by_name_at, validate_document
 from retrain.errors import TaskError
 from retrain.utils.text import did_you_mean
 
+EXAMPLES = Path(retrain.__file__).parent / "tasks"
+"""The task files of an installed package: those of the demo and of the studies. A checkout has them elsewhere."""
+
 
 def task_folders() -> list[Path]:
-    """Return the folders in which names are looked up, in order."""
+    """Return the folders of the user's tasks, in the order in which names are looked up."""
     return [Path(folder) for folder in (os.environ.get("RETRAIN_TASKS"), "tasks") if folder]
 
 
 def task_names() -> list[str]:
-    """Return the names of all task files in the folders, sorted."""
+    """Return the names of all task files in the user's folders, sorted."""
     return sorted({path.stem for folder in task_folders() for path in folder.glob("*.yaml")})
 
 
 def find_task(name_or_path: str) -> Path:
     """Return the file of a task. Text with a suffix or a slash is a path; other text is a name.
 
-    Raises `TaskError` if no folder has a file of that name.
+    A name that no folder of the user has may be one of the package's examples. Raises `TaskError` if it is not.
     """
     if "/" in name_or_path or Path(name_or_path).suffix:
         return Path(name_or_path)
     candidates = [folder / f"{name_or_path}.yaml" for folder in task_folders()]
-    if found := next(filter(Path.is_file, candidates), None):
+    if found := next(filter(Path.is_file, [*candidates, EXAMPLES / f"{name_or_path}.yaml"]), None):
         return found
     tried = " or ".join(map(str, candidates))
     known = {name: name for name in task_names()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import retrain
 from retrain.config.loading import load_yaml
 from retrain.errors import StudyError
 from retrain.experiments.settings import Study
@@ -15,9 +16,18 @@ FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
 """Ending of some studies' names until version 0.2, and the ending that replaced it."""
 
 
+INSTALLED = Path(retrain.__file__).parent / "studies"
+"""The study files of an installed package. A checkout has them elsewhere."""
+
+
 def studies_folder() -> Path:
-    """Return the folder of study files: $RETRAIN_STUDIES, or studies/ in the working directory."""
-    return Path(os.environ.get("RETRAIN_STUDIES") or "studies")
+    """Return the folder of study files.
+
+    This is $RETRAIN_STUDIES, or studies/ in the working directory. If neither exists, it is the package's own folder.
+    """
+    if folder := os.environ.get("RETRAIN_STUDIES"):
+        return Path(folder)
+    return INSTALLED if INSTALLED.is_dir() and not Path("studies").is_dir() else Path("studies")
 
 
 def all_studies() -> list[Study]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,15 +56,19 @@ def make_release(root: Path) -> subprocess.CompletedProcess[str]:
 
 def run_installed(wheel: Path, place: Path, *line: str) -> str:
     """Install a wheel into a separate folder, run its command in an empty one, and return what it prints."""
-    installed, empty = place / "installed", place / "empty"
-    if not empty.exists():
-        empty.mkdir()
-        uv = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--target", str(installed), str(wheel)]
-        subprocess.run([sys.executable, "-m", *uv], check=True)
+    if not (place / "empty").exists():
+        (place / "empty").mkdir()
+        uv = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--target", str(place / "installed")]
+        subprocess.run([sys.executable, "-m", *uv, str(wheel)], check=True)
+    return run_python(place, "-m", "retrain", *line)
+
+
+def run_python(place: Path, *line: str) -> str:
+    """Run Python with the installed wheel in the empty folder, and return what it prints."""
     return subprocess.run(
-        [sys.executable, "-m", "retrain", *line],
-        cwd=empty,
-        env=os.environ | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
+        [sys.executable, *line],
+        cwd=place / "empty",
+        env=os.environ | {"PYTHONPATH": str(place / "installed"), "PYTHONSAFEPATH": "1"},
         check=True,
         capture_output=True,
         text=True,
@@ -87,6 +92,12 @@ def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None
     run_installed(wheel, tmp_path, "pipeline", "compile", "--task", "birds", "--output", "birds-pipeline.yaml")
     compiled = list(yaml.safe_load_all((tmp_path / "empty" / "birds-pipeline.yaml").read_text()))
     assert compiled[0]["pipelineInfo"]["name"] == "retrain-birds"
+    studies = run_installed(wheel, tmp_path, "study", "list")
+    assert {path.stem for path in root.glob("studies/*.yaml")} <= set(re.findall(r"^ +(\S+) ", studies, re.MULTILINE))
+    regimes = "from retrain.experiments.regimes.settings import load_regimes; print(len(load_regimes()))"
+    assert int(run_python(tmp_path, "-c", regimes)) == len(list(root.glob("studies/regimes/*.yaml")))
+    for path in root.glob("tasks/*.yaml"):
+        assert "is valid" in run_installed(wheel, tmp_path, "task", "check", path.stem)
     with tarfile.open(dist / source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"studies/digits.yaml", "tasks", "pyproject.toml", "CHANGELOG.md"} <= names

@@ -1,6 +1,5 @@
 """A regime: its images, how they land as drops, and the task, as its YAML file states them."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,7 @@ from retrain.config.loading import load_yaml
 from retrain.config.task import Task
 from retrain.config.validation import validate_document
 from retrain.errors import StudyError
-from retrain.experiments.files import invalid_file
+from retrain.experiments.files import invalid_file, studies_folder
 
 Shift = Literal["inverted", "blurred", "posterised"]
 
@@ -93,8 +92,8 @@ def merge(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def regimes_folder() -> Path:
-    """Return where regime files lie: regimes/ in $RETRAIN_STUDIES, or in studies/ of the working directory."""
-    return Path(os.environ.get("RETRAIN_STUDIES") or "studies") / "regimes"
+    """Return the folder of regime files, regimes/ in the folder of studies."""
+    return studies_folder() / "regimes"
 
 
 def load_regimes(names: Sequence[str] = ()) -> list[Regime]:
