@@ -4,6 +4,8 @@ from typing import Any
 
 from retrain import __version__
 from retrain.config.frame import Fit
+from retrain.models.factory import timm_arguments
+from retrain.models.pretrained import TIMM
 from retrain.records import ModelInput, Plan
 
 RESIZED: dict[Fit, str] = {
@@ -15,10 +17,12 @@ RESIZED: dict[Fit, str] = {
 
 
 def make_configuration(plan: Plan) -> dict[str, Any]:
-    """Return the configuration in the fields of Hugging Face (`id2label`) and timm (`pretrained_cfg`)."""
+    """Return the configuration in the fields of Hugging Face (`id2label`) and timm (`pretrained_cfg`, `model_args`)."""
     model, taken, classes = plan.task.model, ModelInput.of(plan), plan.dataset.classes
+    of_timm = {"model_args": timm_arguments(model, plan.task.data.image_size)} if model.name.startswith(TIMM) else {}
     return {
-        "architecture": model.name.removeprefix("timm/"),
+        "architecture": model.name.removeprefix(TIMM),
+        **of_timm,
         "num_classes": len(classes),
         "id2label": dict(enumerate(classes)),
         "label2id": {name: index for index, name in enumerate(classes)},

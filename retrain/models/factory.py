@@ -170,12 +170,24 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
         )
     _refuse_small_stem(model)
     builder = models.get_model_builder(model.name)
+    own = _inception_arguments(model)
 
     @wraps(builder)  # its signature states the options
     def build(classes: int, image_size: Shape, **options: Any) -> nn.Module:
-        return builder(num_classes=classes, **options)  # type: ignore[no-any-return]
+        return builder(num_classes=classes, **own | options)  # type: ignore[no-any-return]
 
     return build
+
+
+def _inception_arguments(model: Model) -> dict[str, Any]:
+    """Return arguments without which training cannot use a network of the Inception family.
+
+    With auxiliary classifiers it returns several outputs. Its pretrained weights need images that it normalizes itself.
+    """
+    if model.name not in ("googlenet", "inception_v3"):
+        return {}
+    pretrained = bool(model.pretrained or model.pretrained_sha256)
+    return {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
 
 
 def _refuse_small_stem(model: Model) -> None:
@@ -185,18 +197,22 @@ def _refuse_small_stem(model: Model) -> None:
 
 def timm_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a timm network, for any image size. Raises `ModelError` if timm has no such network."""
-    config = timm_config(model)
+    timm_config(model)
     _refuse_small_stem(model)
     import timm
     from timm.models import model_entrypoint
 
     @wraps(model_entrypoint(model.name.removeprefix(TIMM)))
     def build(classes: int, image_size: Shape, **options: Any) -> nn.Module:
-        is_other_size = image_shape(image_size) != config.input_size
-        sized = {"img_size": image_size} if config.fixed_input_size and is_other_size else {}
-        network: nn.Module = timm.create_model(
-            model.name.removeprefix(TIMM), pretrained=False, num_classes=classes, **sized | options
-        )
-        return network
+        arguments = timm_arguments(model, image_size) | options
+        name = model.name.removeprefix(TIMM)
+        return timm.create_model(name, pretrained=False, num_classes=classes, **arguments)
 
     return build
+
+
+def timm_arguments(model: Model, image_size: Shape) -> dict[str, Any]:
+    """Return what `timm.create_model` needs besides name and classes: the options, and the size if it is not timm's."""
+    config = timm_config(model)
+    is_other_size = config.fixed_input_size and image_shape(image_size) != config.input_size
+    return ({"img_size": image_size} if is_other_size else {}) | model.options

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -81,6 +82,29 @@ def test_exported_programs_agree_with_the_api_on_the_test_split(served: Served, 
         program(torch.from_numpy(images)).detach().numpy(),
     ):
         assert [config["id2label"][str(index)] for index in logits.argmax(1)] == expected
+
+
+def test_predict_agrees_with_the_api_on_the_test_split(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = served.test_files()
+    for number, file in enumerate(files):
+        (tmp_path / f"{number:04}.png").write_bytes(file)
+    ran = retrain(["predict", str(tmp_path), "--task", str(served.file), "--format", "jsonl"], capsys)
+    named = {answer["image"]: answer["class"] for answer in map(json.loads, ran.out.splitlines())}
+    assert [named[image] for image in sorted(named)] == load_champion(served.file).predict(files).labels
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_timm_loads_the_folder_of_its_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Images of 32x32 pixels; timm's own size of `test_vit` is 160."""
+    model = {"name": f"timm/{name}", "stem": "standard", "options": {"drop_rate": 0.1}}
+    served = make_served(tmp_path, 0, 1, model=model, data={"image_size": 32}, training={"epochs": 1, "batch_size": 16})
+    assert export(capsys, "-t", served.file, "-o", tmp_path / "out").code == 0
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), load_champion(served.file).network(images), atol=1e-4, rtol=1e-4)
 
 
 def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served, folder: Path) -> None:
