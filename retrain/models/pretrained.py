@@ -24,6 +24,9 @@ HF_CACHE = "hf-cache"
 TIMM = "timm/"
 """Prefix of the names of timm's networks."""
 
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Prefixes of torchvision's auxiliary classifiers, which only training from scratch at ImageNet's size would use."""
+
 INSTALL_TIMM = "it needs timm: pip install 'retrain-classifiers[timm]'"
 
 
@@ -154,10 +157,11 @@ def _check_digest(data: bytes, sha256: str, where: str) -> None:
 
 
 def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
-    """Return the pretrained tensors of all of a network but its last layer, from the bytes of a safetensors file.
+    """Return the pretrained tensors of all of a network but its classifiers, from the bytes of a safetensors file.
 
-    The last layer is of other classes, and is newly initialized. Raises `ModelError` naming the first tensor that does
-    not fit. Integers, such as a count of batches, may be absent.
+    The last layer is of other classes, and is newly initialized. So are other layers with an output for each class, as
+    networks that were distilled have. Raises `ModelError` naming the first tensor that does not fit. Integers, such as
+    a count of batches, may be absent from the file, and auxiliary classifiers from the network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -169,8 +173,14 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
     except SafetensorError as error:
         raise ModelError(f"model.pretrained: the file holds no tensors: {error}") from error
     head = head_prefix(network)
-    wanted = {name: each for name, each in network.state_dict().items() if not name.startswith(head)}
-    found = {name: each for name, each in weights.items() if not name.startswith(head)}
+    state = network.state_dict()
+    heads = (head, *_other_heads(state, weights, head))
+    wanted = {name: each for name, each in state.items() if not name.startswith(heads)}
+    found = {
+        name: each
+        for name, each in weights.items()
+        if not name.startswith(heads) and (name in wanted or not name.startswith(AUXILIARY))
+    }
     for name in [*wanted, *found]:
         absent = name in wanted and name not in found and not wanted[name].is_floating_point()
         if not absent and _shape(wanted, name) != _shape(found, name):
@@ -178,6 +188,25 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
                 f"model.pretrained: {name} is {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
             )
     return found
+
+
+def _other_heads(state: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]", head: str) -> set[str]:
+    """Return the prefixes of the layers that, like the last one, have as many outputs as network and file have classes.
+
+    Empty if both have the same number: then all layers fit.
+    """
+    classes, theirs = (
+        next((len(each) for name, each in tensors.items() if name.startswith(head)), 0) for tensors in (state, weights)
+    )
+    if classes == theirs:
+        return set()
+    both = [name for name in state if name in weights and state[name].ndim and weights[name].ndim]
+    return {
+        f"{name.rpartition('.')[0]}."
+        for name in both
+        if (len(state[name]), len(weights[name])) == (classes, theirs)
+        and state[name].shape[1:] == weights[name].shape[1:]
+    }
 
 
 def _shape(tensors: "Mapping[str, Tensor]", name: str) -> str:

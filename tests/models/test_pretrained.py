@@ -9,11 +9,12 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from support.trainings import TASK, commit_drops, context_of, plan_of, samples
+from torchvision import models
 
 from retrain.config.recipe import L2Init, Recipe, ShrinkPerturb, Warm
 from retrain.config.task import Data, Model, Task
 from retrain.errors import ModelError, TaskError
-from retrain.models.factory import build_network
+from retrain.models.factory import build_network, check_network
 from retrain.models.pretrained import body_weights, read_pretrained, resolve_task
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.planning import Request
@@ -68,6 +69,28 @@ def test_pretrained_torchvision_networks_state_theirs(tmp_path: Path) -> None:
 def test_timm_networks_take_the_tasks_classes_and_size(name: str) -> None:
     network = build_network(Model(name=f"timm/{name}", stem="standard"), 3, 64, seed=0).eval()
     assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "repvit_m0_9"])
+def test_every_classifier_of_a_distilled_network_is_new(tmp_path: Path, name: str) -> None:
+    task = task_with(name=f"timm/{name}", stem="standard", pretrained=str(weights_of(tmp_path, name, classes=7)))
+    network = build_network(task.model, 5, 224, seed=0)
+    taken = body_weights(network, Path(str(task.model.pretrained)).read_bytes())
+    new = {key.rpartition(".")[0] for key in network.state_dict() if key not in taken}
+    assert new == {
+        key.rpartition(".")[0] for key, each in network.state_dict().items() if len(each.shape) and len(each) == 5
+    }
+    assert len(new) == 2
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvisions_inception_networks_have_one_output(tmp_path: Path, name: str) -> None:
+    """Their published weights also have auxiliary classifiers, and expect images that they normalize themselves."""
+    published = models.get_model(name, num_classes=7, init_weights=False, aux_logits=True)
+    save_file(published.state_dict(), tmp_path / "weights.safetensors")
+    model = Model(name=name, pretrained=str(tmp_path / "weights.safetensors"), stem="standard")
+    check_network(model, 5, 299, (tmp_path / "weights.safetensors").read_bytes())
+    assert build_network(model, 5, 299, seed=0).transform_input is True
 
 
 @pytest.mark.parametrize(
