@@ -31,6 +31,8 @@ RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Most figures in one request to MLflow."""
+SILENCE = 5
+"""Seconds to wait for a server's first answer."""
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own are 120
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own are 7, with growing pauses
@@ -59,10 +61,28 @@ def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
         raise UserError("no MLflow server: set $MLFLOW_TRACKING_URI, or pass --uri")
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    _check_answers(address)
     from mlflow import MlflowClient
 
     with _translate_errors(address):
         return _Export(MlflowClient(address, address), source).export()
+
+
+def _check_answers(address: str) -> None:
+    """Raise `UserError` if a server is silent. MLflow's client would wait for it for more than a minute.
+
+    Any answer counts, and so does a refusal, which MLflow reports at once.
+    """
+    import requests  # which MLflow uses, so that the environment's proxies apply
+
+    if not address.startswith(("http://", "https://")):
+        return
+    try:
+        requests.get(address, timeout=SILENCE, stream=True).close()
+    except requests.Timeout as error:
+        raise UserError(f"MLflow at {address}: no answer within {SILENCE} s") from error
+    except requests.RequestException:
+        return
 
 
 @contextmanager
