@@ -52,7 +52,8 @@ def predict(
     if output:
         writing.format_of(output)
     opened, _ = open_task(task, overrides)
-    model = loading.load_model(loading.find_source(opened), run, device)
+    source = loading.find_source(opened)
+    model = loading.load_model(source, run, device)
     top = min(top, len(model.classes))
     rows = tables.read_rows(sources, tables.Columns(image_column, label_column), labelled=evaluate)
     unreadable, evaluation = Unreadable(), LabelledPredictions(opened.data.aliases)
@@ -68,7 +69,8 @@ def predict(
             write_utf8()
             writing.write_stream(answers, sys.stdout, form, top)
     if evaluate:
-        _print_errors(evaluation.analyze(model.classes))
+        new = loading.new_classes(source.store, model.run_id)
+        _print_errors(evaluation.analyze(model.classes, new))
     unreadable.report()
 
 

@@ -3,7 +3,7 @@
 Images are decoded ahead in threads, in order, in bounded memory.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -73,8 +73,8 @@ class LabelledPredictions:
                 self._images.append(answer.row.image)
             yield answer
 
-    def analyze(self, classes: Sequence[str]) -> ErrorAnalysis:
-        """Return the errors. Classes that the model does not know count as wrong.
+    def analyze(self, classes: Sequence[str], new: Collection[str] = ()) -> ErrorAnalysis:
+        """Return the errors; `new` are the classes that earlier models did not know. Unknown classes count as wrong.
 
         Raises `UserError` if it knows none of them: then the names of folders are not those of classes.
         """
@@ -84,4 +84,4 @@ class LabelledPredictions:
                 f"--evaluate: none of the true classes is a class of the model: {name_some(named)}. Its classes are "
                 f"{name_some(classes)}. Name folders after classes, or a table's column with --label-column"
             )
-        return analyse_errors(self._predictions, classes, lambda number: SampleView(self._images[number]))
+        return analyse_errors(self._predictions, classes, lambda number: SampleView(self._images[number]), new)

@@ -51,6 +51,12 @@ def champion_of(store: TaskStore) -> str:
     return run_id
 
 
+def new_classes(store: TaskStore, run_id: str) -> set[str]:
+    """Return the classes of a run's model that the champion before it did not know; none if it was never tested."""
+    errors = store.run(run_id).errors()
+    return {figures.name for figures in errors.classes if figures.is_new} if errors else set()
+
+
 def load_model(source: Source, run_id: str | None = None, device: str = "auto") -> Model:
     """Load a run's model, or the champion's, in evaluation mode. Raises `RunError` or `ModelError` if it cannot be."""
     files = source.store.run(champion_of(source.store) if run_id is None else run_id)

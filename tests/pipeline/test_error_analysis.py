@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -170,3 +171,7 @@ def test_predict_evaluate_shows_figures_of_labelled_folders(
     label = ["--label-column", "species"]
     ran = retrain(["predict", str(tmp_path / "paths.csv"), "-t", served.file, "--evaluate", *label], capsys)
     assert "of 1 image classified correctly" in ran.out
+    ran = retrain(["predict", str(served.images(0, 3, each=4, seed=5)), "-t", served.file, "--evaluate"], capsys)
+    assert re.search(r"of 8 images classified correctly; old classes \d+\.\d\d%, new classes \d+\.\d\d%:", ran.out)
+    assert "class-3 (new)" in ran.out
+    assert "class-0 (new)" not in ran.out

@@ -47,13 +47,18 @@ def printed(folder: Path) -> str:
 
 
 def test_tutorial_ends_with_a_served_champion(printed: str, folder: Path) -> None:
-    answer, _ = json.JSONDecoder().raw_decode(printed, printed.rindex('{"model"'))  # curl ends no line
+    answer = _answers(printed)[0]
     champion = json.loads((folder / "store" / "digits" / "champion.json").read_text())["history"]
     assert [entry["run_id"].partition("-")[0] for entry in champion] == ["scratch", "continuous"]
     assert answer["model"] == champion[-1]["run_id"]
     assert answer["class"] == "3"
     assert f"{champion[-1]['run_id']} ['3', '7']" in printed
     assert "images classified correctly" in printed
+
+
+def _answers(printed: str) -> list[dict[str, str]]:
+    """Return the server's answers, which curl prints without a line end."""
+    return [json.JSONDecoder().raw_decode(printed, found.start())[0] for found in re.finditer(r'\{"model"', printed)]
 
 
 def test_tutorial_leaves_predictions_and_an_exported_model(printed: str, folder: Path) -> None:
@@ -73,6 +78,9 @@ def test_tutorial_trains_another_task_from_the_exported_weights(printed: str, fo
     shares = re.findall(r"([\d.]+)% of [\d,]+ images classified correctly", printed)
     assert len(shares) == 2
     assert float(shares[1]) > 95  # three epochs without these weights end at about 92% on held-out images
+    champion = json.loads((folder / "store" / "tuned" / "champion.json").read_text())["history"][-1]["run_id"]
+    assert [(answer["model"], answer["class"]) for answer in _answers(printed)[1:]] == [(champion, "3")]
+    assert "\n['3']\n" in printed
 
 
 def test_notebook_runs_on_the_tutorials_task(printed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
