@@ -12,15 +12,20 @@ from prometheus_client import CollectorRegistry, generate_latest
 from support import monitoring
 from support.programs import free_port, need
 from support.trainings import TASK, plan_of, run_of
+from torch.distributed import HashStore
 
 from retrain.errors import UserError
 from retrain.monitoring import names
 from retrain.monitoring.live import LiveMetrics, iterations_to_target
 from retrain.monitoring.observers import Observers, make_observers
 from retrain.monitoring.web import serving
+from retrain.pipeline import context
 from retrain.records import Plan, Point
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
+from retrain.training.distributed import TorchrunGroup
 from retrain.training.loop import run_loop, train_step
-from retrain.training.progress import Progress
+from retrain.training.progress import Observer, Progress
 
 
 def served_metrics(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float]]:
@@ -183,6 +188,23 @@ def test_run_serves_metrics_only_where_configured(tmp_path: Path) -> None:
         == 7
     )
     assert not isinstance(make_observers(None, "127.0.0.1"), Observers)
+
+
+@pytest.mark.parametrize(("rank", "observers"), [(0, 1), (1, 0)])
+def test_only_the_first_rank_serves_live_metrics(
+    rank: int, observers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart's PodMonitor keeps only the pod of rank 0."""
+    monkeypatch.setattr(context, "init_distributed", lambda device: TorchrunGroup(HashStore(), rank, 2))
+    made: list[Observer] = []
+
+    def make_observer() -> Observer:
+        made.append(make_observers(free_port(), "127.0.0.1"))
+        return made[-1]
+
+    opened = context.make_context(TaskStore(LocalStore(tmp_path), "pets"), TASK, "cpu", make_observer)
+    assert (opened.ranks.rank, len(made)) == (rank, observers)
+    assert not observers or opened.observer is made[0]
 
 
 def test_run_on_a_taken_metrics_port_is_one_message() -> None:
