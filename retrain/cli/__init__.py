@@ -22,6 +22,7 @@ from retrain.cli.watch import notify, watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
 from retrain.utils import logs
+from retrain.utils.extras import EXTRA_OF, install_command
 
 app = typer.Typer(
     help="Keep image classifiers up to date for a fraction of the compute.",
@@ -88,10 +89,18 @@ def main() -> None:
         _print_error(error)
         sys.exit(2)
     except ModuleNotFoundError as missing:
-        if missing.name not in ("torch", "torchvision"):
+        if (explained := _explain_missing(missing)) is None:
             raise
-        _print_error(UserError(f"this needs {missing.name}, which is not installed: use the image without -slim"))
+        _print_error(explained)
         sys.exit(2)
+
+
+def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
+    """Return the error that says where a missing package comes from; None for one that is always installed."""
+    package = (missing.name or "").partition(".")[0]
+    if package in ("torch", "torchvision"):
+        return UserError(f"this needs {package}, which is not installed: use the image without -slim")
+    return UserError(f"this needs {install_command(package)}") if package in EXTRA_OF else None
 
 
 def _print_error(error: UserError) -> None:

@@ -47,5 +47,9 @@ def require_extra(module: str, purpose: str) -> None:
     """
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
-        extra = EXTRA_OF[package]
-        raise UserError(f"{purpose} needs {package}: pip install '{DISTRIBUTION}[{extra}]'")
+        raise UserError(f"{purpose} needs {install_command(package)}")
+
+
+def install_command(package: str) -> str:
+    """Return a package of an extra with the command that installs it."""
+    return f"{package}: pip install '{DISTRIBUTION}[{EXTRA_OF[package]}]'"
