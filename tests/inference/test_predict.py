@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 from support.served import Served, make_served
-from support.terminal import Ran, retrain
+from support.terminal import Ran, at_terminal, retrain
 
 from retrain.errors import UserError
 from retrain.inference.tables import Row, read_rows
@@ -39,6 +39,13 @@ def test_folder_is_predicted_as_csv(served: Served, images: Path, capsys: pytest
     assert list(rows[0]) == ["image", "class", "probability", "error"]
     assert sum(row["class"] == Path(row["image"]).parent.name for row in rows) >= 8
     assert all(1 / 3 < float(row["probability"]) <= 1 for row in rows)
+
+
+def test_terminal_shows_the_number_of_predicted_images(served: Served, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "p.csv"
+    lines = at_terminal(80, "predict", str(images), "--task", served.file, "-o", str(output))
+    assert len(output.read_text().splitlines()) == 10
+    assert any(line.split()[-3:-1] == ["9/?", "images"] for line in lines), lines
 
 
 def test_formats_hold_the_same_predictions(
