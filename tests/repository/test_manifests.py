@@ -1,7 +1,7 @@
 """Plain manifests and examples match the chart, and are accepted by Kubernetes and AWS."""
 
 import json
-import re
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,19 +102,33 @@ def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
         client("iam").create_policy(PolicyName=path.stem, PolicyDocument=path.read_text())
 
 
-def test_apply_script_keeps_a_buckets_other_notifications(s3: str) -> None:
-    (program,) = re.findall(r"'(\(\.\[0\] // \{\}\).*?)'\)", (AWS / "apply.sh").read_text(), re.DOTALL)
-    bucket = boto3.client("s3", endpoint_url=s3, region_name="eu-west-1")
-    bucket.create_bucket(Bucket="shared", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+def test_apply_script_keeps_a_buckets_other_notifications(s3: str, tmp_path: Path) -> None:
+    bucket, sqs, iam = (boto3.client(name, endpoint_url=s3, region_name="eu-west-1") for name in ("s3", "sqs", "iam"))
+    bucket.create_bucket(Bucket="shared-example", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     queue = {"Id": "audit", "QueueArn": "arn:aws:sqs:eu-west-1:123456789012:audit", "Events": ["s3:ObjectRemoved:*"]}
     topic = {"Id": "news", "TopicArn": "arn:aws:sns:eu-west-1:123456789012:news", "Events": ["s3:ObjectCreated:*"]}
     notifications = {"QueueConfigurations": [queue], "TopicConfigurations": [topic]}
-    bucket.put_bucket_notification_configuration(Bucket="shared", NotificationConfiguration=notifications)
-    command = [need("jq", "jq"), "--slurp", "--slurpfile", "added", AWS / "bucket-notification.json", program]
+    bucket.put_bucket_notification_configuration(Bucket="shared-example", NotificationConfiguration=notifications)
+    for path in AWS.iterdir():  # names that no other test uses
+        (tmp_path / path.name).write_text(path.read_text().replace("retrain", "shared"))
+    program = tmp_path / "aws"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m support.aws_program "$@"\n')
+    program.chmod(0o755)
+    folders = (str(tmp_path), str(Path(need("jq", "jq")).parent), os.environ["PATH"])
+    environment = os.environ | {"AWS_ENDPOINT_URL": s3, "PATH": ":".join(folders), "PYTHONPATH": str(ROOT / "tests")}
+    outputs = []
     for _ in range(2):  # the script can be run again
-        seen = json.dumps(bucket.get_bucket_notification_configuration(Bucket="shared"))
-        merged = subprocess.run(command, input=seen, capture_output=True, text=True, check=True).stdout
-        bucket.put_bucket_notification_configuration(Bucket="shared", NotificationConfiguration=json.loads(merged))
-    found = bucket.get_bucket_notification_configuration(Bucket="shared")
+        ended = subprocess.run(["bash", tmp_path / "apply.sh"], env=environment, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+        outputs.append(ended.stdout)
+    found = bucket.get_bucket_notification_configuration(Bucket="shared-example")
     assert sorted(each["Id"] for each in found["QueueConfigurations"]) == ["audit", "drops-committed", "drops-ended"]
     assert found["TopicConfigurations"] == [topic]
+    url = sqs.get_queue_url(QueueName="shared")["QueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert json.loads(attributes["RedrivePolicy"])["deadLetterTargetArn"].endswith(":shared-dead")
+    assert json.loads(attributes["Policy"]) == json.loads((tmp_path / "queue-policy.json").read_text())
+    names = {policy["PolicyName"] for policy in iam.list_policies(Scope="Local")["Policies"]}
+    assert {path.stem.replace("policy", "shared") for path in AWS.glob("policy-*.json")} <= names
+    assert [output.count("exists and stays as it is") for output in outputs] == [0, 6]
+    assert outputs[0].splitlines()[-1] == outputs[1].splitlines()[-1] == f"watcher.queueUrl: {url}"

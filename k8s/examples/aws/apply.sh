@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates the queue and its dead-letter queue, allows the bucket to send to it, and creates a policy for each role. The account,
-# region, bucket and prefix in the JSON files of this folder are examples: replace them first.
+# region, bucket and prefix in the JSON files of this folder are examples: replace them first. It can be run again.
 set -euo pipefail
 cd "$(dirname "$0")"
 export AWS_DEFAULT_REGION=eu-west-1
@@ -18,6 +18,11 @@ notifications=$(aws s3api get-bucket-notification-configuration --bucket "$bucke
   | del(.ResponseMetadata)')
 aws s3api put-bucket-notification-configuration --bucket "$bucket" --notification-configuration "$notifications"
 for role in producer watcher training exporter serving gc; do
-  aws iam create-policy --policy-name "retrain-$role" --policy-document "file://policy-$role.json"
+  known=$(aws iam list-policies --scope Local --query "Policies[?PolicyName=='retrain-$role'].Arn" --output text)
+  if [ -n "$known" ]; then
+    echo "$known exists and stays as it is. To change it: aws iam create-policy-version --set-as-default ..."
+  else
+    aws iam create-policy --policy-name "retrain-$role" --policy-document "file://policy-$role.json"
+  fi
 done
 echo "watcher.queueUrl: $queue"

@@ -1,0 +1,48 @@
+"""A stand-in for the AWS command line: the same requests by boto3 to the server at $AWS_ENDPOINT_URL.
+
+It knows the forms of options that `k8s/examples/aws/apply.sh` uses, and passes errors of the server on.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import jmespath
+
+STRUCTURES = {"Attributes", "NotificationConfiguration"}
+"""Parameters that boto3 takes as a mapping."""
+
+
+def parse_value(name: str, text: str) -> Any:
+    """Return an option's value, given as text, as JSON, as NAME=VALUE, or as the address of a file."""
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://")).read_text()
+    if name not in STRUCTURES:
+        return text
+    return json.loads(text) if text.startswith("{") else dict([text.split("=", 1)])
+
+
+def parse_options(arguments: list[str]) -> dict[str, Any]:
+    """Return the values of `--some-name VALUE ...` by the parameters' names in the API, such as SomeName."""
+    names = [re.sub(r"-+(.)", lambda found: found[1].upper(), name) for name in arguments[::2]]
+    return {name: parse_value(name, text) for name, text in zip(names, arguments[1::2], strict=True)}
+
+
+def main(service: str, operation: str, *arguments: str) -> None:
+    """Send one request and print the reply, or the part that `--query` selects."""
+    options = parse_options(list(arguments))
+    query, output = options.pop("Query", None), options.pop("Output", "json")
+    reply = getattr(boto3.client("s3" if service == "s3api" else service), operation.replace("-", "_"))(**options)
+    reply.pop("ResponseMetadata")
+    found = jmespath.search(query, reply) if query else reply
+    if output == "text":
+        print(found if isinstance(found, str) else "\t".join(found))
+    elif found:  # the program prints nothing for an empty reply
+        print(json.dumps(found, default=str))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
