@@ -1,6 +1,6 @@
 """The command line: one file for each group of commands. A command parses its options, calls the library and prints.
 
-Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` answers at once.
+Import `app` and `main` from here. Heavy imports stay inside the commands: `--help` answers at once.
 """
 
 import logging
@@ -99,7 +99,7 @@ def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
     """Return the error that says where a missing package comes from; None for one that is always installed."""
     package = (missing.name or "").partition(".")[0]
     if package in ("torch", "torchvision"):
-        return UserError(f"this needs {package}, which is not installed: use the image without -slim")
+        return UserError(f"{package} is not installed, and this needs it: use the image without -slim")
     return UserError(f"this needs {install_command(package)}") if package in EXTRA_OF else None
 
 

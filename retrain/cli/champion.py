@@ -119,7 +119,7 @@ def promote(
     awaits = _check_promotable(store, run_id, force)
     seen = store.champion.read()
     if seen.run_id == run_id:
-        raise RunError(f"{run_id} is the champion already")
+        raise RunError(f"{run_id} is already the champion: nothing to promote")
     confirm(f"Promote {run_id} to champion of {store.task}, in place of {seen.run_id or 'no model'}?", yes)
     by = champions.Author(decide_author(author), reason)
     if awaits:

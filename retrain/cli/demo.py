@@ -80,7 +80,7 @@ def main() -> None:
     )
     retrain("history", "--task", TASK)
     retrain("status", "--task", TASK)
-    print_comment("The same as an HTML page, which traces every figure to its runs. Open it in a browser.")
+    print_comment("The same as an HTML page that traces every figure to its runs. Open it in a browser.")
     retrain("report", "--task", TASK, "--output", str(Path(opened.store, "report.html")))
     saved, text = summarize(store.ledger.read())
     print_comment(text)

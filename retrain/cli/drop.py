@@ -173,4 +173,4 @@ def amend(
     relabelled = pluralize(len(amendment.changes) - removed, "sample")
     typer.echo(f"amendment {amendment.sequence}: {relabelled} with another class, {removed:,} removed")
     if new := sorted({change.after for change in amendment.changes if change.after} - known):
-        typer.echo(f"new classes, which no drop had: {', '.join(new)}; if one is misspelt, amend its samples again")
+        typer.echo(f"new classes that no drop had: {', '.join(new)}; if one is misspelt, amend its samples again")

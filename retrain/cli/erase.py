@@ -92,6 +92,6 @@ def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
         for object_key in erased.deleted:
             typer.echo(f"deleted: {object_key}")
     for name in erased.unread:
-        typer.echo(f"not searched: {name}", err=True)
+        typer.echo(f"not searched for the samples: {name}", err=True)
     if erased.unread:
         raise typer.Exit(1)

@@ -138,8 +138,8 @@ def export(
     typer.echo(f"wrote {output}: model.safetensors, config.json, README.md")
     for parity in parities:
         typer.echo(
-            f"wrote {output / FILES[parity.format]}: the same label as the network for all {parity.images:,} test "
-            f"images, logits within {parity.largest_difference:.2g}"
+            f"wrote {output / FILES[parity.format]}: it gives the same label as the network for all {parity.images:,} "
+            f"test images; logits differ by at most {parity.largest_difference:.2g}"
         )
 
 

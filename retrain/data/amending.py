@@ -120,7 +120,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
                 if first.class_name != correction.class_name:
                     raise DropError(
                         f"{correction.sample.where}: {place.table.keys[row]} has another correction in "
-                        f"{first.sample.where}"
+                        f"{first.sample.where}: remove one of them"
                     )
         removed = {(place.drop.id, change.row) for place in places for change in place.drop.removed}
         needed = [

@@ -57,7 +57,7 @@ def open_archive(stream: BinaryIO, where: str) -> Iterator[Member]:
     elif start[:2] == b"PK":
         yield from _zip(_copy(stream, start), where)
     else:
-        raise DropError(f"{where}: neither a zip nor a gzipped tar")
+        raise DropError(f"{where}: neither a zip nor a gzipped tar: pack the files again in one of these formats")
 
 
 class UnnamedFile(io.FileIO):
@@ -89,7 +89,7 @@ def _unpacked(packed: UnnamedFile, where: str) -> UnnamedFile:
             while data := unpacking.read(CHUNK):
                 file.write(data)
                 if file.tell() > limit:
-                    raise DropError(f"{where}: unpacks to more than {limit:,} bytes")
+                    raise DropError(f"{where}: unpacks to more than {limit:,} bytes: remove files that are not images")
     except (OSError, EOFError, zlib.error) as error:
         raise DropError(f"{where}: cannot be unpacked: {error}") from error
     file.seek(0)
@@ -124,7 +124,7 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
 
 
 def _decode_name(info: zipfile.ZipInfo) -> str:
-    """Return a member's name. Info-ZIP and macOS write UTF-8 without the flag for it, which zipfile reads as CP437."""
+    """Return a member's name. Info-ZIP and macOS write UTF-8 without the flag for it; zipfile reads it as CP437."""
     if info.flag_bits & UTF8_FLAG:
         return info.filename
     try:

@@ -76,5 +76,5 @@ def parse_content(selection: Selection) -> bytes:
     try:
         content = bytes.fromhex(selection.content)
     except ValueError as error:
-        raise DropError(f"{selection.where}: {selection.content!r} is not a content digest") from error
+        raise DropError(f"{selection.where}: {selection.content!r} is not a content digest in hex") from error
     return content.rstrip(b"\0")

@@ -1,6 +1,6 @@
 """Identify samples by content: what a task has already, which split each belongs to, and which classes conflict.
 
-A content that was ever held out is never trained on, whatever it is called and whichever drop brings it."""
+A content that was ever held out is never trained on, under any name and in any drop."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,7 +132,7 @@ class Resolved:
             yield f"{pluralize(count, 'image')} left out: the same picture as {twin}"
         yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
         if len(self.conflicts) > NAMED:
-            yield f"two classes: {len(self.conflicts) - NAMED:,} more images"
+            yield f"two classes: and {len(self.conflicts) - NAMED:,} more images"
         if self.outdated:
             named = name_some([readable_key(key) for key in self.outdated])
             yield (
@@ -237,8 +237,8 @@ class Resolver:
         elif others and len(others) == len(present):
             last = others[-1]
             resolved.conflicts.append(
-                f"{readable_key(table.keys[row])} ({name}) is {readable_key(last.key)} of drop {last.drop}, which is "
-                f"{last.class_name} there"
+                f"{readable_key(table.keys[row])} ({name}) is the same image as {readable_key(last.key)} "
+                f"of drop {last.drop} ({last.class_name})"
             )
             if self._on_conflict == "keep_both":
                 return

@@ -45,11 +45,11 @@ UPRIGHT, FIRST_TURNED = 1, 5
 """Orientations of EXIF from this one on turn an image by 90 degrees."""
 
 GAP = 2
-"""A JPEG may be decoded at a smaller scale, but at least this many times as large as requested, so that the loss from
-the decoder's averaging is hardly visible. Pillow's own `thumbnail` does the same."""
+"""A JPEG may be decoded at a smaller scale, but at least this many times as large as requested: the loss from the
+decoder's averaging is then hardly visible. Pillow's own `thumbnail` does the same."""
 
-# Pillow warns of damaged metadata, which many cameras write, and decodes the image all the same. Only its warning of a
-# decompression bomb is an error. Set once, because catch_warnings is not safe among threads.
+# Pillow warns of the damaged metadata that many cameras write, and decodes the image all the same. Only its warning of
+# a decompression bomb is an error. Set once, because catch_warnings is not safe among threads.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -145,7 +145,7 @@ def _unidentified(data: bytes) -> str:
 def _check_pixels(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+        raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} are allowed")
 
 
 def _lying_as_stored(image: Image.Image, frame: Frame) -> Frame:

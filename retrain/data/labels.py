@@ -1,4 +1,4 @@
-"""Read labels by one rule for a whole source, which is found in its files or stated by the task."""
+"""Read labels by one rule for a whole source. The rule is found in its files or stated by the task."""
 
 import json
 from collections import Counter, defaultdict
@@ -214,8 +214,8 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
             continue
         if is_plain and called and not asked:
             raise DropError(
-                f"{image}: would be of class {parts[0]!r}, which is a split's name; expected {parts[0]}/{SHAPE}. If it "
-                "is a class, choose --label-from folder (in a task: data.label_from)"
+                f"{image}: would be of class {parts[0]!r}, but this is a split's name; expected {parts[0]}/{SHAPE}. If "
+                "it is a class, choose --label-from folder (in a task: data.label_from)"
             )
         yield image, split, parts[0], f"{escape(parts[0])}/{escape(image.name.stem)}"
     for folder in sorted(found.folders, key=lambda folder: folder.name):

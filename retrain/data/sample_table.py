@@ -166,7 +166,7 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
             raise DamagedDrop(drop.id, f"{where}: its SHA-256 differs from the manifest's")
         return amend_table(SampleTable.from_bytes(data), drop)
     except Missing as error:
-        raise DamagedDrop(drop.id, f"{where} is not there") from error
+        raise DamagedDrop(drop.id, f"{where} is missing from the store") from error
     except ValueError as error:
         raise DamagedDrop(drop.id, f"{where}: {error}") from error
 

@@ -66,11 +66,11 @@ def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: 
 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
-    """Write a shard. Every field of a header is fixed, so that equal samples give equal bytes.
+    """Write a shard. Every field of a header is fixed: equal samples give equal bytes.
 
     The format is PAX because other formats refuse long names.
     """
-    from webdataset.writer import TarWriter  # imports torch, which takes seconds and is needed only for writing
+    from webdataset.writer import TarWriter  # imports torch for seconds; needed only for writing
 
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
@@ -143,18 +143,18 @@ def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]
     for member in filter(TarInfo.isreg, read_members(stream, where)):
         named = split_name(member.name)
         if named is None:
-            raise DropError(f"{where}: {member.name}: not a sample's file, which is named key.extension")
+            raise DropError(f"{where}: {member.name}: not a sample's file: the name must be key.extension")
         key, extension = named
         if extension.lower() in READ:
             yield key, extension.lower(), read_member(stream, member, where)
 
 
 def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
-    """Return the bytes of a tar's member, which lies ahead. Raises `DropError`, naming it, if the tar ends within."""
+    """Return the bytes of a tar's next member. Raises `DropError`, naming it, if the tar ends within."""
     stream.seek(member.offset_data)
     data = stream.read(member.size)
     if len(data) < member.size:
-        raise DropError(f"{where}: {member.name}: the tar ends within it")
+        raise DropError(f"{where}: {member.name}: the tar is incomplete and ends in the middle of this file")
     return data
 
 

@@ -21,14 +21,14 @@ FEWEST = 2
 
 MODEL = "Set model.name, options and pretrained in the task; a factory's module must be installed or on $PYTHONPATH."
 CHAMPION = (
-    "Put the object back from a copy of the store. Without one: if it is the model, `retrain rollback` puts the one "
-    "before it; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
+    "Restore the object from a copy of the store. Without a copy: if it is the model, `retrain rollback` restores the "
+    "previous champion; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
 )
 PLAN = "Restore the object that it names from a copy of the store, then check with `retrain run --dry-run`."
 
 
 def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
-    """Yield findings about the task's store, this machine and the next run. Without the store, only the first.
+    """Yield findings about the store, this machine and the next run; only about the store if it cannot be used.
 
     A drop with a damaged manifest is skipped with a warning, because the next run quarantines it and continues.
     """
@@ -44,7 +44,7 @@ def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
 
 
 def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
-    """Yield findings about the next run. The plan, which needs model and champion, is not checked if one failed."""
+    """Yield findings about the next run. The plan needs model and champion: it is not checked if one of them failed."""
     has_failed = False
     checks = (
         (Check("model", lambda: _check_model(task, store, drops)), MODEL),

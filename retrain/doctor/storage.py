@@ -1,6 +1,5 @@
 """Check that runs can rely on the store: access, credentials, conditional writes, clock, files of the drops."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -12,7 +11,7 @@ from retrain.utils.text import name_some, pluralize
 
 FILES = "files of drops"
 """Name of the check of the drops' files."""
-RESTORE = "Put them back from a copy of the store. A run that reads an incomplete drop ends, and quarantines the drop."
+RESTORE = "Restore them from a copy of the store. A run that reads an incomplete drop ends, and quarantines the drop."
 
 SKEW = 10.0
 """Seconds that two clocks may differ. Leases are compared across machines; S3 refuses requests at 15 minutes."""
@@ -36,17 +35,13 @@ def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iter
 def check_files(store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
     """Compare the store's listing with the files that the manifests of drops state. No file is read."""
     keys = store.keys
-    missing = {keys.drop_file(drop.id, name): (drop.id, name) for drop in drops for name in _file_names(drop)}
+    missing = {keys.drop_file(drop.id, name): f"{drop.id}/{name}" for drop in drops for name in _file_names(drop)}
     files = len(missing)
     for entry in store.objects.list(keys.drops) if drops else ():
         missing.pop(entry.key, None)
     if not missing:
-        return f"none is missing of the {pluralize(files, 'file')} of {pluralize(len(drops), 'drop')}"
-    names = defaultdict[str, list[str]](list)
-    for drop_id, name in missing.values():
-        names[drop_id].append(name)
-    lacking = [f"{drop_id} ({name_some(lacked)})" for drop_id, lacked in names.items()]
-    return Finding(check=FILES, state="failed", found=f"missing in {name_some(lacking)}", mend=RESTORE)
+        return f"{pluralize(files, 'file')} of {pluralize(len(drops), 'drop')}, none missing"
+    return Finding(check=FILES, state="failed", found=f"missing: {name_some(missing.values())}", mend=RESTORE)
 
 
 def _file_names(drop: Drop) -> list[str]:

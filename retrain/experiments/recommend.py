@@ -166,7 +166,7 @@ def _limit(plan: Plan, budget: int | None, races: int) -> int:
     total = budget or max(round(BUDGET_SHARE * _whole(plan)), least)
     if total < least:
         raise StudyError(
-            f"a budget of {total:,} iterations is too small for {races} races, which are evaluated every "
+            f"a budget of {total:,} iterations is too small for {races} races, each evaluated every "
             f"{plan.evaluate_every:,}: pass --budget {least} or more"
         )
     return total // races
@@ -180,7 +180,7 @@ def _whole(plan: Plan) -> int:
 def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
     """Return a plan with a schedule of `limit` iterations, as a retry if earlier attempts failed.
 
-    A carried target is left out. It is about the old drops, which a warm start knows before it has learnt anything
+    A carried target is left out. It is about the old drops, and a warm start knows these before it has learnt anything
     about the new ones.
     """
     schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _whole(plan)})
@@ -268,7 +268,7 @@ def _describe_end(best: Preset, finals: Mapping[Preset, float], resolution: Reso
     least = finals[best] - resolution.accuracy
     close = [f"{name} at {value:.2%}" for name, value in finals.items() if name != best and value >= least]
     if close:
-        return f"it ended at {finals[best]:.2%}, and {' and '.join(close)}, which is no clear difference"
+        return f"it ended at {finals[best]:.2%}, and {' and '.join(close)}: no clear difference"
     return f"it ended highest of the presets, at {finals[best]:.2%}"
 
 

@@ -101,11 +101,11 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
 
 
 def register(task: Task, build: PipelineBuilder) -> Registered:
-    """Register the task's pipeline, so that Kubeflow's page lists it. Raises `SubmitError`.
+    """Add the task's pipeline to Kubeflow's list of pipelines. Raises `SubmitError`.
 
-    Its version is named after this program's version and the digest of the compiled pipeline, which contains the task.
-    The digest leaves out the pipeline's comments, where kfp lists a STRUCT's fields in an order that changes.
-    A version that is there already is not registered again.
+    Its version is named after this program's version and the digest of the compiled pipeline; the task is part of it.
+    The digest leaves out the pipeline's comments, where kfp lists a STRUCT's fields in an order that changes. A version
+    that is there already is not registered again.
     """
     name = f"retrain-{task.name}"
     space = task.kubeflow.namespace
@@ -203,13 +203,13 @@ def _connection(settings: Kubeflow) -> Iterator[Client]:
         ) from error
     except (HTTPError, OSError) as error:
         cause = getattr(error, "reason", error)  # without urllib3's list of retries
-        raise SubmitError(f"{settings.host}: cannot be reached: {cause}") from error
+        raise SubmitError(f"{settings.host}: cannot be reached: {cause}. Check kubeflow.host or --host") from error
     finally:
         logging.disable(logging.NOTSET)
 
 
 def _explain(error: ApiException) -> str:
-    """Return the cause, which a server's reply repeats for each of its layers, and what to do without a token."""
+    """Return the cause once (a reply repeats it for each layer of the server), and what to do without a token."""
     try:
         reply = json.loads(error.body)
         if "error_message" in reply:
@@ -245,7 +245,7 @@ def _connect(settings: Kubeflow) -> Client:
         )
     if client.get_kfp_healthz().multi_user is None:  # a website answers every request with a page
         raise SubmitError(
-            f"{settings.host}: what answers there is not the API of Kubeflow Pipelines. Inside its cluster the address "
+            f"{settings.host}: the server there is not the API of Kubeflow Pipelines. Inside its cluster the address "
             "is http://ml-pipeline.NAMESPACE:8888"
         )
     return client

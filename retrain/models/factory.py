@@ -137,7 +137,7 @@ def _import_factory(name: str) -> Callable[..., Any]:
         )
         raise ModelError(f"model.name: cannot import {name!r}: {error}{hint}") from error
     if not callable(factory):
-        raise ModelError(f"model.name: {name!r} is not callable")
+        raise ModelError(f"model.name: {name!r} is not callable: name a function that returns a torch.nn.Module")
     return factory  # type: ignore[no-any-return]  # any callable may be named; its result is checked
 
 
@@ -161,7 +161,7 @@ def logistic(classes: int, image_size: Shape) -> nn.Sequential:
 
 def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a network by torchvision's name. Raises `ModelError` if there is none."""
-    from torchvision import models  # imports torch's compiler, which takes seconds: only for torchvision's networks
+    from torchvision import models  # imports torch's compiler for seconds: only for torchvision's networks
 
     if model.name not in models.list_models(module=models):
         raise ModelError(

@@ -29,7 +29,7 @@ class Mixer(nn.Module):
         super().__init__()
         frame = as_frame(image_size)
         if frame.height % patch or frame.width % patch:
-            raise ValueError(f"patch {patch} does not divide image_size {image_size}")
+            raise ValueError(f"patch {patch} does not divide image_size {image_size}: set model.options.patch")
         self.embed = nn.Conv2d(3, width, patch, patch)
         self.blocks = nn.Sequential(*(MixerBlock(frame.height * frame.width // patch**2, width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)

@@ -1,7 +1,7 @@
 """Pretrained weights: where they are found, what images they take, and how a task keeps them.
 
-A plan contains only their SHA-256. The task's store keeps a copy, so that a later run, a pod or another machine starts
-from the same file. Only safetensors are read. Nothing is downloaded except from the task's own stores.
+A plan contains only their SHA-256. The task's store keeps a copy: a later run, a pod or another machine starts from the
+same file. Only safetensors are read. Nothing is downloaded except from the task's own stores.
 """
 
 import hashlib
@@ -153,7 +153,7 @@ def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes |
 
 def _check_digest(data: bytes, sha256: str, where: str) -> None:
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
-        raise TaskError(f"model.pretrained: {where} has the SHA-256 {found}; {sha256} is wanted")
+        raise TaskError(f"model.pretrained: {where} has the SHA-256 {found}; the task or plan expects {sha256}")
 
 
 def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
@@ -185,7 +185,8 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
         absent = name in wanted and name not in found and not wanted[name].is_floating_point()
         if not absent and _shape(wanted, name) != _shape(found, name):
             raise ModelError(
-                f"model.pretrained: {name} is {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
+                f"model.pretrained: {name} is {_shape(found, name)} in the file, {_shape(wanted, name)} in the "
+                "network; use weights of this network"
             )
     return found
 

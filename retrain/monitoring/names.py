@@ -135,13 +135,13 @@ PART_SCORE = Name(
     "retrain_part_score_ratio",
     "gauge",
     (*SCORED, "part"),
-    "Score of the newest run's model on the test samples of old drops, which its parent knew, and of new ones.",
+    "Score of the newest run's model on the test samples of old drops, known to its parent, and of new ones.",
 )
 VALIDATION_ACCURACY = Name(
     "retrain_validation_accuracy_ratio",
     "gauge",
     TASK,
-    "Accuracy of the newest run's model on the validation split, which decided when the run ended.",
+    "Accuracy of the newest run's model on the validation split. This split decided when the run ended.",
 )
 TARGET_SCORE = Name(
     "retrain_target_score_ratio",
@@ -154,7 +154,7 @@ TARGET_ERROR = Name(
     "retrain_target_standard_error_ratio",
     "gauge",
     TASK,
-    "Standard error of the newest run's target, which was measured on a limited number of validation samples.",
+    "Standard error of the newest run's target, due to the limited number of validation samples.",
 )
 TARGET_CARRIED = Name(
     "retrain_target_carried",

@@ -140,7 +140,7 @@ class _FeatureReader:
         features = self._head and compute_features(self._network, self._head[1], samples, rows, self._normalize)
         if features is None:
             raise ModelError(
-                f"drift compares the input of a linear last layer, which {self._champion.task.model.name} lacks: set "
+                f"drift compares the input of a linear last layer, and {self._champion.task.model.name} has none: set "
                 "trigger.drift to ignore"
             )
         return features

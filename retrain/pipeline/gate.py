@@ -55,7 +55,7 @@ def score_difference(theirs: "Score", ours: "Score", confidence: float) -> Inter
     """Return the difference of two scores on the same samples, `ours` - `theirs`, with its confidence interval.
 
     Wald's interval, from the paired influences of each sample. A prior of one more differing sample of each class is
-    added, as in `paired_difference`, so that the interval never has zero width.
+    added, as in `paired_difference`: the interval never has zero width.
     """
     error = math.sqrt(float((ours.influence - theirs.influence).square().sum()) + ours.prior)
     reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, ours.value - theirs.value
@@ -158,7 +158,7 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
         counts.update(drop.counts.get("test", {}))
     samples, effective = counts.total(), effective_samples(metric, counts)
     if has_champion and gate.margin and effective < (needed := images_to_show(gate)):
-        worth = f", which count as {effective:,} for {METRIC_NAMES[metric]}," if effective < samples else ""
+        worth = f" (for {METRIC_NAMES[metric]} they count as {effective:,})" if effective < samples else ""
         yield (
             f"{samples:,} test images{worth} are too few to show that a model is within gate.margin {gate.margin} of "
             f"the champion: about {needed:,} are needed; with fewer, only a clear loss is refused"

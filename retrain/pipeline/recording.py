@@ -52,8 +52,8 @@ def _measure(context: RecordContext, plan: Plan, champion: str | None) -> Evalua
     """Evaluate a run's model and the champion's. Raises `UserError` without torch."""
     if not has_torch():
         raise UserError(
-            f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "
-            "machine with torch"
+            f"{plan.run_id} must be compared with champion {champion}, and torch is not installed: run `retrain run` "
+            "on a machine with torch"
         )
     from retrain.pipeline.context import with_device
     from retrain.pipeline.evaluate import evaluate_run

@@ -105,7 +105,9 @@ def _unmet(
             yield Unmet("quiet_period", f"until no drop has landed for {trigger.quiet_period}", quiet_at)
     if trigger.expected_saving is not None and saved and mean(saved) < trigger.expected_saving:
         past = f"the last {pluralize(len(saved), 'run')} saved {mean(saved):.0%} of scratch's iterations"
-        yield Unmet("expected_saving", f"since {past}, less than trigger.expected_saving {trigger.expected_saving:.0%}")
+        yield Unmet(
+            "expected_saving", f"because {past}, less than trigger.expected_saving {trigger.expected_saving:.0%}"
+        )
     yield from _unmet_budget(trigger.budget, records, now)
     if trigger.pause:
         yield Unmet("pause", "until trigger.pause is false", is_overridden=False)

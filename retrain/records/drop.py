@@ -113,7 +113,7 @@ class Erased(Record):
 
     rows: tuple[NonNegativeInt, ...]
     digest: str
-    """Digest of the manifest as it is since. `Drop.digest` stays that of what was committed, which plans name."""
+    """Digest of the manifest after the erasure. `Drop.digest` stays that of the committed manifest: plans name it."""
 
 
 class Uploaded(Record):
@@ -126,12 +126,12 @@ class Uploaded(Record):
 class Drop(Record):
     """A drop's manifest, `drops/<id>/drop.json`: written last, it makes the drop visible.
 
-    `classes` are this drop's class names in order of first appearance in its shards; `counts[split][class]` are
-    samples after holding out. A split without shards of its own is held out of train by a hash of the sample's content:
+    `classes` are this drop's class names in order of first appearance in its shards; `counts[split][class]` are samples
+    after holding out. A split without shards of its own is held out of train by a hash of the sample's content:
     `held_out[split]` is its share. `left_out` are the bad samples that the task's limit let pass. `sample_list` says
     which sample is used for what; in manifests without one, samples are held out by a hash of their key. `source`
-    identifies what was packed, and `uploaded` counts its files if they lie in the store. `digest` covers everything
-    but `id`, `committed_at` and `reading`, which says how the samples were found.
+    identifies what was packed, and `uploaded` counts its files if they lie in the store. `digest` covers everything but
+    `id`, `committed_at` and `reading` (how the samples were found).
     """
 
     id: str
@@ -331,7 +331,7 @@ def _problems(drop: Drop) -> Iterator[str]:
     if not set(chain.from_iterable(drop.counts.values())).issubset(drop.classes):
         yield "it counts samples of a class that is not among its classes"
     if drop.changes or drop.erased_since:
-        yield "it contains amendments, which belong in separate files"
+        yield "it contains amendments, but these belong in separate files"
     if drop.sample_list and not is_key(drop.sample_list.name):
         yield f"{drop.sample_list.name!r} cannot be a file's name"
     for shard in drop.shards:

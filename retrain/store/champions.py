@@ -22,7 +22,7 @@ NO_AUTHOR = Author()
 
 
 class ChampionSnapshot(NamedTuple):
-    """The champion as it was read, and the version of its object, which a swap compares."""
+    """The champion as it was read, and the version of its object. A swap compares the version."""
 
     champion: Champion | None
     version: str | None
@@ -85,7 +85,7 @@ class ChampionPointer:
     ) -> Champion:
         """Promote a run at a person's request. Raises `RunError` if it is the champion, or another came first."""
         if seen.run_id == run_id:
-            raise RunError(f"{run_id} is the champion already")
+            raise RunError(f"{run_id} is already the champion: nothing to promote")
         try:
             return self.swap(seen, run_id, why, author)
         except Conflict as conflict:

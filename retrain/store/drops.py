@@ -154,7 +154,7 @@ class Drops:
         except DropError as error:
             raise DamagedDrop(drop_id, f"{where}: {error}") from error
         if (drop.id, drop.task) != (drop_id, task):
-            raise DamagedDrop(drop_id, f"{where}: this is the manifest of drop {drop.id} of task {drop.task}")
+            raise DamagedDrop(drop_id, f"{where}: it is the manifest of another drop: {drop.id} of task {drop.task}")
         return drop
 
     def read_manifest(self, drop_id: str) -> Drop:
@@ -322,7 +322,7 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
         if not arrivals.ended_again:
             return None
         return (
-            f"drop {drop.id}: its _SUCCESS was written again after it was committed, which has no effect: upload "
+            f"drop {drop.id}: its _SUCCESS was written again after it was committed, without effect: upload "
             "the new files as a drop with another id"
         )
     came = there.files - expected.files

@@ -53,4 +53,4 @@ class Ledger:
         try:
             return parse_record(RunRecord, data, f"{self._objects.url}/{key}", DamagedRecord)
         except DamagedRecord as damaged:
-            raise DamagedRecord(f"{damaged}. If it was damaged, put it back from a copy of the store") from damaged
+            raise DamagedRecord(f"{damaged}. Restore a damaged record from a copy of the store") from damaged

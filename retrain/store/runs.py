@@ -1,4 +1,4 @@
-"""The files of one run, `runs/<run-id>/`. Each is written once; `result.json`, which has their digests, is last."""
+"""The files of one run, `runs/<run-id>/`. Each is written once; `result.json` has their digests and is last."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -162,7 +162,7 @@ class RunFiles:
         tensors = _load_tensors(data, where)
         for tensor_name, tensor in tensors.items():
             if tensor.isnan().any():
-                raise RunError(f"{where}: {tensor_name} holds values that are no numbers (NaN)")
+                raise RunError(f"{where}: {tensor_name} contains NaN: restore the file from a copy of the store")
         return tensors
 
     def write_index(self, parts: "Iterable[tuple[str, Mapping[str, Tensor]]]") -> str:
@@ -179,8 +179,8 @@ class RunFiles:
     def index(self, drops: Collection[str]) -> "Iterator[tuple[DropRef, dict[str, Tensor]]]":
         """Yield the index of these drops, in the order in which this run was trained on them.
 
-        Only a few files are prefetched, so that a large index takes little memory. The files of other drops are read
-        only for the digest. Raises `RunError`, after the last one, if the index is not the one that the result names.
+        Only a few files are prefetched: a large index takes little memory. The files of other drops are read only for
+        the digest. Raises `RunError`, after the last one, if the index is not the one that the result names.
         """
         total, own = hashlib.sha256(), self.plan().dataset.drops
         for drop, data in zip(own, map_ahead(self._read_index_file, own, ahead=READ_AHEAD), strict=True):
@@ -225,7 +225,7 @@ class EndedRunFiles(RunFiles):
         return self._result
 
     def weights(self) -> "dict[str, Tensor]":
-        """Return the weights, which the caller must not change. Raises as `RunFiles.weights`."""
+        """Return the weights. The caller must not change them. Raises as `RunFiles.weights`."""
         return self._weights
 
     @cached_property

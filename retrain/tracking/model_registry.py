@@ -49,7 +49,7 @@ def export_to_registry(store: TaskStore, address: str | None = None) -> Register
 
 
 class _Export:
-    """One export of one task, whose champion is known."""
+    """One export of one task. Its champion is known."""
 
     def __init__(self, client: RegistryClient, store: TaskStore, champion: Champion) -> None:
         self._client, self._store, self._champion = client, store, champion
@@ -120,7 +120,7 @@ class _Export:
         }
 
     def _mark_model(self, model: Resource) -> None:
-        """Name the champion's version in the registered model, which keeps its state and other properties."""
+        """Name the champion's version in the registered model. Its state and other properties stay."""
         properties = model["customProperties"]
         if self.marked and properties.get(LABEL) != _property(self.marked):
             properties = properties | {LABEL: _property(self.marked)}
@@ -133,7 +133,7 @@ class _Export:
         found = self._client.find(kind, name, parent) or self._client.create(collection, resource)
         found = found or self._client.find(kind, name, parent)
         if found is None:
-            raise UserError(f"the Model Registry refuses the {kind} {name} as a duplicate, but has none")
+            raise UserError(f"the Model Registry refuses the {kind} {name} as a duplicate, but lists none of this name")
         return found
 
 

@@ -114,7 +114,7 @@ def _read_token() -> str | None:
     try:
         return Path(file).read_text().strip() if file else None
     except OSError as error:
-        raise UserError(f"cannot read {file}, which $MODEL_REGISTRY_TOKEN_FILE names: {error.strerror}") from error
+        raise UserError(f"$MODEL_REGISTRY_TOKEN_FILE: {file} cannot be read: {error.strerror}") from error
 
 
 def _parse(data: bytes) -> Resource | None:

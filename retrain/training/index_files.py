@@ -46,8 +46,8 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
         part = from_tensors(tensors)
         if len(part.seen) != drop.samples:
             raise RunError(
-                f"{files.run_id} has learning-speed counters of {len(part.seen):,} samples of drop {drop.id}, "
-                f"which has {drop.samples:,}"
+                f"{files.run_id} has learning-speed counters of {len(part.seen):,} samples of drop {drop.id}, but "
+                f"the drop has {drop.samples:,}"
             )
         yield part if drop.digest == now[drop.id].digest else _follow(files, part, drop, now[drop.id])
 

@@ -193,7 +193,7 @@ def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: 
     assert command("promote", last.run_id, *T).out == f"{last.run_id} is the champion of pets\n"
     history = Champion.model_validate_json(champion.read_bytes()).history
     assert [entry.why for entry in history] == ["promoted", "promoted", "rolled back", "promoted by hand"]
-    assert "is the champion already" in command("promote", last.run_id, *T).err
+    assert "is already the champion: nothing to promote" in command("promote", last.run_id, *T).err
 
 
 def test_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: Command) -> None:

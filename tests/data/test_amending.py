@@ -101,8 +101,11 @@ def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path
         ("key,class,remove\ncat/001,dog,yes\n", "line 2: give either a class or remove: yes"),
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
-        ("content,class\nxyz,dog\n", "line 2: 'xyz' is not a content digest"),
-        ("key,class\ncat/001,dog\ncat/001,bird\n", "line 3: cat/001 has another correction in .*: line 2"),
+        ("content,class\nxyz,dog\n", "line 2: 'xyz' is not a content digest in hex"),
+        (
+            "key,class\ncat/001,dog\ncat/001,bird\n",
+            "line 3: cat/001 has another correction in .*: remove one of them",
+        ),
         ("key,class\n", "no line in it names a sample; expected columns"),
     ],
 )
@@ -151,7 +154,7 @@ def test_amend_command_prints_what_it_changed(
     assert retrain(arguments, capfd).out == "amendment 1: 1 sample with another class, 0 removed\n"
     assert "nothing to amend" in retrain(arguments, capfd).out
     (tmp_path / "table.csv").write_text("key,class\ncat/002,dgo\n")
-    assert "new classes, which no drop had: dgo; if one is misspelt" in retrain(arguments, capfd).out
+    assert "new classes that no drop had: dgo; if one is misspelt" in retrain(arguments, capfd).out
     (tmp_path / "table.csv").unlink()
     assert retrain(arguments, capfd).err.endswith("table.csv: cannot be read: No such file or directory\n")
     assert "cat -> dog" in retrain(["drop", "show", "first", "--task", str(tmp_path / "pets.yaml")], capfd).out

@@ -232,7 +232,7 @@ def test_names_with_spaces_leave_the_reports_too(tmp_path: Path) -> None:
     assert holds == [path for path in left if "Jane" in path.name] == []
     reports = {drop: report.cause for drop, report in store.drops.quarantine_reports().items() if report}
     assert reports[DROP] == "(erased): cannot be decoded, as 1 image with 12 pixels"
-    assert "1 image with two classes: (erased) (dog) is (erased), which is cat there" in reports["bad"]
+    assert "1 image with two classes: (erased) (dog) is the same image as (erased) (cat)" in reports["bad"]
 
 
 def without_list(store: TaskStore, drop: Drop) -> Drop:

@@ -162,7 +162,7 @@ def test_refused_drop_amends_nothing(ingest_files: IngestFunction, task: Task, s
 
 def test_conflict_is_refused_where_the_task_says_so(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     ingest_files(task, store, "first", images(range(40)))
-    with pytest.raises(DropError, match=r"1 image with two classes: .* \(dog\) is .* of drop first, which is cat"):
+    with pytest.raises(DropError, match=r"two classes: .* \(dog\) is the same image as .* of drop first \(cat\)"):
         ingest_files(moved(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
     assert store.drops.amendments.read() == ()
 
@@ -257,7 +257,7 @@ def test_rewritten_success_is_mentioned(ingest_files: IngestFunction, task: Task
     put_later(store, "_SUCCESS", b"")
     told = late_files(first, store.drops.committed())
     assert told
-    assert told.startswith("drop first: its _SUCCESS was written again after it was committed, which has no effect")
+    assert told.startswith("drop first: its _SUCCESS was written again after it was committed, without effect")
 
 
 def test_copied_store_reports_no_late_files(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:

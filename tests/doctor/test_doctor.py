@@ -156,14 +156,14 @@ def test_missing_files_of_drops_are_named(
     small = ("--set", "model.name=logistic")
     code, found = doctor(url, *small, endpoint=endpoint)
     files = len(whole.shards) + len(torn.shards) + 2
-    assert (code, found["files of drops"]["found"]) == (0, f"none is missing of the {files} files of 2 drops")
+    assert (code, found["files of drops"]["found"]) == (0, f"{files} files of 2 drops, none missing")
     assert torn.sample_list
     gone = [torn.sample_list.name, torn.shards[1].name]
     for name in gone:
         store.delete(KEYS.drop_file(torn.id, name))
     code, found = doctor(url, *small, endpoint=endpoint)
     assert (code, found["files of drops"]["state"], found["disk"]["state"]) == (1, "failed", "ok")
-    assert found["files of drops"]["found"] == f"missing in d-2 ({', '.join(sorted(gone))})"
+    assert found["files of drops"]["found"] == f"missing: {', '.join(f'd-2/{name}' for name in sorted(gone))}"
     assert "from a copy of the store" in found["files of drops"]["mend"]
 
 

@@ -174,7 +174,7 @@ def test_advice_prefers_default_within_one_evaluation_or_error() -> None:
 def test_advice_names_presets_that_ended_too_close() -> None:
     found = [races("default", 0.595), races("naive", 0.6), races("paper", 0.5)]
     unknown = Scratch({"100": None, "99": None}, early=None, source="none")
-    close = "it ended at 59.50%, and naive at 60.00%, which is no clear difference"
+    close = "it ended at 59.50%, and naive at 60.00%: no clear difference"
     assert advise(found, unknown, RESOLUTION).why == f"{close}, after the same number of iterations"
     highest = "it ended highest of the presets, at 60.00%"
     assert advise(found[1:], unknown, RESOLUTION).why == f"{highest}, after the same number of iterations"

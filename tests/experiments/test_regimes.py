@@ -163,7 +163,7 @@ def test_resnet_has_the_normalization_that_is_asked_for() -> None:
 def test_mixer_gives_logits_and_refuses_patches_that_do_not_fit() -> None:
     network = build_network(Model(name="mixer", options={"width": 8, "depth": 1}), 5, 8, 0)
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
-    with pytest.raises(ModelError, match="patch 3 does not divide image_size 8"):
+    with pytest.raises(ModelError, match=r"patch 3 does not divide image_size 8: set model\.options\.patch"):
         build_network(Model(name="mixer", options={"patch": 3}), 5, 8, 0)
 
 

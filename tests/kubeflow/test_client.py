@@ -56,7 +56,7 @@ def test_run_that_was_submitted_is_found_again_by_its_name(kfp: KfpServer) -> No
 def test_run_whose_reply_was_lost_is_not_submitted_again(kfp: KfpServer) -> None:
     submit_by_name(task(kfp), "continuous-1", build_pipeline)
     kfp.lose_reply = True
-    with pytest.raises(SubmitError, match=f"{kfp.url}: cannot be reached"):
+    with pytest.raises(SubmitError, match=f"{kfp.url}: cannot be reached: .*Check kubeflow.host or --host"):
         submit_by_name(task(kfp), "continuous-2", build_pipeline)
     assert not submit_by_name(task(kfp), "continuous-2", build_pipeline).new
     assert kfp.names == ["continuous-1", "continuous-2"]
@@ -192,7 +192,7 @@ def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
 def test_website_is_not_taken_for_the_server(kfp: KfpServer, namespace: str | None) -> None:
     """Everything that is read of a page is empty: a submission would seem to have worked."""
     kfp.refuses[""] = PAGE
-    with pytest.raises(SubmitError, match=f"{kfp.url}: what answers there is not the API of Kubeflow Pipelines"):
+    with pytest.raises(SubmitError, match=f"{kfp.url}: the server there is not the API of Kubeflow Pipelines"):
         reach(Kubeflow(host=kfp.url, namespace=namespace))
 
 

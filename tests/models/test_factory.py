@@ -180,7 +180,7 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         ),
         (Model(name="torch.nn:Lineal"), "model.name: cannot import 'torch.nn:Lineal': .*no attribute"),
         (Model(name=":factory"), "model.name: cannot import ':factory'"),
-        (Model(name=f"{HERE}:HERE"), "is not callable"),
+        (Model(name=f"{HERE}:HERE"), "is not callable: name a function"),
         (Model(name=f"{HERE}:divides_by_zero"), "divides_by_zero: cannot be built: integer division"),
         (Model(name=f"{HERE}:no_module"), "the factory returned str, not a torch.nn.Module"),
         (Model(name=f"{HERE}:two_outputs"), r"gives tuple for 2 images of 4 classes; \[2, 4\] is needed"),

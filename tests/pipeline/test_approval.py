@@ -187,7 +187,8 @@ def test_newer_champion_needs_an_evaluation_with_torch(
     with monkeypatch.context() as without:
         without.setattr(recording, "has_torch", lambda: False)
         with pytest.raises(
-            UserError, match=r"must be compared with champion .* which needs torch: run `retrain run` on a machine"
+            UserError,
+            match=r"must be compared with champion .* and torch is not installed: run `retrain run`",
         ):
             finish_approval(RecordContext(workspace.store), waiting.run_id)
     assert champion(workspace) == newer.run_id

@@ -264,7 +264,7 @@ def test_gc_command_goes_on_after_a_damaged_ledger(
     assert (ran.code, [one["task"] for one in json.loads(ran.out)]) == (2, ["pets"])
     assert json.loads(ran.out)[0]["removals"] == shown[0]["removals"] != []
     assert ran.err.splitlines()[-1].startswith(f"retrain: {store.url}/{damaged} was not written by this version")
-    assert ran.err.endswith("If it was damaged, put it back from a copy of the store\n")
+    assert ran.err.endswith("Restore a damaged record from a copy of the store\n")
 
 
 def test_gc_command_refuses_an_invalid_duration(command: Callable[..., Ran]) -> None:

@@ -63,7 +63,7 @@ def test_uneven_classes_count_as_fewer_images() -> None:
     assert effective_samples("macro_f1", {"cat": 180, "dog": 20, "owl": 0}) == 72
     assert effective_samples("balanced_accuracy", {"cat": 100, "dog": 100}) == 200
     (warning,) = gate_warnings(Gate(margin=0.05), [UNEVEN], True, "macro_f1")
-    assert warning.startswith("200 test images, which count as 72 for macro F1, are too few to show")
+    assert warning.startswith("200 test images (for macro F1 they count as 72) are too few to show")
 
 
 def test_gate_judges_the_score_and_names_it() -> None:

@@ -83,7 +83,7 @@ def test_command_that_needs_torch_says_so(tmp_path: Path, environment: dict[str,
     command = [*RETRAIN, "run", "--task", str(tmp_path / "pets.yaml")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 2
-    assert ended.stderr == "retrain: this needs torch, which is not installed: use the image without -slim\n"
+    assert ended.stderr == "retrain: torch is not installed, and this needs it: use the image without -slim\n"
 
 
 def read(url: str, process: "subprocess.Popen[str]") -> str:

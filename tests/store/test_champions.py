@@ -66,7 +66,7 @@ def test_promotion_that_lost_a_race_asks_to_decide_again(store: ObjectStore) -> 
     force(store, "a")
     with pytest.raises(RunError, match="decide again"):
         TaskStore(store, "pets").champion.promote_manually(seen, "b", "promoted by hand")
-    with pytest.raises(RunError, match="a is the champion already"):
+    with pytest.raises(RunError, match="a is already the champion: nothing to promote"):
         force(store, "a")
 
 

@@ -357,7 +357,7 @@ def test_registry_gets_the_token_of_the_environment(
     with serving_registry() as (address, registry):
         RegistryClient(address).find("registered_model", "pets")
         monkeypatch.setenv("MODEL_REGISTRY_TOKEN_FILE", str(tmp_path / "token"))
-        with pytest.raises(UserError, match=r"cannot read .*/token, which \$MODEL_REGISTRY_TOKEN_FILE names: No such"):
+        with pytest.raises(UserError, match=r"\$MODEL_REGISTRY_TOKEN_FILE: .*/token cannot be read: No such"):
             RegistryClient(address)
         (tmp_path / "token").write_text("from-file\n")
         RegistryClient(address).find("registered_model", "pets")

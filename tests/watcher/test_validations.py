@@ -138,7 +138,7 @@ def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCa
     assert [message for message in caplog.messages if about in message] == [
         f"{about}: classes Dog and dog differ only in upper and lower case; data.aliases can make them one",
         f"{about}: 1 image left out: the same picture as an image of drop first",
-        f"{about}: two classes: dog/7 (dog) is cat/200 of drop first, which is cat there",
+        f"{about}: two classes: dog/7 (dog) is the same image as cat/200 of drop first (cat)",
         f"{about}: amendment 1: 1 sample of drop first relabelled",
         f"{about} is committed",
     ]
