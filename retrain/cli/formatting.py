@@ -30,7 +30,7 @@ WIDE = 116
 
 
 OWN_RUNS = " (runs from scratch in full)"
-"""Runs from scratch count with all their iterations, so that they neither save nor lose any."""
+"""Runs from scratch count with all their iterations: they neither save nor lose any."""
 
 
 GAP = 2
@@ -54,7 +54,7 @@ def console(width: int | None = None) -> Console:
 
 def print_tables(*parts: str | Table) -> None:
     """Print tables and texts, one below the other. Lines of a table are as long as its figures need: a terminal that is
-    too narrow wraps them, which is better than figures that are cut off."""
+    too narrow wraps them instead of cutting figures off."""
     shown = console()
     needed = max((part.min_width or 0 for part in parts if isinstance(part, Table)), default=0)
     (shown if needed <= shown.width else console(needed)).print(*parts, sep="\n")
@@ -390,6 +390,6 @@ def _format_score(score: float, metric: Metric) -> str:
 
 
 def _describe_store(store: str) -> str:
-    """Return a store's address. Mark a missing local folder, which would look like an empty task."""
+    """Return a store's address. Mark a missing local folder: it would look like an empty task."""
     folder = Path(store).expanduser()
     return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (this folder does not exist yet)"

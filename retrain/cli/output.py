@@ -45,7 +45,7 @@ def check_output() -> None:
 
 
 def write_utf8() -> None:
-    """Write standard output in UTF-8 from now on, for programs, whatever the locale.
+    """Write standard output in UTF-8 from now on, in every locale: programs read it.
 
     A path that the locale's encoding cannot express is written with its own bytes.
     """

@@ -69,7 +69,7 @@ def _warn_of_local_store(task: "Task") -> None:
 
 @app.command()
 def register(task: TaskName, host: KubeflowHost = None, overrides: Overrides = NONE) -> None:
-    """Register a task's pipeline, so that Kubeflow's page lists it and can start runs of it."""
+    """Register a task's pipeline: Kubeflow's page then lists it and can start runs of it."""
     from retrain.config.loading import load_task
     from retrain.kubeflow.client import register as register_pipeline
 

@@ -26,7 +26,7 @@ class Trigger(ConfigModel):
     min_new_share: Share = 0.0
     """Least share of the dataset's training samples that are new."""
     quiet_period: Duration | None = None
-    """Time since the last drop landed (30m, 6h), so that drops that land together become one run."""
+    """Time since the last drop landed (30m, 6h). Drops that land together then become one run."""
     expected_saving: Annotated[float, Field(lt=1)] | None = None
     """Least share of scratch's iterations that the run is expected to save, judging by the last runs."""
     max_wait: Duration | None = None

@@ -50,7 +50,7 @@ def find_task(name_or_path: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses duplicate keys instead of silently keeping the last.
+    """PyYAML's safe loader. It also refuses duplicate keys instead of silently keeping the last.
 
     The loader in C (libyaml) is 8 times as fast, but 200,000 nested brackets crash the process.
     """
@@ -159,7 +159,7 @@ _GIVEN: dict[str, str] = {}
 
 
 def task_argument(name: str) -> str:
-    """Return what to write after `--task`, so that a command in a message finds the task with this name."""
+    """Return the text after `--task` with which a command in a message finds the task with this name."""
     return shlex.quote(_GIVEN.get(name, name))
 
 

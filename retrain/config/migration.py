@@ -1,4 +1,4 @@
-"""Rewrite a task file of an earlier schema version, so that it means now what it meant then.
+"""Rewrite a task file of an earlier schema version without changing its meaning.
 
 `schema_version` counts the changes after which the same file would mean something else. Settings that a file leaves out
 and whose default has changed are written into it; comments and order stay.

@@ -59,7 +59,7 @@ class ShrinkPerturb(ConfigModel):
     """Factor on the learning rate. Below 1, it suits weights that are small compared with a step."""
     least_norm: Share = 0.0
     """Least norm of all shrunk parameters together, as a share of a new network's norm. A parent whose norm is already
-    small is shrunk less, or not at all. 0: always shrink by alpha, so that consecutive runs shrink repeatedly."""
+    small is shrunk less, or not at all. 0: always shrink by alpha, in each of several consecutive runs."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
     """The last layer's weights for new classes: fresh (newly initialized), perturbed (beta times that), or class_means
     of the parent's features."""

@@ -89,7 +89,7 @@ class Resources(ConfigModel):
     memory: Bytes = "16Gi"
     """Main memory, including shared memory, such as 16Gi or 500M."""
     shared_memory: Bytes = "1Gi"
-    """Size of /dev/shm, such as 1Gi, which the processes of several GPUs use to communicate."""
+    """Size of /dev/shm, such as 1Gi. The processes of several GPUs communicate through it."""
     cache: Cache = Cache()
     """Volume for decoded drops."""
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -107,7 +107,7 @@ class Resources(ConfigModel):
     """Number of retries of a failed pod. Errors that a retry cannot fix are not retried."""
 
     def require_one_node(self) -> None:
-        """Raise `TaskError` if the task asks for several nodes, which a pipeline cannot use."""
+        """Raise `TaskError` if the task asks for several nodes: a pipeline trains on one."""
         if self.nodes > 1:
             raise TaskError(
                 "resources.nodes: a pipeline trains on one node; use `retrain pipeline trainjob` to train on several"

@@ -27,7 +27,7 @@ from retrain.config.resources import Kubeflow, Resources
 
 
 class Costs(ConfigModel):
-    """Rates of one device. A run's record keeps its rates, so that a new price does not change past figures."""
+    """Rates of one device. A run's record keeps its rates: a new price does not change past figures."""
 
     price_per_device_hour: PositiveFloat | None = None
     """Price of one device (a GPU, or the CPU) for one hour. Without it, no cost is reported."""
@@ -63,7 +63,7 @@ class Data(ConfigModel):
     """crop: resize to cover that shape and crop the centre; letterbox: resize to fit inside it and pad with black;
     stretch: resize to it without keeping proportions."""
     background: Annotated[Background, IdentityIfSet] = "white"
-    """Background of transparent images: white, black, or none, which ignores transparency."""
+    """Background of transparent images: white or black; none: ignore transparency."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel, for pixel values in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
@@ -157,7 +157,7 @@ class Stopping(ConfigModel):
     """When a run counts as at its target, and when a run below its target ends."""
 
     confirmations: PositiveInt = 2
-    """Evaluations whose mean must be at the target, so that one lucky evaluation does not end a run."""
+    """Evaluations whose mean must be at the target: one lucky evaluation does not end a run."""
     plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.08
     """Iterations within which a run must improve, as a share of those that scratch takes to its accuracy. If the
     standard error of the validation accuracy exceeds one point, the window grows in proportion."""
@@ -179,7 +179,7 @@ class Stopping(ConfigModel):
 
 
 class Training(ConfigModel):
-    """Settings of training, the same for every method: L_r compares iterations, which must be equal work."""
+    """Settings of training, the same for every method: L_r compares iterations, and they must be equal work."""
 
     epochs: PositiveFloat = 100
     """Length of scratch's schedule, in epochs over the whole dataset."""
@@ -214,8 +214,8 @@ class Training(ConfigModel):
     bf16: bool = False
     """Train with automatic mixed precision in bfloat16."""
     compile: Annotated[Literal["none", "compile", "graphs", "step"], NotIdentity] = "none"
-    """compile: use torch.compile, which takes half a minute before the first step; graphs: also use CUDA graphs; step:
-    record the whole iteration as one CUDA graph, the fastest on a GPU for small batches."""
+    """compile: use torch.compile, half a minute before the first step; graphs: also use CUDA graphs; step: record the
+    whole iteration as one CUDA graph, the fastest on a GPU for small batches."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"

@@ -15,7 +15,7 @@ WIDTH = 100
 
 
 SCHEMA_FILE = "task.schema.json"
-"""Name of the schema's file, which editors look for next to task files."""
+"""Name of the schema's file. Editors look for it next to task files."""
 
 
 def short_template(name: str) -> str:
@@ -50,8 +50,8 @@ def task_template(name: str) -> str:
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors and other programs.
 
-    A kind other than the default must be named. In a recipe, the preset may name it instead, so that a part without a
-    name may match several kinds.
+    A kind other than the default must be named. In a recipe, the preset may name it instead. A part without a name may
+    then match several kinds.
     """
     document = Task.model_json_schema()
     document["properties"]["schema_version"]["maximum"] = (

@@ -93,7 +93,7 @@ class _Problem(NamedTuple):
 def validate_document(document: Mapping[Any, Any], source: str, overridden: Collection[FieldPath] = ()) -> Task:
     """Return the task of a document.
 
-    Raises `TaskError`, which attributes problems at `overridden` paths to `--set` and all others to `source`.
+    Raises `TaskError`. Its message attributes problems at `overridden` paths to `--set` and all others to `source`.
     """
     version = document.get("schema_version")
     if str(version).isdecimal() and int(str(version)) > SCHEMA_VERSION:

@@ -13,7 +13,7 @@ from retrain.config.task import Data
 class Rows(NamedTuple):
     """The rows of a batch that one process computes.
 
-    Random numbers are drawn for the whole batch, so that they do not depend on the number of processes.
+    Random numbers are drawn for the whole batch: they do not depend on the number of processes.
     """
 
     start: int

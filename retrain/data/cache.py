@@ -39,7 +39,7 @@ def decode_drop(
 ) -> dict[Split, SplitArrays]:
     """Stream a drop's shards and return the wanted splits; images of other splits are not decoded.
 
-    Raises `DamagedDrop`, which names shard and key, if an image cannot be decoded or a shard differs from the manifest.
+    Raises `DamagedDrop`, naming shard and key, if an image cannot be decoded or a shard differs from the manifest.
     """
     try:
         _check_sizes(drop, store)

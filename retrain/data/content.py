@@ -31,7 +31,7 @@ class ImageFacts(NamedTuple):
     """Facts of an image that do not depend on its name."""
 
     content: bytes
-    """Digest of the visible content, which does not depend on name, metadata and lossless format."""
+    """Digest of the visible content. It does not depend on name, metadata and lossless format."""
     width: int
     height: int
     parts: bytes
@@ -94,7 +94,7 @@ def mean_brightness(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _coded_digest(data: bytes) -> bytes:
     """Return the digest of a JPEG's segments and coded data, without metadata and what follows the image's end.
 
-    Metadata are comments and application segments, except Adobe's, which says which colours the data stands for.
+    Metadata are comments and application segments, except Adobe's: it says which colours the data stands for.
     """
     sha256, at = hashlib.sha256(b"JPEG\n"), 2
     while marker := MARKER.search(data, at):

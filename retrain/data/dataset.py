@@ -89,7 +89,7 @@ def split_of(key: str, split: Split, held_out: Mapping[Split, float]) -> Split:
     """Return the split of a sample that lies in a shard of `split`: some train samples are held out for another.
 
     The key's SHA-256 places it in [0, 1): val is the low end, test the high end. So a sample that comes again in a
-    later drop never moves between training and the held-out splits, whichever of these that drop brings.
+    later drop never moves between training and the held-out splits, even if that drop brings other splits.
     """
     position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
     if split == "train" and position < held_out.get("val", 0.0):

@@ -1,6 +1,6 @@
 """Files of decoded images on this machine: one safetensors file for each split of a drop and image size.
 
-Imports no torch, so that the process that validates a drop can keep what it has decoded.
+Imports no torch: the process that validates a drop uses this module to keep the decoded images.
 """
 
 import hashlib

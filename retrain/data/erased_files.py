@@ -52,7 +52,7 @@ class Search:
         """Read every object that the manifest does not name.
 
         An archive that contains a sample is removed completely: its other samples are in the drop's shards. So are
-        tables of labels, and stray files such as `Thumbs.db`, which may show images.
+        tables of labels, and stray files such as `Thumbs.db`, because they may show images.
         """
         prefix, found = self.store.keys.drop_file(self.drop_id, ""), Searched()
         files = [file for file in list_store(self.store.objects, prefix) if str(file.name) not in self._named()]

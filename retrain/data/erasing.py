@@ -1,7 +1,7 @@
-"""Erase samples from a task's drops: rewrite the shards and lists that hold them, delete whatever else holds them.
+"""Erase samples from a task's drops: rewrite the shards and lists that hold them, delete other files with them.
 
-Every step can be repeated, and what a step needs is erased after it: the same command completes an erasure that was
-interrupted.
+Every step can be repeated, and the files that a step reads are erased after it: the same command completes an
+interrupted erasure.
 """
 
 import hashlib
@@ -200,7 +200,7 @@ def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store
 
 
 def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
-    """Upload a shard without some keys, whatever files they have; return its record, with the former `samples`."""
+    """Upload a shard without all files of some keys; return its record, with the former `samples`."""
     shard = drop.shards[position]
     where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"

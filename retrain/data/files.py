@@ -30,7 +30,7 @@ LABEL_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file or a folder below a root, which is a folder, an archive or a prefix of a store."""
+    """A file or a folder below a root: a folder, an archive or a prefix of a store."""
 
     root: str
     name: PurePosixPath
@@ -92,7 +92,7 @@ def list_archive(path: Path) -> Iterator[SourceFile]:
 
 
 def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
-    """Yield every object below a prefix, which ends in a slash, as a file.
+    """Yield every object below a prefix as a file. The prefix ends in a slash.
 
     An object whose key is no path has a `problem`: no tool that mirrors a folder writes such a key.
     """

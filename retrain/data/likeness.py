@@ -136,9 +136,8 @@ def differing_bits(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDAr
 def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return how much the thumbnails, uint8 [N, 64], of each pair, int64 [P, 2], differ: float32 [P].
 
-    Each thumbnail is first scaled to mean 0 and deviation 1, so that brightness and contrast do not matter. The result
-    is the root mean square of the differences. It is infinite if a thumbnail is plain, and NaN if one is missing (all
-    zero).
+    Each thumbnail is first scaled to mean 0 and deviation 1: brightness and contrast do not matter. The result is the
+    root mean square of the differences. It is infinite if a thumbnail is plain, and NaN if one is missing (all zero).
     """
     grey = thumbnails.astype(np.float32) - thumbnails.mean(1, dtype=np.float32, keepdims=True)
     deviation = grey.std(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The cache folder of this machine, which all tasks share: names of its files, who uses it, and what is unused.
+"""The cache folder of this machine, shared by all tasks: names of its files, the processes that use it, unused files.
 
 Imports no numpy: `retrain gc` needs only names, sizes and times.
 """

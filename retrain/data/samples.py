@@ -92,7 +92,7 @@ def load_in_memory(
     pixels_on: torch.device,
     cache_dir: Path,
 ) -> dict[Split, Samples]:
-    """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
+    """Return the wanted splits of a dataset. `drops` are the manifests of its drops in the same order.
 
     Raises `DamagedDrop` at the first drop that has changed since the dataset was made, or that cannot be decoded.
     """

@@ -90,7 +90,7 @@ def survey_source(source: Path, data: Data) -> Source:
 
 
 def survey_upload(store: ObjectStore, prefix: str, ours: Iterable[str], data: Data) -> Source:
-    """Read what a producer put below a prefix of a store, which ends in a slash; without `ours`, objects of our own."""
+    """Read a producer's uploads below a prefix of a store (it ends in a slash), except `ours`, objects of our own."""
     files = [file for file in list_store(store, prefix) if str(file.name) not in ours]
     root = f"{store.url}/{prefix}".rstrip("/")
     archives = expand_archives(files, lambda file: _nested(list_stored_archive(store, prefix, file), file))

@@ -66,7 +66,7 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
 
 
 def cell_text(value: object, column: str, where: str) -> str:
-    """Return a value as text: 3 for 3.0, which a column of whole numbers with gaps holds, and nothing for NaN.
+    """Return a value as text: 3 for 3.0 (in a column of whole numbers with gaps), and nothing for NaN.
 
     Raises `DropError`, naming `where`, at any other number, at a list, and at an object.
     """

@@ -42,7 +42,7 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
     """Yield the files and folders of an uncompressed tar, in its order; the stream may be moved on to read one.
 
     Raises `DropError`, naming `where`, if the tar is compressed, damaged or cut short, or if anything follows it, such
-    as another tar, which readers would miss. Also raises it at members that are links or devices or larger than
+    as another tar: readers would miss it. Also raises it at members that are links or devices or larger than
     `MAX_FILE`, and at names that are absolute or contain `..`.
     """
     try:
@@ -86,7 +86,7 @@ def _check_size(member: tarfile.TarInfo, limit: int) -> None:
 
 
 class HashingReader:
-    """A stream read once from its start to its end, which remembers the size and SHA-256 of what was read."""
+    """A stream read once from its start to its end. It remembers the size and SHA-256 of the bytes that were read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._sha256, self.size = stream, hashlib.sha256(), 0

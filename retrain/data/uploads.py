@@ -58,10 +58,10 @@ def ingest_drop(
 ) -> Drop | Amendment:
     """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    Returns the drop. If it has new labels of earlier images and no new image, it becomes an amendment, which is
-    returned instead. `tell` is called with findings, such as duplicates. The images decoded on the way are kept in
-    `cache_dir` for a run on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong; then
-    nothing is committed.
+    Returns the drop. If it has new labels of earlier images and no new image, it becomes an amendment, and the
+    amendment is returned instead. `tell` is called with findings, such as duplicates. The images decoded on the way are
+    kept in `cache_dir` for a run on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong;
+    then nothing is committed.
     """
     check_drop_id(drop_id, 1)
     prefix = store.keys.drop_file(drop_id, "")

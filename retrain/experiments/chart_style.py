@@ -8,7 +8,7 @@ import altair as alt
 import vl_convert
 
 COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-"""Okabe and Ito's palette for colour-blind readers, without yellow, which is hard to see on white."""
+"""Okabe and Ito's palette for colour-blind readers, without yellow: it is hard to see on white."""
 DASHES = [[1, 0], [5, 3], [2, 2]]
 """Solid, dashed, dotted: one for each round through the colours."""
 SHAPES = ["circle", "triangle-up", "square"]
@@ -16,7 +16,7 @@ SHAPES = ["circle", "triangle-up", "square"]
 
 
 def chart_of(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
-    """Return a chart over these rows, which it contains."""
+    """Return a chart that contains these rows."""
     return alt.Chart(alt.InlineData(values=list(rows)))
 
 

@@ -65,7 +65,7 @@ def varies(groups: Sequence[Group]) -> str:
 def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
     """Return a point for each run that reached `Study.fitted` or `Study.fitted_accuracy`.
 
-    Time is counted in images, which are the same work whatever the batch size and the machine.
+    Time is counted in images: an image is the same work with every batch size and on every machine.
     """
     until = f"a training accuracy of {study.fitted_accuracy:.0%}" if study.fitted_accuracy else ""
     title = f"training images until {until or f'a training loss of {study.fitted:g}'}"

@@ -1,4 +1,4 @@
-"""The records that a study's figures come from, in one file, so that they can be recomputed without retraining."""
+"""The records that a study's figures come from, in one file. Figures can be recomputed from it without retraining."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ABOUT = {
     *("repeats", "title", "regime", "paper", "claims", "findings"),
     *("draw", "plots", "cost", "spread", "fitted", "fitted_accuracy", "grids"),
 }
-"""Fields of a study's file about its results, which do not affect its runs."""
+"""Fields of a study's file about its results. They do not affect its runs."""
 
 LEARNING_MAP = "map of samples by epoch"
 """Shares of correctly classified samples: a row for each epoch, a column for each group of samples, easy ones first."""

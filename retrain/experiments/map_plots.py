@@ -98,7 +98,7 @@ def gradient_curves(study: Study, group: Group, members: Sequence[EndedRun]) -> 
 
 
 def _norms(members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
-    """Yield means over seeds. Iterations are counted from 1, so that a logarithmic axis can show the start."""
+    """Yield means over seeds. Iterations are counted from 1: a logarithmic axis cannot show 0."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in members:
         for name, curve in one.measures.items():

@@ -20,7 +20,7 @@ from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
 
 SAMPLES = 512
-"""Number of old samples, and of new ones, whose gradients are measured."""
+"""Gradients are measured on this number of old samples, and on this number of new ones."""
 
 BINS = 10
 """Rows and columns of a map of learning speeds."""

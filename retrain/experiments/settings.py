@@ -99,7 +99,7 @@ class Variant(ConfigModel):
     set: Settings = Field(default_factory=dict)
     """Overrides for all runs of the variant."""
     first: Settings = Field(default_factory=dict)
-    """Further overrides for the run on the first drop, which all methods continue from."""
+    """Further overrides for the run on the first drop. All methods continue from that run."""
 
 
 class Method(ConfigModel):
@@ -167,7 +167,7 @@ class Study(ConfigModel):
     spread: Spread = "error"
     """The meaning of ± and of bands around means: the standard error, or the standard deviation over seeds."""
     paper: tuple[PaperRow, ...] = ()
-    """The paper's figures, which the page shows next to ours."""
+    """The paper's figures. The page shows them next to ours."""
     claims: tuple[Claim, ...] = ()
     """The paper's claims and what the runs show about each; written after the runs."""
     findings: str = ""

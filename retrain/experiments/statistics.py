@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
         return None if self.error is None else self.error * sqrt(self.n)
 
     def width(self, spread: Spread) -> float | None:
-        """Return the half width of the band around the mean, which is also printed after ±."""
+        """Return the half width of the band around the mean; it is also printed after ±."""
         return self.deviation if spread == "deviation" else self.error
 
     def band(self, spread: Spread) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Make config.json of an exported model, which describes its network, its input and its outputs."""
+"""Make config.json of an exported model: a description of its network, its input and its outputs."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ class Program(NamedTuple):
 
 
 def check_installed(formats: tuple[Format, ...]) -> None:
-    """Raise `UserError`, which says what to install, if a format cannot be written here."""
+    """Raise `UserError` if a format cannot be written here. Its message says what to install."""
     for module in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
         require_extra(module, "Exporting to ONNX")
 

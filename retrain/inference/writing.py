@@ -85,7 +85,7 @@ def _document(answer: Answer) -> dict[str, Any]:
 
 @contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file in the folder of `output`, which replaces `output` at the end."""
+    """Yield the path of a temporary file in the folder of `output`. It replaces `output` at the end."""
     part = output.with_name(f".{output.name}.part")
     try:
         yield part

@@ -1,6 +1,6 @@
 """The pipeline's last step, and what it shares with the others: the task's store, and the error of a failed step.
 
-Imports no torch, so that the step starts at once.
+Imports no torch: the step starts at once.
 """
 
 import logging

@@ -26,7 +26,7 @@ from retrain.utils.processes import run_in_subprocess
 log = logging.getLogger("retrain")
 
 CLASSES = 50
-"""Largest number of classes in the confusion matrix, which Kubeflow keeps in its metadata. Those with most errors."""
+"""Most classes in the confusion matrix, those with most errors. Kubeflow keeps the matrix in its metadata."""
 
 
 def write_outputs(

@@ -1,6 +1,6 @@
-"""The task as a parameter of the pipeline: an object of JSON, which Kubeflow calls STRUCT. Imports no kfp.
+"""The task as a parameter of the pipeline: an object of JSON (Kubeflow's STRUCT). Imports no kfp.
 
-Kubeflow keeps the object in protobuf's Struct, whose numbers are all doubles. A step may get 16.0 for 16 (from kfp on
+Kubeflow keeps the object in protobuf's Struct. All numbers there are doubles. A step may get 16.0 for 16 (from kfp on
 one machine) or 16 for 16.0 (from Kubeflow's launcher). So every whole number is read as an integer, and becomes a float
 again in the fields that hold floats. `model.options` alone holds both kinds: there, a whole number must be an integer.
 """

@@ -5,7 +5,7 @@ unreachable store, or an unexpected error. Any other `UserError` (a damaged drop
 written into the ledger and the step succeeds. The later steps find that the run has ended, and `finish` fails. Kubeflow
 still shows such a run as succeeded, because Argo ignores the result of an exit handler: the ledger is authoritative.
 
-The steps that train or evaluate import torch when they are called, so that planning starts at once.
+The steps that train or evaluate import torch when they are called: planning starts at once.
 """
 
 import logging

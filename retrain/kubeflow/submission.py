@@ -26,7 +26,7 @@ log = logging.getLogger("retrain")
 
 
 def require_submittable(task: Task) -> None:
-    """Raise a `UserError` if no run of this task can be submitted, whatever its plan."""
+    """Raise a `UserError` if no run of this task can be submitted, with any plan."""
     task.resources.require_one_node()
     write_parameter(task)
     task.kubeflow.require_host()
@@ -35,9 +35,9 @@ def require_submittable(task: Task) -> None:
 def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:
     """Submit a plan in the store, unless it is already submitted.
 
-    The submission is first bound to the plan, so that its pods execute this run even if drops land in the meantime.
-    Then it is bound to the job, so that no other job of the same name executes it too. Raises `SubmitError`, and
-    `ModelError` before anything is submitted.
+    The submission is first bound to the plan: its pods execute this run even if drops land in the meantime. Then it is
+    bound to the job: no other job of the same name executes it. Raises `SubmitError`, and `ModelError` before anything
+    is submitted.
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:

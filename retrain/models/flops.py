@@ -1,4 +1,4 @@
-"""Count the floating-point operations of an iteration by torch's rules, which count products only."""
+"""Count the floating-point operations of an iteration by torch's rules: only products count."""
 
 import copy
 from typing import NamedTuple

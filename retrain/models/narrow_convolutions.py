@@ -1,4 +1,4 @@
-"""Work around a bug of oneDNN, which computes convolutions on the CPU.
+"""Work around a bug in oneDNN's convolutions on the CPU.
 
 The backward pass of a strided 1x1 convolution writes past the end of its buffer if the images are channels_last and
 have fewer channels than a vector register holds floats: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN#6035, not

@@ -22,7 +22,7 @@ class Taken(NamedTuple):
     """The options of a network."""
 
     names: Sequence[str]
-    """Names of the parameters with a default, which a task may set."""
+    """Names of the parameters with a default. A task may set them."""
     known: frozenset[str]
     """All parameters, also those that the network's name decides."""
     is_whole: bool
@@ -63,7 +63,7 @@ def check_options(model: Model, build: Callable[..., Any]) -> None:
 
 
 def unknown_option(model: Model, build: Callable[..., Any], error: Exception) -> ModelError | None:
-    """Return the error that names an option, if `error` is Python's about an argument that nothing takes."""
+    """Return the error that names an option, if `error` is Python's about an unexpected argument; else None."""
     found = UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
     if found is None or found[1] not in model.options:
         return None

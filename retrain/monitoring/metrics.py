@@ -48,7 +48,7 @@ def histogram(name: Name, durations: Durations) -> Metric:
 
 
 def families(name: Name, values: Values) -> Iterator[Metric]:
-    """Yield a metric with its values; for money, one metric per currency, which is the last label of `values`."""
+    """Yield a metric with its values; for money, one metric per currency (the last label of `values`)."""
     if names.CURRENCY not in name.name:
         yield family(name, values)
         return

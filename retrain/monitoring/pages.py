@@ -1,4 +1,4 @@
-"""Render the tasks' pages in a subprocess, so that the memory for drawing is freed afterwards."""
+"""Render the tasks' pages in a subprocess: the memory for drawing is freed when it ends."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

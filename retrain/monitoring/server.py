@@ -32,7 +32,7 @@ def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, st
 
 
 def stop_on_signals() -> Event:
-    """Return an event that SIGTERM and SIGINT set, so that the process exits without an error."""
+    """Return an event that SIGTERM and SIGINT set. The process can then exit without an error."""
     stop = Event()
 
     def handle(signum: int, frame: FrameType | None) -> None:

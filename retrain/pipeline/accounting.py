@@ -51,7 +51,7 @@ def make_record(
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
-    """Return a run's savings compared with scratch (see `Savings`); None for a trial, which replaces no retraining.
+    """Return a run's savings compared with scratch (see `Savings`); None for a trial: it replaces no retraining.
 
     `is_delivered`: the run reached its target and the gate promoted its model.
     """

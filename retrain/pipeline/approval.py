@@ -1,4 +1,4 @@
-"""The approval of a candidate: request it, find it, and turn its verdict into a decision. Needs no torch."""
+"""The approval of a candidate: request it, find it, and turn its verdict into a decision. Imports no torch."""
 
 from datetime import datetime
 from typing import NamedTuple

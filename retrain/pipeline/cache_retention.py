@@ -1,8 +1,8 @@
-"""Remove from this machine's cache what no dataset needs. Needs no torch.
+"""Remove the files that no dataset needs from this machine's cache. Imports no torch.
 
 The cache is shared by all tasks of a machine. It keeps the files of the current drops of the given tasks, at the size
 of their task files, and of the drops of their unfinished runs. Of all other files, also those of other tasks, it keeps
-those that were used recently. Whatever is missing is made again from the store, so a mistake costs only time.
+those that were used recently. A missing file is made again from the store, so a mistake costs only time.
 """
 
 import logging
@@ -37,9 +37,9 @@ def plan_removal(folder: Path, tasks: Opened, older_than: timedelta, now: dateti
 
 
 def remove(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) -> Retention:
-    """Remove these files, and return which. While a process reads the cache, remove nothing.
+    """Remove the files of `plan_removal`, and return them. While a process reads the cache, remove nothing.
 
-    A run that starts meanwhile waits until they are removed, and decodes again what it misses.
+    A run that starts meanwhile waits until they are removed, and decodes missing drops again.
     """
     since = now - older_than
     planned = plan_removal(folder, tasks, older_than, now)

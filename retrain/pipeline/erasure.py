@@ -1,7 +1,7 @@
 """Erase samples from everything that a task keeps: drops, uploads, amendments, thumbnails and the local cache.
 
-The record is written first (`erasures/<sequence>.json`), with the runs that saw the samples. If the erasure is
-then interrupted, the next `retrain drop erase` completes it. The ledger does not change, so that its sums stay correct.
+The record is written first (`erasures/<sequence>.json`), with the runs that saw the samples. If the erasure is then
+interrupted, the next `retrain drop erase` completes it. The ledger does not change: its sums stay correct.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -21,7 +21,7 @@ class Executor(Protocol):
         """Ensure that a run that has not ended is running. Return True if this call started it.
 
         Called repeatedly until the run's record is in the ledger, by one watcher at a time. A run that ended without a
-        record gets one, so that later drops do not wait forever. `store` refuses writes once the task's lease is lost.
+        record gets one: otherwise later drops would wait forever. `store` refuses writes once the task's lease is lost.
         Raises `UserError` if the run cannot be started now.
         """
 

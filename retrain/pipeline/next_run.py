@@ -1,6 +1,6 @@
 """Plan the next run of a task from its store.
 
-Imports no torch, so that planning and submitting need little memory.
+Imports no torch: planning and submitting need little memory.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The context of the stages that plan and record runs, which import no torch.
+"""The context of the stages that plan and record runs. Imports no torch.
 
 The watcher, a pod that submits and a pod that only records have this one. `Context` in `context.py` adds a device, and
 can also train and evaluate.
@@ -21,7 +21,7 @@ class RecordContext:
 
     store: TaskStore
     clock: Clock = field(default=utc_now, kw_only=True)
-    """The current time, which decides whether an approval has expired."""
+    """The current time. It decides whether an approval has expired."""
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
     factories: frozenset[str] = field(default=frozenset(), kw_only=True)

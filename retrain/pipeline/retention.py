@@ -1,8 +1,8 @@
-"""Find and remove a task's files that no later step needs. Needs no torch.
+"""Find and remove a task's files that no later step needs. Imports no torch.
 
 The roots are the runs that a rollback, a resumed run, the next run or a report may read. All other runs lose their
-model, optimizer state, learning-speed index and checkpoints. Plans, results, curves and the ledger stay, so that all
-sums stay correct.
+model, optimizer state, learning-speed index and checkpoints. Plans, results, curves and the ledger stay: all sums stay
+correct.
 """
 
 import logging
@@ -24,7 +24,7 @@ from retrain.utils.parallel import map_ahead
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 """A run's large files; its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
-"""Files that mark a run's other files as complete. If a run has no record, they are removed first, so that it can
+"""Files that mark a run's other files as complete. If a run has no record, they are removed first: it can then
 restart."""
 
 log = logging.getLogger("retrain")

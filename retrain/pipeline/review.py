@@ -58,7 +58,7 @@ class Review(NamedTuple):
     """The samples that a person should review."""
 
     run_id: str
-    """The champion, whose counters and predictions rank the samples."""
+    """The champion. Its counters and predictions rank the samples."""
     trained: list[Suspect]
     """Training samples, the most likely label errors first."""
     held_out: list[Suspect]

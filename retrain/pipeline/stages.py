@@ -52,7 +52,7 @@ def plan(context: RecordContext, task: Task, request: Request) -> Plan | NoRunNe
 
 
 def _has_parents_network(context: RecordContext, plan: Plan) -> bool:
-    """Return whether the network is the parent's, which has been trained."""
+    """Return whether the network is the parent's: that one has been trained."""
     return plan.parent is not None and planning.same_network(plan.task, context.files(plan.parent).plan().task)
 
 

@@ -58,7 +58,7 @@ class Status(Record):
     """Whether the waiting drops' images differ from those that the champion was tested on, where it was measured."""
     runs: int
     trials: int = 0
-    """How many of the runs were trials, which are never promoted."""
+    """How many of the runs were trials. A trial is never promoted."""
     savings: Savings
 
 

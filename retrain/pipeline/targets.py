@@ -185,7 +185,7 @@ def standard_error(accuracy: float, samples: int) -> float:
 
 
 def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[ScratchRun]) -> ScratchEstimate:
-    """Return scratch's iterations to its accuracy on a dataset, whose full training is `schedule` iterations.
+    """Return scratch's iterations to its accuracy on a dataset. Its full training there is `schedule` iterations.
 
     ScratchRun if scratch was trained on this dataset. Otherwise `schedule` times the mean share of their schedules that
     the task's scratch runs took to their own accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one

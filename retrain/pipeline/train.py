@@ -120,7 +120,7 @@ def _keeps_moments(plan: Plan) -> bool:
 
 
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
-    """Write model, index and curve, then the result, which marks them as complete."""
+    """Write model, index and curve, then the result: it marks them as complete."""
     plan, files = run.plan, context.files(run.plan.run_id)
     delivered = run.average.network()
     model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None

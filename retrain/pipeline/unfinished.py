@@ -1,4 +1,4 @@
-"""Describe how to resume or remove the runs of a task that were started and have not ended. Needs no torch."""
+"""Describe how to resume or remove the runs of a task that were started and have not ended. Imports no torch."""
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress

@@ -18,7 +18,7 @@ def share_of_newest(setting: Averaging, count: int) -> float:
 
     The first update copies the weights, so earlier ones have no share. `power`: 1 - (1 - 1/t)^(gamma + 1) at update t.
     `ema`: the exponential average corrected for its short past (Kingma & Ba, 2015, section 3). Raises ValueError for
-    `auto`, which a plan resolves.
+    `auto`: a plan resolves it.
     """
     match setting:
         case PowerAverage(gamma=gamma):

@@ -55,9 +55,9 @@ def shrink_perturb(
 def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> float:
     """Return the factor on the parent's parameters: alpha, or more if their norm would fall below `least_norm`.
 
-    It is at most 1. It is equal for all parameters, so that a network with BatchNorm predicts the same classes.
-    A run may be too short for shrunk weights to grow back. If each run of a lineage shrank them by alpha, steps would
-    become larger relative to the weights with every drop.
+    It is at most 1, and equal for all parameters: a network with BatchNorm then predicts the same classes. A run may be
+    too short for shrunk weights to grow back. If each run of a lineage shrank them by alpha, steps would become larger
+    relative to the weights with every drop.
     """
     norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
@@ -104,7 +104,7 @@ def initialize(
     """Set `fresh` to the weights at which a run starts; `old` is None without a parent.
 
     Noise is drawn from `generator`, or from torch's global one if it is None. Raises `ModelError` if the setting needs
-    a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`, which a plan resolves.
+    a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`: a plan resolves it.
     """
     if isinstance(setting, Auto):
         raise ValueError("the initialization is still auto: resolve it first")

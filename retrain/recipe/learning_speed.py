@@ -105,7 +105,7 @@ def concatenate(parts: Sequence[Counters]) -> Counters:
 
 
 def split(counters: Counters, sizes: Sequence[int]) -> list[Counters]:
-    """Undo `concatenate`: views of consecutive parts, whose sizes sum to N."""
+    """Undo `concatenate`: return views of consecutive parts. Their sizes sum to N."""
     columns = (column.split_with_sizes(list(sizes)) for column in (counters.seen, counters.correct, counters.loss))
     return [Counters(*part) for part in zip(*columns, strict=True)]
 
@@ -126,7 +126,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Counters:
 
 
 def _blocks(counters: Counters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield blocks of seen, correct and loss as float32 on the CPU, so that memory does not grow with the samples."""
+    """Yield blocks of seen, correct and loss as float32 on the CPU: memory does not grow with the samples."""
     columns = (torch.split(column, BLOCK) for column in (counters.seen, counters.correct, counters.loss))
     for seen, correct, loss in zip(*columns, strict=True):
         yield seen.cpu().float(), correct.cpu().float(), loss.cpu()

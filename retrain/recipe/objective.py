@@ -23,7 +23,7 @@ Targets are labels [B], or shares of classes [B, K]."""
 
 
 def confidence_penalty(logits: Tensor, loss: Tensor, strength: float) -> Tensor:
-    """Return loss - β·H(p), H being the mean entropy of the predicted distributions (Pereyra et al., 2017, eq. 2)."""
+    """Return loss - β·H(p). H is the mean entropy of the predicted distributions (Pereyra et al., 2017, eq. 2)."""
     log_p = functional.log_softmax(logits, 1)
     return loss + strength * (log_p.exp() * log_p).sum(1).mean()
 
@@ -61,7 +61,7 @@ def add_l2_gradient(parameters: Sequence[Tensor], strength: float) -> None:
 
 @torch.no_grad()
 def add_l2_init_gradient(parameters: Sequence[Tensor], anchor: Sequence[Tensor], strength: float) -> None:
-    """Add 2λ(θ - θ₀), the gradient of λ‖θ - θ₀‖² (Verwimp et al., eq. 5, which has no 1/2).
+    """Add 2λ(θ - θ₀), the gradient of λ‖θ - θ₀‖² (Verwimp et al., eq. 5, without a factor 1/2).
 
     `anchor` is θ₀: a tensor for each parameter, of its shape, type, device and memory format. It takes temporary
     memory of the parameters' size.

@@ -51,8 +51,8 @@ def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tenso
 def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) -> Tensor | None:
     """Return the probability [N], float32, with which each sample appears in an epoch; None if every sample does.
 
-    `counters` is the parent's index over the N samples, which only `EasyHard` uses: without it no sample is easy or
-    hard. `old` [N], bool, marks those that the parent saw; both are on the CPU.
+    `counters` is the parent's index over the N samples. Only `EasyHard` uses it; without it no sample is easy or hard.
+    `old` [N], bool, marks those that the parent saw; both are on the CPU.
     """
     match setting:
         case Uniform():

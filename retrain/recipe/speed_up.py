@@ -1,7 +1,7 @@
 """Speed-up: how much sooner than scratch a run reaches an accuracy (Verwimp et al., section 2).
 
 A curve is (iterations, accuracies), an entry for each evaluation, in rising order of iterations, all above 0. Speed-ups
-compare iterations, which is fair only between runs of one architecture and batch size, evaluated on the same grid.
+compare iterations: this is fair only between runs of one architecture and batch size, evaluated on the same grid.
 """
 
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ class Record(BaseModel):
 
 
 def canonical_json(content: object) -> bytes:
-    """Return JSON in which keys are sorted, so that equal records give equal bytes."""
+    """Return JSON with sorted keys: equal records give equal bytes."""
     return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
 
 

@@ -93,7 +93,7 @@ class StopRule(Record):
     """Accuracy above a carried target at which the required gain doubles; None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
     """Iterations after which a run at a carried target ends even if it still improves; None: it continues. Not part of
-    a run's id, so that unfinished runs of earlier versions are continued."""
+    a run's id: unfinished runs of earlier versions are continued."""
     expect_from: Annotated[int | None, NotIdentity] = None
     """Iterations from which the accuracy expected of scratch may end a run at a carried target; None: `improve_until`.
     """
@@ -194,14 +194,14 @@ class Plan(Record):
     """Scratch's iterations on this dataset; None for a run that measures them."""
     loading: Annotated[Loading, NotIdentity] = Loading()
     shuffle_shards: int | None = None
-    """Number of shards whose samples are shuffled together, which decides their order; None: not streamed."""
+    """Number of shards whose samples are shuffled together. It decides their order; None: not streamed."""
     replaces_scratch: Annotated[bool, NotIdentity] = True
     """Whether this is the first retraining of this dataset: scratch would have been trained on it only once."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
     """`<method>-<digest>`. It never changes, because a later version may compute another digest of the same plan."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a changed plan, which is another run if what changed decides the training."""
+        """Return a changed plan. It is another run if what changed decides the training."""
         unnamed = {name: value for name, value in self if name != "run_id"}
         return type(self)(**unnamed | dict(update or {}))
 
@@ -220,6 +220,6 @@ def check_known(plan: Plan) -> None:
 
 
 def _identify(fields: Mapping[str, Any]) -> str:
-    """Return a run's id, which depends only on the fields of its plan that decide the training."""
+    """Return a run's id. It depends only on the fields of its plan that decide the training."""
     unnamed = Plan.model_construct(**{**fields, "run_id": ""})
     return f"{fields['method']}-{digest(identity(unnamed))[:12]}"

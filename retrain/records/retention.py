@@ -30,7 +30,7 @@ class Retention(Record):
     """The files of a task or of the cache that can be removed, and the runs that keep theirs, each with the reason."""
 
     task: str | None
-    """None: this machine's cache, which all tasks share. `removals` then has one element, whose keys are paths."""
+    """None: this machine's cache, shared by all tasks. `removals` then has one element, and its keys are paths."""
     removals: tuple[Removal, ...]
     kept: dict[str, str]
     """Why each run that has a model, an index or a state keeps it; for a cache, why it was left alone."""

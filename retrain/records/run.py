@@ -105,7 +105,7 @@ class Result(Record):
     speed_up: dict[Literal["99", "100"], float | None]
     """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached, and for a carried target."""
     model_digest: str | None
-    """SHA-256 of model.safetensors; None for a diverged run, which leaves no model."""
+    """SHA-256 of model.safetensors; None for a diverged run, because it leaves no model."""
     index_digest: str | None
     """SHA-256 over the learning-speed counters of all drops, in order."""
     moments_digest: str | None = None

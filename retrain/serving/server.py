@@ -26,7 +26,7 @@ class Server(uvicorn.Server):
 
     @property
     def port(self) -> int:
-        """Return the port that it listens on, which is a free one for port 0."""
+        """Return the port that it listens on: a free one for port 0."""
         address: tuple[str, int] = self.servers[0].sockets[0].getsockname()
         return address[1]
 

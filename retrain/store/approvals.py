@@ -19,7 +19,7 @@ class Approvals:
         self._objects, self._keys, self._ledger = objects, keys, ledger
 
     def request(self, approval: Approval) -> Approval:
-        """Let a candidate wait for approval. Return the request in the store, which may be an earlier one."""
+        """Let a candidate wait for approval. Return the request in the store. It may be an earlier one."""
         try:
             self._objects.create(self._keys.approval(approval.run_id), approval.to_bytes())
         except Conflict:

@@ -73,7 +73,7 @@ class ObjectStore(Protocol):
         """Yield every object whose key starts with `prefix`, in the order of their keys (by code point)."""
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """Yield the names of the folders directly below `prefix`, which ends in a slash, in the order of their keys.
+        """Yield the names of the folders directly below `prefix` (it ends in a slash), in the order of their keys.
 
         The objects in them are not listed, so the time does not grow with their number.
         """
@@ -88,7 +88,7 @@ class ObjectStore(Protocol):
         """Stream the file at `path` into the store; it is visible only when whole."""
 
     def download(self, key: str, path: Path) -> None:
-        """Stream the object into `path`, which appears only when whole. Raises `Missing`.
+        """Stream the object into `path`. The file appears only when whole. Raises `Missing`.
 
         The file is not flushed to disk, and an object that is fetched in parts is not checked. The caller must compare
         its digest.

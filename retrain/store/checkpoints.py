@@ -13,7 +13,7 @@ KEEP_NEWEST = 2
 class Checkpoints:
     """The states of one run, `state/<iteration>-<digest>.safetensors`, written during training.
 
-    A context manager, whose end waits until the last state is in the store. An error of writing a state is raised by
+    A context manager. Leaving it waits until the last state is in the store. An error of writing a state is raised by
     the next save, or at the end.
     """
 

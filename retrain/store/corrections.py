@@ -36,7 +36,7 @@ class Amendments:
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Write an amendment. `upload` is the id of the upload that becomes this amendment, if any.
 
-        Raises `Conflict` if another one came first, which the lease of the intake prevents.
+        Raises `Conflict` if another one came first; the lease of the intake prevents this.
         """
         amendment = self.prepare(changes, upload)
         self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
@@ -81,7 +81,7 @@ class Erasures:
         return sum(1 for _ in self._objects.list(self._keys.erasures))
 
     def append(self, erasure: Erasure) -> Erasure:
-        """Write a new erasure. Raises `Conflict` if another one came first, which the task's lease prevents."""
+        """Write a new erasure. Raises `Conflict` if another one came first; the task's lease prevents this."""
         self._objects.create(self._keys.erasure(erasure.sequence), erasure.to_bytes())
         return erasure
 

@@ -43,12 +43,12 @@ class TaskKeys:
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":
-        """Return the keys of one drop's validation, which has its own lease."""
+        """Return the keys of one drop's validation, with its own lease."""
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
     def intake(self) -> "TaskKeys":
-        """Return the keys of the intake of drops and amendments, which has its own lease."""
+        """Return the keys of the intake of drops and amendments, with its own lease."""
         return TaskKeys(f"{self.task}/intake")
 
     @property
@@ -75,7 +75,7 @@ class TaskKeys:
         return f"{self.task}/claims/"
 
     def claim(self, drop: str) -> str:
-        """Return the key of the claim on a drop, which names the run that has the drop."""
+        """Return the key of the claim on a drop. The claim names the run that has the drop."""
         return f"{self.task}/claims/{drop}.json"
 
     @property

@@ -29,7 +29,7 @@ class Holder(Record):
     machine: str | None
     """Host name, boot and namespace of process numbers; None if the system does not report them."""
     name: str
-    """Random name, which differs for each lease that the process takes."""
+    """Random name, another one for each lease that the process takes."""
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
@@ -58,11 +58,11 @@ log = logging.getLogger("retrain")
 
 
 class LeaseLost(StoreError):
-    """Another process may hold the lease by now: the work under way must stop."""
+    """Another process may hold the lease by now: this process must stop its work."""
 
 
 class LeaseState(Record):
-    """`lease.json`. A lease that was released has expired."""
+    """The content of `lease.json`. Releasing a lease lets it expire at once."""
 
     holder: Holder
     expires_at: datetime
@@ -84,7 +84,7 @@ class Lease:
     def check(self) -> None:
         """Raise `LeaseLost` if another process may hold the lease, or if it was released.
 
-        A lease that has expired, because this process was frozen or the store could not be reached, is renewed. That
+        A lease that has expired, because this process was suspended or the store could not be reached, is renewed. That
         succeeds only if no other process has held it since.
         """
         if self._is_released:
@@ -93,7 +93,7 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Move the expiry on. Raises `LeaseLost` if another process has taken the lease."""
+        """Extend the lease. Raises `LeaseLost` if another process has taken the lease."""
         self._put(datetime.now(UTC) + timedelta(seconds=self._seconds))
 
     def release(self) -> None:
@@ -167,7 +167,7 @@ def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
 
 
 def _renew_until(lease: Lease, stopped: Event, interval: float) -> None:
-    """Renew until stopped or lost. An unreachable store is no loss: another process would have to reach it."""
+    """Renew until `stopped` is set or the lease is lost. An error of the store alone does not mean that it is lost."""
     while not stopped.wait(interval):
         try:
             lease.renew()

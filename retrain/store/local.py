@@ -20,7 +20,7 @@ PRIVATE = ".retrain"
 
 
 class LocalStore:
-    """Objects as files under `root`, which the first write creates.
+    """Objects as files under `root`. The first write creates this folder.
 
     A temporary file is written, flushed to disk and then renamed, so readers never see an object change.
     All writes that replace or remove an object hold the store's one lock. `create` needs no lock, because creating a
@@ -171,7 +171,7 @@ def _version(data: bytes) -> str:
 
 
 def _children(folder: Path) -> list[tuple[str, int, float]]:
-    """Return names, sizes and modification times. Names of folders end in a slash, so that they sort as keys do."""
+    """Return names, sizes and modification times. Names of folders end in a slash: they then sort as keys do."""
     children = []
     for entry in _scan(folder):
         with suppress(FileNotFoundError):  # deleted since, or a broken link

@@ -39,7 +39,7 @@ def retry_if(is_broken: Callable[[Exception], bool], call: Callable[[], Reply]) 
 
 
 def backoff(attempt: int) -> None:
-    """Wait before the next attempt. The time is random, so that clients that failed together do not retry together."""
+    """Wait before the next attempt. The time is random: clients that failed together do not retry together."""
     time.sleep(random.uniform(0, 2**attempt / 10))
 
 

@@ -49,7 +49,7 @@ class TaskStore:
         return Claims(self.objects, self.keys)
 
     def validation(self, drop: str) -> "TaskStore":
-        """Return the part of the store for one drop's validation, which has a separate lease."""
+        """Return the part of the store for one drop's validation, with a separate lease."""
         return TaskStore(self.objects, self.keys.validating(drop).task)
 
     @contextmanager
@@ -64,7 +64,7 @@ class TaskStore:
 
     @contextmanager
     def lock_intake(self) -> Iterator["TaskStore"]:
-        """Hold the lease of the intake within the context, so that drops and amendments are committed one at a time.
+        """Hold the lease of the intake within the context: drops and amendments are committed one at a time.
 
         What a drop contributes depends on the drops before it.
         """

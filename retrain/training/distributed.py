@@ -41,7 +41,7 @@ log = logging.getLogger("retrain")
 
 
 class ProcessGroup:
-    """The group of processes that train together. This base class is a group of one, which has nothing to share."""
+    """The group of processes that train together. This base class is a group of one: it has nothing to share."""
 
     rank, size = 0, 1
 
@@ -112,7 +112,7 @@ class TorchrunGroup(ProcessGroup):
         return counts
 
     def any_rank(self, ask: Votes) -> Votes:
-        """Start an all-reduce of this rank's votes on the CPU, so that no rank waits for a device."""
+        """Start an all-reduce of this rank's votes on the CPU: no rank waits for a device."""
         votes = torch.tensor(ask(), dtype=torch.uint8)
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
 
@@ -151,7 +151,7 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Recognize such errors by their type, or by their text for gloo, which has no type for them.
+        """Recognize such errors by their type, or by their text for gloo, because gloo has no type for them.
 
         A collective operation can also wait forever: gloo may never end a send to a rank that is lost meanwhile. So
         this process exits with 75 if another rank's heartbeats stop.
@@ -191,7 +191,7 @@ class TorchrunGroup(ProcessGroup):
                     _exit_to_resume(f"no heartbeat of rank {rank} for {MAX_SILENCE:.0f} s")
 
     def publish_plan(self, plan: str) -> None:
-        """Write it to torchrun's store, which keeps it even if this process ends."""
+        """Write it to torchrun's store: it stays there even if this process ends."""
         self._store.set(self._next_key(), plan)
 
     def wait_for_plan(self) -> str:

@@ -24,7 +24,7 @@ from retrain.training.stopping import rejection_risk, subset_ends, tail_probabil
 
 CHUNK, GPU_CHUNK = 128, 512
 """Images in a forward pass. On the CPU as many as training batches usually have, to reuse their freed memory; on a GPU
-more, so that the CPU launches work fast enough."""
+more, because the CPU could not launch smaller ones fast enough."""
 
 ROUNDING = 1e-6
 """Tolerance when an accuracy is compared with the needed one, a product of floats: equal accuracies must pass."""

@@ -32,7 +32,7 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
-            # Waits for the device, so that the time of training steps is not counted as evaluation.
+            # Waits for the device: otherwise the time of training steps would count as evaluation.
             sums = run.loss_sum.item(), run.correct_sum.item()
             with stopwatch.aside("evaluation"):
                 point = evaluate_point(run, *sums)

@@ -21,7 +21,7 @@ class Losses(NamedTuple):
 
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
-"""(logits [B, K], labels int64 [B], targets) to the losses. Targets are the labels, or shares of classes [B, K]."""
+"""Function of logits [B, K], labels int64 [B] and targets. Targets are the labels, or shares of classes [B, K]."""
 
 
 def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mixed: bool = False) -> Criterion:
@@ -36,7 +36,7 @@ def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mi
 
 
 def plain_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Losses:
-    """Return the cross-entropy with the labels, which are the targets."""
+    """Return the cross-entropy with the labels. The targets must equal the labels."""
     losses = functional.cross_entropy(logits, labels, reduction="none")
     return Losses(losses.mean(), losses)
 
@@ -44,8 +44,8 @@ def plain_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Losses:
 def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
     """Return the mean over images of sum_k -w_k q_k log p_k, with q = (1 - smoothing) · target + smoothing / K.
 
-    The mean divides by the number of images, not by their weights, so that the parts of a batch in several processes
-    add up to the loss of the whole batch. `weights` [K] have mean 1 over the training samples.
+    The mean divides by the number of images, not by their weights: the parts of a batch in several processes then add
+    up to the loss of the whole batch. `weights` [K] have mean 1 over the training samples.
     """
     losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
     return Losses(losses.mean(), functional.cross_entropy(logits.detach(), labels, reduction="none"))
@@ -54,8 +54,7 @@ def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tens
 def class_weights(setting: str | Mapping[str, float], classes: Sequence[str], labels: Tensor) -> Tensor | None:
     """Return the weight of each class, float32 [K] on the labels' device; None if all weights are equal.
 
-    `inverse`: N / (K n_k). Weights are scaled to a mean of 1 over the samples, so that the learning rate keeps its
-    meaning.
+    `inverse`: N / (K n_k). Weights are scaled to a mean of 1 over the samples: the learning rate keeps its meaning.
     """
     if setting == "none":
         return None

@@ -82,7 +82,7 @@ class Run:
     augmentation: torch.Generator
     """The random generator of crops and flips."""
     average: AveragedNetwork
-    """The averaged network, which is evaluated and saved as the run's model."""
+    """The averaged network. It is evaluated and saved as the run's model."""
     progress: Progress
     ranks: ProcessGroup
     """The group of processes that train together."""
@@ -128,8 +128,8 @@ def set_up(
 ) -> Run:
     """Build the run of a plan, before its first iteration. `pretrained` are the weights of the network's body.
 
-    Seeds torch's global random state, which layers such as dropout use. Raises `ModelError` if the parent's
-    weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
+    Seeds torch's global random state for layers such as dropout. Raises `ModelError` if the parent's weights do not fit
+    the plan's network, and `TaskError` if there are more processes than samples in a batch.
     """
     device, task, changes = train.device, plan.task, plan.task.data.augmentation
     rows = _rows(plan, ranks)

@@ -82,7 +82,7 @@ def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
 
 
 def _read(state: bytes) -> tuple[dict[str, Tensor], _Metadata]:
-    """Read the tensors, and the header's metadata, which safetensors' `load` leaves out."""
+    """Read the tensors, and the header's metadata (safetensors' `load` leaves the metadata out)."""
     try:
         length = int.from_bytes(state[:8], "little")
         metadata = json.loads(state[8 : 8 + length])["__metadata__"]

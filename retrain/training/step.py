@@ -31,7 +31,7 @@ def compute_step(
     bf16, labels = run.plan.task.training.bf16, batch.labels
     images, targets = run.mix(run.augment(pixels, run.augmentation, run.rows), labels, iteration)
     run.statistics.before_forward(iteration)
-    run.optimizer.zero_grad()  # before the forward pass, so that its graph can reuse the gradients' memory
+    run.optimizer.zero_grad()  # before the forward pass: its graph can then reuse the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
         logits = run.forward(images)
     logits = logits.float()

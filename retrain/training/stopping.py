@@ -104,7 +104,7 @@ LARGE_ERROR = 0.02
 With a limit of 0.01, runs that were already 2 points above scratch took up to 1.7 times as long."""
 
 PATIENCE_SHARE = 0.7
-"""Largest patience, as a share of a run's iterations so far, so that a run does not end too early."""
+"""Largest patience, as a share of a run's iterations so far: the first 30% of a run are never part of a plateau."""
 
 
 def judge(
@@ -204,7 +204,7 @@ def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score
 def _may_end_while_improving(
     points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float
 ) -> bool:
-    """Return whether a run at its carried target is about as good as scratch would be, so that it need not continue.
+    """Return whether a run at its carried target need not continue: it is about as good as scratch would be.
 
     It may end from the rule's `expect_from` on if it is above the expected accuracy, and from `improve_until` on if it
     rises slowly. A rough expectation is used only from `improve_until` on.
@@ -222,7 +222,7 @@ def _may_end_while_improving(
 
 
 def _is_at_its_end(last: Point, rule: StopRule) -> bool:
-    """Return whether a run at its carried target ends in any case, so that it costs less than scratch would."""
+    """Return whether a run at its carried target ends in any case: it must cost less than scratch would."""
     return rule.improve_until is not None and last.iteration >= 2 * rule.improve_until
 
 

@@ -59,7 +59,7 @@ def draw_boxes(setting: ResizedCrop, size: torch.Size, rows: Rows, seed: int, it
 def crop_boxes(images: Tensor, boxes: Tensor) -> Tensor:
     """Return the part of each image within its box, resized to the image's size: uint8, same shape.
 
-    One kernel for the whole batch: torchvision's RoIAlign, which averages four bilinear samples for each pixel.
+    One kernel for the whole batch: torchvision's RoIAlign. It averages four bilinear samples for each pixel.
     """
     from torchvision.ops import roi_align  # torchvision takes seconds to import
 

@@ -1,7 +1,7 @@
 """Optional packages: which extra installs each, and the error if it is missing.
 
-The core installs and runs without them. Code that needs one imports it through this module when it is used, so that
-other commands do not pay for the import.
+The core installs and runs without them. Code that needs one imports it through this module when it is used: other
+commands do not pay for the import.
 """
 
 import importlib

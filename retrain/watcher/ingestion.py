@@ -109,7 +109,7 @@ class ValidationOutcome(NamedTuple):
 
 def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:
     """Commit a drop, or return why it must be quarantined, with the findings. Raises `StoreError`."""
-    from retrain.data import decoded  # imports numpy and Pillow, which only the subprocess needs
+    from retrain.data import decoded  # imports numpy and Pillow; only the subprocess needs them
     from retrain.data.uploads import ingest_drop
 
     findings: list[str] = []

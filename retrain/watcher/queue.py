@@ -60,7 +60,7 @@ class EventSource(Protocol):
 
 
 class EventQueue:
-    """Receives events. A message that cannot be parsed stays in SQS, which moves it to the dead-letter queue."""
+    """Receives events. A message that cannot be parsed stays in SQS until SQS moves it to the dead-letter queue."""
 
     def __init__(self, queue: "SqsQueue", tasks: Iterable[Task], health: Health) -> None:
         self._queue, self._health, self._locations = queue, health, TaskLocations(tasks)
@@ -82,7 +82,7 @@ class EventQueue:
         return events
 
     def delete(self, messages: "list[Message]") -> None:
-        """Delete messages whose drops have been checked. If that fails, SQS delivers them again, which is harmless."""
+        """Delete messages whose drops have been checked. If that fails, SQS delivers them again, without harm."""
         try:
             self._queue.delete(messages)
         except StoreError as error:

@@ -33,7 +33,7 @@ def load_streamed(
     device: torch.device,
     cache_dir: Path,
 ) -> dict[Split, Samples]:
-    """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
+    """Return the wanted splits of a dataset. `drops` are the manifests of its drops in the same order.
 
     Raises `DamagedDrop` at the first drop that is damaged or has changed since the dataset was made, and `TaskError`
     if the cache is too small for the shards that are mixed.
@@ -58,7 +58,7 @@ def load_streamed(
 def _training_pixels(
     shards: list[ShardRef], found: list[Catalogue], cache: ShardCache, image_size: Size
 ) -> ShardPixels:
-    """Leave out the shards without training samples."""
+    """Return the pixels of the training samples, without the shards that have none."""
     counts = torch.cat([one.counts for one in found])
     offset, length = torch.cat([one.offset for one in found]), torch.cat([one.length for one in found])
     used = [ref for ref, count in zip(shards, counts.tolist(), strict=True) if count]

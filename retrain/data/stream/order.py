@@ -1,6 +1,6 @@
 """The order of an epoch over shards: shuffled as widely as the shards that are open at once allow.
 
-A plain shuffle would need every shard at once, which a bounded cache cannot hold.
+A plain shuffle would need every shard at once, and a bounded cache cannot hold them all.
 """
 
 import torch
@@ -13,9 +13,10 @@ from retrain.recipe.sampling import sort_by_random_key
 def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int) -> Tensor:
     """Return the samples `kept`, int64 [n], in an order that needs only about `window` shards at once.
 
-    `counts` int64 [shards] are the shards' samples, which follow one another. The shards are laid out in random order,
-    each one unit long, and every sample goes to a random place in the `window` units from its shard's own on. So what
-    is next to be read lies in window + 1 shards at most; with many more units than shards it is a plain shuffle.
+    `counts` int64 [shards] are the shards' numbers of samples; samples follow one another in the order of shards. The
+    shards are laid out in random order, each one unit long, and every sample moves to a random place in the `window`
+    units from the start of its shard on. The next samples to read are therefore in at most window + 1 shards. With a
+    window much larger than the number of shards this is a plain shuffle.
     """
     unit, units = torch.randperm(len(counts), generator=generator), len(counts) + window
 

@@ -54,7 +54,7 @@ class _File(NamedTuple):
 
 
 class ShardPixels:
-    """Images of the training samples of all drops, which lie in `shards`, one after another. Indexed like a tensor.
+    """Images of the training samples of all drops, one after another in `shards`. Indexed like a tensor.
 
     `counts` int64 [shards] are their training samples; `offset` int64 and `length` int32 [N] say where a sample lies in
     its shard.

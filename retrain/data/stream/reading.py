@@ -37,7 +37,7 @@ def read_streamed_drop(
 ) -> dict[str, Tensor]:
     """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
 
-    Raises `DropError`, which names shard and key, if the shards differ from the manifest.
+    Raises `DropError`, naming shard and key, if the shards differ from the manifest.
     """
     reading = _Reading(drop, cache, Assignment.of(drop, store))
     with ExitStack() as stack:

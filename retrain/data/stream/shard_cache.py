@@ -35,7 +35,7 @@ class ShardCache:
         self._checked: set[str] = set()
 
     def path(self, ref: ShardRef) -> Path:
-        """Return the path of a shard, which exists while a reader holds it."""
+        """Return the path of a shard. The file exists while a reader holds it."""
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
     def hold(self, ref: ShardRef) -> BufferedReader:
@@ -66,7 +66,7 @@ class ShardCache:
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
 
     def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
-        """Return whether these are the manifest's bytes, which is checked once a process; other files are removed."""
+        """Return whether these are the manifest's bytes, checked once a process. Remove the file if they are not."""
         if ref.shard.sha256 in self._checked:
             return True
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -116,7 +116,7 @@ class ShardCache:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Hold an exclusive lock on a file, which is removed after its last user."""
+    """Hold an exclusive lock on a file. The last user removes the file."""
     while True:
         with path.open("ab") as file:
             flock(file, LOCK_EX)

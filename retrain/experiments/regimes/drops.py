@@ -14,7 +14,7 @@ from retrain.store.task_store import TaskStore
 
 
 class DropImage(NamedTuple):
-    """One image of a drop, with its label, which may be wrong."""
+    """One image of a drop, with its label. The label may be wrong."""
 
     split: Split
     label: str

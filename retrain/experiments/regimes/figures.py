@@ -269,7 +269,7 @@ COMPARISONS = (
 def regime_figures(runs: Runs, regime: str, methods: Sequence[str] = ()) -> RegimeFigures | None:
     """Return a regime's figures; None before one sequence is complete.
 
-    `methods` are variants, which are compared with plain scratch.
+    `methods` are the variants to compare with plain scratch.
     """
     seeds = seeds_of(runs, regime)
     if not seeds:

@@ -3,7 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 FIRST = "first"
-"""The scratch run on the first drop, which every method continues from."""
+"""The scratch run on the first drop. Every method continues from it."""
 
 PLAIN, AVERAGED = "scratch", "scratch-averaged"
 """The two baselines: training from scratch on all drops, evaluated with its last weights or with their average."""
@@ -23,8 +23,8 @@ class Method(NamedTuple):
 
     overrides: dict[str, Any]
     target: Literal["none", "carried", "plain", "averaged"]
-    """none: a scratch run, which has no target; carried: by the run on the first drop; plain, averaged: measured by
-    that scratch run on the same data."""
+    """none: no target (a scratch run); carried: by the run on the first drop; plain, averaged: measured by that scratch
+    run on the same data."""
 
 
 METHODS = {

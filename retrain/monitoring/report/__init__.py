@@ -1,6 +1,6 @@
 """The report of a task as one HTML page: `read_sources` reads the store, `render_page` renders the page.
 
-Needs the extra `report`, which brings altair and vl-convert-python.
+Needs the extra `report`: altair and vl-convert-python.
 """
 
 from importlib.util import find_spec

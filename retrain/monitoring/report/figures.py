@@ -31,11 +31,11 @@ class Headline(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """Net savings in a unit other than iterations, by the cost of an iteration of each run."""
+    """Net savings in a unit other than iterations, computed with each run's own cost of an iteration."""
 
     unit: str
     net: float
-    """Against s_scratch."""
+    """Compared with s_scratch."""
     net_whole: float
     """Compared with full trainings from scratch."""
 
@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 
 def headline(records: Sequence[RunRecord]) -> Headline:
-    """Return the sums over a ledger, whose records come oldest first."""
+    """Return the sums over a ledger. Its records come oldest first."""
     total = total_savings(records)
     targeted = (
         record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target

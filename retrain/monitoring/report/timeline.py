@@ -76,7 +76,7 @@ def _reigns(sources: Sources) -> list[Reign]:
 
 
 MARGIN = 56
-"""Width of the y axis in both charts, in pixels, so that their time axes align."""
+"""Width of the y axis in both charts, in pixels. With one width, their time axes align."""
 OUTCOMES = {
     "reached": ("circle", "ours"),
     "completed": ("square", "scratch"),

@@ -190,7 +190,7 @@ class CloudStore:
             return next(listing, ())
 
     def _marks_folder(self, entry: Entry) -> bool:
-        """Return whether an empty object is really called `folder/`: obstore lists it as `folder`, which is absent."""
+        """Return whether an empty object is really called `folder/`: obstore lists it as `folder`."""
         if entry.size:
             return False
         try:

@@ -43,7 +43,7 @@ BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError, 
 
 
 class Denied(StoreError):
-    """The policy of these credentials does not allow it."""
+    """The policy of these credentials does not allow the request."""
 
 
 class Location(NamedTuple):
@@ -98,5 +98,5 @@ def _failure(place: Location, error: Exception) -> StoreError:
 
 
 def _error_text(error: Exception) -> str:
-    """Return an error's text without passwords: botocore quotes addresses of proxies, which may have one."""
+    """Return an error's text without passwords: botocore quotes addresses of proxies, and these may have one."""
     return mask_credentials(str(error))

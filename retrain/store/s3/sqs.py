@@ -1,4 +1,4 @@
-"""Receive and delete the messages of an SQS queue, which a bucket notifies of its objects."""
+"""Receive and delete the messages of an SQS queue. A bucket notifies this queue of its objects."""
 
 import math
 import re
@@ -65,7 +65,7 @@ class SqsQueue:
         return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Delete handled messages. Raises `StoreError`; SQS then delivers them again, which is harmless."""
+        """Delete handled messages. Raises `StoreError`; SQS then delivers them again, without harm."""
         for start in range(0, len(messages), BATCH):
             batch = messages[start : start + BATCH]
             entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]

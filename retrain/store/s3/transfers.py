@@ -135,7 +135,7 @@ def download_parts(
         with _emptied(parts):
             from_the_start()
     finally:
-        wait([other for other in others if not other.cancel()])  # they write into the file, which the caller may close
+        wait([other for other in others if not other.cancel()])  # they write into the file, and the caller may close it
     for other in others:
         if not other.cancelled():
             other.result()
@@ -149,7 +149,7 @@ def _taken(take: Callable[[], int]) -> Iterator[int]:
 
 @contextmanager
 def _emptied(parts: deque[int]) -> Iterator[None]:
-    """Clear the queue on leaving, so that the other threads stop after an error in this one."""
+    """Clear the queue on leaving: the other threads stop after an error in this one."""
     try:
         yield
     finally:
