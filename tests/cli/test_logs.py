@@ -63,6 +63,15 @@ def test_quiet_logs_warnings_and_verbose_excludes_it(home: Path) -> None:
     assert both == (2, "", "retrain: --verbose and --quiet cannot be combined: pass one of them\n")
 
 
+def test_verbose_logs_the_requests_to_the_store(home: Path, s3: str, bucket: str) -> None:
+    settings = make_task(name="reefs", store=f"s3://{bucket}/t", endpoint_url=s3).model_dump()
+    (home / "tasks" / "reefs.yaml").write_text(json.dumps(settings))
+    plain, verbose = (run_in(home, *flags, "status", "-t", "reefs") for flags in ((), ("--verbose",)))
+    assert plain.out == verbose.out
+    assert " S3 GetObject " in verbose.err
+    assert " S3 " not in plain.err
+
+
 def test_retrain_task_stands_for_an_absent_option(home: Path) -> None:
     assert json.loads(run_in(home, "status", "--json", RETRAIN_TASK="birds").out)["task"] == "birds"
     assert json.loads(run_in(home, "status", "--json", "-t", "boats", RETRAIN_TASK="birds").out)["task"] == "boats"

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -13,6 +15,7 @@ from retrain.config.task import Task
 from retrain.monitoring import pages
 from retrain.monitoring.report.figures import money, signed
 from retrain.monitoring.report.fleet import months
+from retrain.records import Approval
 from retrain.store import LocalStore
 from retrain.store.task_store import TaskStore
 
@@ -63,6 +66,26 @@ def test_fleet_page_shows_every_task_and_leads_to_its_own(
         assert page.get_by_role("link", name="pets").get_attribute("href") == "/tasks/pets"
         assert "continuous-4" in monitoring.get(f"http://{address}/tasks/pets")
         page.close()
+
+
+def test_waiting_candidate_is_on_both_pages(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)
+    store = LocalStore(tmp_path / "store")
+    known_ledger.write(store, known_ledger.pets())
+    approval = Approval.requested("continuous-9", known_ledger.START, timedelta(days=3))
+    TaskStore(store, "pets").approvals.request(approval)
+    with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
+        for path in ("/fleet", "/"):
+            monitoring.get(f"http://{address}{path}")
+        fleet, report = (browsers.opened(browser, f"http://{address}{path}") for path in ("/fleet", "/"))
+        assert row(fleet, "pets")[0] == "awaits approval"
+        waiting = report.locator("p.card", has=report.get_by_text("continuous-9")).inner_text()
+        assert waiting == (
+            "continuous-9 passed the gate on 2026-01-05 00:00 and awaits approval until 2026-01-08 00:00: "
+            "retrain approve continuous-9 --task pets, or reject."
+        )
+        fleet.close()
+        report.close()
 
 
 def test_months_add_up_the_runs_that_ended_in_them() -> None:

@@ -291,3 +291,15 @@ def test_rollback_asks_at_a_terminal(workspace: Workspace, command: Callable[...
     assert champion(workspace) == second.run_id
     at_terminal(100, "rollback", *task, "--yes")
     assert champion(workspace) == second.parent
+
+
+def test_promote_asks_at_a_terminal(workspace: Workspace, command: Callable[..., Ran], tmp_path: Path) -> None:
+    first = champion(workspace)
+    second = stages.run_task(workspace.context, make_task(), Request())
+    assert isinstance(second, RunRecord)
+    promote = ("promote", first, "-t", str(tmp_path / "pets.json"))
+    asked = " ".join(at_terminal(300, *promote, typed="n\n", code=1))
+    assert f"Promote {first} to champion of pets, in place of {second.run_id}?" in asked
+    assert champion(workspace) == second.run_id
+    at_terminal(300, *promote, typed="y\n")
+    assert champion(workspace) == first

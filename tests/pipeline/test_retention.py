@@ -16,6 +16,7 @@ from support.workspaces import Workspace, make_task
 
 from retrain.errors import RunError
 from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.monitoring.report import read_sources, render_page
 from retrain.pipeline import retention, stages
 from retrain.pipeline.approval import promote_by_hand
 from retrain.pipeline.planning import NoRunNeeded, Request
@@ -225,6 +226,9 @@ def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str
         record = workspace.store.ledger.find(interrupted.run_id)
         assert record
         assert record.error is None
+    records = workspace.store.ledger.read()
+    page = render_page(read_sources(workspace.store, records))
+    assert all(record.run_id in page for record in records)
 
 
 @pytest.fixture

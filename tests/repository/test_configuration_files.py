@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -42,6 +43,20 @@ def test_renovate_keeps_the_base_image_at_the_locks_python() -> None:
     assert "docker:pinDigests" in settings["extends"]
     [rule] = settings["packageRules"]
     assert re.match(rule["allowedVersions"].strip("/"), base.removeprefix("python:"))
+
+
+def test_images_are_labelled_with_their_version_and_commit() -> None:
+    """Names of the labels: the OCI's image-spec, annotations."""
+    shown = subprocess.check_output(["make", "--dry-run", "image-slim", "BUILD=build"], cwd=ROOT, text=True)
+    labels = dict(re.findall(r"--label org\.opencontainers\.image\.(\w+)=('[^']+'|\S+)", shown))
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    assert re.fullmatch(r"'Keeps image classifiers .*'", labels.pop("description"))
+    assert labels == {
+        "title": "retrain",
+        "licenses": "Apache-2.0",
+        "version": retrain.__version__,
+        "revision": commit,
+    }
 
 
 def test_build_context_holds_only_what_the_image_needs() -> None:

@@ -16,10 +16,11 @@ from support.races import PROCESSES, claim_all, count_up, race
 from support.store_faults import PASSING, First, cut, lost_reply, reset
 
 from retrain.errors import StoreError
-from retrain.store import Conflict, Entry, ObjectStore, open_store
+from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store, requests
 from retrain.store.base import probe_conditional_writes
 from retrain.store.cloud.services import RETRY, SERVICES
 from retrain.store.cloud.store import PART
+from retrain.utils.histograms import Durations
 
 BOTH = pytest.mark.parametrize("scheme", ["gs", "az"])
 
@@ -68,6 +69,23 @@ def test_cloud_keys_stay_under_the_prefix(scheme: str, place: tuple[str, str]) -
     assert [entry.key for entry in store.list()] == ["t/champion.json"]
     assert [entry.key for entry in whole.list()] == ["other", "team/models-2/x", "team/models/t/champion.json"]
     assert list(whole.folders("")) == ["team"]
+
+
+@BOTH
+def test_cloud_requests_are_timed_by_operation(
+    scheme: str, place: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The metric of store requests has the same operations on every store."""
+    monkeypatch.setattr(requests, "REQUESTS", Durations(requests.BOUNDS))
+    caplog.set_level("DEBUG", logger="retrain")
+    store = open_store(*place)
+    store.write("a", b"1")
+    store.read("a")
+    with pytest.raises(Missing):
+        store.read("b")
+    told = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in requests.REQUESTS.read().items()}
+    assert told == {("PutObject",): (1, True), ("GetObject",): (2, True)}
+    assert any("GetObject failed after 0." in message for message in caplog.messages)
 
 
 def test_folder_marker_in_gcs_is_unusual(gcs: str, request: pytest.FixtureRequest) -> None:

@@ -31,7 +31,7 @@ import pytest
 from retrain.store import ObjectStore, open_store
 from support.faulty_s3 import Fault, faulty
 from support.monitoring import wait_for
-from support.programs import free_port, need
+from support.programs import free_port, need, skip_or_fail
 from support.s3_server import serving_s3
 
 if TYPE_CHECKING:
@@ -111,10 +111,9 @@ def serving_gcs() -> Iterator[str]:
 
 @contextmanager
 def serving_azure(folder: Path) -> Iterator[str]:
-    """Yield the address of an account without containers; skip where there is no program, and fail on CI."""
+    """Yield the address of an account without containers; see `skip_or_fail`."""
     if not PROGRAM.exists():
-        message = "no Azurite: `make test` installs it"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        skip_or_fail("no Azurite: `make test` installs it")
     port = free_port()
     options = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
     command = [need("node", "nodejs"), str(PROGRAM), *options, "--blobPort", str(port)]

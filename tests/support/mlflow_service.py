@@ -9,10 +9,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import pytest
-
 from support.monitoring import wait_for
-from support.programs import free_port
+from support.programs import free_port, skip_or_fail
 
 PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
 """MLflow is in a separate environment because all of it needs an older graphql-core than the lock has."""
@@ -20,9 +18,9 @@ PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
 
 @contextmanager
 def serving_mlflow(folder: Path) -> Iterator[str]:
-    """Yield the address of a server that keeps runs in SQLite and serves artifacts; skip where there is no program."""
+    """Yield the address of a server that keeps runs in SQLite and serves artifacts; see `skip_or_fail`."""
     if not PROGRAM.exists():
-        pytest.skip("no MLflow server: `make test` installs one")
+        skip_or_fail("no MLflow server: `make test` installs one")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     storage = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]

@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 from random import SystemRandom
+from typing import NoReturn
 
 import pytest
 
@@ -27,11 +28,15 @@ def need(command: str, package: str) -> str:
     """Return the path of a program. Without it the test is skipped, saying what to install; on CI it fails."""
     path = shutil.which(command)
     if path is None:
-        message = f"{command} is not installed: apt-get install {package}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        skip_or_fail(f"{command} is not installed: apt-get install {package}")
     return path
+
+
+def skip_or_fail(message: str) -> NoReturn:
+    """Skip the test for want of a program; on CI, where every program must be installed, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def python_environment(**variables: str) -> dict[str, str]:
