@@ -25,7 +25,7 @@ TIMM = "timm/"
 """Prefix of the names of timm's networks."""
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-"""Prefixes of torchvision's auxiliary classifiers, which only training from scratch at ImageNet's size would use."""
+"""Prefixes of torchvision's auxiliary classifiers. Only training from scratch at ImageNet's size would use them."""
 
 INSTALL_TIMM = "it needs timm: pip install 'retrain-classifiers[timm]'"
 

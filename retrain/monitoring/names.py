@@ -128,8 +128,8 @@ SCORE = Name(
     "retrain_score_ratio",
     "gauge",
     (*SCORED, "split"),
-    "Score of the newest run's model by the task's target.metric, on the validation split (val), which decided when "
-    "the run ended, and on the test split (test).",
+    "Score of the newest run's model by the task's target.metric, on the validation split (val; it decided when the "
+    "run ended) and on the test split (test).",
 )
 PART_SCORE = Name(
     "retrain_part_score_ratio",

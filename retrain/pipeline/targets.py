@@ -15,7 +15,7 @@ EARLIEST_SHARE = 0.75
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
 """Share of its schedule after which scratch first has its final accuracy, and the standard deviation of that share.
-Means over eight regimes (images of 10 to 100 classes), whose shares were 0.4 to 1."""
+Means over eight regimes (images of 10 to 100 classes) with shares of 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
 """Assumed standard deviation of that share between scratch runs of one task, relative to the share. It counts as

@@ -313,7 +313,7 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
 
     It names up to `NAMED` of them, if the store's times are reliable.
     """
-    if drop.sample_list is None:  # an earlier version, whose manifests do not state the producer's files
+    if drop.sample_list is None:  # manifests of an earlier version do not state the producer's files
         return None
     own = [shard for shard in drop.shards if not OWN_FILES.fullmatch(shard.name)]
     expected = drop.uploaded or Uploaded(files=len(own), size=sum(shard.size for shard in own))

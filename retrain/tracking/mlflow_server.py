@@ -71,7 +71,7 @@ def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
 def _check_answers(address: str) -> None:
     """Raise `UserError` if a server is silent. MLflow's client would wait for it for more than a minute.
 
-    Any answer counts, and so does a refusal, which MLflow reports at once.
+    Any answer counts, and so does a refusal: MLflow reports it at once.
     """
     import requests  # which MLflow uses, so that the environment's proxies apply
 

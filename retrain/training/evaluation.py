@@ -35,7 +35,8 @@ class Measured(NamedTuple):
 
     `in_scope` and `newest` are the scores of the two groups of samples (`Groups`). They are None if the group is empty,
     or if not all samples were evaluated. `in_scope` predicts among the scope's classes, `scope_among_all` among all
-    classes. `standard_error` is that of the score; None if the score is a share of the images, whose error is binomial.
+    classes. `standard_error` is that of the score; None if the score is a share of the images: its error is then
+    binomial.
     """
 
     accuracy: float

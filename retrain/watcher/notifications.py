@@ -82,7 +82,7 @@ def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
 
 
 def _budget(task: Task, records: Sequence[RunRecord], now: datetime) -> Iterator[Notification]:
-    """Yield the limits reached in this period and in the previous one, whose events may not have been sent yet."""
+    """Yield the limits reached in this period and in the previous one: its events may not have been sent yet."""
     budget, now = task.trigger.budget, now.astimezone(UTC)
     previous = period_of(budget, now)[0] - timedelta(microseconds=1)
     for moment in (previous, now):
