@@ -1,6 +1,6 @@
 # Three images, each for amd64 and arm64. The last stage is for everything in a cluster, with CUDA, or for training on CPUs
 # only if TORCH_INDEX is set: the address of a package index with torch's wheels for CPUs. `--target slim` has neither torch
-# nor CUDA, and is enough for the watcher, which submits to Kubeflow, and the exporter.
+# nor CUDA, and is enough for the exporter and for a watcher that submits to Kubeflow.
 # BASE_IMAGE must have Python 3.11 with venv and pip, on a Debian. The slim image has only those of its files that are needed:
 # no shell, no pip and no package manager.
 # Its digest is that of Python 3.11.16 for all architectures; Renovate proposes newer ones (.github/renovate.json).

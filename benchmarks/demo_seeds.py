@@ -1,7 +1,7 @@
 """Run the demo's four weeks with many seeds: what continuing saves, and its accuracy compared with scratch.
 
 For each seed of the task the drops of `make demo` land one after the other. After each retraining, scratch is trained
-on the same data as a trial, which the ledger does not count in its savings. One JSON line is written when a seed has
+on the same data as a trial. The ledger does not count it in its savings. One JSON line is written when a seed has
 ended. Seeds that have a line are not run again. `--summary` prints the means of all lines.
 """
 

@@ -1,9 +1,9 @@
 """Compare whole epochs of training: this project's loop, a typical PyTorch loop, and the warm-start script's loop.
 
-- `users`: a DataLoader, torchvision's v2 transforms on each sample, and L2-init as a term of the loss.
-- `tuned`: the same with channels_last and bfloat16, which are faster.
-- `script`: no augmentation and no penalty, as the published script of Ash & Adams trains.
-- `retrain` and `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`.
+- `users`: a DataLoader, torchvision's v2 transforms on each sample, and L2-init as a term of the loss. - `tuned`: the
+same with the faster channels_last and bfloat16. - `script`: no augmentation and no penalty, as the published script of
+Ash & Adams trains. - `retrain` and `retrain bf16`: this project's loop under `continuous`, without and with
+`training.bf16`.
 
 The first three try DataLoaders of 0, 1 and 2 workers, and keep the fastest. A CPU without instructions for bfloat16 is
 several times slower in it than in float32; `tuned` and `retrain bf16` are left out there.

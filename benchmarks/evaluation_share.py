@@ -46,7 +46,7 @@ EPOCHS = 100
 
 
 class Bright(nn.Module):
-    """A network that classifies bright images, which are all of class 1, correctly, and no others."""
+    """A network that classifies only bright images correctly: those of class 1."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
@@ -100,7 +100,7 @@ class Course(NamedTuple):
 
 
 def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
-    """Evaluate along a course up to its target, which is not expected before the point `expected`."""
+    """Evaluate along a course up to its target. The target is not expected before the point `expected`."""
     images = torch.empty(case.val, 3, 1, 1, dtype=torch.uint8)
     samples = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
     target, evaluated = round(course.target * case.val), 0

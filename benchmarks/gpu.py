@@ -29,7 +29,7 @@ SAMPLES, WARM_UP = 50_000, 20
 RECORDED = 220
 """Iterations after which a whole step is recorded: new BatchNorm statistics are corrected in the first 197."""
 LOADED = 12_800
-"""Images in an epoch of the DataLoader, which takes many times as long for them."""
+"""Images in an epoch of the DataLoader. It takes many times as long for them."""
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 The same PNGs, packed as drops, lie in a folder and on an S3 server behind HTTP. Each loader reads one epoch into uint8
 batches of 128, shuffled if it can. `streamed` is this project's loader, first with a cold cache (every shard is
-fetched) and then with a warm one. The loaders take turns, so that other load on the machine affects all of them alike.
+fetched) and then with a warm one. The loaders take turns: other load on the machine affects all of them alike.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Measure the share of near-duplicates that are found, and the number of distinct pairs mistaken for near-duplicates.
 
 Near-duplicates are pictures of the archive, such as CIFAR-100, saved again, resized, cropped, or with another contrast
-or brightness. Distinct pictures are the originals, and letters in many fonts, whose hashes are nearly equal. `--seed`
+or brightness. Distinct pictures are the originals, and letters in many fonts, with nearly equal hashes. `--seed`
 chooses pictures and letters. The threshold was chosen on other pictures than those of the reported figures.
 """
 

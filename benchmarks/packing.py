@@ -1,7 +1,7 @@
 """Measure `retrain drop pack`, compared with a plain script that decodes every image and writes tars.
 
 They alternate. `--before` names a checkout of an earlier version to include. Each packs the same archives of small
-images in a separate process, whose start is included.
+images in a separate process, with its start.
 """
 
 import io

@@ -49,7 +49,7 @@ class Trials(NamedTuple):
         return self._seconds([*TORCHRUN, *RETRAIN], self.stores[0], BATCH, self.epochs, seed) / 2
 
     def separate(self, seeds: tuple[int, int]) -> float:
-        """Train twice at once on half a batch, which takes half the epochs for as many iterations."""
+        """Train twice at once on half a batch: half the epochs for as many iterations."""
 
         def half(store: Path, seed: int) -> float:
             return self._seconds(RETRAIN, store, BATCH // 2, self.epochs / 2, seed)

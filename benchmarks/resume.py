@@ -96,7 +96,7 @@ def newest_state(folder: Path, plan: Plan) -> int | None:
 
 
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
-    """Kill one run after another and count those that end like the first, which was not killed."""
+    """Kill one run after another and count those that end like the first one: that was not killed."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)

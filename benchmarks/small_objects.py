@@ -1,6 +1,6 @@
 """Measure reads of many small objects from Ceph's gateway, one at a time and sixteen, with and without Nagle.
 
-Ceph's default is `tcp_nodelay=0`, which keeps Nagle's algorithm: the end of an answer waits until its beginning is
+Ceph's default, `tcp_nodelay=0`, keeps Nagle's algorithm: the end of an answer waits until its beginning is
 acknowledged. Both gateways run on this machine and share its cores with the reader. Reads from the two alternate.
 """
 

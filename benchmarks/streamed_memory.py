@@ -3,7 +3,7 @@
 `retrain run` streams in one process and decodes in another, for the same number of iterations each time: first while it
 catalogues the drop, then again as trials. `training_mb` is the peak of the training process, from the kernel's
 high-water mark. `decoding_mb` is the highest private memory seen in the decoding process, sampled every 50 ms
-(Pss_Anon, which counts its part of what it shares with its parent). The smallest set has enough held-out samples for an
+(Pss_Anon: it counts a part of the memory shared with the parent). The smallest set has enough held-out samples for an
 evaluation's largest batch.
 """
 

@@ -1,9 +1,9 @@
 """Measure how fast photographs are packed and validated, compared with a bare loop that only hashes and decodes them.
 
-The same photographs are in a folder, which `retrain drop pack` reads, and in the shards of a drop, which a watcher
-validates, with and without a cache of decoded images for a run on this machine. The bare loop reads the shards, digests
-them (SHA-256), and decodes each image with Pillow (libjpeg-turbo) in as many threads as cores. Another one also resizes
-the images, as is needed for the cache. All take turns in one process; the first turn is a warm-up.
+`retrain drop pack` reads photographs from a folder. A watcher validates the same photographs in the shards of a drop,
+with and without a cache of decoded images for a run on this machine. The bare loop reads the shards, digests them
+(SHA-256), and decodes each image with Pillow (libjpeg-turbo) in as many threads as cores. Another one also resizes the
+images, as is needed for the cache. All take turns in one process; the first turn is a warm-up.
 
 A share is the bare loop's time divided by that of `retrain`. The hours for ImageNet's 1.3 million images follow
 from the median wall time. The last figures are the peak memory of processes that validate more and more icons.

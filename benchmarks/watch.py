@@ -69,7 +69,7 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
 
 
 def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
-    """Return the wall times of a first poll, which reads all manifests, and of a second one, in seconds.
+    """Return the wall times of a first poll (it reads all manifests) and of a second one, in seconds.
 
     The first poll's processor time is only that of the watcher.
     """

@@ -1,8 +1,8 @@
 """The pipeline of a task: plan -> train -> evaluate -> promote -> record, and a last step that runs even after errors.
 
-No step is cached. The first step gets the id of the submission, and the others get the run's id, which contains the
-digest of the plan. The task is a parameter of the type STRUCT, which Kubeflow's page shows and checks as JSON; the
-other parameters are texts.
+No step is cached. The first step gets the id of the submission, and the others get the run's id with the digest of the
+plan. The task is a parameter of the type STRUCT: Kubeflow's page shows and checks it as JSON. The other parameters are
+texts.
 """
 
 from collections.abc import Callable

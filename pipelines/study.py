@@ -19,7 +19,7 @@ Levels = Sequence[Sequence[Plan]]
 
 
 def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
-    """Submit the runs of a study, whose plans are in the store, with a task's pods and server.
+    """Submit the runs of a study with a task's pods and server. The plans are in the store.
 
     The same runs are submitted only once. Raises `SubmitError`.
     """

@@ -33,8 +33,8 @@ OF_HELM = re.compile(
     r'|^  namespace: "retrain"\n',
     re.MULTILINE,
 )
-"""Lines that only Helm uses: its labels, the release's namespace (each kustomization sets it), and the checksum, which
-would be wrong after a file is edited."""
+"""Lines that only Helm uses: its labels, the release's namespace (each kustomization sets it), and the checksum (it
+would be wrong after a file is edited)."""
 
 
 Schema = dict[str, Any]
@@ -82,7 +82,7 @@ def _prefixed(schema: Schema) -> Schema:
 
 
 def _kubernetes_definitions() -> dict[str, Schema]:
-    """Return the strict schemas of all Kubernetes types, without descriptions, which are most of their size."""
+    """Return the strict schemas of all Kubernetes types, without descriptions: these are most of their size."""
     path = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict/_definitions.json"
     return {name: _bare(definition) for name, definition in schema_contents(path, KUBERNETES)["$defs"].items()}
 

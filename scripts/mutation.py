@@ -8,7 +8,7 @@ call continues where the first one stopped, and `--again` tests the survivors on
 `--survivors` only lists them. A mutant is equivalent if no caller can see the difference. Equivalent mutants are listed
 in `scripts/mutation_equivalents.txt`.
 
-Every test run is a fork of this process, which has imported torch already: that halves the time of a mutant.
+Every test run is a fork of this process. It has imported torch already: that halves the time of a mutant.
 """
 
 import argparse

@@ -107,7 +107,7 @@ LONG = (
     *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
     *("repository/test_site.py", "repository/test_release.py", "watcher/test_watchers_apart.py"),
 )
-"""Files with the longest tests. They begin first, so that what is left for an idle worker is short."""
+"""Files with the longest tests. They begin first: the tests that are left for an idle worker are short."""
 LONG_SECONDS = 900
 """Seconds after which a test of these files is given up."""
 
@@ -192,7 +192,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the address of Ceph's gateway, which takes ten seconds to start: each test has separate buckets."""
+    """Yield the address of Ceph's gateway. It takes ten seconds to start, so tests share it with separate buckets."""
     with radosgw.serving(tmp_path_factory.mktemp("ceph")) as address:
         yield address
 

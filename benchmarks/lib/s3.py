@@ -1,4 +1,4 @@
-"""Start S3 servers (Ceph's and moto's) in separate processes, so that they do not share the measured time."""
+"""Start S3 servers (Ceph's and moto's) in separate processes: they do not share the measured time."""
 
 import logging
 import multiprocessing
@@ -41,7 +41,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REG
 
 @contextmanager
 def serving_moto(bucket: str) -> Iterator[str]:
-    """Serve an empty bucket by moto. Yield its address, which is in the environment with credentials."""
+    """Serve an empty bucket by moto. Yield its address; it is also in the environment, with credentials."""
     fresh = multiprocessing.get_context("spawn")
     ours, theirs = fresh.Pipe()
     server = fresh.Process(target=_serve, args=(theirs,), daemon=True)

@@ -1,4 +1,4 @@
-"""Measure what some work or a process took: wall time, which includes other load, processor time, and memory."""
+"""Measure what some work or a process took: wall time (with other load), processor time, and memory."""
 
 import os
 import time
@@ -50,7 +50,8 @@ def peak_mb(process: int | str = "self") -> float:
 
 
 def processor_seconds(process: int) -> float:
-    """Return the processor time of a running process: two fields of its stat after its name, which may hold spaces."""
+    """Return the processor time of a running process: two fields of its stat after its name (a name may hold
+    spaces)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""The actions of a scenario. Each runs in a separate process, which may be killed anywhere and restarted."""
+"""The actions of a scenario. Each runs in a separate process that may be killed anywhere and restarted."""
 
 import faulthandler
 import logging

@@ -1,4 +1,4 @@
-"""Commands of a long scenario's users, each in a separate process, which may be killed anywhere and started again.
+"""Commands of a long scenario's users, each in a separate process that may be killed anywhere and started again.
 
 Started again, an action first checks whether it was done, as a person does who was cut off from a machine.
 """
@@ -54,7 +54,7 @@ def amend(place: Place, corrections: str, is_later: bool) -> None:
 
 
 def erase(place: Place, sequence: int, drop: str, keys: Sequence[str]) -> None:
-    """`retrain drop erase`; if it was interrupted, once more without samples, which completes it."""
+    """`retrain drop erase`; if it was interrupted, once more without samples, to complete it."""
     begun = len(place.context().store.erasures.read()) >= sequence
     chosen = [] if begun else ["--drop", drop, *(part for key in keys for part in ("--key", key))]
     command(place, "drop", "erase", "--reason", f"request {sequence}", *BY_HAND, *chosen)

@@ -22,7 +22,7 @@ EARLY = 10
 
 
 class Reference:
-    """The plans and results of undisturbed runs, which are the same in every store."""
+    """The plans and results of undisturbed runs. They are the same in every store."""
 
     def __init__(self, runner: Runner) -> None:
         store, task = runner.store(), runner.place.task
@@ -150,7 +150,7 @@ def _states(store: ObjectStore) -> list[str]:
 
 
 def with_a_hole(data: bytes) -> bytes:
-    """Change bytes among the tensors' values, so that only the digest reveals it."""
+    """Change bytes among the tensors' values: only the digest reveals it."""
     start, stop = len(data) * 2 // 5, len(data) * 3 // 5
     return data[:start] + bytes(stop - start) + data[stop:]
 

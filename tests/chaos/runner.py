@@ -24,7 +24,7 @@ from retrain.store.task_store import TaskStore
 PATIENCE = 300.0
 """Seconds after which an action counts as hanging."""
 ATTEMPTS = 40
-"""Largest number of starts of one action, whose store fails or whose process is killed."""
+"""Largest number of starts of one action: its store may fail, or its process may be killed."""
 UNKNOWN = 255
 """Exit code where `start` in one thread read that of a process which another thread waits for."""
 CONTEXT = forkserver()

@@ -121,7 +121,7 @@ class Team:
         return self.done
 
     def _begin(self) -> None:
-        """Take over the store of the earlier version, whose last run was killed, and finish that run."""
+        """Take over the store of the earlier version, and finish its last run: that run was killed."""
         golden = self._runner.place.folder / "golden" / "store"
         for path in sorted(path for path in golden.rglob("*") if path.is_file()):
             self._runner.store().write(str(path.relative_to(golden)), path.read_bytes())

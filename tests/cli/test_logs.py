@@ -17,7 +17,7 @@ from retrain.kubeflow import steps
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Return a working directory with two task files, whose stores are empty."""
+    """Return a working directory with two task files and empty stores."""
     (tmp_path / "tasks").mkdir()
     for name in ("birds", "boats"):
         settings = make_task(name=name, store=str(tmp_path / "store")).model_dump()

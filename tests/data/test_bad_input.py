@@ -53,7 +53,7 @@ def sample(data: bytes, label: bytes = b"cat") -> Callable[[], dict[str, bytes]]
 
 
 def flat(side: int) -> bytes:
-    """Return a black picture, which compresses to next to nothing."""
+    """Return a black picture: it compresses to next to nothing."""
     return encoded(Image.new("1", (side, side)))
 
 

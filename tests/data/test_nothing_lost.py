@@ -21,7 +21,7 @@ from support.uploads import shard
 from retrain.errors import DropError
 
 IMAGES = [png(number, 4) for number in range(60)]
-"""Images with different pixels, so that the content of each sample is unique."""
+"""Images with different pixels: the content of each sample is unique."""
 SUFFIXES = (
     ".png",
     ".png",
@@ -67,7 +67,7 @@ class Source(NamedTuple):
 
 
 def good() -> list[str]:
-    """Names of enough images for every split, so that a drop is refused for no other reason."""
+    """Names of enough images for every split: a drop is refused for no other reason."""
     return [f"{split}/{name}/zz{number}.png" for split in SPLITS for name in ("cow", "hen") for number in "12"]
 
 

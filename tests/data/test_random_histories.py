@@ -21,7 +21,7 @@ FIRST = {
     f"{split}/{('cat', 'dog')[number % 2]}/{number}.png": PICTURES[number]
     for number, split in enumerate(["train"] * 6 + ["val"] * 3 + ["test"] * 3)
 }
-"""The first drop, which has every split."""
+"""The first drop. It has every split."""
 
 
 class Later(NamedTuple):

@@ -75,7 +75,7 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def train_until_frozen(folder: Path, plan: Plan, writes: int) -> None:
-    """Train in this process, which stops itself at one of the writes of its states."""
+    """Train in this process. It stops itself at one of the writes of its states."""
     freeze_at_state(writes)
     train(folder, plan)
 
@@ -139,7 +139,7 @@ def test_streamed_run_learns_and_records_that_it_streamed(store: ObjectStore, tm
 
 
 def test_shuffle_shards_decide_a_streamed_run_and_no_other() -> None:
-    """The plans come from the planner, which fixes how many shards are mixed if samples are streamed."""
+    """The plans come from the planner: it fixes how many shards are mixed if samples are streamed."""
 
     def plan(loader: str, shuffle_shards: int) -> Plan:
         data = Data.model_validate({"loader": loader, "stream": {"shuffle_shards": shuffle_shards}})

@@ -30,7 +30,7 @@ from retrain.export.programs import Format, Program, write_program
 from retrain.utils import extras
 
 RESNET = {"name": "resnet18", "options": {"width": 4}}
-"""A network with BatchNorm and strided shortcuts, which are computed in another way where it is loaded to predict."""
+"""A network with BatchNorm and strided shortcuts. If it is loaded to predict, they are computed in another way."""
 TRAINING = {"epochs": 4, "batch_size": 16, "evaluate_every": 2}
 
 
@@ -214,7 +214,7 @@ def test_program_with_other_labels_is_refused(served: Served) -> None:
 
 
 class Branching(nn.Module):
-    """A network whose operations depend on the values of the images, which no tracer can follow."""
+    """A network whose operations depend on the values of the images: no tracer can follow them."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))

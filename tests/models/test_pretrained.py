@@ -173,7 +173,7 @@ def test_scratch_starts_from_the_pretrained_body_with_a_new_head(tmp_path: Path)
 
 
 def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
-    """Halfway between the parent and the pretrained body; the head, which has no pretrained rows, towards zero."""
+    """Halfway between the parent and the pretrained body; the head has no pretrained rows and moves towards zero."""
     task = small(weights_of(tmp_path))
     old, network = build_network(task.model, 3, 32, 7).state_dict(), build_network(task.model, 5, 32, 8)
     pretrained = body(task)

@@ -28,7 +28,7 @@ ALL = {rule["alert"] for rule in RULES}
 
 
 def promtool(*arguments: str) -> str:
-    """Return the output of promtool, which must accept the file."""
+    """Return the output of promtool. It must accept the file."""
     command = [need("promtool", "prometheus"), *arguments]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr

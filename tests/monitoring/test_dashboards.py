@@ -92,7 +92,7 @@ def by_task(pets: dict[str, float], label: str) -> dict[monitoring.Labels, Any]:
 
 
 NET, GROSS = -510 - 110 + 340 + 240, -100 + 350 + 250
-"""Savings of pets; cars have only a scratch run, which saves nothing and loses nothing."""
+"""Savings of pets; cars have only a scratch run: it saves nothing and loses nothing."""
 WHOLE_NET = NET + 2 * known_ledger.WHOLE
 BASELINE = 400 + 500 + 500 + 1000
 USED = 400 + 500 + 100 + 150 + 250 + 1000

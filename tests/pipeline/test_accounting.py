@@ -117,8 +117,8 @@ def test_running_sums_equal_recomputed_sums_at_every_run() -> None:
 def test_accounting_equals_sums_by_hand() -> None:
     """Check the first seven savings.
 
-    Scratch took 200 of 250 iterations on d-1, which is 80%. The mean of that and the typical 62% is 71% of 800 on both
-    drops. The calibration on four drops measured 200.
+    Scratch took 200 of 250 iterations on d-1, or 80%. The mean of this and the typical 62% is 71% of 800 on both drops.
+    The calibration on four drops measured 200.
     """
     past, _ = make_past()
     of = [record.savings for record in past.records]

@@ -155,7 +155,7 @@ def test_gc_keeps_what_an_unfinished_run_reads(workspace: Workspace) -> None:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process, which has loaded a streamed dataset."""
+    """Another process that has loaded a streamed dataset."""
     two_drops(LocalStore(tmp_path / "store"), tmp_path)
     command = [sys.executable, "-c", READER, str(tmp_path / "store"), str(tmp_path / "cache")]
     with subprocess.Popen(

@@ -67,7 +67,7 @@ def test_thumbnails_are_small_pictures() -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """Return a champion that was trained for a moment, so that it is often wrong, and continued with a new class."""
+    """Return a champion that was trained only for a moment, to be often wrong, and continued with a new class."""
     training = {"epochs": 1, "batch_size": 16, "evaluate_every": 1}
     served = make_served(tmp_path_factory.mktemp("errors"), 0, 1, 2, training=training)
     served.workspace.land(3, seed=2)

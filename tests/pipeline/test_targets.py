@@ -118,7 +118,7 @@ def test_target_needs_validation_images_of_the_baselines_drops() -> None:
 
 
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
-    """The mean of the runs' shares and of the typical one, which counts as one more run, times this schedule."""
+    """The mean of the runs' shares and the typical one (it counts as one more run), times this schedule."""
     past = one_drop().landed(drop(2, samples=300))
     _assert_estimated(past.plan().scratch, [200 / 250], 800)
     past.ended(past.plan(Request("scratch")), iterations=400)
@@ -262,7 +262,7 @@ def test_start_is_chosen_by_the_parents_record(
 def test_rate_without_batchnorm_follows_from_the_weights(
     optimizer: dict[str, object], weight_scale: float | None, rate: float, falls: bool
 ) -> None:
-    """Adam's steps have the size of its learning rate, which a layer of small weights bears less of."""
+    """Adam's steps have the size of its learning rate. A layer of small weights needs smaller ones."""
     training = {"epochs": 10, "batch_size": 10, "optimizer": optimizer}
     past = one_drop(Task.model_validate({"name": "pets", "training": training})).landed(drop(2))
     record = past.records[-1]

@@ -36,7 +36,7 @@ def test_citation_and_templates_are_of_this_version() -> None:
 
 
 def test_renovate_keeps_the_base_image_at_the_locks_python() -> None:
-    """Renovate reads the default of ARG, which Dependabot does not."""
+    """Renovate reads the default of ARG; Dependabot does not."""
     [base] = re.findall(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert re.fullmatch(r"python:3\.11-slim-\w+@sha256:[0-9a-f]{64}", base)
     settings = json.loads((ROOT / ".github" / "renovate.json").read_text())

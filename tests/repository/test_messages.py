@@ -1,4 +1,4 @@
-"""The page of all messages, which `make docs` reads from the source code."""
+"""The page of all messages. `make docs` reads them from the source code."""
 
 import runpy
 from pathlib import Path

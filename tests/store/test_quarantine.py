@@ -33,7 +33,7 @@ def run(workspace: Workspace) -> RunRecord:
 
 
 def damage(workspace: Workspace, drop: Drop) -> None:
-    """Flip one bit in the middle of a drop's first shard, which keeps its size, and remove the drop from the cache."""
+    """Flip one bit in the middle of a drop's first shard (its size stays), and remove the drop from the cache."""
     key = workspace.store.keys.drop_file(drop.id, drop.shards[0].name)
     data = bytearray(workspace.store.objects.read(key)[0])
     data[len(data) // 2] ^= 1

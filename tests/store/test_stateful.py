@@ -76,7 +76,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(seen=versions, data=BYTES)
     def replace(self, seen: tuple[str, str], data: bytes) -> None:
-        """Replace an object, which only a process that has read its current version can."""
+        """Replace an object. Only a process that has read its current version can do so."""
         key, version = seen
         if key not in self.objects:
             with pytest.raises(Missing):

@@ -132,7 +132,7 @@ def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def train_until_frozen(context: Context, plan: Plan) -> None:
-    """Train in both processes; the first, which saves, stops itself after a few states."""
+    """Train in both processes. The first one saves, and stops itself after a few states."""
     if context.ranks.rank == 0:
         freeze_at_state(4)
     train_together(context, plan)
@@ -174,7 +174,7 @@ def test_preempted_rank_saves_and_ends_both_with_75(place: Path) -> None:
 
 
 def receive_from_lost_rank(context: Context) -> None:
-    """Wait for a message from the second process, which never sends it: it is killed."""
+    """Wait for a message that the second process never sends: it is killed."""
     if context.ranks.rank:
         os.kill(os.getpid(), signal.SIGKILL)
     with context.ranks.preempt_on_lost_rank():
@@ -186,7 +186,7 @@ def test_lost_rank_ends_the_one_that_waits_for_it_with_75(tmp_path: Path) -> Non
 
 
 def receive_from_frozen_rank(context: Context) -> None:
-    """Wait for a message from the second process, which stops: its connection stays open, its heartbeats end."""
+    """Wait for a message from the second process. It stops: its connection stays open, its heartbeats end."""
     distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE = 0.1, 1.0
     if context.ranks.rank:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -225,7 +225,7 @@ def test_any_rank_reaches_all_ranks_without_waiting(tmp_path: Path) -> None:
 
 
 def evaluate_together(context: Context, folder: Path) -> None:
-    """Measure a network on one sample more than a chunk has, which leaves one process without any."""
+    """Measure a network on one sample more than a chunk has: one process is left without any."""
     held = samples([CHUNK + 1], 5)
     network, order = linear(), torch.arange(CHUNK + 1)
     measured = measure(network, held, order, Normalize(TASK.data), 0.0, context.ranks)

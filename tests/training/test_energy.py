@@ -25,7 +25,7 @@ def write_package(folder: Path, name: str, microjoules: int) -> None:
 
 @pytest.fixture
 def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return two processor packages, and the memory of the first, which its package's counter leaves out."""
+    """Return two processor packages, and the memory of the first: its package's counter leaves it out."""
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         write_package(tmp_path, name, 1_000_000)

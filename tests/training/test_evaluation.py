@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def network() -> nn.Module:
-    """Return a network in training mode, whose running statistics are not those of any batch."""
+    """Return a network in training mode. Its running statistics are not those of any batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = dropout_net(CLASSES, SIZE).to(memory_format=torch.channels_last)

@@ -314,7 +314,7 @@ def test_points_have_the_accuracy_of_training_batches() -> None:
 def test_shrunk_network_is_above_chance_after_few_iterations() -> None:
     """Check a run whose running statistics start new; without correction they would be mostly the initial ones.
 
-    The parent's convolution is made small, which its normalization undoes.
+    The parent's convolution is made small. Its normalization undoes this.
     """
     parent, plan = parent_of(task_with()), plan_for("continuous", task_with())
     for name, factor in {"0.weight": 0.02, "1.running_mean": 0.02, "1.running_var": 0.02**2}.items():

@@ -39,7 +39,7 @@ def _log_probability_of_half() -> float:
 @pytest.mark.parametrize(("correct", "total"), [(50, 500), (300, 1000), (700, 1000), (990, 1000)])
 @pytest.mark.parametrize("risk", [0.2, 0.01])
 def test_evaluations_give_up_wrongly_within_the_set_risk(correct: int, total: int, risk: float) -> None:
-    """The accuracy is exactly what is needed, so that whatever gives up is wrong."""
+    """The accuracy is exactly the needed one: to give up would be wrong."""
     drawn = torch.Generator().manual_seed(0)
     hits = (torch.rand(2000, total, generator=drawn).argsort(1) < correct).cumsum(1)
     ends = list(subset_ends(total))

@@ -72,7 +72,7 @@ def newest(place: Path, plan: Plan) -> int:
 
 
 def train_until_frozen(work: Callable[[Path, Plan], object], place: Path, plan: Plan, writes: int) -> None:
-    """Train a plan in this process, which stops itself at one of the writes of its states."""
+    """Train a plan in this process. It stops itself at one of the writes of its states."""
     freeze_at_state(writes)
     work(place, plan)
 

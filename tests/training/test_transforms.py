@@ -67,7 +67,7 @@ def test_policy_is_torchvisions_for_each_group() -> None:
 
 
 def test_resized_crops_are_those_of_torchvision() -> None:
-    """Compare transforms of smooth images, which show a wrong position but not the interpolation kernel."""
+    """Compare transforms of smooth images: they show a wrong position but not the interpolation kernel."""
     ramp = torch.linspace(0, 255, 16).repeat(3, 16, 1)
     smooth = torch.stack([ramp, ramp.transpose(1, 2)]).to(torch.uint8)
     boxes = torch.tensor([[2.0, 3.0, 12.0, 11.0], [0.0, 0.0, 16.0, 16.0]])

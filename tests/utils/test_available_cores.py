@@ -22,7 +22,7 @@ from retrain.utils.processes import available_cores
 
 @pytest.fixture
 def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file of the quota of a container on a machine of 64 cores, which says nothing of threads."""
+    """Return the file of the quota of a container on a machine of 64 cores. It says nothing about threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))

@@ -83,7 +83,7 @@ def live(folder: Path) -> tuple[str, ...]:
 
 
 def public(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Return an entry of the archive without its owner; None for leases, which name this machine."""
+    """Return an entry of the archive without its owner; None for leases, because they name this machine."""
     if Path(entry.name).name in ("lease.json", ".retrain"):
         return None
     entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, "", ""
