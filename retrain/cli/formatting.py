@@ -330,7 +330,7 @@ def _quality_rows(record: RunRecord) -> Rows:
 
 
 def _gate_rows(decision: Decision | None, passed: str) -> Rows:
-    """Yield what the gate found; `passed` is the text for a run that failed no condition."""
+    """Yield the gate's findings; `passed` is the text for a run that failed no condition."""
     if decision:
         yield "gate", "; ".join(decision.reasons) or passed
         for note in decision.notes:

@@ -57,7 +57,7 @@ def gc(
             done.append(_clean_store(store, keep_last, age, now, dry_run))
         except UserError as error:  # continue with the other tasks
             failed.append(error)
-    if not failed and (folder := _find_cache()) is not None:  # what the cache needs is known only from all tasks
+    if not failed and (folder := _find_cache()) is not None:  # needed files are known only from all tasks
         clean = cache_retention.plan_removal if dry_run else cache_retention.remove
         done.append(clean(folder, opened, age, now))
     if done:
@@ -67,7 +67,8 @@ def gc(
 
 
 def _clean_store(store: "TaskStore", keep_last: int, age: "timedelta", now: "datetime", dry_run: bool) -> "Retention":
-    """Remove what the store no longer needs, or with `dry_run` only plan it. Raises the errors of the store."""
+    """Remove the files that the store no longer needs, or with `dry_run` only plan it. Raises the errors of the
+    store."""
     from retrain.pipeline import retention
 
     with nullcontext(store) if dry_run else store.lock() as ours:

@@ -251,7 +251,7 @@ class Baseline(ConfigModel):
 
 
 class Target(ConfigModel):
-    """What a run must reach."""
+    """The target that a run must reach."""
 
     level: Annotated[float, Field(gt=0, le=100)] = 100
     """r: the target is r/100 of the baseline's score; reaching it stops the run (L_100, L_99)."""
@@ -315,7 +315,7 @@ class Task(ConfigModel):
     baseline: Annotated[Baseline, NotIdentity] = Baseline()
     """The scratch run that targets come from."""
     target: Annotated[Target, NotIdentity] = Target()
-    """What a run must reach."""
+    """The target that a run must reach."""
     gate: Annotated[Gate, NotIdentity] = Gate()
     """Conditions that a candidate must meet to be promoted."""
     costs: Annotated[Costs, NotIdentity] = Costs()

@@ -39,7 +39,7 @@ class Search:
     drop: Drop | None
     """The drop's manifest; None if there is only an upload."""
     contents: frozenset[bytes]
-    """Digests of what the samples show."""
+    """Content digests of the samples."""
     shards: frozenset[str]
     """SHA-256 of the shards that held them."""
     keys: frozenset[str]

@@ -32,7 +32,7 @@ from retrain.store.task_store import TaskStore
 
 
 def select_image(path: Path, frame: Frame) -> Selection:
-    """Return the samples that show what a file shows. Raises `DropError` if it is no image."""
+    """Return the samples with the content of a file. Raises `DropError` if it is no image."""
     try:
         return Selection(str(path), "", "", examine_image(path.read_bytes(), frame).content.hex())
     except OSError as error:
@@ -57,7 +57,7 @@ def select_listed(path: Path) -> list[Selection]:
 
 
 def find_samples(selections: Iterable[Selection], intake: Intake) -> list[ErasedSample]:
-    """Return every sample of every drop, used or not, that shows what the selected ones show; not those erased before.
+    """Return every sample of every drop, used or not, with the content of a selected one; not those erased before.
 
     Raises `DropError` at a selection that is no sample, or whose key several contents have.
     """

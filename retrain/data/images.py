@@ -132,7 +132,7 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
 
 
 def _unidentified(data: bytes) -> str:
-    """Return what is wrong with bytes that no decoder takes."""
+    """Return why no decoder accepts these bytes."""
     if not data:
         return "the file is empty"
     if data.startswith(LFS_POINTER):

@@ -1,6 +1,6 @@
 """Commit drops: compare their samples with those of committed drops, and write the manifest last.
 
-A lease lets one commit run at a time, since what a drop adds depends on the drops before it."""
+A lease lets one commit run at a time, because the samples that a drop adds depend on the drops before it."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator

@@ -95,7 +95,7 @@ BarePath = tuple[str, str]
 
 @dataclass
 class FoundFiles:
-    """The files of a source by what they can be."""
+    """The files of a source, by kind."""
 
     root: str
     images: list[SourceFile] = field(default_factory=list)

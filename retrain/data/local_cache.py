@@ -50,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def decoded_name(drop: Drop, image_size: Size) -> str:
-    """Return what the names of all files begin with that are made from a drop's images at this size."""
+    """Return the prefix of the names of all files that are made from a drop's images at this size."""
     return f"{drop.decoded_digest}-{as_frame(image_size)}"
 
 

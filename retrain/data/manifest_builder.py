@@ -36,7 +36,7 @@ class BadSamples:
         self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
 
     def finish(self, samples: int) -> tuple[LeftOut, ...]:
-        """Return what was left out. Raises `DropError` if it is too much compared with this number of good samples."""
+        """Return the bad samples. Raises `DropError` if there are too many for this number of good samples."""
         total = samples + len(self._found)
         if len(self._found) > self._max_share * total:
             named = "; ".join(f"{bad.where}: {bad.key}: {bad.cause}" for bad in self._found[:NAMED])
@@ -60,7 +60,7 @@ class ReadDrop:
     held_out: Mapping[Split, float]
     """Shares of train that are held out."""
     source: str
-    """Digest of what was read: splits, keys, classes and contents, in any order."""
+    """Digest of the splits, keys, classes and contents that were read, in any order."""
     reading: Reading
     uploaded: Uploaded | None = None
     """Files in the store that it was packed from."""

@@ -93,7 +93,7 @@ class SampleTable:
         return self.classes[int(self.label[row])]
 
     def digest_of(self, row: int) -> str:
-        """Return the digest of what a row shows, in hex."""
+        """Return the content digest of a row's sample, in hex."""
         return bytes(self.content[row]).ljust(CONTENT_BYTES, b"\0").hex()
 
     def is_used(self) -> NDArray[np.bool_]:

@@ -111,5 +111,5 @@ class HashingReader:
 
     @property
     def sha256(self) -> str:
-        """Return the digest of what has been read, in hex."""
+        """Return the digest of the bytes read so far, in hex."""
         return self._sha256.hexdigest()

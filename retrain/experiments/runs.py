@@ -140,7 +140,7 @@ def _measures_of(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures
 
 
 def read_measures(store: TaskStore, run_id: str) -> dict[str, Figures]:
-    """Return what was measured of an ended run besides its accuracy, by the measure's name."""
+    """Return the measures of an ended run besides its accuracy, by the measure's name."""
     try:
         figures: dict[str, Figures] = json.loads(store.objects.read(store.keys.run(run_id, MEASURES_FILE))[0])
     except Missing:

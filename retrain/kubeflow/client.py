@@ -151,9 +151,10 @@ def _experiment(client: Client, task: Task) -> str:
 
 
 def _find_or_create(find: Callable[[], list[Any] | None], create: Callable[[], Any]) -> tuple[Any, bool]:
-    """Return what is found or else created, and whether this call created it.
+    """Find an object of the server or create it. Return it, and whether this call created it.
 
-    The server allows each name once, so of processes that race all but one are refused, and find what that one created.
+    The server allows each name once. If several processes create it at the same time, all but one are refused, and find
+    the object of that one.
     """
     if found := find():
         return found[0], False

@@ -60,7 +60,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, images: Tensor) -> Tensor:
-        """Add what the convolutions find to the shortcut."""
+        """Return the sum of the convolutions' output and the shortcut, rectified."""
         found: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(images)))))
         found += images if self.downsample is None else self.downsample(images)
         return self.relu(found)  # type: ignore[no-any-return]  # torch's modules return Any
@@ -85,7 +85,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, images: Tensor) -> Tensor:
-        """Add what the convolutions find to the shortcut."""
+        """Return the sum of the convolutions' output and the shortcut, rectified."""
         found: Tensor = self.relu(self.bn1(self.conv1(images)))
         found = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(found)))))
         found += images if self.downsample is None else self.downsample(images)

@@ -144,7 +144,7 @@ class WatchedTask:
         self.state = TaskState(self.store)
 
     def refresh(self, totals: Totals) -> None:
-        """Add what is new to the totals. Raises `UserError` if the store, or something in it, cannot be read."""
+        """Add new records to the totals. Raises `UserError` if the store, or something in it, cannot be read."""
         errors = self.ledger.errors
         for record in self.ledger.new():
             totals.add(record)

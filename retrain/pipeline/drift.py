@@ -36,7 +36,7 @@ PERMUTATIONS = 999
 
 
 class Discrepancy(NamedTuple):
-    """The distance between two samples of features, and what chance makes of it; as in `Drift`."""
+    """The distance between two samples of features, and the one that chance rarely exceeds; as in `Drift`."""
 
     distance: float
     chance: float

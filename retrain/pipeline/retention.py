@@ -53,7 +53,7 @@ def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: d
 
 
 def remove(store: TaskStore, found: Retention, now: datetime) -> Retention:
-    """Remove the files that were found, and return what was removed. `store` must hold the task's lease.
+    """Remove the files that were found, and return the removed ones. `store` must hold the task's lease.
 
     A run that was promoted by hand in the meantime keeps its files: its marker is written before the champion is read
     again, and a promotion by hand reads the marker after the swap.

@@ -66,7 +66,7 @@ class Change(Record):
     """Row of the sample in the drop's sample list."""
     key: str
     content: str
-    """Digest of what it shows, in hex."""
+    """Content digest of the sample, in hex."""
     split: Split
     before: str
     """Class of the sample before the amendment."""

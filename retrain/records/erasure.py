@@ -11,7 +11,7 @@ RunUse = Literal["trained on them", "goes on from a run that was trained on them
 
 
 class ErasedSample(Record):
-    """A sample that is erased: its place in its drop's sample list, and the digest of what it shows."""
+    """A sample that is erased: its place in its drop's sample list, and its content digest."""
 
     drop: str
     row: NonNegativeInt

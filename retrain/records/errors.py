@@ -69,7 +69,7 @@ class Mistake(Record):
     where: str
     """The image's path, or its drop and its position in the drop's test split."""
     thumbnail: str | None = None
-    """A small PNG of what the network saw, in base64."""
+    """A small PNG of the network's input, in base64."""
 
 
 class ErrorAnalysis(Record):
@@ -112,7 +112,7 @@ class Suspect(Record):
     drop: str
     key: str
     content: str
-    """Digest of what it shows, in hex."""
+    """Content digest of the sample, in hex."""
     split: Split
     class_name: str
     """Class of the sample."""
@@ -124,4 +124,4 @@ class Suspect(Record):
     """The champion's probability of the sample's own class."""
     why: str
     thumbnail: str
-    """A small PNG of what the network saw, in base64."""
+    """A small PNG of the network's input, in base64."""

@@ -1,4 +1,4 @@
-"""The record of an ended run, what it saved, and the history of champions."""
+"""The record of an ended run, its savings, and the history of champions."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -133,5 +133,5 @@ def is_baseline(record: RunRecord) -> bool:
 
 
 def total_savings(records: Iterable[RunRecord]) -> Savings:
-    """Add up what a ledger's runs saved."""
+    """Return the total savings of a ledger's runs."""
     return sum((record.savings for record in records if record.savings), NO_SAVINGS)

@@ -34,7 +34,8 @@ class Point(Record):
     in_scope: float | None = None
     """Score within the target's scope; None where the target has none."""
     scope_among_all: float | None = None
-    """Score on the scope's samples if later classes are possible as well: what it is below `in_scope`, these cost."""
+    """Score on the scope's samples if later classes are possible as well. Its distance below `in_scope` is their
+    cost."""
     newest: float | None = None
     """Score on the validation samples of the drops that the parent did not know; None where they have none."""
 

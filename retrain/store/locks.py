@@ -22,7 +22,7 @@ class LeaseGuardedStore:
         self.url = objects.url
 
     def read(self, key: str) -> tuple[bytes, str]:
-        """Return what the store returns."""
+        """Return the store's result."""
         return self._objects.read(key)
 
     def create(self, key: str, data: bytes) -> str:
@@ -46,19 +46,19 @@ class LeaseGuardedStore:
         self._objects.delete(key)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Return what the store returns."""
+        """Return the store's result."""
         return self._objects.list(prefix)
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """Return what the store returns."""
+        """Return the store's result."""
         return self._objects.folders(prefix)
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Return what the store returns."""
+        """Return the store's result."""
         return self._objects.list_unusual(prefix)
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
-        """Return what the store returns."""
+        """Return the store's result."""
         return self._objects.read_range(key, start, size)
 
     def upload(self, path: Path, key: str) -> None:
@@ -71,7 +71,7 @@ class LeaseGuardedStore:
         self._objects.download(key, path)
 
     def open(self, key: str) -> BinaryIO:
-        """Return what the store returns."""
+        """Return the store's result."""
         return self._objects.open(key)
 
     def now(self) -> datetime:

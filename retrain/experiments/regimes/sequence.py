@@ -63,7 +63,7 @@ class DropSequence:
         self.folder = place.out / "work" / f"{regime.name}-{seed}"
 
     def run(self) -> int:
-        """Run what has not been run, append it to the results, and return how many results are new."""
+        """Execute the missing runs, append them to the results, and return how many results are new."""
         missing = [key for key in self._keys() if key not in read_runs(self.place.out)]
         is_advised = (self.regime.name, self.seed) in read_advice(self.place.out)
         if not missing and is_advised:

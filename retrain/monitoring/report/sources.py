@@ -41,7 +41,7 @@ class Sources:
     awaiting: Sequence[Approval] = ()
     """Candidates that await approval."""
     drifts: Sequence[Drift] = ()
-    """Drops that wait, and differ from what the champion was tested on."""
+    """Waiting drops whose images differ from those that the champion was tested on."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
@@ -50,7 +50,7 @@ class Sources:
 
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
-    """Read the page's data of a task, in addition to `records`, those of its ledger, oldest first."""
+    """Read the page's data of a task. `records` are those of its ledger, oldest first."""
     compared = {run_id for record, baseline in newest_with_targets(records) for run_id in (record.run_id, baseline)}
     champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]
