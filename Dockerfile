@@ -8,10 +8,15 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac1
 
 FROM ${BASE_IMAGE} AS packages
 WORKDIR /src
+# 1 January 1980. With this variable, pip compiles modules that Python recognizes by a hash of their source, not by its time.
+# Every RUN that installs something gives the new files this time: equal inputs then give equal files.
+ENV SOURCE_DATE_EPOCH=315532800 \
+    SAME_TIME="find /opt/retrain -newermt 1980-01-02 -exec touch --no-dereference --date=1980-01-01T00:00Z {} +"
 # pip stays outside of what is shipped.
 RUN mkdir -p /folders/cache && python3 -m venv --without-pip /opt/retrain
 COPY requirements-slim.lock .
-RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-slim.lock
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-slim.lock \
+ && $SAME_TIME
 
 FROM packages AS build-slim
 COPY pyproject.toml README.md LICENSE ./
@@ -49,13 +54,15 @@ ARG TORCH_INDEX=
 RUN pip="python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir" \
  && if [ -z "$TORCH_INDEX" ]; then $pip --require-hashes -r requirements-image.lock; else \
     $pip --require-hashes -r requirements-cpu.lock \
- && $pip --no-deps --only-binary :all: --index-url "$TORCH_INDEX" $(grep -oE '^torch(vision)?==[^ ]+' requirements-image.lock); fi
+ && $pip --no-deps --only-binary :all: --index-url "$TORCH_INDEX" $(grep -oE '^torch(vision)?==[^ ]+' requirements-image.lock); fi \
+ && $SAME_TIME
 COPY pyproject.toml README.md LICENSE ./
 COPY retrain retrain
 COPY pipelines pipelines
 COPY studies studies
 COPY tasks tasks
-RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation . \
+ && $SAME_TIME
 
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/retrain/bin:$PATH \
