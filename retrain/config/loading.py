@@ -18,6 +18,7 @@ import retrain
 from retrain.config.task import Task
 from retrain.config.validation import FieldPath, models_by_name_at, validate_document
 from retrain.errors import TaskError
+from retrain.utils.logs import LOGGER
 from retrain.utils.text import did_you_mean
 
 EXAMPLES = Path(retrain.__file__).parent / "tasks"
@@ -42,9 +43,12 @@ def find_task(name_or_path: str) -> Path:
     if "/" in name_or_path or Path(name_or_path).suffix:
         return Path(name_or_path)
     candidates = [folder / f"{name_or_path}.yaml" for folder in task_folders()]
-    if found := next(filter(Path.is_file, [*candidates, EXAMPLES / f"{name_or_path}.yaml"]), None):
+    if found := next(filter(Path.is_file, candidates), None):
         return found
     tried = " or ".join(map(str, candidates))
+    if (example := EXAMPLES / f"{name_or_path}.yaml").is_file():
+        LOGGER.info("there is no %s: using the example task %s of the package", tried, name_or_path)
+        return example
     known = {name: name for name in task_names()}
     raise TaskError(f"no task {name_or_path!r}: there is no {tried}{did_you_mean(name_or_path, known)}")
 
