@@ -14,7 +14,7 @@ from kfp.compiler import Compiler
 from kfp.dsl.graph_component import GraphComponent
 
 from retrain.config.task import Task
-from retrain.kubeflow.parameter import write_parameter
+from retrain.kubeflow.parameter import require_storable, write_parameter
 from retrain.kubeflow.pods import configure_pod
 
 from . import components
@@ -26,9 +26,10 @@ ConfigurePod = Callable[[dsl.PipelineTask, str], None]
 def build(task: Task) -> GraphComponent:
     """Return a task's pipeline for a cluster, to be compiled or submitted. The task is its default argument.
 
-    Raises `TaskError` if the task asks for several nodes.
+    Raises `TaskError` if the task asks for several nodes, or if Kubeflow cannot store one of its texts.
     """
     task.resources.require_one_node()
+    require_storable(task)
     return define(task, task.resources.image, lambda step, name: configure_pod(step, name, task.resources))
 
 

@@ -18,6 +18,9 @@ Parameter = str | dict[str, Any]
 """The task as a step gets it: a STRUCT, or a text of JSON. Pipelines of version 0.1 and of studies pass a text, and so
 do the processes that torchrun starts."""
 
+LAST_CHARACTER = "\uffff"
+"""The last character that Kubeflow can store: its connection to MySQL uses at most 3 bytes of UTF-8 for each."""
+
 SOURCE = "the pipeline's parameter task"
 
 
@@ -47,6 +50,34 @@ def _changes(before: Any, after: Any, path: tuple[str, ...] = ()) -> Iterator[st
             f"{'.'.join(path)}: {before!r} would arrive as {after!r} in the pipeline's steps, because Kubeflow passes "
             f"numbers as doubles. Write {after!r}"
         )
+
+
+def require_storable(task: Task) -> None:
+    """Raise a `TaskError` if Kubeflow cannot store one of the task's texts.
+
+    Kubeflow would answer with an error after it has created the run's pods, and would not list this run.
+    """
+    refused = [
+        f"{task.name}: {field}: Kubeflow's database cannot store {max(text)!r}. Use characters up to U+FFFF"
+        for field, text in _texts(task.model_dump(mode="json"))
+        if max(text, default="") > LAST_CHARACTER
+    ]
+    if refused:
+        raise TaskError("\n".join(refused))
+
+
+def _texts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield each text of a document with its field. Keys are texts too."""
+    match value:
+        case str():
+            yield ".".join(path), value
+        case dict():
+            for key, inner in value.items():
+                yield ".".join((*path, key)), key
+                yield from _texts(inner, (*path, key))
+        case list():
+            for number, inner in enumerate(value):
+                yield from _texts(inner, (*path, str(number)))
 
 
 def read_parameter(parameter: Parameter) -> Task:

@@ -4,7 +4,7 @@ import logging
 
 from retrain.config.task import Task
 from retrain.errors import ModelError
-from retrain.kubeflow.parameter import write_parameter
+from retrain.kubeflow.parameter import require_storable, write_parameter
 from retrain.kubeflow.records import (
     ENDED_STATES,
     PipelineBuilder,
@@ -29,6 +29,7 @@ def require_submittable(task: Task) -> None:
     """Raise a `UserError` if no run of this task can be submitted, with any plan."""
     task.resources.require_one_node()
     write_parameter(task)
+    require_storable(task)
     task.kubeflow.require_host()
 
 

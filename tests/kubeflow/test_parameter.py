@@ -15,7 +15,8 @@ from retrain.pipelines.definition import compile_pipeline
 from support.trainings import plan_of
 
 from retrain.config.loading import parse_task
-from retrain.config.task import Model, Task, Training
+from retrain.config.resources import Resources, Toleration
+from retrain.config.task import Data, Model, Task, Training
 from retrain.config.template import task_template
 from retrain.errors import TaskError
 from retrain.kubeflow.parameter import read_parameter, restore_integers, write_parameter
@@ -135,6 +136,20 @@ def test_option_that_a_struct_changes_is_refused(options: dict[str, float], mess
         compile_pipeline(task, tmp_path / "pets.yaml")
     assert message in str(refused.value)
     assert not (tmp_path / "pets.yaml").exists()
+
+
+def test_text_that_kubeflow_cannot_store_is_refused(tmp_path: Path) -> None:
+    """The real server answers such a run with an error, but has created its pods (docs/evidence/kubeflow.md)."""
+    output = tmp_path / "pets.yaml"
+    tolerations = (Toleration(key="gpu", value="x🙂"),)
+    task = Task(name="pets", data=Data(aliases={"🙂": "cat"}), resources=Resources(tolerations=tolerations))
+    with pytest.raises(TaskError) as refused:
+        compile_pipeline(task, output)
+    cause = "Kubeflow's database cannot store '🙂'. Use characters up to U+FFFF"
+    assert str(refused.value) == (f"pets: data.aliases.🙂: {cause}\npets: resources.tolerations.0.value: {cause}")
+    assert not output.exists()
+    compile_pipeline(Task(name="pets", data=Data(aliases={"日本語 é \uffff": "cat"})), output)
+    assert output.exists()
 
 
 def test_options_keep_their_types_and_floats_stay_floats() -> None:

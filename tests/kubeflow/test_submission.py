@@ -100,6 +100,7 @@ def test_unbuildable_network_is_refused_before_submission(
     [
         ("model.options.rate=1.0", "model.options.rate: 1.0 would arrive as 1"),
         ("resources.nodes=2", "resources.nodes: a pipeline trains on one node"),
+        ("data.aliases.🙂=a", "data.aliases.🙂: Kubeflow's database cannot store '🙂'"),
     ],
 )
 def test_task_that_cannot_be_submitted_is_not_planned(
