@@ -139,7 +139,7 @@ def test_option_that_a_struct_changes_is_refused(options: dict[str, float], mess
 
 
 def test_text_that_kubeflow_cannot_store_is_refused(tmp_path: Path) -> None:
-    """The real server answers such a run with an error, but has created its pods (docs/evidence/kubeflow.md)."""
+    """The real server answers such a run with an error, but has created its workflow (docs/evidence/kubeflow.md)."""
     output = tmp_path / "pets.yaml"
     tolerations = (Toleration(key="gpu", value="x🙂"),)
     task = Task(name="pets", data=Data(aliases={"🙂": "cat"}), resources=Resources(tolerations=tolerations))
