@@ -46,7 +46,7 @@ Plot = Literal[
     "gradient_norms",
 ]
 Spread = Literal["error", "deviation"]
-Measured = Literal["weight_correlation", "gradient_norms", "learning_speed", "gradient_curves", "learning_map"]
+MeasureName = Literal["weight_correlation", "gradient_norms", "learning_speed", "gradient_curves", "learning_map"]
 
 
 class Data(ConfigModel):
@@ -153,7 +153,7 @@ class Study(ConfigModel):
     """The methods whose learning curves are drawn (default: all)."""
     plots: tuple[Plot, ...] = ("accuracy",)
     """The plots of the page."""
-    measures: tuple[Measured, ...] = ()
+    measures: tuple[MeasureName, ...] = ()
     """Measures of each run besides its accuracy. gradient_curves and learning_map repeat the training, and also apply
     to runs on the first drop."""
     fitted: PositiveFloat | None = None

@@ -18,7 +18,7 @@ UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 """Python's message about an argument that a function does not take."""
 
 
-class Taken(NamedTuple):
+class NetworkOptions(NamedTuple):
     """The options of a network."""
 
     names: Sequence[str]
@@ -29,7 +29,7 @@ class Taken(NamedTuple):
     """Whether these are all: a function with `**options` may accept others."""
 
 
-def find_options(build: Callable[..., Any]) -> Taken:
+def find_options(build: Callable[..., Any]) -> NetworkOptions:
     """Return the options of a network, given the function that builds it.
 
     If the function takes `**options`, the parameters of its annotated return class count as well.
@@ -42,7 +42,7 @@ def find_options(build: Callable[..., Any]) -> Taken:
         arguments = [*own, *inspect.signature(built.__init__).parameters.values()]
     plain = [one for one in arguments if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     settable = [one.name for one in plain if one.default is not one.empty and one.name not in SET_BY_CALLER]
-    return Taken(settable, frozenset(one.name for one in plain), not _takes_any(arguments))
+    return NetworkOptions(settable, frozenset(one.name for one in plain), not _takes_any(arguments))
 
 
 def _takes_any(arguments: Sequence[inspect.Parameter]) -> bool:
@@ -73,7 +73,7 @@ def unknown_option(model: Model, build: Callable[..., Any], error: Exception) ->
         return None
 
 
-def _unknown_option(model: Model, name: str, taken: Taken) -> ModelError:
+def _unknown_option(model: Model, name: str, taken: NetworkOptions) -> ModelError:
     allowed = ", ".join(taken.names) or "none"
     hint = did_you_mean(name, {one: f"model.options.{one}" for one in taken.names})
     return ModelError(f"model.options.{name}: {model.name} has no such option; allowed: {allowed}{hint}")

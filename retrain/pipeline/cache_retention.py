@@ -22,11 +22,11 @@ from retrain.utils.text import pluralize
 log = logging.getLogger("retrain")
 
 
-Opened = Sequence[tuple[Task, TaskStore]]
+OpenTasks = Sequence[tuple[Task, TaskStore]]
 """Tasks with their stores."""
 
 
-def plan_removal(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) -> Retention:
+def plan_removal(folder: Path, tasks: OpenTasks, older_than: timedelta, now: datetime) -> Retention:
     """Return the files of a cache that can be removed now, and change nothing."""
     since = now - older_than
     found = find_unused(folder, (), since)
@@ -36,7 +36,7 @@ def plan_removal(folder: Path, tasks: Opened, older_than: timedelta, now: dateti
     return _describe(found, since)
 
 
-def remove(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) -> Retention:
+def remove(folder: Path, tasks: OpenTasks, older_than: timedelta, now: datetime) -> Retention:
     """Remove the files of `plan_removal`, and return them. While a process reads the cache, remove nothing.
 
     A run that starts meanwhile waits until they are removed, and decodes missing drops again.
@@ -56,7 +56,7 @@ def remove(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) ->
     return _describe(gone, since).model_copy(update={"is_done": True})
 
 
-def _find_needed(tasks: Opened, since: datetime) -> set[str]:
+def _find_needed(tasks: OpenTasks, since: datetime) -> set[str]:
     """Return the names of cached files that the next run and the unfinished runs of these tasks may read."""
     names = set[str]()
     for task, store in tasks:

@@ -30,7 +30,7 @@ ROUNDING = 1e-6
 """Tolerance when an accuracy is compared with the needed one, a product of floats: equal accuracies must pass."""
 
 
-class Measured(NamedTuple):
+class MeasuredScores(NamedTuple):
     """Accuracy, score and mean loss over the first `images` of the samples.
 
     `in_scope` and `newest` are the scores of the two groups of samples (`Groups`). They are None if the group is empty,
@@ -76,7 +76,7 @@ def measure(
     ranks: ProcessGroup = SINGLE_PROCESS,
     early: bool = False,
     groups: Groups | None = None,
-) -> Measured:
+) -> MeasuredScores:
     """Measure accuracy and loss over samples[order], and stop early if the accuracy is unlikely to reach `needed`.
 
     `order` [N] must be a random order that was drawn before the network was trained. A result with fewer than N images
@@ -98,8 +98,8 @@ def measure(
                 break
     right, loss, right_in_scope, scope_right, right_newest = sums
     if end < total:
-        return Measured(right / end, loss / end, end, score=right / end)
-    return Measured(
+        return MeasuredScores(right / end, loss / end, end, score=right / end)
+    return MeasuredScores(
         accuracy=right / end,
         loss=loss / end,
         images=end,
@@ -137,7 +137,7 @@ def measure_score(
     normalize: Normalize,
     ranks: ProcessGroup = SINGLE_PROCESS,
     groups: Groups | None = None,
-) -> Measured:
+) -> MeasuredScores:
     """Measure accuracy, score and loss over all samples.
 
     Several processes share the work and get the same result.
@@ -159,7 +159,7 @@ def measure_score(
         return compute_score(metric, labels[mask], of.select(mask)).value
 
     score = compute_score(metric, labels, predictions)
-    return Measured(
+    return MeasuredScores(
         accuracy=float((predictions.likeliest == labels).double().mean()),
         loss=float(losses.double().mean()),
         images=len(labels),

@@ -7,7 +7,7 @@ from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
 from retrain.records.run import Outcome
 from retrain.training.energy import EnergyMeter
-from retrain.training.evaluation import Measured, count_exactly, measure, measure_score
+from retrain.training.evaluation import MeasuredScores, count_exactly, measure, measure_score
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Observer, Stopwatch
 from retrain.training.setup import Run
@@ -102,7 +102,7 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
     return point
 
 
-def _measure_val(run: Run) -> Measured:
+def _measure_val(run: Run) -> MeasuredScores:
     """Measure the weights that would be delivered now; only accuracy can be judged on a part of val."""
     plan, network = run.plan, run.average.network()
     run.ranks.sync_buffers(network)

@@ -72,7 +72,7 @@ def test_verbose_logs_the_requests_to_the_store(home: Path, s3: str, bucket: str
     assert " S3 " not in plain.err
 
 
-def test_retrain_task_stands_for_an_absent_option(home: Path) -> None:
+def test_retrain_task_replaces_an_absent_option(home: Path) -> None:
     assert json.loads(run_in(home, "status", "--json", RETRAIN_TASK="birds").out)["task"] == "birds"
     assert json.loads(run_in(home, "status", "--json", "-t", "boats", RETRAIN_TASK="birds").out)["task"] == "boats"
     watched = run_in(home, "watch", "--once", RETRAIN_TASK="birds boats")

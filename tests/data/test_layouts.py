@@ -123,7 +123,7 @@ def test_shard_member_that_is_no_sample_is_named(route: IngestRoute, extra: dict
 # --- labels
 
 
-def test_label_rule_stands_in_the_manifest(local_route: IngestRoute) -> None:
+def test_label_rule_is_in_the_manifest(local_route: IngestRoute) -> None:
     drop = local_route.ingest(tree("cat", "dog"))
     assert drop.reading is not None
     assert drop.reading.labels_from == "folder"

@@ -126,7 +126,7 @@ def test_step_without_work_keeps_the_reason_and_succeeds(task: Task) -> None:
     steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
-def test_submission_keeps_its_run_whatever_lands_later(task: Task, tmp_path: Path) -> None:
+def test_submission_keeps_its_run_despite_newer_drops(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     pack(coloured(tmp_path / "second", green=1), task, TaskStore(LocalStore(Path(task.store)), task.name))

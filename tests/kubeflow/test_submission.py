@@ -134,7 +134,7 @@ def test_factory_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: 
         check_model(planned, place.store, elsewhere=False)
 
 
-def test_pods_do_the_submitted_run_whatever_landed_since(place: Place, tmp_path: Path) -> None:
+def test_pods_do_the_submitted_run_despite_newer_drops(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     planned = plan_next_run(place.store, place.task, Request())
     assert isinstance(planned, Plan)

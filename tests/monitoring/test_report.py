@@ -20,7 +20,7 @@ from retrain.data.packing import pack
 from retrain.data.staging import Staging
 from retrain.monitoring import metrics
 from retrain.monitoring.observers import LogLines
-from retrain.monitoring.report import Sources, read_sources, render_page
+from retrain.monitoring.report import ReportData, read_sources, render_page
 from retrain.monitoring.report.figures import money
 from retrain.monitoring.report.speed_ups import compare_with_baselines
 from retrain.pipeline import stages
@@ -72,13 +72,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 @pytest.fixture(scope="module")
-def sources(real: Task) -> Sources:
+def sources(real: Task) -> ReportData:
     store = TaskStore(open_store(real.store), real.name)
     return read_sources(store, store.ledger.read())
 
 
 @pytest.fixture(scope="module")
-def html(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def html(sources: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_page(sources), encoding="utf-8")
     return path
@@ -88,13 +88,13 @@ def opened(browser: Browser, path: Path, **settings: object) -> Page:
     return browsers.opened(browser, path.as_uri(), **settings)
 
 
-def written(tmp_path: Path, sources: Sources) -> Path:
+def written(tmp_path: Path, sources: ReportData) -> Path:
     path = tmp_path / "report.html"
     path.write_text(render_page(sources), encoding="utf-8")
     return path
 
 
-def test_crossings_lie_on_the_curves(sources: Sources) -> None:
+def test_crossings_lie_on_the_curves(sources: ReportData) -> None:
     shown = compare_with_baselines(sources.records, sources.curves)
     assert [one.record.method for one in shown] == ["continuous"]
     for crossing in shown[0].crossings:
@@ -106,7 +106,7 @@ def test_crossings_lie_on_the_curves(sources: Sources) -> None:
     }
 
 
-def test_run_with_a_carried_target_has_no_speed_up(sources: Sources) -> None:
+def test_run_with_a_carried_target_has_no_speed_up(sources: ReportData) -> None:
     """`retrain history` shows a dash too; `/` would say that the run never came to its target."""
     *others, last = sources.records
     assert last.target
@@ -118,7 +118,7 @@ def test_run_with_a_carried_target_has_no_speed_up(sources: Sources) -> None:
     assert "L_99 /" not in shown
 
 
-def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: Sources) -> None:
+def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: ReportData) -> None:
     page = opened(browser, html)
     total = total_savings(sources.records)
     assert browsers.card(page, "Iterations saved, net") == total.net
@@ -136,7 +136,7 @@ def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sourc
     page.close()
 
 
-def test_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: Sources) -> None:
+def test_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: ReportData) -> None:
     page = opened(browser, html)
     run = page.locator(f"[id='{sources.records[-1].run_id}']")
     assert not run.locator("dl").is_visible()
@@ -152,9 +152,9 @@ def test_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Pat
     page.close()
 
 
-def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     records = known_ledger.pets()
-    page = opened(browser, written(tmp_path, Sources("pets", "store", sources.now, records)))
+    page = opened(browser, written(tmp_path, ReportData("pets", "store", sources.now, records)))
     served: defaultdict[str, float] = defaultdict(float)
     for line in metrics.render(records).decode().splitlines():
         if not line.startswith("#"):
@@ -209,7 +209,7 @@ def test_colours_of_the_charts_stand_out(browser: Browser, html: Path, scheme: s
     page.close()
 
 
-def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, sources: Sources) -> None:
+def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, sources: ReportData) -> None:
     section = opened(browser, html).locator("#mistakes")
     errors = sources.errors
     assert errors is not None
@@ -240,7 +240,7 @@ def test_keyboard_comes_to_the_figures_first(browser: Browser, html: Path) -> No
     page.close()
 
 
-def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     won, *_, refused = known_ledger.pets()
     won = won.model_copy(update={"run_id": HOSTILE})
     hostile = {
@@ -252,7 +252,7 @@ def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: 
     }
     refused = refused.model_copy(update=hostile | {"decision": Decision(promoted=False, reasons=(HOSTILE,))})
     drops = [drop.model_copy(update={"id": HOSTILE}) for drop in sources.drops]
-    made = Sources(HOSTILE, HOSTILE, sources.now, [won, refused], drops, champion=champion_of([won]))
+    made = ReportData(HOSTILE, HOSTILE, sources.now, [won, refused], drops, champion=champion_of([won]))
     page = opened(browser, written(tmp_path, made))
     assert page.locator("img, script, iframe").count() == 0
     assert page.evaluate("document.querySelectorAll('[onerror], [onclick], [onload]').length") == 0
@@ -260,9 +260,9 @@ def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: 
     page.close()
 
 
-def test_page_of_2000_runs_is_small_and_quick(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+def test_page_of_2000_runs_is_small_and_quick(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     records = ledger_of(2000)
-    path = written(tmp_path, Sources("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
+    path = written(tmp_path, ReportData("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
     assert path.stat().st_size < 3_000_000
     page = opened(browser, path)
     assert _seconds_to_load(page) < 1
@@ -286,9 +286,9 @@ def _task_seconds(session: CDPSession) -> float:
     return next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
 
 
-def test_link_opens_the_part_of_the_table_that_it_leads_to(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+def test_link_opens_its_part_of_the_table(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     records = ledger_of(120)
-    page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, records)))
+    page = opened(browser, written(tmp_path, ReportData("birds", "store", sources.now, records)))
     oldest = page.locator(f"[id='{records[0].run_id}'] th")
     assert not oldest.is_visible()
     page.evaluate(f"location.hash = '{records[0].run_id}'")
@@ -296,8 +296,8 @@ def test_link_opens_the_part_of_the_table_that_it_leads_to(browser: Browser, tmp
     page.close()
 
 
-def test_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: Sources) -> None:
-    page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, [])))
+def test_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+    page = opened(browser, written(tmp_path, ReportData("birds", "store", sources.now, [])))
     assert "No run has ended yet." in page.locator("#savings").inner_text()
     assert Axe().run(page).violations_count == 0
     page.close()

@@ -13,7 +13,7 @@ from support.workspaces import Workspace, make_task
 
 from retrain.config.recipe import EasyHard, OldNew, Sampling, Uniform
 from retrain.config.task import Gate
-from retrain.monitoring.report import Sources, read_sources, render_page
+from retrain.monitoring.report import ReportData, read_sources, render_page
 from retrain.monitoring.report.figures import cumulative, headline, thin
 from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
 from retrain.monitoring.report.timeline import make_timeline
@@ -69,7 +69,7 @@ def test_champion_lasts_until_the_next_promotion() -> None:
         )
     )
     now = at[2] + timedelta(hours=5)
-    reigns = make_timeline(Sources("birds", "store", now, [first], champion=Champion(history=history))).reigns
+    reigns = make_timeline(ReportData("birds", "store", now, [first], champion=Champion(history=history))).reigns
     assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
     assert [reign.score for reign in reigns] == [0.79, None, 0.79]
 
@@ -79,7 +79,7 @@ def sampling_sentence(sampling: Sampling) -> str:
     ones = np.ones(40, dtype=np.float32)
     index = Index("continuous-1", ones * 4, np.arange(40, dtype=np.float32) / 10, ones, sampling)
     now = known_ledger.START
-    page = render_page(Sources("pets", "store", now, known_ledger.pets(), index=index))
+    page = render_page(ReportData("pets", "store", now, known_ledger.pets(), index=index))
     return page[page.index("What the next run draws") : page.index('id="runs"')]
 
 

@@ -358,7 +358,7 @@ def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:
     assert past.ended(fourth, iterations=40).savings.gross == -40
 
 
-def test_length_in_iterations_stands_whatever_the_dataset() -> None:
+def test_length_in_iterations_does_not_depend_on_the_dataset() -> None:
     """Verwimp et al., A.2: 39,100 iterations, of which x0.25 is a quarter."""
     task = configured(
         training={**TASK.training.model_dump(), "iterations": 39100},

@@ -51,7 +51,7 @@ def test_auto_length_is_a_quarter_or_a_half_from_half_new_data(
     assert resolve_scale(setting, new_share) == scale
 
 
-def test_stated_scale_stands_whatever_the_data() -> None:
+def test_stated_scale_does_not_depend_on_the_data() -> None:
     assert resolve_scale(Cosine(scale=0.3), 0.9) == 0.3
 
 

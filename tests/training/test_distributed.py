@@ -33,7 +33,7 @@ from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
 from retrain.training import distributed
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrain.training.evaluation import CHUNK, Measured, measure
+from retrain.training.evaluation import CHUNK, MeasuredScores, measure
 from retrain.training.index_files import read_counters
 from retrain.training.setup import set_up
 
@@ -241,7 +241,7 @@ def test_distributed_evaluation_gives_all_ranks_one_answer(tmp_path: Path) -> No
     assert start(evaluate_together, tmp_path, tmp_path).join() == [0, 0]
     expected = measure(linear(), samples([CHUNK + 1], 5), torch.arange(CHUNK + 1), Normalize(TASK.data), 0.0)
     for rank in range(2):
-        measured = Measured(*json.loads((tmp_path / f"measured-{rank}.json").read_text()))
+        measured = MeasuredScores(*json.loads((tmp_path / f"measured-{rank}.json").read_text()))
         assert (measured.accuracy, measured.images) == (expected.accuracy, expected.images)
         assert measured.loss == pytest.approx(expected.loss)
 

@@ -11,6 +11,6 @@ if find_spec("altair") is None or find_spec("vl_convert") is None:
     raise UserError("The report needs altair and vl-convert-python: pip install 'retrain-classifiers[report]'")
 
 from retrain.monitoring.report.page import render_page
-from retrain.monitoring.report.sources import Sources, read_sources
+from retrain.monitoring.report.sources import ReportData, read_sources
 
-__all__ = ["Sources", "read_sources", "render_page"]
+__all__ = ["ReportData", "read_sources", "render_page"]

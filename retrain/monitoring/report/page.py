@@ -13,7 +13,7 @@ from retrain.monitoring.report import charts, mistakes, timeline
 from retrain.monitoring.report.charts import Chart, svg
 from retrain.monitoring.report.figures import FILTERS, cumulative, headline, thin
 from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
-from retrain.monitoring.report.sources import Sources
+from retrain.monitoring.report.sources import ReportData
 from retrain.monitoring.report.speed_ups import compare_with_baselines
 from retrain.monitoring.report.timeline import make_timeline
 from retrain.monitoring.web import content_policy, style_sheet
@@ -41,7 +41,7 @@ class Drawing(NamedTuple):
     narrow: Markup
 
 
-def render_page(sources: Sources) -> str:
+def render_page(sources: ReportData) -> str:
     """Return the page as HTML, without scripts and without requests to other addresses."""
     return (
         make_environment()
@@ -70,7 +70,7 @@ def _savings(records: Sequence[RunRecord]) -> dict[str, Any]:
     }
 
 
-def _timeline(sources: Sources) -> dict[str, Any]:
+def _timeline(sources: ReportData) -> dict[str, Any]:
     passed = make_timeline(sources)
     return {
         "passed": passed,

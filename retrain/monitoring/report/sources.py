@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Sources:
+class ReportData:
     """The state of one task at `now`. `records` are oldest first; `curves` and `plans` are by run id."""
 
     task: str
@@ -49,12 +49,12 @@ class Sources:
     """The champion's errors on its test split."""
 
 
-def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
+def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> ReportData:
     """Read the page's data of a task. `records` are those of its ledger, oldest first."""
     compared = {run_id for record, baseline in newest_with_targets(records) for run_id in (record.run_id, baseline)}
     champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]
-    return Sources(
+    return ReportData(
         task=store.task,
         store=store.url,
         now=datetime.now(UTC),

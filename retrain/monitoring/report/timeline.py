@@ -8,7 +8,7 @@ import altair as alt
 
 from retrain.config import METRIC_NAMES, Metric
 from retrain.monitoring.report.charts import Chart, Row, colours, links, milliseconds, table, time_axis
-from retrain.monitoring.report.sources import Sources
+from retrain.monitoring.report.sources import ReportData
 from retrain.records import Drop, RunRecord
 
 REIGNS = 60
@@ -40,7 +40,7 @@ class Timeline(NamedTuple):
     runs: Sequence[RunRecord]
 
 
-def make_timeline(sources: Sources) -> Timeline:
+def make_timeline(sources: ReportData) -> Timeline:
     """Return the newest champions with the drops and runs since the first of them; all of these without a champion."""
     reigns = _reigns(sources)[-REIGNS:]
     drops, runs = sources.drops, sources.records[-RUNS:]
@@ -50,7 +50,7 @@ def make_timeline(sources: Sources) -> Timeline:
     return Timeline(reigns, drops[-RUNS:], runs)
 
 
-def _reigns(sources: Sources) -> list[Reign]:
+def _reigns(sources: ReportData) -> list[Reign]:
     if sources.champion is None:
         return []
     history = sources.champion.history
