@@ -77,11 +77,11 @@ def racing(runner: Runner, reference: Reference) -> Expected:
 
 def watched(runner: Runner, reference: Reference) -> Expected:
     """Let two watchers and a person work on one task; events come twice, and a watcher freezes past its lease."""
-    queue = _queue(runner)
+    queue = make_queue(runner)
     for count, drop in enumerate(DROPS, 1):
         runner.repeat_until_done(actions.land, drop, strikes=list(runner.strikes(reference.landing, 1)))
         if queue:
-            _repeat(runner, queue, drop)
+            repeat_event(runner, queue, drop)
         [kill] = runner.strikes(EARLY, 1)
         freeze = Strike("SIGSTOP", runner.random.randint(1, EARLY))
         first, second = (runner.start(actions.watch, queue, count, strike=strike) for strike in (freeze, kill))
@@ -95,12 +95,13 @@ def watched(runner: Runner, reference: Reference) -> Expected:
     return reference.expected(reference.plans[0])
 
 
-def _queue(runner: Runner) -> str | None:
+def make_queue(runner: Runner) -> str | None:
+    """Return the address of a new queue that the bucket sends its events to; None for a folder."""
     bucket = runner.place.url.removeprefix("s3://").partition("/")[0]
     return notified_queue(bucket, runner.server) if runner.place.endpoint else None
 
 
-def _repeat(runner: Runner, queue: str, drop: str) -> None:
+def repeat_event(runner: Runner, queue: str, drop: str) -> None:
     """Send the event of a drop twice more, and a message that is no event."""
     bucket, _, prefix = runner.place.url.removeprefix("s3://").partition("/")
     twice = notification(bucket, f"{prefix}/{KEYS.manifest(drop)}")

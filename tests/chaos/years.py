@@ -27,7 +27,7 @@ from chaos.actions import LEASE_SECONDS
 from chaos.agreement import entries, settled_keys
 from chaos.audit import digests
 from chaos.expected import Expected, Years
-from chaos.kinds import damage_newest_state, with_a_hole
+from chaos.kinds import damage_newest_state, make_queue, repeat_event, with_a_hole
 from chaos.place import KEYS, Place, objects
 from chaos.runner import Runner
 from chaos.sums import is_record
@@ -103,6 +103,7 @@ class Team:
     def __init__(self, runner: Runner, chance: Random, writes: Sequence[int] | None = None) -> None:
         self._runner, self._chance, self._writes = runner, chance, writes
         self._store = TaskStore(runner.store(), KEYS.task)
+        self._queue = make_queue(runner) if writes else None
         self.done = Done({}, [], [], Counter())
 
     def work(self, drops: int) -> Done:
@@ -154,7 +155,10 @@ class Team:
             self._abandon()
         elif self._happens(0.15) and not self._waiting():
             self._count("watcher")
-            self._do(actions.watch, None, 0, f"drop-{self.done.deeds['drop'] - 1}")
+            drop = f"drop-{self.done.deeds['drop'] - 1}"
+            if self._queue:
+                repeat_event(self._runner, self._queue, drop)
+            self._do(actions.watch, self._queue, 0, drop)
         else:
             policy = self._chance.choices([*POLICIES], [OFTEN.get(name, 1) for name in POLICIES])[0]
             self._count(policy)
