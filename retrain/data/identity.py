@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retrain.config import SPLITS, Split
 from retrain.data.content import CONTENT_BYTES
-from retrain.data.sample_keys import readable_key
+from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES, SampleTable, Use
 from retrain.errors import DropError
 from retrain.records import Amendment, Change
@@ -237,8 +237,8 @@ class Resolver:
         elif others and len(others) == len(present):
             last = others[-1]
             resolved.conflicts.append(
-                f"{readable_key(table.keys[row])} ({name}) is the same image as {readable_key(last.key)} "
-                f"of drop {last.drop} ({last.class_name})"
+                f"{readable_key(table.keys[row])} ({name}) is the same image as "
+                f"{name_in_drop(readable_key(last.key), last.drop)} ({last.class_name})"
             )
             if self._on_conflict == "keep_both":
                 return

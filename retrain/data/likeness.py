@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain.data.sample_keys import readable_key
+from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES, SampleTable
 from retrain.utils.text import pluralize
 
@@ -47,7 +47,7 @@ class Likeness(NamedTuple):
     class_name: str
 
     def __str__(self) -> str:
-        return f"{readable_key(self.key)} of drop {self.drop} ({self.split}, {self.class_name})"
+        return f"{name_in_drop(readable_key(self.key), self.drop)} ({self.split}, {self.class_name})"
 
 
 class Alike(NamedTuple):

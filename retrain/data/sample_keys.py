@@ -34,6 +34,11 @@ def readable_key(key: str) -> str:
     return text if text.isprintable() and key in (escape_path(text), escape(text)) else key
 
 
+def name_in_drop(name: str, drop_id: str) -> str:
+    """Return what reports call a sample of another drop. Erasures search the reports for this text."""
+    return f"{name} of drop {drop_id}"
+
+
 def possible_keys(text: str) -> Iterator[str]:
     """Yield the keys that a person may mean: a key, the path of an image with or without extension, a table's id."""
     yield text

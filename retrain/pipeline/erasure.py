@@ -22,7 +22,7 @@ from retrain.data.erasing import (
 from retrain.data.finding import Selection
 from retrain.data.images import EXTENSIONS
 from retrain.data.intake import Intake
-from retrain.data.sample_keys import readable_key
+from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES
 from retrain.data.table_making import read_or_make_table
 from retrain.errors import RunError
@@ -94,7 +94,7 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
     rows = erasure.rows()
     keys = {drop_id: read_keys(drop_id, places, store) for drop_id, places in rows.items()}
     for drop_id in store.drops.committed().quarantined:
-        others = {f"{name} of drop {other}" for other, theirs in keys.items() for name in _names(theirs)}
+        others = {name_in_drop(name, other) for other, theirs in keys.items() for name in _names(theirs)}
         store.drops.remove_from_quarantine_report(drop_id, others.union(_names(keys.get(drop_id, ()))))
     deleted, unread = _delete_files(store.objects.folders(store.keys.drops), erasure, keys, task, store)
     for drop_id, places in rows.items():

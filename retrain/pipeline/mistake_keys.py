@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from retrain.data.sample_keys import readable_key
+from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES, read_table
 from retrain.errors import DropError, RunError, StoreError
 from retrain.records import DropRef, Mistake
@@ -35,7 +35,9 @@ def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) ->
 
 
 def _describe(place: ImagePosition, keys: Sequence[str]) -> str:
-    return f"{readable_key(keys[place.number - 1])} of drop {place.drop}" if place.number <= len(keys) else str(place)
+    if place.number > len(keys):
+        return str(place)
+    return name_in_drop(readable_key(keys[place.number - 1]), place.drop)
 
 
 def _read_test_keys(ref: DropRef, store: TaskStore) -> list[str]:

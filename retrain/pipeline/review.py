@@ -21,7 +21,7 @@ from retrain.config.frame import Frame
 from retrain.config.task import Task
 from retrain.data.augment import Normalize
 from retrain.data.likeness import Alike, find_alike
-from retrain.data.sample_keys import readable_key
+from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES, SampleTable
 from retrain.data.samples import Samples
 from retrain.data.table_making import read_or_make_table
@@ -214,7 +214,8 @@ def _odd_images(drop_id: str, table: SampleTable, frame: Frame) -> Iterator[str]
     for kind, mask in kinds.items():
         for row in np.flatnonzero(mask & table.is_used()).tolist():
             size = f"{table.width[row]} x {table.height[row]} pixels"
-            yield f"{readable_key(table.keys[row])} of drop {drop_id} ({table.class_of(row)}): {kind}, {size}"
+            name = name_in_drop(readable_key(table.keys[row]), drop_id)
+            yield f"{name} ({table.class_of(row)}): {kind}, {size}"
 
 
 def _changed_rows(newest: Drop | None, drop: Drop) -> frozenset[int]:
