@@ -3,6 +3,7 @@
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +11,8 @@ import typer
 
 from retrain.cli.options import NONE, Device, Overrides, TaskName, open_task, output_errors
 from retrain.cli.output import write_utf8
+from retrain.errors import UserError
+from retrain.utils.text import join_names
 
 if TYPE_CHECKING:
     from retrain.inference.batch import Answer
@@ -56,8 +59,10 @@ def predict(
     model = loading.load_model(source, run, device)
     top = min(top, len(model.classes))
     rows = tables.read_rows(sources, tables.Columns(image_column, label_column), labelled=evaluate)
+    if (first := next(rows, None)) is None:
+        raise UserError(f"{', '.join(sources)}: no images are named in it")
     unreadable, evaluation = Unreadable(), LabelledPredictions(opened.data.aliases)
-    answers = unreadable.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
+    answers = unreadable.watch(_with_progress(predict_rows(model, chain([first], rows), top, batch_size), model))
     if evaluate:
         answers = evaluation.watch(answers)
     with output_errors(output or Path("-")):
@@ -70,7 +75,10 @@ def predict(
             writing.write_stream(answers, sys.stdout, form, top)
     if evaluate:
         new = loading.new_classes(source.store, model.run_id)
-        _print_errors(evaluation.analyze(model.classes, new))
+        errors = evaluation.analyze(model.classes, new)
+        _print_errors(errors)
+        if unknown := [one.name for one in errors.classes if one.name not in model.classes]:
+            typer.echo(f"not among the model's classes, so all their images count as wrong: {join_names(unknown)}")
     unreadable.report()
 
 

@@ -84,6 +84,10 @@ class KnownContent:
         found = (self._earlier(int(number[place]), int(row[place])) for place in range(start, stop))
         return [earlier for earlier in found if earlier.use in (*SPLITS, "removed")]
 
+    def classes(self) -> set[str]:
+        """Return the names of all classes."""
+        return {name for _, table, _ in self._drops for name in table.classes}
+
     def trained_classes(self) -> set[str]:
         """Return the classes that have training samples."""
         return {name for _, table, is_present in self._drops if is_present for name in table.counts()["train"]}
@@ -120,6 +124,8 @@ class Resolved:
     """Number of duplicates by earlier drop; under the drop's own name, '', duplicates within it."""
     unseen: list[str] = field(default_factory=list)
     """Classes that have held-out samples but no training samples in any drop."""
+    respelt: dict[str, str] = field(default_factory=dict)
+    """Classes that differ only in upper and lower case from one of earlier drops, and that one."""
     conflicts: list[str] = field(default_factory=list)
     """Conflicts between classes, in sentences."""
     outdated: list[str] = field(default_factory=list)
@@ -141,6 +147,11 @@ class Resolved:
             )
         if self.unseen:
             yield f"classes without a training image: {join_names(self.unseen)}"
+        for name, earlier in self.respelt.items():
+            yield (
+                f"class {name} differs only in upper and lower case from {earlier} of earlier drops; if they are one "
+                "class, set data.aliases before packing, or correct the samples with `retrain drop amend`"
+            )
 
 
 def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], set[str]]:

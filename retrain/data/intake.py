@@ -116,6 +116,7 @@ class Intake:
         data = self.task.data
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
+        resolved.respelt = respelt_classes(resolved.table, self.known)
         if resolved.unseen and data.unseen_classes == "refuse":
             named = join_names(resolved.unseen[:10])
             raise DropError(
@@ -233,3 +234,11 @@ def unseen_classes(table: SampleTable, known: KnownContent) -> list[str]:
     held_out = counts["val"].keys() | counts["test"].keys()
     unseen = held_out - counts["train"].keys()
     return sorted(unseen - known.trained_classes()) if unseen else []
+
+
+def respelt_classes(table: SampleTable, known: KnownContent) -> dict[str, str]:
+    """Return the classes that differ only in upper and lower case from a known one, and the known one of each."""
+    before = known.classes()
+    folded = {name.casefold(): name for name in sorted(before)}
+    new = (name for name in table.classes if name not in before)
+    return {name: folded[name.casefold()] for name in new if name.casefold() in folded}

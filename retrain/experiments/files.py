@@ -16,8 +16,8 @@ FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
 """Ending of some studies' names until version 0.2, and the ending that replaced it."""
 
 
-INSTALLED = Path(retrain.__file__).parent / "studies"
-"""The study files of an installed package. A checkout has them elsewhere."""
+OWN = [Path(retrain.__file__).parent / "studies", Path(retrain.__file__).parents[1] / "studies"]
+"""Where the study files of an installed package are, and those of a checkout."""
 
 
 def studies_folder() -> Path:
@@ -27,7 +27,7 @@ def studies_folder() -> Path:
     """
     if folder := os.environ.get("RETRAIN_STUDIES"):
         return Path(folder)
-    return INSTALLED if INSTALLED.is_dir() and not Path("studies").is_dir() else Path("studies")
+    return next(filter(Path.is_dir, [Path("studies"), *OWN]), Path("studies"))
 
 
 def all_studies() -> list[Study]:

@@ -210,8 +210,8 @@ def _scratch(store: TaskStore, plan: Plan) -> Scratch:
         return Scratch(
             dict.fromkeys(LEVELS),
             None,
-            "No scratch run was trained on these drops, so there is no accuracy to reach, and the final accuracy "
-            "decides. To compare iterations instead, measure it with `retrain baseline`.",
+            "There is no baseline of these drops (trials do not count), so there is no accuracy to reach, and the "
+            "accuracy at the end of short runs decides. To compare iterations instead, run `retrain baseline`.",
         )
     iterations = plan.target.baseline_iterations
     reached: dict[Level, float | None] = {"100": iterations, "99": plan.target.baseline_reached_at["99"] or iterations}

@@ -40,6 +40,8 @@ class RegistryClient:
         address = address or os.environ.get(ADDRESS)
         if not address:
             raise UserError("no Model Registry: set $MODEL_REGISTRY_URL, or pass --uri")
+        if not address.startswith(("http://", "https://")):
+            raise UserError(f"Model Registry at {address}: the address must begin with http:// or https://")
         self._address, self._version = address.rstrip("/"), VERSIONS[0]
         token = _read_token()
         headers = {"accept": "application/json", "user-agent": f"retrain/{__version__}"}

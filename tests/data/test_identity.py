@@ -195,6 +195,18 @@ def test_notes_name_images_by_paths_and_say_what_follows(task: Task, store: Task
     assert note == "two classes: owl eye/\u00fc (owl eye) and dog/1 (dog) are the same image, and none of them is used"
 
 
+def test_class_in_other_case_than_an_earlier_one_is_noted(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    notes: list[str] = []
+    for first, name in ((0, "cat"), (40, "Cat"), (80, "cat")):
+        for number in range(first, first + 40):
+            path = tmp_path / f"source-{first}" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(number))
+        pack(tmp_path / f"source-{first}", task, store, tell=notes.append)
+    [note] = [note for note in notes if "upper and lower" in note]
+    assert note.startswith("class Cat differs only in upper and lower case from cat of earlier drops; ")
+
+
 def test_only_image_of_a_class_is_trained_on(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     lone = {f"class-{number}/{number}.png": png(number) for number in range(100, 110)}
     found = placed(store, ingest_files(task, store, "first", images(range(60)) | lone))

@@ -122,7 +122,7 @@ def test_race_after_retraining_continues_from_previous_champion(own: str) -> Non
 def test_race_has_a_target_only_where_scratch_saw_the_drops(own: str) -> None:
     task, store = load_task(own), store_of(own)
     assert {plan.target for each in plan_races(store, task, None, 1).values() for plan in each} == {None}
-    assert "No scratch run was trained on these drops" in recommendation(own, 150, 1, CPU)
+    assert "There is no baseline of these drops" in recommendation(own, 150, 1, CPU)
     calibrated = stages.run_task(make_context(store, task, "cpu"), task, Request("scratch", "calibrate"))
     assert isinstance(calibrated, RunRecord)
     assert calibrated.result

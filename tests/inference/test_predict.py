@@ -110,6 +110,17 @@ def test_evaluation_refuses_folders_that_no_class_is_named_after(
     ran = predict(served, capsys, tmp_path / "inbox", images, "--evaluate")
     assert ran.code == 0, "a new class beside known ones counts as wrong"
     assert "of 12 images classified correctly" in ran.out
+    assert ran.out.endswith("not among the model's classes, so all their images count as wrong: inbox\n")
+
+
+@pytest.mark.parametrize("content", ["", "image\n"])
+def test_table_without_rows_is_refused(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    ran = predict(served, capsys, tmp_path / "t.csv", "-o", tmp_path / "p.csv")
+    assert (ran.code, ran.err) == (2, f"retrain: {tmp_path}/t.csv: no images are named in it\n")
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_evaluation_names_classes_as_drops_do(
