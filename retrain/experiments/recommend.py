@@ -210,8 +210,9 @@ def _scratch(store: TaskStore, plan: Plan) -> Scratch:
         return Scratch(
             dict.fromkeys(LEVELS),
             None,
-            "There is no baseline of these drops (trials do not count), so there is no accuracy to reach, and the "
-            "accuracy at the end of short runs decides. To compare iterations instead, run `retrain baseline`.",
+            "There is no baseline of these drops (trials do not count), so there is no accuracy to reach. The accuracy "
+            "at the end of these short runs decides, and that is a weak sign: with a full schedule another preset may "
+            "be better. Run `retrain baseline` first to compare the iterations to scratch's accuracy.",
         )
     iterations = plan.target.baseline_iterations
     reached: dict[Level, float | None] = {"100": iterations, "99": plan.target.baseline_reached_at["99"] or iterations}
