@@ -7,8 +7,8 @@ time is all that passes between two of its iterations, including bookkeeping, wi
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from lib.noise import CLASSES, CPU, NO_AUGMENTATION, Case, run_of
@@ -19,7 +19,9 @@ from torchvision.transforms import v2
 
 from retrain.config import Method
 from retrain.config.augmentation import Augmentation, ColorJitter, RandAugment
+from retrain.config.optimizers import AdamW, Optimizer
 from retrain.config.recipe import L2Init
+from retrain.config.task import Training
 from retrain.data.augment import Augment
 from retrain.models import factory
 from retrain.records import Plan, Point
@@ -36,6 +38,9 @@ PAIRS = {Case(16, 32): 60, Case(16, 8): 300}
 """How many iterations each does, by case: as many as take about as long."""
 MODERN = Augmentation(policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.2)
 """Augmentations that both loops take from torchvision, for groups of as many images."""
+CUTMIX = Augmentation(cutmix=1.0)
+FINE_TUNING = Training(save_seconds=1e9, optimizer=AdamW(), clip_norm=1.0, label_smoothing=0.1, class_weights="inverse")
+"""The settings of `--tuning`, with `CUTMIX`."""
 
 
 class Bare:
@@ -51,13 +56,30 @@ class Bare:
         self.weights = list(self.network.parameters())
         self.anchor = [weight.detach().clone() for weight in self.weights]
         self.peak = task.training.optimizer.learning_rate
-        self.optimizer = torch.optim.Adam(self.network.parameters(), self.peak, fused=True)
+        self.optimizer = self._optimizer(task.training.optimizer)
+        self.clip, self.smoothing = task.training.clip_norm, task.training.label_smoothing
+        self.class_weights = None
+        if task.training.class_weights == "inverse":
+            counts = torch.bincount(run.train.labels, minlength=CLASSES)
+            self.class_weights = len(run.train.labels) / (CLASSES * counts.float())
         self.augment, self.generator = Augment(task.data), torch.Generator().manual_seed(0)
         self.modern = task.data.augmentation == MODERN
         self.change = v2.Compose([v2.RandAugment(2, 9), v2.ColorJitter(0.4, 0.4, 0.4)])
-        self.mix = v2.MixUp(alpha=MODERN.mixup, num_classes=CLASSES)
+        self.mix: Callable[..., Any] | None = None
+        if self.modern:
+            self.mix = v2.MixUp(alpha=MODERN.mixup, num_classes=CLASSES)
+        elif task.data.augmentation == CUTMIX:
+            self.mix = v2.CutMix(alpha=CUTMIX.cutmix, num_classes=CLASSES)
         self.batches = self._batches()
         self.iteration = 0
+
+    def _optimizer(self, setting: Optimizer) -> torch.optim.Optimizer:
+        if not isinstance(setting, AdamW):
+            return torch.optim.Adam(self.network.parameters(), self.peak, fused=True)
+        matrices = [weight for weight in self.weights if weight.ndim > 1]
+        others = {"params": [weight for weight in self.weights if weight.ndim <= 1], "weight_decay": 0.0}
+        groups = [{"params": matrices, "weight_decay": setting.weight_decay}, others]
+        return torch.optim.AdamW(groups, self.peak, fused=True)
 
     def _batches(self) -> Iterator[Tensor]:
         while True:
@@ -70,14 +92,16 @@ class Bare:
         if self.modern:
             images = torch.cat([self.change(group) for group in torch.split(images, GROUP)])
         images = self.augment(images, self.generator)
-        if self.modern:
+        if self.mix:
             images, targets = self.mix(images, targets)
-        loss = functional.cross_entropy(self.network(images), targets)
-        self.optimizer.param_groups[0]["lr"] = (
-            self.peak * (1 + math.cos(math.pi * self.iteration / self.iterations)) / 2
-        )
+        logits = self.network(images)
+        loss = functional.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.smoothing)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak * (1 + math.cos(math.pi * self.iteration / self.iterations)) / 2
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.clip, foreach=True)
         if self.strength:
             self._add_l2_init(self.strength)
         self.optimizer.step()
@@ -127,19 +151,27 @@ class Turns:
         """Do nothing."""
 
 
-def compare(case: Case, method: Method, augmentation: Augmentation) -> dict[str, object]:
+SETTINGS = {
+    "crop, flip": (NO_AUGMENTATION, None),
+    "RandAugment, colour jitter, mixup": (MODERN, None),
+    "AdamW, clipping, label smoothing, class weights, CutMix": (CUTMIX, FINE_TUNING),
+}
+"""Augmentation and training of each comparison."""
+
+
+def compare(case: Case, method: Method, settings: str) -> dict[str, object]:
     """Let loop and bare loop take turns."""
-    run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP, augmentation=augmentation)
+    augmentation, training = SETTINGS[settings]
+    run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP, training, augmentation=augmentation)
     turns = Turns(Bare(run))
     run_loop(run, turns, lambda run: None, lambda: False)
     counted = turns.turns[WARM_UP:]
     wall = ratios([[moment.wall for moment in turn] for turn in counted])
     cpu = ratios([[moment.cpu for moment in turn] for turn in counted])
-    modern = "RandAugment, colour jitter, mixup" if augmentation == MODERN else "crop, flip"
     return {
         "case": case.name,
         "method": method,
-        "augmentation": modern,
+        "settings": settings,
         "pairs": len(counted),
         "wall": wall,
         "cpu": cpu,
@@ -159,13 +191,14 @@ def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare every case under scratch and continuous, or only scratch with modern augmentations."""
+    """Compare every case under scratch and continuous, or only scratch with other settings."""
+    plain, modern, tuning = SETTINGS
     options = parser(__doc__)
-    options.add_argument("--modern", action="store_true", help="only with RandAugment, colour jitter and mixup")
+    options.add_argument("--modern", dest="settings", action="store_const", const=modern, help=f"only with {modern}")
+    options.add_argument("--tuning", dest="settings", action="store_const", const=tuning, help=f"only with {tuning}")
     chosen = options.parse_args()
-    methods: tuple[Method, ...] = ("scratch",) if chosen.modern else ("scratch", "continuous")
-    augmentation = MODERN if chosen.modern else NO_AUGMENTATION
-    results = [compare(case, method, augmentation) for case in PAIRS for method in methods]
+    methods: tuple[Method, ...] = ("scratch",) if chosen.settings else ("scratch", "continuous")
+    results = [compare(case, method, chosen.settings or plain) for case in PAIRS for method in methods]
     report({"results": results}, chosen.output)
 
 
