@@ -3,7 +3,6 @@
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +10,6 @@ import typer
 
 from retrain.cli.options import NONE, Device, Overrides, TaskName, open_task, output_errors
 from retrain.cli.output import write_utf8
-from retrain.errors import UserError
 from retrain.utils.text import join_names
 
 if TYPE_CHECKING:
@@ -59,10 +57,8 @@ def predict(
     model = loading.load_model(source, run, device)
     top = min(top, len(model.classes))
     rows = tables.read_rows(sources, tables.Columns(image_column, label_column), labelled=evaluate)
-    if (first := next(rows, None)) is None:
-        raise UserError(f"{', '.join(sources)}: no images are named in it")
     unreadable, evaluation = Unreadable(), LabelledPredictions(opened.data.aliases)
-    answers = unreadable.watch(_with_progress(predict_rows(model, chain([first], rows), top, batch_size), model))
+    answers = unreadable.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
     if evaluate:
         answers = evaluation.watch(answers)
     with output_errors(output or Path("-")):
@@ -74,19 +70,17 @@ def predict(
             write_utf8()
             writing.write_stream(answers, sys.stdout, form, top)
     if evaluate:
-        new = loading.new_classes(source.store, model.run_id)
-        errors = evaluation.analyze(model.classes, new)
-        _print_errors(errors)
-        if unknown := [one.name for one in errors.classes if one.name not in model.classes]:
-            typer.echo(f"not among the model's classes, so all their images count as wrong: {join_names(unknown)}")
+        _print_errors(evaluation.analyze(model.classes, loading.new_classes(source.store, model.run_id)), model)
     unreadable.report()
 
 
-def _print_errors(errors: "ErrorAnalysis") -> None:
+def _print_errors(errors: "ErrorAnalysis", model: "Model") -> None:
     from retrain.cli.error_tables import error_tables
     from retrain.cli.formatting import print_tables
 
     print_tables(*error_tables(errors))
+    if unknown := [one.name for one in errors.classes if one.name not in model.classes]:
+        typer.echo(f"not among the model's classes, so all their images count as wrong: {join_names(unknown)}")
 
 
 class Unreadable:

@@ -21,8 +21,11 @@ from retrain.errors import TaskError
 from retrain.utils.logs import LOGGER
 from retrain.utils.text import did_you_mean
 
-EXAMPLES = Path(retrain.__file__).parent / "tasks"
-"""The task files of an installed package: those of the demo and of the studies. A checkout has them elsewhere."""
+
+def own_folder(name: str) -> Path:
+    """Return the folder of this name that comes with the package: within it, or next to it in a checkout."""
+    package = Path(retrain.__file__).parent
+    return package / name if (package / name).is_dir() else package.parent / name
 
 
 def task_folders() -> list[Path]:
@@ -46,7 +49,7 @@ def find_task(name_or_path: str) -> Path:
     if found := next(filter(Path.is_file, candidates), None):
         return found
     tried = " or ".join(map(str, candidates))
-    if (example := EXAMPLES / f"{name_or_path}.yaml").is_file():
+    if (example := own_folder("tasks") / f"{name_or_path}.yaml").is_file():
         LOGGER.info("there is no %s: using the example task %s of the package", tried, name_or_path)
         return example
     known = {name: name for name in task_names()}

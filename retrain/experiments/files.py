@@ -6,18 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import retrain
-from retrain.config.loading import load_yaml
+from retrain.config.loading import load_yaml, own_folder
 from retrain.errors import StudyError
 from retrain.experiments.settings import Study
 from retrain.utils.logs import LOGGER
 
 FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
 """Ending of some studies' names until version 0.2, and the ending that replaced it."""
-
-
-OWN = [Path(retrain.__file__).parent / "studies", Path(retrain.__file__).parents[1] / "studies"]
-"""Where the study files of an installed package are, and those of a checkout."""
 
 
 def studies_folder() -> Path:
@@ -27,7 +22,7 @@ def studies_folder() -> Path:
     """
     if folder := os.environ.get("RETRAIN_STUDIES"):
         return Path(folder)
-    return next(filter(Path.is_dir, [Path("studies"), *OWN]), Path("studies"))
+    return next(filter(Path.is_dir, [Path("studies"), own_folder("studies")]), Path("studies"))
 
 
 def all_studies() -> list[Study]:

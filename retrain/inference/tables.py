@@ -5,6 +5,7 @@ Parquet needs the extra `tables`.
 
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool
     """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
 
     An image in a folder has the folder's name as its label. Standard input holds a path a line. Raises `UserError` if a
-    source is none of these, or a folder has no images, before any image is returned; and later for a table without the
-    column of the paths or, if `labelled`, of the labels.
+    source is none of these, a folder has no images, or no source names an image, before any image is returned; and
+    also for a table without the column of the paths or, if `labelled`, of the labels.
     """
     sources = list(sources)
     for source in sources:
@@ -47,7 +48,10 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool
             raise UserError(f"{source}: no such file or folder")
         if source != STDIN and Path(source).is_dir() and not any(_images_in(Path(source))):
             raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
-    return _rows(sources, columns, labelled)
+    rows = _rows(sources, columns, labelled)
+    if (first := next(rows, None)) is None:
+        raise UserError(f"{', '.join(sources)}: no images are named in it")
+    return chain([first], rows)
 
 
 def _rows(sources: Iterable[str], columns: Columns, labelled: bool) -> Iterator[Row]:

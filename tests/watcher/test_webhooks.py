@@ -213,12 +213,18 @@ def test_only_events_that_were_asked_for_are_sent(tmp_path: Path, receiver: Rece
     assert receiver.ids == ["champion-1"]
 
 
-def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver) -> None:
+def spend_budget(tmp_path: Path, receiver: Receiver) -> Place:
+    """Return a task whose first run has spent this month's budget after the last notification."""
     place = Place(tmp_path, receiver.url, events=["budget.spent"])
     settings = place.task.model_dump() | {"trigger": {"budget": {"device_hours": 0.1, "per": "month"}}}
     place.task = Task.model_validate(settings)
     place.notifier().notify()
     place.store.ledger.write(known_ledger.pets()[0])
+    return place
+
+
+def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver) -> None:
+    place = spend_budget(tmp_path, receiver)
     for days in (2, 5):
         place.now = START + timedelta(days=days)
         place.notifier().notify()
@@ -226,11 +232,7 @@ def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver
 
 
 def test_budget_spent_last_period_is_still_sent(tmp_path: Path, receiver: Receiver) -> None:
-    place = Place(tmp_path, receiver.url, events=["budget.spent"])
-    settings = place.task.model_dump() | {"trigger": {"budget": {"device_hours": 0.1, "per": "month"}}}
-    place.task = Task.model_validate(settings)
-    place.notifier().notify()
-    place.store.ledger.write(known_ledger.pets()[0])
+    place = spend_budget(tmp_path, receiver)
     for month in (2, 2, 3):
         place.now = START.replace(month=month)
         place.notifier().notify()
