@@ -18,12 +18,13 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """Check whether a task can run here: store, clock, drops, disk, device, model, champion, Kubeflow."""
+    """Check whether a task can run here: store, clock, drops, disk, device, model, champion,
+    Kubeflow."""
     from retrain.cli.formatting import print_record
-    from retrain.doctor.examination import examine
+    from retrain.doctor.examination import check_trackers, examine
 
     opened, store = open_task(task, [*overrides, *as_overrides({"kubeflow.host": host})])
-    findings = [*examine(opened, store), _check_kubeflow(opened.kubeflow)]
+    findings = [*examine(opened, store), *check_trackers(opened), _check_kubeflow(opened.kubeflow)]
     print_record(findings, _table, as_json)
     if any(finding.state == "failed" for finding in findings):
         raise typer.Exit(1)

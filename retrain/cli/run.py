@@ -20,6 +20,7 @@ from retrain.cli.options import (
 )
 from retrain.cli.pipeline import build_pipeline
 from retrain.config import Method
+from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
@@ -76,6 +77,7 @@ def run(
         from retrain.pipeline import next_run
 
         _preview(next_run.plan_next_run(store, opened, request), store, on, as_json)
+        _warn_of_trackers(opened)
     elif on == "kfp-local":
         from retrain.kubeflow.local import run_locally
         from retrain.pipelines.definition import define_locally
@@ -146,6 +148,15 @@ def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, as_json
     else:
         next_run.check_model(planned, store, elsewhere=on == "kubeflow")
         formatting.print_record(planned, formatting.plan_details, as_json)
+
+
+def _warn_of_trackers(task: "Task") -> None:
+    """Log each of the task's trackers that takes no export from this machine."""
+    from retrain.doctor.examination import check_trackers
+
+    for finding in check_trackers(task):
+        if finding.state != "ok":
+            LOGGER.warning("%s. %s", finding.found.rstrip("."), finding.mend)
 
 
 def _print_no_run(no_run: "NoRunNeeded", as_json: bool) -> None:

@@ -14,8 +14,8 @@ class Finding(Record):
     """The outcome of one check."""
 
     check: str
-    """Its name: credentials, store, conditional writes, clock, files of drops, disk, device, model, champion, plan or
-    kubeflow."""
+    """Its name: credentials, store, conditional writes, clock, files of drops, disk, device, model, champion, plan,
+    MLflow, Model Registry or kubeflow."""
     state: Literal["ok", "warning", "failed"]
     """A warning does not stop the next run; a failure does."""
     found: str

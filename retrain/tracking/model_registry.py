@@ -13,7 +13,7 @@ from retrain.records import Champion, Plan, Promotion, RunRecord
 from retrain.store.champions import standing_runs
 from retrain.store.task_store import TaskStore
 from retrain.tracking.figures import summary_of
-from retrain.tracking.registry_client import RegistryClient, Resource
+from retrain.tracking.registry_client import PROBE, RegistryClient, Resource
 from retrain.utils.parallel import map_ahead
 
 STATE_OF = {"champion": "LIVE", "replaced": "LIVE", "rolled back": "ARCHIVED", "removed": "ARCHIVED"}
@@ -46,6 +46,17 @@ def export_to_registry(store: TaskStore, address: str | None = None) -> Register
         added += export.export()
         if store.champion.read().version == seen.version:
             return Registered(added, export.marked)
+
+
+def probe_registry(task: str) -> str:
+    """Ask the Model Registry of $MODEL_REGISTRY_URL for a task's model, and return that it answers.
+
+    Raises `UserError` as `export_to_registry` does.
+    """
+    client = RegistryClient(timeout=PROBE)
+    known = client.find("registered_model", task) is not None
+    state = f"it has the model {task}" if known else f"the first export registers the model {task}"
+    return f"{client.address} answers; {state}"
 
 
 class _Export:

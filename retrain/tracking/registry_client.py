@@ -15,6 +15,7 @@ import urllib3
 
 from retrain import __version__
 from retrain.errors import UserError
+from retrain.utils.text import mask_credentials, system_cause
 
 PREFIX = "/api/model_registry"
 VERSIONS = ("v1", "v1alpha3")
@@ -24,6 +25,9 @@ ADDRESS, TOKEN, TOKEN_FILE = "MODEL_REGISTRY_URL", "MODEL_REGISTRY_TOKEN", "MODE
 """Environment variables. A pod's token is in a file, because Kubernetes renews it."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 """Seconds for one request. None is repeated: the next export continues."""
+PROBE = urllib3.Timeout(connect=5, read=5)
+"""Seconds for a request of `retrain doctor`."""
+NETWORK = f"Check ${ADDRESS}, that the server is up, and the network between."
 PAGE = 100
 """Most resources in one reply."""
 MAX_MESSAGE = 200
@@ -35,18 +39,20 @@ Resource = dict[str, Any]
 class RegistryClient:
     """Finds, creates and changes resources. Its methods raise `UserError` if the server refuses."""
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, timeout: urllib3.Timeout = TIMEOUT) -> None:
         """Use the server at an address, by default that of $MODEL_REGISTRY_URL. Raises `UserError` without one."""
         address = address or os.environ.get(ADDRESS)
         if not address:
-            raise UserError("no Model Registry: set $MODEL_REGISTRY_URL, or pass --uri")
+            raise UserError("no Model Registry: set $MODEL_REGISTRY_URL, or pass --uri to `retrain track`")
+        self.address = mask_credentials(address)
+        """The server's address for messages, without a password."""
         if not address.startswith(("http://", "https://")):
-            raise UserError(f"Model Registry at {address}: the address must begin with http:// or https://")
-        self._address, self._version = address.rstrip("/"), VERSIONS[0]
+            raise UserError(f"Model Registry at {self.address}: the address must begin with http:// or https://")
+        self._url, self._version = address.rstrip("/"), VERSIONS[0]
         token = _read_token()
         headers = {"accept": "application/json", "user-agent": f"retrain/{__version__}"}
         self._pool = urllib3.PoolManager(
-            retries=False, timeout=TIMEOUT, headers=headers | ({"authorization": f"Bearer {token}"} if token else {})
+            retries=False, timeout=timeout, headers=headers | ({"authorization": f"Bearer {token}"} if token else {})
         )
 
     def find(self, kind: str, name: str, parent: str | None = None) -> Resource | None:
@@ -93,18 +99,20 @@ class RegistryClient:
         if status not in accepted or content is None:
             said = (content or {}).get("message") or data.decode(errors="replace")
             raise UserError(
-                f"Model Registry at {self._address}: answered {status} to {method} {path}: {said[:MAX_MESSAGE]}"
+                f"Model Registry at {self.address}: answered {status} to {method} {path}: {said[:MAX_MESSAGE]}"
             )
         return status, content
 
     def _send(self, method: str, path: str, body: Resource | None, query: dict[str, str] | None) -> tuple[int, bytes]:
         """Return a reply. Redirects are not followed: they could lead the token elsewhere."""
-        url = f"{self._address}{PREFIX}/{self._version}{path}"
+        url = f"{self._url}{PREFIX}/{self._version}{path}"
         content = {"fields": query} if body is None else {"json": body}
         try:
             reply = self._pool.request(method, url, redirect=False, **content)
         except urllib3.exceptions.HTTPError as error:
-            raise UserError(f"Model Registry at {self._address}: {error}") from error
+            raise UserError(
+                f"Model Registry at {self.address}: cannot be reached: {system_cause(error)}. {NETWORK}"
+            ) from error
         return reply.status, reply.data
 
 

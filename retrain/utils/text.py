@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 _USER = re.compile(r"(?<=//)[^/\s]*@")
+_ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 _QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
 
 
@@ -49,6 +50,12 @@ def has_credentials(address: str) -> bool:
 def mask_credentials(text: str) -> str:
     """Return a message in which users and queries of addresses are replaced by asterisks."""
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
+
+
+def system_cause(error: Exception) -> str:
+    """Return the system's reason in an error of an HTTP client, such as `Connection refused`; else the whole error."""
+    found = _ERRNO.search(str(error))
+    return found[1] if found else mask_credentials(str(error))
 
 
 def did_you_mean(word: str, known: Mapping[str, str]) -> str:

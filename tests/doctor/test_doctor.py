@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from support.clouds import cloud_store
 from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import serving
+from support.model_registry import serving_registry
 from support.pictures import two_classes
 from support.streams import KEYS, SETTING, streaming, two_drops
 from support.terminal import retrain
@@ -297,6 +298,55 @@ def test_kubeflow_check_reports_a_refusal(doctor: Doctor, tmp_path: Path) -> Non
     assert (code, found["kubeflow"]["state"]) == (1, "failed")
     assert kfp.url in found["kubeflow"]["found"]
     assert "kubeflow.host" in found["kubeflow"]["mend"]
+
+
+AWAY = "http://127.0.0.1:9"
+TRACKERS = ("--set", "tracking.mlflow=true", "--set", "tracking.model_registry=true")
+
+
+def test_trackers_that_are_away_are_warnings(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
+    monkeypatch.setenv("MODEL_REGISTRY_URL", AWAY)
+    code, found = doctor(str(tmp_path / "store"), *TRACKERS)
+    assert (code, found["MLflow"]["state"], found["Model Registry"]["state"]) == (0, "warning", "warning")
+    assert "MLflow at http://***@127.0.0.1:9: cannot be reached: Connection refused." in found["MLflow"]["found"]
+    assert f"Model Registry at {AWAY}: cannot be reached: Connection refused." in found["Model Registry"]["found"]
+    assert "$MODEL_REGISTRY_URL" in found["Model Registry"]["found"]
+    assert "`retrain track`" in found["MLflow"]["mend"]
+
+
+def test_tracker_without_address_is_a_warning(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_REGISTRY_URL", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
+    code, found = doctor(str(tmp_path / "store"), *TRACKERS)
+    assert (code, found["MLflow"]["state"], found["Model Registry"]["state"]) == (0, "warning", "warning")
+    assert "set $MODEL_REGISTRY_URL" in found["Model Registry"]["found"]
+    assert "does not begin with http:// or https://" in found["MLflow"]["found"]
+
+
+def test_registry_that_answers_passes(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving_registry() as (address, registry):
+        monkeypatch.setenv("MODEL_REGISTRY_URL", address)
+        _, found = doctor(str(tmp_path / "store"), "--set", "tracking.model_registry=true")
+    assert found["Model Registry"]["state"] == "ok"
+    assert found["Model Registry"]["found"] == f"{address} answers; the first export registers the model pets"
+    assert "MLflow" not in found
+    assert registry.items == []
+
+
+def test_dry_run_names_a_tracker_that_is_away(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MODEL_REGISTRY_URL", AWAY)
+    pack(two_classes(tmp_path / "pets"), TASK, TaskStore(LocalStore(tmp_path / "store"), TASK.name))
+    task = Task(name=TASK.name, store=str(tmp_path / "store"), data=TASK.data, tracking={"model_registry": True})
+    (tmp_path / "pets.yaml").write_text(task.model_dump_json())
+    ran = retrain(["run", "-t", str(tmp_path / "pets.yaml"), "--dry-run", "--json"], capfd)
+    assert (ran.code, json.loads(ran.out)["method"]) == (0, "scratch")
+    assert f"Model Registry at {AWAY}: cannot be reached: Connection refused" in caplog.text
 
 
 def test_doctor_prints_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from retrain.store import LocalStore
 from retrain.store.champions import Author
 from retrain.tracking import mlflow_server
 from retrain.tracking.hook import TrackerUpdates, update_trackers
-from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow
+from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow, probe_mlflow
 from retrain.tracking.tensorboard_files import write_event_files
 
 TASK = make_task()
@@ -171,13 +171,12 @@ def test_server_that_is_away_delays_no_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The watcher logs it, waits before it tries again, and exports all of it then."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
     updates.follow()
     updates.follow()
     assert caplog.text.count("pets is not up to date in MLflow, `retrain track` tries again") == 1
-    with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9: "):
+    with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9: cannot be reached: Connection refused"):
         export_to_mlflow(Source(workspace.store), "http://127.0.0.1:9")
 
 
@@ -188,6 +187,15 @@ def test_silent_server_is_given_up_at_once(workspace: Workspace, monkeypatch: py
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UserError, match=r"MLflow at http://127.*: no answer within 0\.2 s"):
             export_to_mlflow(Source(workspace.store), address)
+
+
+def test_probe_asks_for_the_experiment_and_creates_none(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    assert probe_mlflow("pets") == probe_mlflow("pets")
+    assert probe_mlflow("birds") == f"{server} answers; the first export creates the experiment birds"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/elsewhere")
+    with pytest.raises(UserError, match=r"MLflow at http://127.*/elsewhere: .*404"):
+        probe_mlflow("pets")
 
 
 def test_runs_and_promotions_are_exported_by_themselves(
