@@ -65,7 +65,8 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"{study.cost} after which the run reaches r percent of that accuracy. Above 1, the run is faster. Compared "
         "with itself, a method has an L_99 of 1 or more.",
         f"`{NOT_REACHED}` means never reached, and (2/3) reached with two seeds of three. {HARM} marks a method with "
-        f"negative transfer: its mean final accuracy is below that of {study.against[0]} with the same seeds.",
+        f"negative transfer: its mean final accuracy is lower than the mean final accuracy of "
+        f"{study.against[0]} with the same seeds.",
         "Each heading below names the split, the variant (`task` if the study has none) and the number of drops.",
         tables,
     ]
