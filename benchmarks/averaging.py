@@ -1,6 +1,7 @@
 """Measure the time that averaged weights and corrected BatchNorm statistics add to a step of the thin ResNet.
 
-Two runs that differ in nothing else alternate, an iteration each, so other load on the machine affects both alike.
+Two runs alternate, one iteration each. They differ only in the averaging. Other programs on the machine then slow both
+down alike.
 """
 
 import statistics
@@ -21,7 +22,7 @@ CORRECTED = 200
 """Iterations in which BatchNorm's statistics are corrected, at its usual momentum."""
 
 PAIRS = {Case(16, 32): 40, Case(16, 16): 120}
-"""How many iterations each does, by case."""
+"""Number of iterations of each run, by case."""
 
 
 def seconds(step: Callable[[], object]) -> float:
@@ -32,7 +33,7 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def compare(case: Case, pairs: int) -> dict[str, object]:
-    """Let a run with and one without averaging take turns, beyond the iterations that are corrected."""
+    """Alternate between a run with averaging and a run without it, after the iterations that are corrected."""
     plain, averaged = (_run(case) for _ in range(2))
     averaged.average = AveragedNetwork(PowerAverage(), averaged.network)
     turns = [(seconds(lambda: train_step(averaged)), seconds(lambda: train_step(plain))) for _ in range(pairs)]

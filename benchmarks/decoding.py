@@ -1,7 +1,7 @@
-"""Measure the time to decode an image to a task's size, compared with decoding all of it and resizing it then.
+"""Measure the time to decode an image to a task's size, compared with decoding it completely and resizing it.
 
-The images are JPEGs of smooth random colours, from thumbnails to a camera's size, and PNGs like icons. The output is
-the processor time in milliseconds (medians), and how much the pixels differ (of 255).
+The images are JPEGs of smooth random colours, from thumbnails to the size of a camera's photograph, and PNGs like
+icons. The output is the median processor time in milliseconds, and the difference of the pixel values (of 255).
 """
 
 import io
@@ -48,7 +48,7 @@ def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
 
 
 def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
-    """Decode with both methods in turns, and compare the medians."""
+    """Alternate between both methods, and compare the medians."""
     taken = [(milliseconds(decode_fully, data, size), milliseconds(decode_image, data, size)) for _ in range(turns)]
     difference = np.abs(decode_image(data, size).astype(int) - decode_fully(data, size))
     return {
@@ -60,7 +60,7 @@ def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare every kind of file at every size that is no larger."""
+    """Compare every kind of file, at every size that is not larger than the file's."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=5)
     chosen = options.parse_args()

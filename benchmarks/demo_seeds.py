@@ -1,8 +1,8 @@
-"""Run the demo's four weeks with many seeds: what continuing saves, and its accuracy compared with scratch.
+"""Run the demo's four weeks with many seeds: measure the savings, and compare the accuracy with scratch.
 
-For each seed of the task the drops of `make demo` land one after the other. After each retraining, scratch is trained
-on the same data as a trial. The ledger does not count it in its savings. One JSON line is written when a seed has
-ended. Seeds that have a line are not run again. `--summary` prints the means of all lines.
+For each seed of the task, the drops of `make demo` land one after the other. After each retraining, scratch is trained
+on the same data as a trial. The ledger does not count trials in its savings. At the end of a seed, the benchmark writes
+one JSON line. It does not run a seed again if the seed has a line. `--summary` prints the means of all lines.
 """
 
 import json
@@ -62,7 +62,7 @@ def _run(context: Context, task: Task, request: Request) -> RunRecord:
 
 
 def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
-    """Return the cost and result of one week's retraining, and those of scratch on the same data."""
+    """Return the cost and result of one week's retraining, and the cost and result of scratch on the same data."""
     theirs, saved = scratch.result, retrained.savings
     if not (retrained.result and retrained.evaluation and theirs and scratch.evaluation and saved):
         raise RuntimeError(f"{retrained.run_id} or {scratch.run_id} left no result")
@@ -87,7 +87,7 @@ def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
 
 
 def _sum(weeks: list[Line], records: list[RunRecord]) -> Line:
-    """Return a seed's net savings: by its ledger, and compared with scratch trained on the same data."""
+    """Return a seed's net savings, from its ledger and compared with scratch trained on the same data."""
     continued = [week for week in weeks if week["method"] == "continuous"]
     ledger = total_savings(record for record in records if record.purpose == "retrain")
     used = sum(week["used_all_in"] for week in continued)
@@ -151,7 +151,7 @@ HEAD = (
 
 
 def format_table(lines: list[Line]) -> str:
-    """Return a Markdown table with one row a seed; accuracies on test are means over weeks 2 to 4, in percent."""
+    """Return a Markdown table with one row for each seed. Test accuracies are means over weeks 2 to 4, in percent."""
     rows = [HEAD, ("---:",) * len(HEAD), *map(_format_row, sorted(lines, key=lambda line: line["seed"]))]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

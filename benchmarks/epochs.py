@@ -1,16 +1,16 @@
 """Compare whole epochs of training: this project's loop, a typical PyTorch loop, and the warm-start script's loop.
 
-- `users`: a DataLoader, torchvision's v2 transforms on each sample, and L2-init as a term of the loss. - `tuned`: the
-same with the faster channels_last and bfloat16. - `script`: no augmentation and no penalty, as the published script of
-Ash & Adams trains. - `retrain` and `retrain bf16`: this project's loop under `continuous`, without and with
-`training.bf16`.
+- `users`: a DataLoader, torchvision's v2 transforms for each sample, and L2-init as a term of the loss.
+- `tuned`: the same with channels_last and bfloat16, which are faster.
+- `script`: no augmentation and no penalty, as in the published script of Ash & Adams.
+- `retrain` and `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`.
 
-The first three try DataLoaders of 0, 1 and 2 workers, and keep the fastest. A CPU without instructions for bfloat16 is
-several times slower in it than in float32; `tuned` and `retrain bf16` are left out there.
+The first three try DataLoaders of 0, 1 and 2 workers, and keep the fastest. On a CPU without instructions for bfloat16,
+bfloat16 is several times slower than float32. There, `tuned` and `retrain bf16` are left out.
 
-All train a ResNet-18 by fused Adam on images in memory. They alternate epoch by epoch in one process, and only the
-workers of the current loop are busy, so other load on the machine affects all loops equally. This project's runs
-configure malloc to keep freed memory; in this process the other loops benefit from that too.
+All loops train a ResNet-18 with fused Adam on images in memory. They alternate after each epoch in one process, and
+only the workers of the current loop are busy. Other programs on the machine then slow all loops down alike. This
+project's runs configure malloc to keep freed memory. The other loops in this process benefit from this, too.
 """
 
 import statistics
@@ -45,7 +45,7 @@ Epoch = Callable[[], None]
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """Samples transformed one by one."""
+    """A dataset that transforms its samples one by one."""
 
     def __init__(self, samples: Samples, transform: v2.Compose) -> None:
         self.images, self.labels, self.transform = samples.pixels(torch.arange(len(samples))), samples.labels, transform
@@ -66,7 +66,7 @@ def by_hand(
     workers: Iterable[int] = WORKERS,
     device: torch.device = CPU,
 ) -> Epoch:
-    """Return a function that trains an epoch in a plain loop: `users` if `augment`, else `script`."""
+    """Return a function that trains an epoch in a plain loop: the loop `users` if `augment`, else `script`."""
     order = torch.channels_last if tuned else torch.contiguous_format
     model = Model(options={"width": case.width})
     network = factory.build_network(model, CLASSES, case.image_size, seed=0).train().to(device).to(memory_format=order)
@@ -144,7 +144,7 @@ def seconds(epoch: Epoch) -> float:
 
 
 def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, object]:
-    """Run an epoch of each loop in turns, with this number of batches, and return the speeds."""
+    """Alternate between the loops, one epoch with this number of batches each, and return the speeds."""
     loops = {**FLOAT32, **BFLOAT16} if bfloat16 else FLOAT32
     machine = limit(case, MATRIX, CPU, torch.float32).speed
     epochs = {name: prepare(case, batches) for name, prepare in loops.items()}
@@ -167,7 +167,7 @@ def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, o
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """Return how many times as fast our loop is: the median over the turns."""
+    """Return how many times as fast this project's loop is, as the median over the turns."""
     return round(statistics.median(one / other for one, other in zip(theirs, ours, strict=True)), 2)
 
 

@@ -1,15 +1,16 @@
-"""Replay evaluations on the curves of real runs: how many images they use, and whether they find the target in time.
+"""Replay evaluations on the curves of real runs: count the images that they use, and check when they find the target.
 
 At each point of a curve, val has as many correct samples as the run had there, in a random order. `measure` returns the
-number of images that the evaluation used. The full grid evaluates all of val at each point; subsets are evaluated
-until the rest of val can no longer reach the target. `ledger` contains what
-a run knows of earlier runs: it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the
-fastest other run of its method came within 99 percent of the target.
+number of images that the evaluation used. An evaluation of all of val uses every image at each point. An evaluation by
+subsets ends when the rest of val can no longer reach the target. `ledger` contains a run's knowledge of earlier runs.
+It gives the iterations after which the fastest other run of the same method came within 99 percent of the target. The
+target is not expected before a share (`EARLIEST_SHARE`) of these iterations.
 
-The target of a run is its own final accuracy. For `RETRAININGS` and `REGIMES` it is that of the scratch run on the same
-data with the same seed, if they reached it. The curves of `REGIMES` have the default grid. The others have few points,
-so values between them are interpolated to a hundred epochs (fewer for shortened schedules). Scratch runs have no target
-in practice; their curves serve as examples of shapes.
+The target of a run is its own final accuracy. For `RETRAININGS` and `REGIMES`, the target is the final accuracy of the
+scratch run on the same data with the same seed. Runs that did not reach it are left out. The curves of `REGIMES` have
+the default evaluation interval. The other curves have few points. Values between them are interpolated to a hundred
+epochs, or to fewer epochs for shortened schedules. In practice, scratch runs have no target. Their curves serve as
+examples of shapes.
 """
 
 import json
@@ -46,7 +47,7 @@ EPOCHS = 100
 
 
 class Bright(nn.Module):
-    """A network that classifies only bright images correctly: those of class 1."""
+    """A network that classifies only the bright images correctly: the images of class 1."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
@@ -72,7 +73,7 @@ DEFAULT_GRID = (
     (Case("60 evaluations in 100 epochs, 45,000 + 5,000 images", 5_000, 75_000), 1),
     (Case("60 evaluations in 100 epochs, 1,153,000 + 128,000 images", 128_000, 1_921_667), 5),
 )
-"""Cases, and every which run is replayed: at the larger size a replay takes seconds."""
+"""Cases, with n for replaying every n-th run. At the larger size a replay takes seconds."""
 
 
 class Used(NamedTuple):
@@ -143,7 +144,7 @@ def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
 
 
 def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
-    """Return the results of other shares, and how late a run that is faster than all before it is detected."""
+    """Return the results with other shares, and how late a run is detected if it is faster than all before it."""
     case, drawn, quicker = EACH_EPOCH[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
     results: list[dict[str, object]] = []
     for share in SHARES:
@@ -167,7 +168,7 @@ def runs_of(path: Path) -> list[dict[str, Any]]:
 
 
 def study(path: Path, an_epoch: int) -> dict[str, object]:
-    """Replay the runs of one study: as they were, and as if their data were larger."""
+    """Replay the runs of one study, as recorded and as if their data were larger."""
     runs = runs_of(path)
     first, cost = runs[0]["curve"], runs[0]["record"]["result"]["cost"]
     between = first["iteration"][0] * cost["samples"] // cost["iterations"]
@@ -182,7 +183,7 @@ def study(path: Path, an_epoch: int) -> dict[str, object]:
 
 
 def retrainings(path: Path) -> dict[str, object]:
-    """Replay those runs of a study that reached the accuracy of scratch."""
+    """Replay the runs of a study that reached the accuracy of scratch."""
     runs = runs_of(path)
     cases = [(courses_of(runs, case.an_epoch), case) for case in (*EACH_EPOCH, TWICE)]
     return {
@@ -214,7 +215,7 @@ def _data(run: dict[str, Any]) -> tuple[str, int, int]:
 
 
 def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
-    """Return the courses of runs to the accuracy of scratch, with this number of points per epoch."""
+    """Return the courses of runs up to the accuracy of scratch, with this number of points per epoch."""
     scratch = {run["cell"]["seed"]: run["curve"] for run in runs if run["cell"]["method"] == "scratch"}
     courses = [
         Course(run["cell"]["method"], resample(run["curve"], own["iteration"][-1], an_epoch), own["accuracy"][-1])
@@ -225,7 +226,7 @@ def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
 
 
 def resample(curve: dict[str, list[float]], iterations: float, points: int) -> list[float]:
-    """Return a curve with `points` points per epoch, for a hundred epochs in this number of iterations."""
+    """Return a curve with `points` points per epoch, over a hundred epochs in this number of iterations."""
     between = iterations / (points * EPOCHS)
     grid = np.arange(between, curve["iteration"][-1] + between / 2, between)
     accuracies: list[float] = np.interp(grid, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()

@@ -1,10 +1,10 @@
-"""Measure ResNet-18 at 32x32 on a GPU, in images a second, compared with a DataLoader loop and the chip's limit.
+"""Measure ResNet-18 at 32x32 on a GPU in images a second, compared with a DataLoader loop and the chip's limit.
 
-This project's loop trains under `continuous` in bfloat16: plain, compiled, compiled in CUDA graphs, and with the whole
-step in one graph. Torch raises an error if anything waits for the device. `dataloader` is the typical loop of
-`epochs.py` with channels_last, bfloat16, fused Adam, workers and pinned memory. The limit is the chip's throughput in a
-product of two large matrices, divided by the network's operations for an image. Without a GPU nothing is measured, and
-the exit code is 0.
+This project's loop trains under `continuous` in bfloat16, in four ways: plain, compiled, compiled in CUDA graphs, and
+with the whole step in one graph. Torch raises an error if the host waits for the device. `dataloader` is the typical
+loop of `epochs.py` with channels_last, bfloat16, fused Adam, workers and pinned memory. The limit is the chip's
+throughput in a product of two large matrices, divided by the network's operations for an image. Without a GPU, the
+benchmark measures nothing and exits with 0.
 """
 
 import os
@@ -27,14 +27,15 @@ How = Literal["none", "compile", "graphs", "step"]
 HOWS: tuple[How, ...] = ("none", "compile", "graphs", "step")
 SAMPLES, WARM_UP = 50_000, 20
 RECORDED = 220
-"""Iterations after which a whole step is recorded: new BatchNorm statistics are corrected in the first 197."""
+"""Iterations after which a whole step is recorded. The statistics of new BatchNorm layers are corrected in the first
+197."""
 LOADED = 12_800
-"""Images in an epoch of the DataLoader. It takes many times as long for them."""
+"""Images in an epoch of the DataLoader. There are fewer because the DataLoader takes many times as long."""
 
 
 @contextmanager
 def waiting_is_an_error(device: torch.device) -> Iterator[None]:
-    """Have torch raise an error inside if the host waits for the GPU; on the CPU there is nothing to wait for."""
+    """Make torch raise an error within the context if the host waits for the GPU. On the CPU, do nothing."""
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -62,7 +63,7 @@ def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> 
 
 
 def dataloader(case: Case, batch: int, images: int, device: torch.device, workers: Sequence[int]) -> float:
-    """Return the images per second of the users' loop with the best of these numbers of workers."""
+    """Return the images per second of the typical loop, with the best of these numbers of workers."""
     steps = max(1, images // batch)
     epoch = by_hand(case, steps, augment=True, tuned=True, batch=batch, workers=workers, device=device)
     return steps * batch / seconds(epoch, device)
@@ -78,7 +79,7 @@ def measure(
     device: torch.device,
     workers: Sequence[int],
 ) -> dict[str, object]:
-    """Measure every batch size, one loader after the other."""
+    """Measure every batch size with one loader after the other."""
     chip = limit(case, size, device, torch.bfloat16)
     results = []
     for batch in batches:
@@ -102,7 +103,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure on the first GPU, if there is one."""
+    """Measure on the first GPU if there is one."""
     options = parser(__doc__).parse_args()
     if not torch.cuda.is_available():
         print("no GPU here: nothing was measured")

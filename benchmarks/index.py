@@ -1,9 +1,10 @@
 """Measure the learning-speed index at 1, 10 and 100 million samples: size, addition, thinning and drawing an epoch.
 
-Addition is that of a run's counters to its parent's. Every size runs in a separate process, on one thread. The
-counters are random, as after a run of thirty epochs. Epochs are drawn with uniform sampling, with the recipe's, and
-with the recipe's over shards of 10,000 samples of which 32 are shuffled at once; the unit is nanoseconds for each
-sample of the dataset. Memory is the peak in addition to the index, in bytes a sample.
+The addition adds a run's counters to its parent's counters. Every size is measured in a separate process with one
+thread. The counters are random, as after a run of thirty epochs. Epochs are drawn in three ways: with uniform sampling,
+with the recipe's sampling, and with the recipe's sampling over shards of 10,000 samples, of which 32 are shuffled
+together. The unit is nanoseconds for each sample of the dataset. Memory is the peak beyond the memory of the index, in
+bytes a sample.
 """
 
 import json
@@ -28,7 +29,7 @@ SHARD, WINDOW = 10_000, 32
 
 
 def counters(n: int, seed: int) -> Counters:
-    """Return counters like those of a run of thirty epochs."""
+    """Return random counters, as after a run of thirty epochs."""
     drawn = torch.Generator().manual_seed(seed)
     counted = Counters.zeros(n)
     counted.seen.random_(20, 31, generator=drawn)
@@ -43,7 +44,7 @@ def bytes_of(counted: Counters) -> int:
 
 
 def index(n: int) -> tuple[dict[str, object], Counters]:
-    """Return the figures of an index and of a loaded parent's."""
+    """Measure an index, and the loaded index of a parent."""
     own, parent = counters(n, 0), from_tensors(to_tensors(counters(n, 1)))
     figures = {
         "samples": n,

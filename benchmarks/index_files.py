@@ -1,9 +1,9 @@
 """Measure reading and adding the learning-speed index of 100 million samples in the files of 50 drops.
 
-Easy/hard sampling reads all of it before a run. Every run adds it to its own counters, drop by drop, at its end. Memory
-is the process's peak resident size minus its size before, in bytes a sample. It includes the run's own 8 bytes and the
-files while they are read, added or written. Counters are random, as after thirty epochs. The store is a folder; it
-checks every byte, as for any index.
+Easy/hard sampling reads the whole index before a run. At its end, every run adds the index to its own counters, drop by
+drop. Memory is the peak resident size of the process minus its size before, in bytes a sample. It includes the run's
+own 8 bytes, and the files while they are read, added or written. The counters are random, as after thirty epochs. The
+store is a folder and checks every byte, as for any index.
 """
 
 import tempfile

@@ -1,15 +1,15 @@
 """Measure how many wrong labels `retrain data review` finds among images of CIFAR-100 with flipped labels.
 
-A drop is packed from images with flipped labels, a model is trained on it from scratch, and the samples of each split
-are ranked, most suspect first. The precision among the first k, where k is the number of flipped labels in the split,
-equals the recall there. Rankings of training samples:
+The benchmark packs a drop from images with flipped labels and trains a model on it from scratch. Then it ranks the
+samples of each split, with the most suspect samples first. k is the number of flipped labels in the split. The
+precision among the first k samples equals the recall among them. Rankings of training samples:
 
-- `learning speed`: the command's own, by learning speed and then mean loss, both counted during training;
-- `mean loss`: the mean of the losses counted during training (loss ranking);
-- `self-confidence, in sample`: the trained model's probability of the label, on its own training samples.
+- `learning speed`: the ranking of the command, by learning speed and then by mean loss, both counted during training;
+- `mean loss`: by the mean of the losses counted during training (loss ranking);
+- `self-confidence, in sample`: by the trained model's probability of the label, on its own training samples.
 
-Rankings of held-out samples: `self-confidence, val` and `self-confidence, test`, the model's probability of the label
-(Northcutt et al., 2021).
+Rankings of held-out samples are `self-confidence, val` and `self-confidence, test`, by the model's probability of the
+label (Northcutt et al., 2021).
 """
 
 import argparse
@@ -36,7 +36,7 @@ from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
 
 TRUE = "--"
-"""Separates the true class from the original file name in the names of the files written."""
+"""Separates the true class and the original file name, in the names of the written files."""
 
 
 def write_flipped(archives: Path, folder: Path, per_class: int, share: float, seed: int) -> int:
@@ -67,7 +67,7 @@ def write_flipped(archives: Path, folder: Path, per_class: int, share: float, se
 def scores(order: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
     """Return precision and recall of a ranking.
 
-    `order` [K] holds samples, most suspect first; `wrong` [N] says which labels were flipped.
+    `order` [K] has samples, the most suspect first. `wrong` [N] states which labels were flipped.
     """
     k = int(wrong.sum())
     rank = np.empty(len(order))

@@ -1,8 +1,9 @@
 """Measure the images per second of four loaders of a training set: in memory, streamed, webdataset, and tarfile.
 
-The same PNGs, packed as drops, lie in a folder and on an S3 server behind HTTP. Each loader reads one epoch into uint8
-batches of 128, shuffled if it can. `streamed` is this project's loader, first with a cold cache (every shard is
-fetched) and then with a warm one. The loaders take turns: other load on the machine affects all of them alike.
+The same PNGs are packed as drops, in a folder and on an S3 server over HTTP. Each loader reads one epoch into uint8
+batches of 128, and shuffles the samples if it can. `streamed` is this project's loader. It is measured with a cold
+cache, when every shard is fetched, and with a warm cache. The loaders alternate. Other programs on the machine then
+slow all of them down alike.
 """
 
 import os
@@ -46,7 +47,7 @@ Pass = Callable[[], int]
 
 
 class ComparedLoaders:
-    """Loaders to compare. Each method returns an epoch: a function that reads samples and returns their number."""
+    """The compared loaders. Each method returns an epoch: a function that reads samples and returns their number."""
 
     def __init__(self, place: Place, url: str) -> None:
         self.place = place
@@ -81,20 +82,20 @@ class ComparedLoaders:
         return partial(_pass, StreamingLoader(passes, train, pixels, ROWS, workers), len(train))
 
     def streamed_cold(self, workers: int) -> Pass:
-        """Return the same with its catalogue, but no shard."""
+        """Return an epoch of the streamed loader. Its catalogue exists, but no shard is cached."""
         prepared = self.streamed(workers)
         shutil.rmtree(self.place.cache / "shards")
         return prepared
 
     def webdataset(self, workers: int) -> Pass:
-        """Return a loop over webdataset as documented: shards shuffled, a buffer of 1,000 samples, batches."""
+        """Return a loop over webdataset as documented, with shuffled shards and a buffer of 1,000 samples."""
         urls = [f"{self.url}/{key}" for key in self.keys]
         samples = wds.WebDataset(urls, shardshuffle=100, empty_check=False).shuffle(1000).map(_decoded).batched(BATCH)
         loader = wds.WebLoader(samples, batch_size=None, num_workers=workers)
         return lambda: sum(len(images) for (images,) in loader)
 
     def tarfile(self, workers: int) -> Pass:
-        """Return a loop over tarfile, in order."""
+        """Return a loop over tarfile in the order of the files."""
         loader = DataLoader(_Tars(self.url, self.keys), BATCH, num_workers=workers)
         return lambda: sum(map(len, loader))
 
@@ -113,7 +114,7 @@ def _decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
 
 
 class _Tars(IterableDataset[Tensor]):
-    """A shard for each worker in turn."""
+    """Reads tar files. Each worker reads every n-th shard."""
 
     def __init__(self, url: str, keys: list[str]) -> None:
         self.url, self.keys = url, keys
@@ -128,19 +129,19 @@ class _Tars(IterableDataset[Tensor]):
 
 
 def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
-    """Let webdataset read from the S3 server as its users do: a request for each shard."""
+    """Let webdataset read from the S3 server as its users do, with one request for each shard."""
     bucket, _slash, key = url.removeprefix("s3://").partition("/")
     return opened(f"s3://{bucket}", os.getpid()).open(key)
 
 
 @cache
 def opened(url: str, process: int) -> ObjectStore:
-    """Open the store again in each process: a forked process cannot use its parent's connections."""
+    """Open the store again in each process. A forked process cannot use the connections of its parent."""
     return open_store(url)
 
 
 def measure(url: str, options: Namespace) -> dict[str, object]:
-    """Let all loaders take turns on one store."""
+    """Alternate between all loaders on one store."""
     store = open_store(url)
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
         samples = icons(options.images)

@@ -1,9 +1,9 @@
 """Measure how long everything but training takes as drops accumulate: 50 drops, each followed by a retraining.
 
 The digits are divided into 50 drops of 2% each, in a folder or in an S3 bucket (`--store`, `--endpoint-url`). A small
-perceptron is trained for a few iterations only. Timed are listing the drops and reading their manifests, reading the
-ledger, planning, setting up a run with the drops from the cache, and all stages after planning. The output has medians
-of ten consecutive retrainings, in processor time and wall time.
+perceptron is trained for only a few iterations. The benchmark measures five parts: listing the drops and reading their
+manifests, reading the ledger, planning, setting up a run with the drops from the cache, and all stages after planning.
+The output has medians of ten consecutive retrainings, in processor time and wall time.
 """
 
 import tempfile
@@ -64,7 +64,7 @@ def retrain_after_each_drop(folder: Path, url: str, endpoint: str | None) -> Tim
 
 
 def compute_medians(each: list[tuple[float, float]]) -> dict[str, list[float]]:
-    """Return the medians of the first ten retrainings, of the next ten, and so on, in milliseconds."""
+    """Return the medians of every ten consecutive retrainings, in milliseconds."""
     groups = [each[start : start + GROUP] for start in range(0, len(each), GROUP)]
     return {
         clock: [round(1e3 * sorted(pair[position] for pair in group)[len(group) // 2], 1) for group in groups]

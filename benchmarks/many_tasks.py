@@ -1,8 +1,8 @@
 """Measure one watcher with many tasks, and with a task of many drops: requests, processor time, memory.
 
-A server in this process answers as S3 does, from memory (`lib/aws.py`). The watcher and its planning run in another
-process. Each task has one committed drop. In the watcher's first turn each task gets its run, with an executor that
-does nothing. All runs are then in progress, and later turns find nothing new.
+A server in this process answers like S3, from memory (`lib/aws.py`). The watcher and its planning run in another
+process. Each task has one committed drop. In the watcher's first turn, each task gets a run. The executor does nothing,
+so all runs stay active, and later turns find nothing new.
 """
 
 import os
@@ -39,7 +39,7 @@ class Idle:
 
 
 def drop(task: str, number: int) -> Drop:
-    """Return a committed drop of one shard."""
+    """Return a committed drop with one shard."""
     shard = Shard(name="train-000000-00000000.tar", split="train", samples=1000, size=64_000_000, sha256="0" * 64)
     counts = {split: {"cat": samples, "dog": samples} for split, samples in (("train", 400), ("val", 50), ("test", 50))}
     unnamed = Drop(
@@ -58,7 +58,7 @@ def drop(task: str, number: int) -> Drop:
 
 
 def bucket(tasks: int, drops: int) -> dict[str, bytes]:
-    """Return the manifests of this number of tasks with this number of drops each."""
+    """Return the manifests of this number of tasks, each with this number of drops."""
     landed = (drop(f"task-{task:05d}", number) for task in range(tasks) for number in range(drops))
     return {TaskKeys(one.task).manifest(one.id): one.to_bytes() for one in landed}
 
@@ -77,12 +77,12 @@ def measured(work: Callable[[], object]) -> dict[str, object]:
 
 
 def spent(since: float) -> float:
-    """Return the processor time since then, in seconds."""
+    """Return the processor time since `since`, in seconds."""
     return round(time.process_time() - since, 2)
 
 
 def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
-    """Return what a watcher of this number of tasks takes in its first and third turn."""
+    """Return the cost of the first and third turn of a watcher with this number of tasks."""
     bare, names = peak_mb(), [f"task-{number:05d}" for number in range(tasks)]
     health = Health(names)
     watches = [TaskWatch(Task(name=name, store=URL, endpoint_url=endpoint_url), Idle(), health) for name in names]
@@ -94,7 +94,7 @@ def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
 
 
 def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
-    """Return what a task with this number of drops takes: two polls, and the plan of a run on all drops."""
+    """Return the cost of a task with this number of drops: two polls, and the plan of a run on all drops."""
     task = Task(name="task-00000", store=URL, endpoint_url=endpoint_url)
     bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
     first, later = measured(watch.check_drops), measured(watch.check_drops)

@@ -1,8 +1,9 @@
 """Measure the peak memory of training on a dataset that is decoded in memory, beyond the memory of importing torch.
 
-`retrain run` is a separate process, and the kernel reports its peak: once while it decodes the drop into the cache,
-and once with a warm cache. The source is a folder of tars train-0.tar, ..., test-0.tar with images named
-class/name.png, such as CIFAR-100's. Without one, the benchmark uses as many random images of the same size.
+`retrain run` is a separate process, and the kernel reports its peak memory. The benchmark measures it twice: while the
+process decodes the drop into the cache, and with a warm cache. The source is a folder of tars train-0.tar, ...,
+test-0.tar with images named class/name.png, for example CIFAR-100. Without a source, the benchmark uses the same number
+of random images of the same size.
 """
 
 import io
@@ -19,7 +20,7 @@ from PIL import Image
 
 TASK = Path(__file__).parents[1] / "tasks" / "cifar100-mini.yaml"
 ITERATIONS_AS_EPOCHS = 0.05
-"""Eighteen iterations, and the evaluations that belong to them: what a longer training holds too."""
+"""Eighteen iterations with their evaluations. A longer training needs no more memory."""
 
 
 def peak(command: list[str], environment: dict[str, str]) -> int:

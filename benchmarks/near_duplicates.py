@@ -1,8 +1,8 @@
 """Measure the share of near-duplicates that are found, and the number of distinct pairs mistaken for near-duplicates.
 
-Near-duplicates are pictures of the archive, such as CIFAR-100, saved again, resized, cropped, or with another contrast
-or brightness. Distinct pictures are the originals, and letters in many fonts, with nearly equal hashes. `--seed`
-chooses pictures and letters. The threshold was chosen on other pictures than those of the reported figures.
+Near-duplicates are pictures of an archive, such as CIFAR-100, that were saved again, resized, cropped, or changed in
+contrast or brightness. Distinct pictures are the originals, and letters in many fonts, whose hashes are nearly equal.
+`--seed` chooses pictures and letters. The threshold was chosen on other pictures than the reported figures use.
 """
 
 import argparse
@@ -50,7 +50,9 @@ def encode_resized(image: Image.Image, factor: float) -> bytes:
 
 
 def encode_cropped(image: Image.Image, left: int, right: int) -> bytes:
-    """Return a picture as a PNG file without `left` pixels at its left and top and `right` at its right and bottom."""
+    """Return a picture as a PNG file, cropped by `left` pixels at its left and top, and `right` at its right and
+    bottom.
+    """
     return encode_image(image.crop((left, left, image.width - right, image.height - right)))
 
 
@@ -76,7 +78,7 @@ def read_photographs(archive: Path, count: int, seed: int) -> list[Image.Image]:
 
 
 def draw_letters(fonts: Path, count: int, seed: int) -> list[Image.Image]:
-    """Return letters in many fonts, sizes and places, black on white."""
+    """Return black letters on white, in many fonts, sizes and places."""
     draw, found = random.Random(seed), list[Image.Image]()
     paths = sorted(path for path in fonts.rglob("*") if path.suffix in (".ttf", ".otf"))
     while len(found) < count:
@@ -91,7 +93,7 @@ def draw_letters(fonts: Path, count: int, seed: int) -> list[Image.Image]:
 
 
 class Found(NamedTuple):
-    """Pairs of images that the hash makes candidates for near-duplicates, P in number."""
+    """P pairs of images whose hashes make them candidates for near-duplicates."""
 
     pairs: NDArray[np.int64]
     """Positions of the two images, int64 [P, 2]."""
@@ -113,7 +115,9 @@ class Found(NamedTuple):
         return cls(pairs, distances(thumbnails, pairs), by_hash)
 
     def called(self, chosen: NDArray[np.bool_]) -> dict[str, int]:
-        """Return how many of the `chosen` candidates, bool [P], are near-duplicates: by hash, and by each threshold."""
+        """Return how many of the `chosen` candidates, bool [P], count as near-duplicates, by hash and by each
+        threshold.
+        """
         by_threshold = {f"{most:g}": int((self.far[chosen] <= most).sum()) for most in THRESHOLDS}
         return {"hash alone": int(self.by_hash[chosen].sum()), **by_threshold}
 

@@ -1,7 +1,7 @@
 """Measure `retrain drop pack`, compared with a plain script that decodes every image and writes tars.
 
-They alternate. `--before` names a checkout of an earlier version to include. Each packs the same archives of small
-images in a separate process, with its start.
+The two alternate. `--before` names a checkout of an earlier version, which is measured as well. Each program packs the
+same archives of small images in a separate process. The times include the start of the process.
 """
 
 import io
@@ -25,7 +25,7 @@ TASK = "name: icons\nstore: store\ndata: {image_size: 32}\n"
 
 
 def write_archives(folder: Path, count: int) -> None:
-    """Write archives `train-*.tar` of random images in class folders; no two are alike."""
+    """Write archives `train-*.tar` of random images in class folders. All images are different."""
     random = np.random.default_rng(0)
     for first in range(0, count, IN_ARCHIVE):
         with tarfile.open(folder / f"train-{first // IN_ARCHIVE}.tar", "w") as archive:
@@ -43,7 +43,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_plainly(source: Path, target: Path) -> None:
-    """Decode every image of the archives, and write it with its class into one tar."""
+    """Decode every image of the archives, and write it with its class into one tar file."""
     with tarfile.open(target, "w") as shard:
         for path in sorted(source.glob("*.tar")):
             with tarfile.open(path) as archive:
@@ -68,7 +68,7 @@ def measure(command: list[str], folder: Path, checkout: Path) -> tuple[float, fl
 
 
 def main() -> None:
-    """Let all take turns."""
+    """Alternate between all programs."""
     options = parser(__doc__)
     options.add_argument("--samples", type=int, default=10_000)
     options.add_argument("--turns", type=int, default=3)
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def summary(turns: list[dict[str, tuple[float, float]]], name: str) -> dict[str, object]:
-    """Return the medians of one command, and how many times as long as it `pack` takes."""
+    """Return the medians of one program, and how many times as long `pack` takes."""
     wall, cpu = ([turn[name][clock] for turn in turns] for clock in (0, 1))
     ratios = ([turn["pack"][clock] / turn[name][clock] for turn in turns] for clock in (0, 1))
     return {

@@ -1,7 +1,7 @@
 """Measure `retrain predict` in images a second, compared with a loop written by hand, on JPEG photographs.
 
-Both decode JPEGs, run the same network and return the most probable class. They alternate over the same files, so other
-load on the machine affects both alike.
+Both decode JPEGs, run the same network and return the most probable class. They alternate over the same files. Other
+programs on the machine then slow both down alike.
 """
 
 import statistics
@@ -29,7 +29,7 @@ CASE = Case(16, 32)
 
 
 class Files(Dataset[Tensor]):
-    """Image files as a user's own dataset reads them."""
+    """A dataset of image files, as users write it."""
 
     def __init__(self, paths: Sequence[str], model: Model) -> None:
         data = model.plan.task.data
@@ -46,7 +46,7 @@ class Files(Dataset[Tensor]):
 
 
 def written_by_hand(model: Model, paths: Sequence[str]) -> list[str]:
-    """Return the likeliest class of each file, as a loop over PyTorch's loader finds it."""
+    """Return the most probable class of each file, found by a loop over PyTorch's loader."""
     loader = DataLoader(Files(paths, model), BATCH, num_workers=available_cores())
     names = []
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def written_by_hand(model: Model, paths: Sequence[str]) -> list[str]:
 
 
 def predicted(model: Model, paths: Sequence[str]) -> list[str]:
-    """Return the likeliest class of each file, as `retrain predict` finds it."""
+    """Return the most probable class of each file, found by `retrain predict`."""
     return [answer.top[0].label for answer in predict_rows(model, map(Row, paths))]
 
 
@@ -73,7 +73,7 @@ def write_images(folder: Path) -> list[str]:
 
 
 def rate(predict: Callable[[Model, Sequence[str]], list[str]], model: Model, paths: Sequence[str]) -> float:
-    """Return the images a second of one pass over the files."""
+    """Return the images a second in one pass over the files."""
     began = time.perf_counter()
     names = predict(model, paths)
     assert len(names) == len(paths)
@@ -81,7 +81,7 @@ def rate(predict: Callable[[Model, Sequence[str]], list[str]], model: Model, pat
 
 
 def main() -> None:
-    """Let both take turns."""
+    """Alternate between both programs."""
     options = parser(__doc__).parse_args()
     run = run_of(CASE, "scratch", 256, 1)
     model = Model(run.plan, run.network.eval(), CPU, Preprocess(run.plan.task.data))

@@ -1,12 +1,12 @@
 """Compare two processes under torchrun with one, a thread each: seconds an iteration, and bytes exchanged.
 
-Two trainings at once that share nothing show what the machine allows: each is one process on half a batch, for as many
-iterations, with a separate store (the lease of a task lets one process work at a time). The slower of the two counts,
-because the other process would have to wait for it.
+Two independent trainings at the same time show what the machine allows. Each of them is one process. It trains on half
+a batch for the same number of iterations, in a separate store, because a task's lease lets only one process work at a
+time. The slower of the two counts, because under torchrun the faster process would have to wait for it.
 
-Each is `retrain run`, a trial from scratch on the digits in a ResNet-18 of width 16, at 8x8 and scaled to 32x32. They
-alternate. The time is that of the run's record, without evaluation. Bytes are counted as they are passed to torch's
-collectives: gradients by the network's parameters, the index by the batch.
+Each training is `retrain run`: a trial from scratch on the digits in a ResNet-18 of width 16, at 8x8 and scaled to
+32x32. The trainings alternate. The time comes from the run's record and excludes evaluation. The benchmark counts the
+bytes that are passed to torch's collectives: the gradients by the network's parameters, the index by the batch.
 """
 
 import json
@@ -41,15 +41,15 @@ class Trials(NamedTuple):
     image_size: int
 
     def one(self, seed: int) -> float:
-        """Train in one process; return seconds an iteration."""
+        """Train in one process, and return the seconds of an iteration."""
         return self._seconds(RETRAIN, self.stores[0], BATCH, self.epochs, seed)
 
     def two(self, seed: int) -> float:
-        """Train in two that share the work."""
+        """Train in two ranks, and return the seconds of an iteration."""
         return self._seconds([*TORCHRUN, *RETRAIN], self.stores[0], BATCH, self.epochs, seed) / 2
 
     def separate(self, seeds: tuple[int, int]) -> float:
-        """Train twice at once on half a batch: half the epochs for as many iterations."""
+        """Train twice at the same time on half a batch each, with half the epochs for the same number of iterations."""
 
         def half(store: Path, seed: int) -> float:
             return self._seconds(RETRAIN, store, BATCH // 2, self.epochs / 2, seed)
@@ -58,7 +58,7 @@ class Trials(NamedTuple):
             return max(both.map(half, self.stores, seeds))
 
     def _seconds(self, program: list[str], store: Path, batch: int, epochs: float, seed: int) -> float:
-        """Train once; return a device's seconds an iteration, all processes' together."""
+        """Train once, and return a device's seconds of an iteration, for all processes together."""
         settings = {
             "store": store,
             "data.image_size": self.image_size,
@@ -84,7 +84,7 @@ def exchanged() -> dict[str, int]:
 
 
 def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
-    """Pack the digits, and compare in each size."""
+    """Pack the digits, and compare at each size."""
     environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     stores = (folder / "store", folder / "another store")
     write_digits(folder / "digits")
@@ -96,7 +96,10 @@ def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
 
 
 def compare(turns: int, trials: Trials) -> dict[str, float]:
-    """Compare one process, two, and two that share nothing, in turns. Seeds differ: equal trials would be one run."""
+    """Alternate between one process, two ranks and two independent processes.
+
+    Seeds differ, because equal trials are one run.
+    """
     seeds = range(0, 4 * turns, 4)
     taken = [(trials.one(seed), trials.two(seed + 1), trials.separate((seed + 2, seed + 3))) for seed in seeds]
     one, two, separate = (round(1e3 * statistics.median(each), 1) for each in zip(*taken, strict=True))

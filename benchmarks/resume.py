@@ -1,7 +1,7 @@
 """Count the runs that end as if uninterrupted, after SIGKILL at random moments and a restart.
 
-A run has a separate process and saves its state after every iteration. It is killed up to 0.2 s after a random
-iteration, the first and the last included. The benchmark compares the digests of model and index, and the curve.
+A run has a separate process and saves a checkpoint after every iteration. The benchmark kills it up to 0.2 s after a
+random iteration, which can be the first or the last one. It compares the digests of model and index, and the curve.
 """
 
 import multiprocessing
@@ -43,7 +43,7 @@ def train_in(folder: Path, plan: Plan) -> None:
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """Return what a run is compared by, and delete the run."""
+    """Return the compared parts of a run, and delete the run."""
     context = context_of(folder)
     files = context.files(plan.run_id)
     result = files.result()
@@ -63,7 +63,7 @@ def train_to_end(processes: ForkServerContext, folder: Path, plan: Plan) -> None
 
 
 def kill_in_training(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int, seconds: float) -> bool:
-    """Train in a process, and kill it some seconds after its state at an iteration is in the store.
+    """Train in a process, and kill it some seconds after the checkpoint of an iteration is in the store.
 
     Return False if the training ended before that.
     """
@@ -78,7 +78,7 @@ def kill_in_training(processes: ForkServerContext, folder: Path, plan: Plan, ite
 
 
 def plan_in(folder: Path) -> Plan:
-    """Pack the digits and plan a scratch run on them that saves its state after every iteration."""
+    """Pack the digits, and plan a scratch run on them. The run saves a checkpoint after every iteration."""
     task = load_task(str(TASK), ["training.save_seconds=0", "training.epochs=8"])
     write_digits(folder / "digits")
     pack(folder / "digits", task, context_of(folder).store, staging=Staging.parse("share", "50+50"))
@@ -89,14 +89,14 @@ def plan_in(folder: Path) -> Plan:
 
 
 def newest_state(folder: Path, plan: Plan) -> int | None:
-    """Return the iteration at which a killed run will resume, or None if it saved nothing."""
+    """Return the iteration at which a killed run will resume, or None if it has no checkpoint."""
     context = context_of(folder)
     states = [entry.key for entry in context.store.objects.list(context.store.keys.run(plan.run_id, "state/"))]
     return int(Path(states[-1]).name.split("-")[0]) if states else None
 
 
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
-    """Kill one run after another and count those that end like the first one: that was not killed."""
+    """Kill one run after another, and count the runs that end like the first run, which was not killed."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)

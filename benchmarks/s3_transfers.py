@@ -1,10 +1,11 @@
-"""Compare the store's transfers with boto3's own: the same object and as many connections, in MB a second.
+"""Compare the store's transfers with boto3's own transfers: the same object and connections, in MB a second.
 
-`--endpoint-url` and `--bucket` name a server. Without them, Ceph's gateway is started on this machine and shares its
-cores. boto3's are `upload_file` and `download_file` under several `TransferConfig`s, of which the best counts.
+`--endpoint-url` and `--bucket` name a server. Without them, the benchmark starts Ceph's gateway on this machine, and
+both share the cores. The transfers of boto3 are `upload_file` and `download_file` with several `TransferConfig`s. The
+best of them counts.
 
-Shards: about the same number of bytes in 14 shards of 9 MB and in 2 of 63 MB. They are fetched as in a streamed run, by
-the shard cache with its prefetch and digest checks, and uploaded as by `drop pack`.
+About the same number of bytes is also transferred as 14 shards of 9 MB and as 2 shards of 63 MB. The shard cache
+fetches them as in a streamed run, with prefetch and digest checks. They are uploaded as in `drop pack`.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ Works = dict[str, Callable[[], object]]
 
 
 def speeds(works: Works, megabytes: int, rounds: int) -> dict[str, float]:
-    """Let all clients take turns, in another order each time; return the median MB per second of each, by wall time."""
+    """Alternate between all clients in varying order, and return the median MB per second of each, by wall time."""
     taken = {name: list[float]() for name in works}
     turns = random.Random(0)
     for _ in range(rounds):
@@ -59,7 +60,7 @@ def speeds(works: Works, megabytes: int, rounds: int) -> dict[str, float]:
 
 
 def against(medians: dict[str, float], first: str) -> dict[str, float]:
-    """Return the medians, and the first one's ratio to the best of the others."""
+    """Return the medians, and the ratio of the first client to the best of the others."""
     best = max(median for name, median in medians.items() if name != first)
     return {**medians, f"{first}, against the best other": round(medians[first] / best, 3)}
 
@@ -92,7 +93,7 @@ def shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
 
 
 def ref(path: Path) -> ShardRef:
-    """Return a shard as a streamed run knows it."""
+    """Return a shard in the form in which a streamed run knows it."""
     sha256, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
     return ShardRef("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
 

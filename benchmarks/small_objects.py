@@ -1,7 +1,8 @@
 """Measure reads of many small objects from Ceph's gateway, one at a time and sixteen, with and without Nagle.
 
-Ceph's default, `tcp_nodelay=0`, keeps Nagle's algorithm: the end of an answer waits until its beginning is
-acknowledged. Both gateways run on this machine and share its cores with the reader. Reads from the two alternate.
+With Ceph's default, `tcp_nodelay=0`, Nagle's algorithm is active: the end of a reply waits until the client has
+acknowledged its beginning. Both gateways run on this machine and share its cores with the reader. Reads from the two
+alternate.
 """
 
 import statistics
@@ -29,7 +30,7 @@ def filled(endpoint: str, records: int) -> TaskStore:
 
 
 def one_by_one(store: TaskStore) -> None:
-    """Read the ledger's objects, each after the one before."""
+    """Read the ledger's objects one after the other."""
     for entry in store.objects.list(store.keys.ledger):
         store.objects.read(entry.key)
 

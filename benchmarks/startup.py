@@ -1,8 +1,8 @@
 """Measure the time from `retrain run` to the end of its first iteration, compared with `import torch` alone.
 
-Both are separate processes and alternate; the drop is in the cache. The run has one iteration and an evaluation of
-348 images of 8x8 pixels, and reports the end of the iteration on standard error. Processor time is that of the process
-until then, as the kernel reports it. The benchmark also lists what is imported.
+Both are separate processes and alternate. The drop is in the cache. The run has one iteration and an evaluation of 348
+images of 8x8 pixels. It reports the end of the iteration on standard error. Processor time is the kernel's figure for
+the process until then. The benchmark also lists the imported packages.
 """
 
 import os
@@ -23,14 +23,14 @@ TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
 
 class Start(NamedTuple):
-    """Seconds until a process printed a text."""
+    """Seconds until a process has printed a text."""
 
     wall: float
     cpu: float
 
 
 def until(command: list[str], text: str, environment: dict[str, str]) -> Start:
-    """Start a process and return the time until it printed a text on standard error; wait for its end."""
+    """Start a process, return the time until it has printed a text on standard error, and wait for its end."""
     began = time.perf_counter()
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -45,7 +45,10 @@ def until(command: list[str], text: str, environment: dict[str, str]) -> Start:
 
 
 def imported(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Return the import time of each top-level package that a command needs, only for its own files, in ms."""
+    """Return the import time of each top-level package that a command needs, in ms.
+
+    It includes only the package's own files.
+    """
     timed = [sys.executable, "-X", "importtime", *command[1:]]
     lines = subprocess.run(timed, env=environment, capture_output=True, text=True, check=True).stderr.splitlines()
     packages: dict[str, float] = {}
@@ -59,7 +62,7 @@ def imported(command: list[str], environment: dict[str, str]) -> dict[str, float
 
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
-    """Pack the digits, then start trials of one iteration and bare imports in turn."""
+    """Pack the digits, then alternate between trials of one iteration and bare imports."""
     environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache")}
     retrain = [sys.executable, "-m", "retrain"]
     common = ["--task", str(TASK), "--set", f"store={folder / 'store'}"]

@@ -1,7 +1,7 @@
-"""Measure what the loop adds to a bare one written by hand: same network, batch, augmentation, penalty and optimizer.
+"""Measure what the loop adds to a bare loop written by hand: same network, batch, augmentation, penalty and optimizer.
 
-Both train in one process and alternate, an iteration each, so other load on the machine affects both alike. The loop's
-time is all that passes between two of its iterations, including bookkeeping, without evaluation.
+Both train in one process and alternate, an iteration each. Other programs on the machine then slow both down alike. The
+time of this project's loop is the whole time between two of its iterations. It includes bookkeeping, but no evaluation.
 """
 
 import math
@@ -37,9 +37,9 @@ CORRECTED = 200
 
 
 PAIRS = {Case(16, 32): 60, Case(16, 8): 300}
-"""How many iterations each does, by case: as many as take about as long."""
+"""Number of iterations of each loop, by case. All cases take about as long."""
 MODERN = Augmentation(policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.2)
-"""Augmentations that both loops take from torchvision, for groups of as many images."""
+"""Augmentations that both loops take from torchvision. Both transform groups of the same number of images."""
 CUTMIX = Augmentation(cutmix=1.0)
 FINE_TUNING = Training(save_seconds=1e9, optimizer=AdamW(), clip_norm=1.0, label_smoothing=0.1, class_weights="inverse")
 """The settings of `--tuning`, with `CUTMIX`."""
@@ -116,7 +116,7 @@ class Bare:
 
 
 class Moment(NamedTuple):
-    """A moment by two clocks, in seconds: wall time, and the processor time of this process."""
+    """A moment by two clocks, in seconds: wall time and the processor time of this process."""
 
     wall: float
     cpu: float
@@ -128,7 +128,7 @@ class Moment(NamedTuple):
 
 
 class Turns:
-    """An observer of the loop that does a bare iteration after each of the loop's, and notes when each began."""
+    """An observer of the loop. After each iteration it does a bare iteration, and it records when each began."""
 
     def __init__(self, bare: Bare) -> None:
         self.bare = bare
@@ -139,7 +139,7 @@ class Turns:
         self.since = Moment.now()
 
     def stepped(self, progress: Progress) -> None:
-        """End the loop's turn, and take the bare one's."""
+        """End the turn of the loop, and do a bare iteration."""
         turned = Moment.now()
         self.bare.step()
         ended = Moment.now()
@@ -147,10 +147,10 @@ class Turns:
         self.since = ended
 
     def evaluated(self, point: Point) -> None:
-        """Do nothing: the one evaluation comes after the last turn."""
+        """Do nothing. The only evaluation comes after the last turn."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Do nothing."""
+        """Do nothing. The only evaluation comes after the last turn."""
 
 
 SETTINGS = {
@@ -162,7 +162,7 @@ SETTINGS = {
 
 
 def compare(case: Case, method: Method, settings: str) -> dict[str, object]:
-    """Let loop and bare loop take turns."""
+    """Alternate between the loop and the bare loop."""
     augmentation, training = SETTINGS[settings]
     run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP, training, augmentation=augmentation)
     turns = Turns(Bare(run))
@@ -183,7 +183,7 @@ def compare(case: Case, method: Method, settings: str) -> dict[str, object]:
 
 
 def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return the medians of the loop's turns and of the bare ones, and their ratios."""
+    """Return the median times of the loop's and of the bare iterations, and their ratios."""
     loop = [turned - began for began, turned, _ in turns]
     bare = [ended - turned for _, turned, ended in turns]
     return {

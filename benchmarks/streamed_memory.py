@@ -1,10 +1,10 @@
 """Measure the memory of a streamed run while its data grows.
 
-`retrain run` streams in one process and decodes in another, for the same number of iterations each time: first while it
-catalogues the drop, then again as trials. `training_mb` is the peak of the training process, from the kernel's
-high-water mark. `decoding_mb` is the highest private memory seen in the decoding process, sampled every 50 ms
-(Pss_Anon: it counts a part of the memory shared with the parent). The smallest set has enough held-out samples for an
-evaluation's largest batch.
+`retrain run` streams in one process and decodes in another. Each run has the same number of iterations. The first run
+builds the catalogue of the drop, and the later runs are trials. `training_mb` is the peak of the training process, from
+the kernel's high-water mark. `decoding_mb` is the highest private memory of the decoding process, measured every 50 ms.
+(Pss_Anon also counts a part of the memory that is shared with the parent.) The smallest set has enough held-out samples
+for the largest batch of an evaluation.
 """
 
 import os
@@ -28,7 +28,7 @@ ITERATIONS, BATCH = 40, 64
 
 
 def family(parent: int) -> set[int]:
-    """Return a process and all that descend from it."""
+    """Return a process and all processes that descend from it."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -40,14 +40,14 @@ def family(parent: int) -> set[int]:
 
 
 class Peak(NamedTuple):
-    """Peak memory of a run in megabytes: of its training process, and of the one that decodes."""
+    """Peak memory of a run in megabytes, of the training process and of the decoding process."""
 
     training: int
     decoding: int
 
 
 def private_mb(process: int) -> int:
-    """Return what a process wrote itself, and does not share; 0 if it has just ended."""
+    """Return the memory that a process wrote itself and does not share. Return 0 if it has just ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return next(round(1024 * int(line.split()[1]) / 1e6) for line in lines if line.startswith("Pss_Anon:"))
@@ -55,7 +55,7 @@ def private_mb(process: int) -> int:
 
 
 def peak(command: list[str], environment: dict[str, str]) -> Peak:
-    """Run a command and return the peak memory of it and of its subprocess."""
+    """Run a command, and return the peak memory of its process and of its subprocess."""
     decoding = [0]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
@@ -99,7 +99,7 @@ def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Let the data grow."""
+    """Measure with more and more data."""
     options = parser(__doc__)
     options.add_argument("--images", type=int, nargs="+", default=[5000, 50_000])
     options.add_argument("--trials", type=int, default=2)

@@ -1,11 +1,11 @@
 """Compare streamed training with its two parts alone: decoding, and computing on samples in memory.
 
-Both parts work on the same cores. With a given number of threads, no arrangement is faster than computing alone, than
-decoding alone at its best, or than the processor time of both divided by the cores. The longest of these is `allowed`.
-Two kinds of training are compared with the smallest `allowed`: training with 1, 2, ... threads and 0, 1, 2 decoding
-processes, and training that chooses these numbers itself. There are two cases: icons with a network that takes most of
-the time, and photographs that take longer to decode than to train on. All alternate, each with empty queues. malloc
-keeps freed memory, as in runs.
+Both parts work on the same cores. With a given number of threads, an iteration takes at least as long as the longest of
+three times: computing alone, decoding alone at its best, and the processor time of both divided by the cores. The
+longest of these is `allowed`. Two kinds of training are compared with the smallest `allowed`: training with 1, 2, ...
+threads and 0, 1, 2 decoding processes, and training that chooses these numbers itself. There are two cases: icons, with
+a network that takes most of the time, and photographs, which take longer to decode than to train on. All trainings
+alternate. Each starts with empty queues. malloc keeps freed memory, as in runs.
 """
 
 import os
@@ -39,7 +39,7 @@ DEFAULT = ("training, as shared out by itself", 0, 0)
 
 
 class Source(NamedTuple):
-    """Images, the network that is trained on them, and for how many iterations at a time."""
+    """Images, the network that is trained on them, and the number of iterations in a turn."""
 
     name: str
     case: Case
@@ -62,7 +62,7 @@ class Cost(NamedTuple):
 
 
 def timed(work: Callable[[], object], iterations: int) -> Cost:
-    """Time iterations, once it is warm."""
+    """Measure iterations after a warm-up."""
     for _ in range(WARM_UP):
         work()
     wall, processor = time.perf_counter(), time.process_time()
@@ -72,7 +72,7 @@ def timed(work: Callable[[], object], iterations: int) -> Cost:
 
 
 class Bench:
-    """One source's samples, streamed and in memory."""
+    """The samples of one source, streamed and in memory."""
 
     def __init__(self, source: Source, folder: Path) -> None:
         self.iterations, self.plan = source.iterations, plan_of(source.case, "scratch", IMAGES, 1000, Training())
@@ -96,7 +96,7 @@ class Bench:
         return set_up(plan, splits["train"], splits["val"], None)
 
     def decoding(self, workers: int) -> Cost:
-        """Decode, and drop what was decoded."""
+        """Measure decoding without training."""
         torch.set_num_threads(1)
         loader = self.streaming(workers).loader
         try:
@@ -105,17 +105,17 @@ class Bench:
             loader.close()
 
     def computing(self, threads: int) -> Cost:
-        """Time training on samples in memory."""
+        """Measure training on samples in memory."""
         torch.set_num_threads(threads)
         return timed(partial(train_step, self.in_memory()), self.iterations)
 
     def training(self, threads: int, workers: int) -> Cost:
-        """Train on the stream."""
+        """Measure training on the stream."""
         torch.set_num_threads(threads)
         return self._stepping(self.streaming(workers))
 
     def default(self) -> Cost:
-        """Return the same with retrain's own choice of settings."""
+        """Measure training on the stream with the settings that `retrain` chooses."""
         torch.set_num_threads(CORES)
         run = self.streaming(None)
         with use_threads(run.threads):
@@ -134,7 +134,7 @@ def median_ms(costs: list[Cost]) -> Cost:
 
 
 def measure(source: Source, rounds: int) -> dict[str, object]:
-    """Let all take turns, and compare their medians."""
+    """Alternate between all trainings, and compare their medians."""
     threads = range(1, CORES + 1)
     with tempfile.TemporaryDirectory(prefix="retrain-streamed-") as folder:
         bench = Bench(source, Path(folder))
@@ -167,7 +167,7 @@ def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
 
 
 def name_turn(what: str, threads: int, workers: int) -> str:
-    """Name a turn."""
+    """Return the name of a turn."""
     return f"{what}, {threads} threads, {workers} workers" if threads else what
 
 

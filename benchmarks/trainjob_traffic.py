@@ -1,10 +1,11 @@
 """Count what one of 64 processes of a TrainJob sends in a step, and calculate the traffic of the whole job.
 
-This project's own step runs as one process of 64, on this CPU, with few images. Torch's process group `fake` accepts
-every collective operation and sends nothing. Counted are the bytes of the gradients that DistributedDataParallel would
-all-reduce, and of all other all-reduces: the votes on saving and leaving, and the counters of the batch. The size of
-the saved state is measured too. The rest is calculated. A ring all-reduce sends 2 (N - 1) / N times its bytes from each
-process. Every node reads every shard, because the rows of a batch come from all shards that are shuffled together.
+One process runs this project's own step on this CPU with few images, as if it were one of 64 processes. Torch's process
+group `fake` accepts every collective operation and sends nothing. The benchmark counts the bytes of the gradients that
+DistributedDataParallel would all-reduce, and the bytes of all other all-reduces: the requests to save or stop, and the
+counters of the batch. It also measures the size of a checkpoint. The rest is calculated. In a ring all-reduce, each
+process sends 2 (N - 1) / N times its bytes. Every node reads every shard, because the rows of a batch come from all
+shards that are shuffled together.
 """
 
 from typing import Any
@@ -27,21 +28,21 @@ RANKS, NODES = 64, 8
 IMAGES, IMAGE_BYTES = 1_281_167, 110_000
 """ImageNet's number of training images, and the mean size of a file."""
 ROWS = 2
-"""Images of a batch in each process here; more images would only change the bytes of the counters."""
+"""Images of a batch in each process here. More images would only change the bytes of the counters."""
 GPU_ROWS, IMAGES_A_SECOND = 64, 1_250
-"""On a GPU, to calculate with: rows of a batch, and an assumed speed."""
+"""Rows of a batch on a GPU, and an assumed speed. Both are used in the calculation."""
 SAMPLES = 2 * RANKS * ROWS
 
 
 class FakeGroup(TorchrunGroup):
-    """One of many processes that train together, without the others."""
+    """One process of a group whose other processes do not exist."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
 
 
 class AllReduces:
-    """Bytes that this process has handed to all-reduces."""
+    """Counts the bytes that this process passes to all-reduces."""
 
     def __init__(self) -> None:
         self.gradients, self.others = 0, 0
@@ -52,14 +53,14 @@ class AllReduces:
         state: object,
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[torch.Tensor]:
-        """Count a bucket of gradients, and leave it as it is."""
+        """Count a bucket of gradients, and leave it unchanged."""
         self.gradients += bucket.buffer().nbytes
         done = torch.futures.Future[torch.Tensor]()
         done.set_result(bucket.buffer())
         return done
 
     def count_other(self, tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        """Count an all-reduce that the project asks for."""
+        """Count an all-reduce that the project starts."""
         self.others += tensor.nbytes
         return self._all_reduce(tensor, *arguments, **options)
 
@@ -73,7 +74,7 @@ def process_of(model: Model, image_size: int) -> Run:
 
 
 def measure(model: Model, image_size: int) -> dict[str, object]:
-    """Return a step's bytes, and what they are in a job of 64 GPUs."""
+    """Return the bytes of a step, and the bytes in a job of 64 GPUs."""
     run, counted = process_of(model, image_size), AllReduces()
     run.forward = replica = DistributedDataParallel(run.network, forward_sync_buffers=False)
     replica.register_comm_hook(None, counted.count_bucket)

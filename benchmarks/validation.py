@@ -1,11 +1,11 @@
 """Measure how fast photographs are packed and validated, compared with a bare loop that only hashes and decodes them.
 
 `retrain drop pack` reads photographs from a folder. A watcher validates the same photographs in the shards of a drop,
-with and without a cache of decoded images for a run on this machine. The bare loop reads the shards, digests them
-(SHA-256), and decodes each image with Pillow (libjpeg-turbo) in as many threads as cores. Another one also resizes the
-images, as is needed for the cache. All take turns in one process; the first turn is a warm-up.
+with and without a cache of decoded images. The bare loop reads the shards, computes their SHA-256 digests, and decodes
+each image with Pillow (libjpeg-turbo), in as many threads as there are cores. A second bare loop also resizes the
+images, as the cache requires. All programs alternate in one process. The first turn is a warm-up.
 
-A share is the bare loop's time divided by that of `retrain`. The hours for ImageNet's 1.3 million images follow
+A share is the bare loop's time divided by the time of `retrain`. The hours for ImageNet's 1.3 million images follow
 from the median wall time. The last figures are the peak memory of processes that validate more and more icons.
 """
 
@@ -48,7 +48,7 @@ class Seconds(NamedTuple):
 
 
 def timed(work: Callable[[], object]) -> Seconds:
-    """Measure some work of this process, all threads included."""
+    """Measure some work of this process with all its threads."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
@@ -62,7 +62,7 @@ def write_drop(store: Path, samples: Iterable[Encoded]) -> list[Path]:
 
 
 def validate(store: Path, task: Task, cache: Path | None) -> None:
-    """Validate and commit the drop in a store, and remove its manifest again."""
+    """Validate and commit the drop in a store, and remove its manifest afterwards."""
     ingest_drop("d", task, TaskStore(LocalStore(store), task.name), cache_dir=cache)
     for pattern in ("drop.json", "samples-*"):
         for path in (store / "photos" / "drops" / "d").glob(pattern):
@@ -70,7 +70,7 @@ def validate(store: Path, task: Task, cache: Path | None) -> None:
 
 
 def decode(images: list[bytes], side: int, resize: bool) -> None:
-    """Decode images as `retrain` does: at a smaller scale where it is at least twice the size."""
+    """Decode images as `retrain` does: at a smaller scale if the result is at least twice the needed size."""
     for data in images:
         image = Image.open(io.BytesIO(data))
         image.draft("RGB", (2 * side, 2 * side))
@@ -104,7 +104,7 @@ class Photographs:
             shutil.rmtree(cache)
 
     def bare(self, resize: bool) -> None:
-        """Read and digest each shard, and decode its images in threads."""
+        """Read and hash each shard, and decode its images in threads."""
         with ThreadPoolExecutor(available_cores()) as pool:
             for path in self.shards:
                 data = path.read_bytes()
@@ -151,7 +151,7 @@ def validation_peak_mb(count: int) -> float:
 
 
 def main() -> None:
-    """Let all take turns for each image size, and then measure the memory."""
+    """Alternate between all programs for each image size, and then measure the memory."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--images", type=int, default=500)

@@ -1,8 +1,8 @@
 """Measure the watcher: its memory with many events and objects, and the time of one poll of a whole bucket.
 
-Memory is that of `retrain watch`; the polls are timed in a subprocess. A server in this process acts as S3 and SQS,
-with all objects in memory (`lib/aws.py`). With `--store` and `--endpoint-url` the bucket is on another S3 server,
-which is filled first, and only the queue is here.
+The memory is measured in `retrain watch`, and the polls in a subprocess. A server in this process acts as S3 and SQS,
+with all objects in memory (`lib/aws.py`). With `--store` and `--endpoint-url`, the bucket is on another S3 server and
+is filled first. Only the queue is then in this process.
 """
 
 import json
@@ -60,7 +60,7 @@ def make_drop(number: int) -> Drop:
 
 
 def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the keys and bodies of about this number of objects: those of whole drops."""
+    """Yield the keys and bodies of complete drops, about this number of objects."""
     for number in range(objects // (SHARDS + 1)):
         landed = make_drop(number)
         for shard in landed.shards:
@@ -69,9 +69,9 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
 
 
 def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
-    """Return the wall times of a first poll (it reads all manifests) and of a second one, in seconds.
+    """Return the wall times of two polls in seconds. The first poll reads all manifests.
 
-    The first poll's processor time is only that of the watcher.
+    The processor time of the first poll contains only the watcher's part.
     """
     task = Task(name=KEYS.task, store=url, endpoint_url=endpoint_url)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
@@ -89,7 +89,7 @@ def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
 
 @contextmanager
 def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[int]:
-    """Start `retrain watch` and yield its process's id. There is no Kubeflow, so every submission fails."""
+    """Start `retrain watch` and yield the id of its process. There is no Kubeflow, so every submission fails."""
     file = Path(folder, "bench.yaml")
     file.write_text(f"name: {KEYS.task}\nstore: {url}\nendpoint_url: {endpoint_url}\n")
     command = [sys.executable, "-m", "retrain", "watch", "--task", str(file), "--port", "0", "--poll-seconds", "30"]
@@ -104,7 +104,7 @@ def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[in
 
 
 def measure_memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:
-    """Return the watcher's largest memory after it has listed all objects, claimed the drops and read all events."""
+    """Return the watcher's peak memory after it has listed all objects, claimed the drops and read all events."""
     bucket_name, _, prefix = f"{url.removeprefix('s3://')}/".partition("/")
     names = [f"{prefix}{KEYS.drops}drop-{number % drops:05d}/drop.json" for number in range(events)]
     aws.messages.extend(EVENT % (bucket_name, name) for name in names)

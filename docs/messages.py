@@ -22,17 +22,17 @@ record or a report. A **log** line goes to standard error.
 LOG_METHODS = frozenset({"debug", "info", "warning", "error", "exception"})
 PRINTERS = frozenset({"echo", "print_comment", "confirm"})
 RESULTS = frozenset({"NoRunNeeded", "Unmet", "TriggerState", "Decision", "Advice", "Finding"})
-"""Types that carry sentences for people, as their first or second argument."""
+"""Types whose first or second argument is a sentence for people."""
 BUILT_IN = frozenset({"ValueError", "SystemExit", "PydanticCustomError"})
-"""Other exceptions that reach people: a problem in a task file, and the end of a step."""
+"""Other exceptions that people see: a problem in a task file, and the end of a step."""
 LEAST_WORDS, LEAST_SENTENCE = 2, 4
-"""Words besides values: in any message, and in a sentence that a function returns or yields."""
+"""Least number of words besides values: in any message, and in a sentence that a function returns or yields."""
 SENTENCES = ("retrain/pipeline", "retrain/doctor", "retrain/store", "retrain/data", "retrain/config", "retrain/records")
 """Packages whose functions return or yield sentences for people: reasons, warnings and notes."""
 
 
 class Message(NamedTuple):
-    """One text, with where it is and whether it is an error, a result or a log line."""
+    """One text, with its place and its kind: an error, a result or a log line."""
 
     path: str
     kind: str
@@ -62,7 +62,7 @@ def _with_blank_lines(lines: list[str]) -> Iterator[str]:
 
 
 def _as_code(text: str) -> str:
-    """Return a text as Markdown code, which needs other quotes if the text has backticks."""
+    """Return a text as Markdown code. If the text has backticks, it needs other quotes."""
     if "`" not in text:
         return f"`{text}`"
     return f"``{' ' * text.startswith('`')}{text}{' ' * text.endswith('`')}``"
@@ -89,7 +89,7 @@ def error_classes(root: Path) -> set[str]:
 
 
 def read_messages(path: Path, root: Path, errors: set[str]) -> Iterator[Message]:
-    """Yield the messages of a file in their order. `errors`: the names of exceptions that reach people."""
+    """Yield the messages of a file in their order. `errors` has the names of exceptions that people see."""
     name, found = str(path.relative_to(root)), list[tuple[int, Message]]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
@@ -108,7 +108,7 @@ def read_messages(path: Path, root: Path, errors: set[str]) -> Iterator[Message]
 
 
 def _kind(function: ast.expr, errors: set[str]) -> str:
-    """Return the kind of message in the arguments of a called function, or an empty text."""
+    """Return the kind of message in the arguments of a function call, or an empty text."""
     owner, _, called = ast.unparse(function).rpartition(".")
     if called in errors:
         return "error"
@@ -123,7 +123,7 @@ def count_words(text: str) -> int:
 
 
 def template(node: ast.expr) -> str | None:
-    """Return the text of an expression with its values as `{name}`; None if it is not a text."""
+    """Return the text of an expression with its values as `{name}`. Return None if it is not a text."""
     match node:
         case ast.Constant(value=str() as text):
             return " ".join(text.split())
@@ -143,7 +143,7 @@ def _part(node: ast.expr) -> str:
 
 
 def _value_name(node: ast.AST) -> str:
-    """Return a short name for a value: its variable, attribute, or what a function is called with."""
+    """Return a short name for a value: its variable, its attribute, or the last argument of a call."""
     match node:
         case ast.FormattedValue(value=value):
             return _value_name(value)

@@ -1,4 +1,4 @@
-"""The README's pictures, of a ledger that real runs on scanned digits write: the report, and the commands' tables.
+"""Make the README's pictures from a ledger of real runs on scanned digits: the report, and the commands' tables.
 
     .venv/bin/python docs/pictures.py
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def write_ledger() -> None:
-    """Let drops land one by one, each followed by what its user would run."""
+    """Commit drops one by one. After each drop, run the commands that its user would run."""
     write_digits(Path("digits"))
     for part in range(1, DROPS.count("+") + 2):
         retrain("drop", "pack", "digits", "--task", TASK, "--share", DROPS, "--part", str(part))
@@ -70,7 +70,7 @@ def report() -> str:
 
 
 def terminal() -> str:
-    """Return `status` and `history` as they look on a terminal, as HTML."""
+    """Return the output of `status` and `history` as HTML that looks like a terminal."""
     task, store = open_task(TASK)
     console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True, highlight=False)
     shown: Sequence[tuple[str, Table]] = (
@@ -85,7 +85,7 @@ def terminal() -> str:
 
 
 def drawn(window: BrowserContext, html: str) -> Page:
-    """Open a separate page: the report's content security policy holds for whatever comes after it."""
+    """Open a separate page. The content security policy of the report applies to everything that is loaded after it."""
     page = window.new_page()
     page.set_content(html)
     return page

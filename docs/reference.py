@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the command line itself, and docs/metrics.md from the metrics' one list of names."""
+"""Write docs/cli.md from the command line itself, and docs/metrics.md from the list of metric names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +50,7 @@ def cli_page() -> str:
 
 
 def _commands(command: Any, name: str) -> Iterator[Iterator[str]]:
-    """Yield every command below this one, groups left out."""
+    """Yield every command below this one, without groups."""
     children = getattr(command, "commands", None)
     if children is None:
         yield _section(command, name)

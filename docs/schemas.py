@@ -1,4 +1,4 @@
-"""Write docs/schemas/: the JSON schema of what each command prints with --json."""
+"""Write docs/schemas/: the JSON schema of each command's output with --json."""
 
 import json
 from pathlib import Path
@@ -36,8 +36,8 @@ PRINTED: dict[str, Any] = {
     "retrain drop drift": list[Drift],
     "retrain drop erase": Erasure | list[Erasure],
 }
-"""Output of `retrain run`: a record; with --dry-run a plan; on Kubeflow the submitted run; null if nothing has landed;
-the approval that a candidate waits for."""
+"""Types of the commands' outputs. `retrain run` prints a record. With --dry-run it prints a plan, and on Kubeflow the
+submitted run. It prints null if nothing has landed, and an approval if a candidate awaits one."""
 
 
 def file_of(command: str) -> str:

@@ -2,8 +2,9 @@
 
     python scripts/compare_runs.py BEFORE AFTER
 
-Use it to show that a refactoring does not change behaviour: run the demo or a study before and after, each into its
-own folder. Times, machines and fields that only one side has are ignored. Exits with 1 if there is a difference.
+Use this script to show that a refactoring does not change behaviour. Run the demo or a study before and after the
+refactoring, in two folders. The script ignores times, machines and fields that only one side has. It exits with 1 if
+there is a difference.
 """
 
 import json
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 def runs(store: Path) -> dict[str, dict[str, Any]]:
-    """Return ledger record and curve of every run, by task and by its position among the task's runs."""
+    """Return the ledger record and the curve of every run, by task and by the run's position in the task."""
     found = {}
     for ledger in sorted(store.rglob("ledger")):
         records = [json.loads(path.read_text()) for path in ledger.glob("*.json")]
@@ -39,7 +40,7 @@ def runs(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def differences(before: Any, after: Any, path: str) -> Iterator[str]:
-    """Yield the differences of two JSON values, in the fields that both have."""
+    """Yield the differences of two JSON values, in the fields that both values have."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in before.keys() & after.keys() - IGNORED:
             yield from differences(before[key], after[key], f"{path}.{key}")

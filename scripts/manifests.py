@@ -1,7 +1,7 @@
-"""`make manifests`: the chart's values schema, its README, and the plain manifests that it renders to.
+"""`make manifests`: write the chart's values schema, its README, and the plain manifests.
 
-The values schema is `values.schema.yaml` with the schemas of task files and of Kubernetes types inserted: a task
-that `retrain task check` would refuse, or a misspelled toleration, is refused when the chart is installed.
+The values schema is `values.schema.yaml` with the schemas of task files and of Kubernetes types inserted. The
+installation of the chart therefore refuses a task that `retrain task check` would refuse, and a misspelled toleration.
 """
 
 import json
@@ -33,8 +33,8 @@ OF_HELM = re.compile(
     r'|^  namespace: "retrain"\n',
     re.MULTILINE,
 )
-"""Lines that only Helm uses: its labels, the release's namespace (each kustomization sets it), and the checksum (it
-would be wrong after a file is edited)."""
+"""Lines that only Helm uses: its labels, the release's namespace, and the checksum. Each kustomization sets the
+namespace. The checksum would be wrong after a file is edited."""
 
 
 Schema = dict[str, Any]
@@ -82,13 +82,16 @@ def _prefixed(schema: Schema) -> Schema:
 
 
 def _kubernetes_definitions() -> dict[str, Schema]:
-    """Return the strict schemas of all Kubernetes types, without descriptions: these are most of their size."""
+    """Return the strict schemas of all Kubernetes types, without descriptions. Descriptions are most of their size."""
     path = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict/_definitions.json"
     return {name: _bare(definition) for name, definition in schema_contents(path, KUBERNETES)["$defs"].items()}
 
 
 def _bare(node: Any) -> Any:
-    """Return a schema without descriptions. A property named `description` is a schema, not text, and stays."""
+    """Return a schema without descriptions.
+
+    A property with the name `description` is a schema, not text, and is kept.
+    """
     if isinstance(node, list):
         return [_bare(item) for item in node]
     if not isinstance(node, dict):

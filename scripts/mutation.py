@@ -1,14 +1,14 @@
-"""Mutation testing: change one operator, constant or statement at a time and see whether the tests notice.
+"""Test the tests by mutation: change one operator, constant or statement at a time, and see whether a test fails.
 
     python scripts/mutation.py [MODULE ...] [--sample 12] [--minutes 15] [--seed 0] [--again] [--survivors]
 
-The whole tree is copied to a temporary folder for each module. The module is mutated there and tested only with its own
-test files. A sample of its mutants is drawn with a seed. Verdicts are appended to `.mutation/verdicts.jsonl`: a second
-call continues where the first one stopped, and `--again` tests the survivors once more, after assertions were added.
-`--survivors` only lists them. A mutant is equivalent if no caller can see the difference. Equivalent mutants are listed
-in `scripts/mutation_equivalents.txt`.
+For each module, the script copies the whole tree to a temporary folder. It mutates the module there, and tests it only
+with its own test files. A seed determines the sample of mutants. Verdicts are appended to `.mutation/verdicts.jsonl`. A
+second call continues where the first one stopped. After you have added assertions, `--again` tests the survivors once
+more. `--survivors` only lists them. A mutant is equivalent if no caller can see the difference.
+`scripts/mutation_equivalents.txt` lists the equivalent mutants.
 
-Every test run is a fork of this process. It has imported torch already: that halves the time of a mutant.
+Every test run is a fork of this process. This process has already imported torch, which halves the time for a mutant.
 """
 
 import argparse
@@ -64,12 +64,12 @@ PRELOADED = (
     "webdataset",
     "pytest",
 )
-"""Packages that this process imports once for all of its forks; nothing of retrain is among them."""
+"""Packages that this process imports once for all of its forks. None of them belongs to retrain."""
 
 SLACK = 30
-"""Seconds of processor time that a mutant's tests may take beyond five times those of the unchanged module.
+"""Seconds of processor time that a mutant's tests may take beyond five times the time of the unchanged module.
 
-Processor time, since a busy machine must not kill a mutant. Tests that wait for good end by pytest's own timeout.
+It is processor time, because a busy machine must not kill a mutant. Pytest's own timeout ends tests that wait forever.
 """
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
@@ -100,7 +100,7 @@ CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "floor": "ceil"
 
 
 class Mutant(NamedTuple):
-    """One change of a module: its line, from what to what, and the source of the changed module."""
+    """One change of a module: its line, the old and the new code, and the source of the changed module."""
 
     change: str
     source: str
@@ -171,13 +171,13 @@ def copy_tree(target: Path) -> None:
 
 
 def processor_seconds() -> float:
-    """Return the processor time that the ended forks of this process have taken."""
+    """Return the processor time of the ended forks of this process."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def run_tests(tree: Path, module: str, limit: int) -> bool:
-    """Run a module's tests in a fork of this process and say whether they failed, or took more processor time."""
+    """Run a module's tests in a fork, and return whether they failed or exceeded the processor time."""
     process = os.fork()
     if not process:
         os.setsid()
@@ -257,7 +257,7 @@ def _is_exempt(parent: ast.AST, node: ast.AST) -> bool:
 
 
 def _changes(node: Any) -> list[tuple[Any, Callable[[], None]]]:  # noqa: C901  # one flat table
-    """Return what changes at a node and a function that changes it in its place, for each single change."""
+    """Return every single change of a node: the changed node, and a function that changes it in place."""
     found: list[tuple[Any, Callable[[], None]]] = []
     match node:
         case ast.Compare():
@@ -310,7 +310,7 @@ def _other_value(constant: Any) -> bool | int | float:
 
 
 def verdicts(module: str) -> list[dict[str, Any]]:
-    """Return the newest verdict on each mutant of a module, and whether it survived at first."""
+    """Return the newest verdict on each mutant of a module, and whether the mutant survived its first test."""
     digest = _digest(module)
     newest: dict[str, dict[str, Any]] = {}
     for line in VERDICTS.read_text().splitlines() if VERDICTS.exists() else ():
@@ -339,7 +339,7 @@ def equivalents() -> set[str]:
 
 
 def report(modules: list[str]) -> None:
-    """Print the survivors, and of every module how many mutants were killed at first and at last."""
+    """Print the survivors. For every module, print how many mutants were killed in the first and in the last test."""
     skipped = equivalents()
     print(f"\n{'module':40} {'sampled':>8} {'killed first':>13} {'killed now':>11} {'equivalent':>11}")
     totals = [0, 0, 0, 0]

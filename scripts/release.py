@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ("image", "cpu", "slim")
 """The images. Each has its locked packages in `requirements-IMAGE.lock`."""
 UNLOCKED = {"cpu": ("torch", "torchvision")}
-"""Packages that an image has, and its lock does not: their wheels for CPUs have other hashes than those on PyPI."""
+"""Packages of an image that are missing in its lock, because their wheels for CPUs have other hashes than on PyPI."""
 
 
 def main(root: Path = ROOT) -> None:
@@ -70,14 +70,14 @@ def _git(root: Path, *line: str) -> str:
 
 
 def find_notes(root: Path, version: str) -> str | None:
-    """Return the text of a version's dated section in the changelog; None if there is none, or an empty one."""
+    """Return the text of a version's dated section in the changelog. Return None if it is missing or empty."""
     heading = rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## |\Z)"
     found = re.search(heading, (root / "CHANGELOG.md").read_text(), re.MULTILINE | re.DOTALL)
     return (found[1].strip() + "\n" if found[1].strip() else None) if found else None
 
 
 def build_distributions(root: Path, target: Path) -> None:
-    """Build the source distribution, and the wheel from it; their files have the time of the last commit."""
+    """Build the source distribution, and the wheel from it. Their files have the time of the last commit."""
     command = ["uv", "build", "--quiet", "--no-build-isolation"]
     line = [*command, "--python", sys.executable, "--out-dir", str(target), str(root)]
     committed = {"SOURCE_DATE_EPOCH": _git(root, "log", "-1", "--format=%ct")}
@@ -99,14 +99,14 @@ def write_bill_of_materials(root: Path, version: str, image: str, folder: Path) 
 
 
 def read_packages(root: Path, image: str) -> str:
-    """Return an image's packages as requirements. Those that its lock lacks have no hashes."""
+    """Return an image's packages as requirements. Packages that are missing in the lock have no hashes."""
     lock, of_all = ((root / f"requirements-{name}.lock").read_text() for name in (image, "image"))
     unlocked = [re.search(rf"^{name}==\S+", of_all, re.MULTILINE) for name in UNLOCKED.get(image, ())]
     return "\n".join([lock, *(found[0] for found in unlocked if found)])
 
 
 def write_checksums(target: Path) -> None:
-    """Write the SHA-256 of each file in a folder, as `sha256sum --check` reads them."""
+    """Write the SHA-256 of each file in a folder, in the format of `sha256sum --check`."""
     files = sorted(path for path in target.iterdir() if path.is_file())
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
     (target / "SHA256SUMS").write_text("".join(lines))

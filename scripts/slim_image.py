@@ -1,11 +1,12 @@
-"""Gather the files of the slim image from a stage in which its packages are installed. It needs only Python.
+"""Gather the files of the slim image from a build stage in which its packages are installed. It needs only Python.
 
     python3 scripts/slim_image.py VENV FOLDER
 
-writes a tree for each layer of the image: `FOLDER/base` (Python, the libraries that it and the packages link to,
-certificates, time zones), `FOLDER/packages` and `FOLDER/retrain`. Equal inputs give equal files: times are constant,
-and Python recognizes compiled modules without the time of their source. Only `retrain` and the modules that watcher and
-exporter import are compiled. All modules would take twice the space.
+The script writes one tree for each layer of the image. `FOLDER/base` has Python, the libraries that Python and the
+packages link to, certificates and time zones. The other trees are `FOLDER/packages` and `FOLDER/retrain`. Equal inputs
+give equal files: times are constant, and Python recognizes compiled modules without the time of their source. The
+script compiles only `retrain` and the modules that watcher and exporter import. All compiled modules would take twice
+the space.
 """
 
 import os
@@ -27,11 +28,11 @@ import retrain.kubeflow.client, retrain.monitoring.exporter, retrain.monitoring.
 boto3.client("sqs", "eu-west-1")
 print(*(file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))), sep="\\n")
 """
-"""Prints the files of the modules that watcher and exporter load."""
+"""Program that prints the files of the modules that watcher and exporter load."""
 NOT_OF_PYTHON = {"__pycache__", "site-packages", "dist-packages", "ensurepip", "idlelib", "lib2to3", "test", "tkinter"}
 NOT_OF_PACKAGES = {"__pycache__", "tests"}
 UNUSED_SERVICES = re.compile(r"botocore/data/(?!(s3|sqs|sts|sso[^/]*)/)[^/]+/")
-"""AWS' services whose descriptions no command reads."""
+"""Services of AWS whose descriptions no command reads."""
 DATA = tuple(
     f"/etc/{name}"
     for name in (
@@ -45,9 +46,9 @@ DATA = tuple(
         "ssl/openssl.cnf",
     )
 )
-"""Files of the system that libraries read."""
+"""System files that libraries read."""
 MOMENT = 315532800
-"""Time of every file: 1 January 1980, the first that zip files can have."""
+"""Time of every file: 1 January 1980, the earliest time that zip files can have."""
 
 
 def files_below(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
@@ -65,7 +66,7 @@ def linked_libraries(programs: Iterable[Path]) -> set[Path]:
 
 
 def copy(path: Path, tree: Path, keep_link: bool = False) -> None:
-    """Copy a file to its place in a tree; a link as the link that it is, or as the file that it names."""
+    """Copy a file to its place in a tree. Copy a link either as a link or as the file that it names."""
     target = tree / path.relative_to("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() and keep_link:
@@ -103,7 +104,7 @@ def gather_base(venv: Path, tree: Path) -> None:
 
 
 def describe_packages(files: Iterable[Path], tree: Path) -> None:
-    """Copy status and licences of the system's packages that these files are from. Scanners of images read them."""
+    """Copy the status and licences of the system packages of these files. Image scanners read them."""
     if not shutil.which("dpkg-query"):
         return
     names = [f"{prefix}{file}" for file in files for prefix in ("", "/usr")]  # /lib is a link to /usr/lib
@@ -119,7 +120,7 @@ def describe_packages(files: Iterable[Path], tree: Path) -> None:
 
 
 def gather_packages(venv: Path, packages: Path, own: Path) -> None:
-    """Gather the virtual environment. `retrain` has its own tree: the other one changes with the lock file alone."""
+    """Gather the virtual environment. `retrain` has its own tree, so the other tree changes only with the lock file."""
     for path in files_below(venv, NOT_OF_PACKAGES):
         inside = str(path.relative_to(venv))
         if not UNUSED_SERVICES.search(inside):

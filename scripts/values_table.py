@@ -1,7 +1,7 @@
-"""The chart's README: a table of all values, made from `values.yaml` and its comments.
+"""Write the chart's README: a table of all values, made from `values.yaml` and its comments.
 
-helm-docs 1.14.2 was tried instead: it needs Go to install, writes each section that has a comment as one row with all
-its values as JSON, and omits those of them that have no comment (67 rows instead of 155).
+helm-docs 1.14.2 was tried instead. It needs Go for its installation. It writes each section that has a comment as one
+row with all its values as JSON, and omits the values of such a section that have no comment (67 rows instead of 155).
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ UNCOMMENTED = {
     "nameOverride": "Replaces the chart's name in the names of objects.",
     "fullnameOverride": "Replaces the release's and the chart's name in the names of objects.",
 }
-"""Meanings of values without a comment that are not defined by Kubernetes."""
+"""Meanings of values that have no comment and that Kubernetes does not define."""
 
 
 class Value(NamedTuple):
@@ -31,12 +31,12 @@ class Value(NamedTuple):
 
     path: str
     default: str
-    """Default as YAML on one line; empty for a section."""
+    """Default as YAML on one line. It is empty for a section."""
     comment: str
 
     @property
     def section(self) -> str:
-        """Return its top-level key; empty for a value at the top level."""
+        """Return the value's top-level key. It is empty for a value at the top level."""
         top, _, below = self.path.partition(".")
         return top if below or not self.default else ""
 
@@ -63,7 +63,7 @@ def _table(values: list[Value]) -> Iterator[str]:
 
 
 def read_values(text: str) -> Iterator[Value]:
-    """Yield the values and sections of a values file in their order, each with the comment above it."""
+    """Yield the values and sections of a values file in order, each with the comment above it."""
     yield from _read(yaml.compose(text), text.splitlines(), "")
 
 

@@ -1,9 +1,9 @@
-"""Find banned words and phrases in docs, messages, comments and docstrings, with what to write instead.
+"""Find banned words and phrases in docs, messages, comments and docstrings, and print what to write instead.
 
     python scripts/vocabulary.py [PATH ...]
 
-Run it in the root of a git repository. Prints `file:line: words: advice` for each and exits with 1. Without paths, it
-checks `PLACES`. Generated JSON is skipped: its words come from the code.
+Run it in the root of a git repository. It prints `file:line: words: advice` for each banned word and exits with 1.
+Without paths, it checks `PLACES`. It skips generated JSON, because its words come from the code.
 """
 
 import re
@@ -65,7 +65,7 @@ BANNED = re.compile("|".join(rf"\b(?P<b{number}>{phrase})\b" for number, phrase 
 
 
 def main(paths: list[str]) -> int:
-    """Print every banned word in these files and folders; return 1 if there is one, else 0."""
+    """Print every banned word in these files and folders. Return 1 if there is one, else 0."""
     found = [
         f"{name}:{line}: {words}: {advice}"
         for name in tracked_files(paths or PLACES)
@@ -87,7 +87,7 @@ def tracked_files(paths: list[str]) -> Iterator[str]:
 
 
 def banned_words(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield each banned word or phrase of a text, with the number of the line where it begins and the advice."""
+    """Yield each banned word or phrase of a text, with the number of its line and the advice."""
     guidance = list(ADVICE.values())
     for match in BANNED.finditer(text):
         number = next(int(name[1:]) for name, value in match.groupdict().items() if value is not None)

@@ -22,9 +22,9 @@ from retrain.store import LocalStore, ObjectStore, open_store
 from retrain.utils import processes
 
 SERVERS = {"s3", "bucket", "gcs", "azure", "kfp", "ceph"}
-"""Fixtures that serve objects, or a stand-in of Kubeflow."""
+"""Fixtures that run object servers or a simulated Kubeflow."""
 SERVED = ("s3", "gs", "az", "server")
-"""Parameters of tests that start a server: of a store, or of MLflow."""
+"""Parameters of tests that start a server, for a store or for MLflow."""
 
 INTEGRATION = {
     "cli/test_secrets.py",
@@ -107,33 +107,33 @@ LONG = (
     *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
     *("repository/test_site.py", "repository/test_release.py", "watcher/test_watchers_apart.py"),
 )
-"""Files with the longest tests. They begin first: the tests that are left for an idle worker are short."""
+"""Files with the longest tests. They begin first, so only short tests are left at the end."""
 LONG_SECONDS = 900
-"""Seconds after which a test of these files is given up."""
+"""Time limit for a test of these files, in seconds."""
 
 
 MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
-"""Linux's folder of files in memory, and the free bytes from which on the tests' folders are in it. A file is created
-there in a tenth of the processor time that it takes on a disk, and the thousands of writes to stores wait for none."""
+"""Linux's folder of files in memory, and the free bytes that it needs to hold the tests' folders. Creating a file there
+takes a tenth of the processor time that a disk needs, and no write to a store waits for a disk."""
 
 
 gc.disable()  # until all tests are collected
 
 
 def pytest_collection_finish() -> None:
-    """Leave the modules of all tests, a million objects, out of every garbage collection."""
+    """Exclude the modules of all tests, a million objects, from garbage collection."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Undo this at the very end: after pytest has collected its garbage."""
+    """Undo this at the very end, after pytest has collected its garbage."""
     config.add_cleanup(gc.unfreeze)
 
 
 def pytest_sessionstart() -> None:
-    """Restore SIGINT and SIGTERM here and in subprocesses: a shell ignores them for background jobs."""
+    """Restore SIGINT and SIGTERM here and in subprocesses, because a shell ignores them for background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
@@ -141,7 +141,7 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their file, or by what they ask for, and put the longest first."""
+    """Mark tests by their file or by their fixtures, and run the longest tests first."""
     items.sort(key=_rank)
     for item in items:
         file = _file_of(item)
@@ -160,7 +160,7 @@ def _file_of(item: pytest.Item) -> str:
 
 
 def _rank(item: pytest.Item) -> int:
-    """Return a test's place by its file: longest first, then processes and servers, then the rest."""
+    """Return the rank of a test's file: longest first, then tests with processes and servers, then the rest."""
     file = _file_of(item)
     if file in LONG:
         return LONG.index(file)
@@ -169,14 +169,17 @@ def _rank(item: pytest.Item) -> int:
 
 @pytest.fixture(autouse=True, scope="session")
 def _stacks_without_source() -> Iterator[None]:
-    """Spare kfp half a second for each pipeline: it asks for its caller's name, and got the source of every frame."""
+    """Save kfp half a second for each pipeline.
+
+    kfp asks for the name of its caller, and this would read the source of every frame.
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(inspect, "stack", partial(inspect.stack, 0))
         yield
 
 
 def _address_of(server: AbstractContextManager[str], variables: Mapping[str, str]) -> Iterator[str]:
-    """Yield the address of a server while these environment variables lead clients to it."""
+    """Yield the address of a server. Meanwhile, environment variables direct clients to it."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in variables.items():
             environment.setenv(name, value)
@@ -186,13 +189,16 @@ def _address_of(server: AbstractContextManager[str], variables: Mapping[str, str
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """Yield the address of an S3 server on loopback, spoken to over real HTTP."""
+    """Yield the address of an S3 server on loopback, over real HTTP."""
     yield from _address_of(serving_s3(), AWS)
 
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the address of Ceph's gateway. It takes ten seconds to start, so tests share it with separate buckets."""
+    """Yield the address of Ceph's gateway.
+
+    It takes ten seconds to start, so tests share it and use separate buckets.
+    """
     with radosgw.serving(tmp_path_factory.mktemp("ceph")) as address:
         yield address
 
@@ -221,7 +227,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """Return an empty store in a folder, and one in S3."""
+    """Return an empty store, once in a folder and once in S3."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     return open_store(f"s3://{request.getfixturevalue('bucket')}/some/prefix", request.getfixturevalue("s3"))
@@ -229,13 +235,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture(autouse=True)
 def _no_given_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget which task files earlier tests of this process were given: messages name them."""
+    """Forget the task files of earlier tests in this process, because messages name them."""
     monkeypatch.setattr("retrain.config.loading._GIVEN", {})
 
 
 @pytest.fixture(autouse=True)
 def _preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the processes of `run_in_subprocess` the seconds in which each imports torch and kfp."""
+    """Save the processes of `run_in_subprocess` the seconds for importing torch and kfp."""
     from support.processes import Preloaded  # imports torch
 
     monkeypatch.setattr(processes, "SPAWN", Preloaded())

@@ -1,4 +1,4 @@
-"""Serve the part of S3 and SQS that the watcher uses from memory: a request takes as long as sending its reply."""
+"""Serve from memory the part of S3 and SQS that the watcher uses. A request takes only as long as sending its reply."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ class Aws:
         self.objects, self.keys = objects, sorted(objects)
 
     def put(self, key: str, body: bytes, none_match: str | None, match: str | None) -> bool:
-        """Write one object if the conditions of the request hold; return whether they did."""
+        """Write one object if the conditions of the request are met, and return whether it was written."""
         current = self.objects.get(key)
         if none_match and current is not None:
             return False
@@ -61,7 +61,7 @@ class Aws:
         return f"<ListBucketResult><IsTruncated>{flag}</IsTruncated>{token}{items}</ListBucketResult>"
 
     def folders(self, prefix: str) -> str:
-        """Return the folders directly below a prefix, as the one page of a listing."""
+        """Return the folders directly below a prefix, as a listing with one page."""
         names = sorted({key.removeprefix(prefix).partition("/")[0] for key in self.keys if key.startswith(prefix)})
         items = "".join(f"<CommonPrefixes><Prefix>{quote(prefix + n)}/</Prefix></CommonPrefixes>" for n in names)
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
@@ -155,4 +155,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""

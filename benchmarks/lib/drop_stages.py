@@ -1,4 +1,4 @@
-"""Time the stages of one drop: in the watcher in this process, and in a pipeline of processes (`kfp-local`)."""
+"""Measure the stages of one drop: in the watcher in this process, and in a pipeline of processes (`kfp-local`)."""
 
 import io
 import os
@@ -49,7 +49,8 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (ChampionPointer, "swap", "promote"),
     (recording, "write_record", "record"),
 )
-"""Object that holds a timed function, the function's name, and its stage. `train` is the time that a run is charged."""
+"""The object that has the measured function, the function's name, and its stage. `train` is the time that a run is
+charged."""
 
 PARTS = {
     "validate": ("validate",),
@@ -59,11 +60,11 @@ PARTS = {
     "evaluate, judge, promote, record": ("evaluate", "judge", "promote", "record", "metrics"),
     "the pipeline's processes": ("all",),
 }
-"""Bars of the chart, each with its stages. Of the pipeline's processes only the total processor time is known."""
+"""Bars of the chart, each with its stages. For the pipeline's processes, only the total processor time is known."""
 
 
 class Stopwatch:
-    """Measures wall and processor time of nested stages. A stage's time excludes that of the stages inside it."""
+    """Measures wall and processor time of nested stages. The time of a stage excludes the stages inside it."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = defaultdict[str, float](float), defaultdict[str, float](float)
@@ -134,7 +135,10 @@ def time_in_process(task: Task, images: list[Path]) -> dict[str, object]:
 
 
 def time_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
-    """Run the pipeline in processes after each of two drops. Return the second run's figures, the overhead included."""
+    """Run the pipeline in processes after each of two drops.
+
+    Return the figures of the second run, including the overhead.
+    """
     store = open_task_store(task)
     for drop in (0, 1):
         upload(store, f"drop-{drop}", images[drop::2])
@@ -152,7 +156,7 @@ def time_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
 
 
 def figures(store: TaskStore, wall: Mapping[str, float], cpu: Mapping[str, float]) -> dict[str, object]:
-    """Return seconds by stage, the share of the wall time that is training, and the runs.
+    """Return the seconds of each stage, the training's share of the wall time, and the runs.
 
     Raises `RuntimeError` unless the second run retrained the champion of the first.
     """

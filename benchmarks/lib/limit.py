@@ -1,4 +1,4 @@
-"""Compute a device's limit: its throughput in a product of two matrices, over a network's operations for an image."""
+"""Compute a device's limit: its throughput in a product of two matrices over a network's operations per image."""
 
 import statistics
 import time
@@ -14,11 +14,11 @@ from retrain.models.flops import count_flops
 
 ROUNDS = 5
 TIMES = 10
-"""Products in a round."""
+"""Number of products in a round."""
 
 
 class Limit(NamedTuple):
-    """Operations that a device does in a second, and those of training on an image."""
+    """Operations that a device does in a second, and the operations of training on an image."""
 
     throughput: float
     flops: float
@@ -30,7 +30,7 @@ class Limit(NamedTuple):
 
 
 def limit(case: Case, size: int, device: torch.device, dtype: torch.dtype) -> Limit:
-    """Measure a device by products of matrices [size, size]."""
+    """Measure a device with products of matrices [size, size]."""
     network = factory.build_network(Model(options={"width": case.width}), CLASSES, case.image_size, seed=0)
     return Limit(throughput(size, device, dtype), count_flops(network, case.image_size).training)
 
@@ -48,7 +48,7 @@ def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall time until the device is done: the median of some rounds."""
+    """Return the wall time until the device has finished, as the median of some rounds."""
     taken = []
     for _ in range(ROUNDS):
         _finish(device)

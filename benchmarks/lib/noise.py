@@ -1,4 +1,4 @@
-"""Train on random pixels with random labels, where only the speed is of interest."""
+"""Train on random pixels with random labels, to measure only the speed."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ def plan_of(
     training: Training,
     augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Plan:
-    """Return a plan with this number of iterations, evaluated after the last."""
+    """Return a plan with this number of iterations and one evaluation at its end."""
     task = Task(
         name="benchmark",
         data=Data(image_size=case.image_size, augmentation=augmentation),
@@ -83,7 +83,7 @@ def run_of(
     device: torch.device = CPU,
     augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Run:
-    """Return a run on noise, ready to train. `continuous` continues from an untrained network."""
+    """Return a run on noise that is ready to train. `continuous` continues from an untrained network."""
     data, val = noise(case.image_size, samples, device), noise(case.image_size, 100, device)
     setting = training or Training(save_seconds=1e9)
     scratch = set_up(plan_of(case, "scratch", samples, iterations, setting, augmentation), data, val, None)

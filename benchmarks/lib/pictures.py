@@ -18,17 +18,17 @@ CLASSES, DIFFERENT = 10, 500
 
 
 def icons(count: int) -> Iterator[Encoded]:
-    """Yield PNGs of 32x32 pixels in random blocks of four: files about as large as photographs of that size."""
+    """Yield PNGs of 32x32 pixels in random blocks of four. Their size is about the size of photographs' PNGs."""
     return _samples(count, "PNG", ICON, ICON // 2, Image.Resampling.NEAREST)
 
 
 def photographs(count: int) -> Iterator[Encoded]:
-    """Yield JPEGs of 480x480 smooth random colours, as large as ImageNet's on average."""
+    """Yield JPEGs of 480x480 pixels in smooth random colours. On average they are as large as ImageNet's images."""
     return _samples(count, "JPEG", PHOTOGRAPH, PHOTOGRAPH // 8, Image.Resampling.BICUBIC)
 
 
 def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Resampling) -> Iterator[Encoded]:
-    """Yield pictures. The same pixels come again after `DIFFERENT` of them, because encoding is slow."""
+    """Yield pictures. The same pixels come again after `DIFFERENT` pictures, because encoding is slow."""
     random, files = np.random.default_rng(0), list[bytes]()
     for number in range(count):
         if number < DIFFERENT:

@@ -1,4 +1,4 @@
-"""Print a benchmark's figures as JSON, with the command, commit and machine that made them."""
+"""Print a benchmark's figures as JSON, with the command, commit and machine."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def report(figures: Mapping[str, object], output: Path | None) -> None:
-    """Print the figures, and keep them in a file if one is named."""
+    """Print the figures, and write them to a file if the options name one."""
     text = json.dumps({**figures, **_origin()}, indent=2)
     print(text)
     if output:

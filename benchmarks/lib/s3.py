@@ -1,4 +1,4 @@
-"""Start S3 servers (Ceph's and moto's) in separate processes: they do not share the measured time."""
+"""Start S3 servers (Ceph's and moto's) in separate processes. They do not share the measured time."""
 
 import logging
 import multiprocessing
@@ -20,7 +20,7 @@ BUCKET = "benchmark"
 def serving_ceph(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
     """Start Ceph's gateway with a store in memory and the bucket, and yield its address.
 
-    The credentials are in the environment afterwards. `frontend` sets options of the gateway; Ceph's own default is
+    Afterwards, the credentials are in the environment. `frontend` sets options of the gateway. Ceph's own default is
     `tcp_nodelay=0`.
     """
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -41,7 +41,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REG
 
 @contextmanager
 def serving_moto(bucket: str) -> Iterator[str]:
-    """Serve an empty bucket by moto. Yield its address; it is also in the environment, with credentials."""
+    """Serve an empty bucket with moto. Yield its address. The environment has the address and credentials, too."""
     fresh = multiprocessing.get_context("spawn")
     ours, theirs = fresh.Pipe()
     server = fresh.Process(target=_serve, args=(theirs,), daemon=True)

@@ -1,4 +1,4 @@
-"""Measure what some work or a process took: wall time (with other load), processor time, and memory."""
+"""Measure the cost of some work or of a process: wall time (including other load), processor time, and memory."""
 
 import os
 import time
@@ -31,7 +31,7 @@ class Spent(NamedTuple, Generic[Result]):
 
 
 def spent(work: Callable[[], Result]) -> Spent[Result]:
-    """Do some work and return what it took."""
+    """Do some work, and return its result and cost."""
     before, wall, cpu = _resident("VmRSS"), time.perf_counter(), time.process_time()
     forget_peak()
     result = work()
@@ -39,7 +39,7 @@ def spent(work: Callable[[], Result]) -> Spent[Result]:
 
 
 def forget_peak() -> None:
-    """Let the peak memory of this process begin again at its present memory."""
+    """Reset the peak memory of this process to its present memory."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -50,8 +50,10 @@ def peak_mb(process: int | str = "self") -> float:
 
 
 def processor_seconds(process: int) -> float:
-    """Return the processor time of a running process: two fields of its stat after its name (a name may hold
-    spaces)."""
+    """Return the processor time of a running process.
+
+    It is the sum of two fields of its stat file after its name. The name may contain spaces.
+    """
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

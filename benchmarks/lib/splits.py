@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class Place(NamedTuple):
-    """A committed drop, and where it is decoded or its shards are cached."""
+    """A committed drop, and the folder of its decoded images or of its cached shards."""
 
     drop: Drop
     store: ObjectStore
@@ -41,7 +41,7 @@ class Place(NamedTuple):
         )
 
     def streamed(self, setting: Stream) -> dict[Split, Samples]:
-        """Return the splits; the training samples are streamed from their shards."""
+        """Return the splits. The training samples are streamed from their shards."""
         return dataset.load_streamed(
             make_dataset([self.drop]),
             [self.drop],

@@ -1,4 +1,4 @@
-"""The actions of a scenario. Each runs in a separate process that may be killed anywhere and restarted."""
+"""Do the actions of a scenario. Each runs in a separate process that may be killed anywhere and restarted."""
 
 import faulthandler
 import logging
@@ -38,17 +38,17 @@ from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
 
 NOT_NOW = 2
-"""Exit code, as of the command: the store failed or the task is locked, and a sentence says so."""
+"""Exit code of an action that can be repeated: the store failed or the task is locked. A message says which."""
 LEASE_SECONDS = 2.0
 BARRIER_SECONDS = 60.0
-"""Seconds after which a racing process continues without the others."""
+"""Seconds after which a racing process continues without the other processes."""
 PACE = Pace(lease=LEASE_SECONDS, check=0, retry=0.1)
 
 
 def perform(
     action: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object
 ) -> None:
-    """Do an action as the command would: end on SIGTERM, exit with a message after an error, or raise at a bug."""
+    """Do an action as the command would: stop on SIGTERM, exit with a message after an error, and raise after a bug."""
     place.set_up_process()
     signal.signal(signal.SIGTERM, raise_preempted)
     faulthandler.register(signal.SIGUSR1, os.open(place.folder / "hangs", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
@@ -83,7 +83,7 @@ def land(place: Place, drop: str) -> None:
 
 
 def retrain(place: Place, changes: Sequence[str] = (), is_later: bool = False) -> None:
-    """`retrain run`, with changed settings, by this version or a later one."""
+    """Run `retrain run` with changed settings, by this version or by a later one."""
     if is_later:
         write_as_a_later_version(LocalStore, S3Store)
     context = place.context()
@@ -92,7 +92,10 @@ def retrain(place: Place, changes: Sequence[str] = (), is_later: bool = False) -
 
 
 def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> None:
-    """Train a plan and promote it without a lease; in a race, all have read the same champion before any swaps it."""
+    """Train a plan and promote it without a lease.
+
+    In a race, all processes read the same champion before any of them replaces it.
+    """
     context, planned = place.context(), Plan.model_validate_json(plan)
     context.files(planned.run_id).write_plan(planned)
     stages.train(context, planned)
@@ -103,7 +106,7 @@ def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> 
 
 
 def hold_first_replace(start: Barrier, key: str) -> None:
-    """Let this process replace a key only once all racing processes have read its old value."""
+    """Let this process replace a key only after all racing processes have read its old value."""
     for store in (LocalStore, S3Store):
         store.replace = _held(store.replace, start, key, [])
 
@@ -119,7 +122,7 @@ def _held(replace: Callable[..., str], start: Barrier, key: str, held: list[str]
 
 
 def wait(start: Barrier) -> None:
-    """Wait until all racing processes are here, or until one of them has ended early."""
+    """Wait until all racing processes have reached this point, or until one of them has ended early."""
     try:
         start.wait(BARRIER_SECONDS)
     except BrokenBarrierError:
@@ -142,7 +145,7 @@ def roll_back(place: Place, start: Barrier | None = None) -> None:
 
 
 def watch(place: Place, queue: str | None, records: int, drop: str | None = None) -> None:
-    """Run `retrain watch` until this number of runs have ended, none is in flight, and a drop was given to one."""
+    """Run `retrain watch` until this number of runs have ended, no run is active, and each drop belongs to a run."""
     task = place.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
@@ -156,7 +159,8 @@ def watch(place: Place, queue: str | None, records: int, drop: str | None = None
 def _is_unfinished(store: TaskStore, drop: str | None) -> bool:
     """Return whether a claimed run has not ended, or no run has the drop.
 
-    Records do not show it: a missed attempt has one before the next attempt starts, and so has a rejected candidate.
+    Records do not show this. A missed attempt has a record before the next attempt starts. A rejected candidate has a
+    record, too.
     """
     claims = store.claims()
     claims.refresh()

@@ -1,4 +1,6 @@
-"""Compare ledger, store and history of a long scenario with each other, with what commands print, and with its twin."""
+"""Compare a long scenario's ledger, store and history with each other, with printed output, and with the undisturbed
+run.
+"""
 
 import json
 import math
@@ -10,7 +12,7 @@ from chaos.expected import Entry, Finding, Years
 from chaos.sums import Objects, is_record, recount_savings
 
 TRANSIENT = ("lease.json", "validations/")
-"""Parts of keys that a killed process may leave, and a finished one removes or not."""
+"""Parts of keys that a killed process may leave behind. A finished process may or may not remove them."""
 METRICS = {
     "used": "retrain_used_iterations_total",
     "used_all_in": "retrain_used_all_in_iterations_total",
@@ -22,11 +24,11 @@ METRICS = {
     "net_whole": "retrain_saved_whole_net_iterations",
     "standard_error": "retrain_saved_standard_error_iterations",
 }
-"""The metrics of the ledger's sums, by the sums' fields."""
+"""The metrics of the ledger's sums, by the names of the sums' fields."""
 
 
 def disagreements(objects: Objects, years: Years) -> Iterator[Finding]:
-    """Yield all that does not agree at the end of a long scenario."""
+    """Yield every disagreement at the end of a long scenario."""
     records = {data["run_id"]: data for data in (json.loads(objects[key]) for key in objects if is_record(key))}
     yield from _misreported(objects, records, years.told)
     yield from _other_history(objects, years)
@@ -54,7 +56,7 @@ def _is_transient(key: str, recorded: Mapping[str, Any]) -> bool:
 
 
 def _misreported(objects: Objects, records: Mapping[str, Any], told: Mapping[str, str]) -> Iterator[Finding]:
-    """Compare what commands print with sums over plans, results and curves."""
+    """Compare the output of commands with sums over plans, results and curves."""
     recounted = [recount_savings(objects, run) for run in records if records[run]["savings"]]
     sums = {name: sum(each[name] for each in recounted) for name in recounted[0]}
     status, history = json.loads(told["status"]), json.loads(told["history"])
@@ -95,13 +97,13 @@ def _other_history(objects: Objects, years: Years) -> Iterator[Finding]:
 
 
 def _other_objects(objects: Objects, records: Mapping[str, Any], years: Years) -> Iterator[Finding]:
-    """Compare the store's contents with those of the undisturbed scenario; runs that have ended leave no states."""
+    """Compare the store's contents with the undisturbed scenario's. Finished runs leave no checkpoints."""
     for key in sorted(settled_keys(objects, records) ^ years.keys):
         yield Finding("lost", key, "is left over" if key in objects else "is not there")
 
 
 def _credited_twice(objects: Objects, records: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check that in a scenario without races one run on a dataset counts as its retraining."""
+    """Check that each dataset's retraining is credited to one run only, in a scenario without races."""
     credited = Counter(record["dataset_digest"] for record in records.values() if record["savings"]["baseline"])
     for dataset, count in credited.items():
         if count > 1:

@@ -1,7 +1,7 @@
 """Audit a task's store from its bytes only, without the code that wrote them.
 
-`lost`: what was landed, trained, promoted or recorded and is not there, or not as it was. `torn`: a visible object that
-is not whole. `forked`: champions that do not follow one from another.
+`lost`: something that landed or was trained, promoted or recorded is missing or changed. `torn`: a visible object is
+incomplete. `forked`: a champion does not follow from the champion before it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from chaos.sums import BY_THE_GATE, Objects, is_record, promoted_by_gate, recoun
 
 
 def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ()) -> list[Finding]:
-    """Return all errors; `champions` are all versions of the pointer, oldest first, where the store has them."""
+    """Return all errors. `champions` has all versions of the pointer, oldest first, if the store keeps them."""
     torn = list(_torn(objects))
     if any(finding.where.endswith((".json", ".jsonl")) for finding in torn):
         return torn  # an unreadable file has no links to follow
@@ -48,7 +48,7 @@ def _named(objects: Objects, folder: str, name: str) -> Iterator[tuple[str, Any]
 
 
 def _torn(objects: Objects) -> Iterator[Finding]:
-    """Yield the errors of all objects, each checked against its digest or, without one, its own grammar."""
+    """Yield the errors of all objects. Each is checked against its digest or, without a digest, against its format."""
     broken = [Finding("torn", key, "not JSON") for key, data in objects.items() if not _reads(key, data)]
     yield from broken
     if broken:
@@ -153,7 +153,7 @@ def _misjudged(record: dict[str, Any], before: str | None) -> Iterator[Finding]:
 
 
 def _rewritten(champions: Sequence[bytes], inherited: int) -> Iterator[Finding]:
-    """Yield an error for each version of the history that is not the version before plus one entry.
+    """Yield an error for each version of the history that is not the version before it plus one entry.
 
     The scenario began with `inherited` entries.
     """
@@ -167,5 +167,5 @@ def _rewritten(champions: Sequence[bytes], inherited: int) -> Iterator[Finding]:
 
 
 def _known(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry's fields of this version."""
+    """Return the fields of an entry that this version knows."""
     return {name: entry.get(name) for name in ("sequence", "run_id", "why", "at", "author", "reason")}

@@ -25,7 +25,7 @@ def save_without_the_sampler() -> None:
 
 
 def credit_every_run() -> None:
-    """Credit a run with what scratch takes even if it missed its target or the gate refused it."""
+    """Credit a run with scratch's iterations even if it missed its target or the gate refused it."""
     compute = accounting.compute_savings
     accounting.compute_savings = lambda plan, outcome, used, evaluated_images, is_delivered: compute(
         plan, outcome, used, evaluated_images, True

@@ -1,6 +1,6 @@
-"""Commands of a long scenario's users, each in a separate process that may be killed anywhere and started again.
+"""Run the commands of a long scenario's users. Each runs in a separate process that may be killed and restarted.
 
-Started again, an action first checks whether it was done, as a person does who was cut off from a machine.
+After a restart, an action first checks whether it was already done. A person whose connection broke would do the same.
 """
 
 import sys
@@ -23,12 +23,12 @@ from retrain.store.s3.store import S3Store
 from retrain.utils.clock import utc_now
 
 NOTHING_FAILED = (0, 1, 3)
-"""Exit codes of a command that did what it is for: also if a candidate was refused, or waits."""
+"""Exit codes of a successful command. It also succeeds if a candidate was refused or awaits approval."""
 BY_HAND = ("--yes", "--author", "ann")
 
 
 def command(place: Place, *words: str, is_later: bool = False) -> str:
-    """Run a command of `retrain` on the task, and return what it printed."""
+    """Run a command of `retrain` on the task, and return its output."""
     if is_later:
         write_as_a_later_version(LocalStore, S3Store)
     settings = [part for setting in place.address() for part in ("--set", setting)]
@@ -44,36 +44,36 @@ def command(place: Place, *words: str, is_later: bool = False) -> str:
 
 
 def pack(place: Place, drop: str, is_later: bool) -> None:
-    """`retrain drop pack`."""
+    """Run `retrain drop pack`."""
     command(place, "drop", "pack", str(place.source(drop)), "--id", drop, is_later=is_later)
 
 
 def amend(place: Place, corrections: str, is_later: bool) -> None:
-    """`retrain drop amend`."""
+    """Run `retrain drop amend`."""
     command(place, "drop", "amend", corrections, is_later=is_later)
 
 
 def erase(place: Place, sequence: int, drop: str, keys: Sequence[str]) -> None:
-    """`retrain drop erase`; if it was interrupted, once more without samples, to complete it."""
+    """Run `retrain drop erase`. If it was interrupted, run it again without samples to complete it."""
     begun = len(place.context().store.erasures.read()) >= sequence
     chosen = [] if begun else ["--drop", drop, *(part for key in keys for part in ("--key", key))]
     command(place, "drop", "erase", "--reason", f"request {sequence}", *BY_HAND, *chosen)
 
 
 def decide(place: Place, verb: Literal["approve", "reject"], run: str, is_later: bool) -> None:
-    """`retrain approve` or `reject`, unless the candidate has its record."""
+    """Run `retrain approve` or `reject`, unless the candidate has a record."""
     if place.context().store.ledger.find(run) is None:
         command(place, verb, run, "--reason", f"{verb} it", *BY_HAND[1:], is_later=is_later)
 
 
 def promote(place: Place, sequence: int, run: str, is_later: bool) -> None:
-    """`retrain promote`, unless the history has this entry."""
+    """Run `retrain promote`, unless the history has this entry."""
     if _entries(place) < sequence:
         command(place, "promote", run, "--reason", "better in the shop", *BY_HAND, is_later=is_later)
 
 
 def roll_back(place: Place, sequence: int, is_later: bool) -> None:
-    """`retrain rollback`, unless the history has this entry."""
+    """Run `retrain rollback`, unless the history has this entry."""
     if _entries(place) < sequence:
         command(place, "rollback", "--reason", "complaints", *BY_HAND, is_later=is_later)
 
@@ -84,12 +84,15 @@ def _entries(place: Place) -> int:
 
 
 def calibrate(place: Place, is_later: bool) -> None:
-    """`retrain baseline`."""
+    """Run `retrain baseline`."""
     command(place, "baseline", is_later=is_later)
 
 
 def collect(place: Place, keep_last: int) -> None:
-    """`retrain gc`, of runs of any age and of the whole cache: the command spares what was used within a minute."""
+    """Run `retrain gc` on runs of any age and on the whole cache.
+
+    It keeps files that were used within the last minute.
+    """
     with place.context().store.lock(seconds=LEASE_SECONDS) as ours:
         found = retention.plan_removal(ours, keep_last, timedelta(0), utc_now())
         retention.remove(ours, found, utc_now())
@@ -97,7 +100,7 @@ def collect(place: Place, keep_last: int) -> None:
 
 
 def tell(place: Place, file: str, *words: str) -> None:
-    """Write what a command prints into a file of the scenario's folder."""
+    """Write the output of a command into a file of the scenario's folder."""
     printed = command(place, *words)
     if not printed:
         raise StoreError(f"retrain {' '.join(words)} printed nothing")

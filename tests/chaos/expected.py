@@ -1,4 +1,4 @@
-"""Expectations of an audit about a store, and its findings."""
+"""The expectations of an audit about a store, and its findings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -7,11 +7,11 @@ Kind = Literal["lost", "torn", "forked"]
 Digests = tuple[str, str, str]
 """Digests of a run's model, index and curve."""
 Entry = tuple[str, str, str | None, str | None]
-"""An entry of the champions' history: run, why, author and reason."""
+"""An entry of the champions' history: the run, why it was promoted, the author and the reason."""
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One error that the audit has found."""
 
     kind: Kind
     where: str
@@ -19,12 +19,12 @@ class Finding(NamedTuple):
 
 
 class Years(NamedTuple):
-    """Objects that a long scenario must leave besides its runs, and its last output for users."""
+    """The objects that a long scenario must leave besides its runs, and its last output for users."""
 
     history: Sequence[Entry]
     """The history of champions of the undisturbed scenario."""
     inherited: int
-    """Entries of that history that the scenario began with."""
+    """Number of entries of the history that existed when the scenario began."""
     keys: frozenset[str]
     """The objects that the undisturbed scenario left."""
     erased: Sequence[bytes]
@@ -39,8 +39,8 @@ class Expected(NamedTuple):
     drops: Mapping[str, str]
     """The drops that landed: `committed` or `quarantined`, by id."""
     runs: Mapping[str, Digests]
-    """The result of each undisturbed run, by its id. Exactly these runs must have a record."""
+    """The result of each undisturbed run, by its id. These runs, and no others, must have a record."""
     saved: int
-    """Gross, over the ledger, in iterations."""
+    """Gross saving over the ledger, in iterations."""
     years: Years | None = None
-    """For a long scenario only."""
+    """Expectations of a long scenario. None for short ones."""

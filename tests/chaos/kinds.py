@@ -18,7 +18,7 @@ from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
 
 EARLY = 10
-"""A watcher is killed or frozen at one of its first writes: claims, a plan, the first states."""
+"""A watcher is killed or suspended at one of its first writes: claims, a plan, the first checkpoints."""
 
 
 class Reference:
@@ -35,21 +35,21 @@ class Reference:
             runner.repeat_until_done(actions.train_and_promote, plan.model_dump_json())
         self.landing = runner.writes(actions.land)
         self.retraining = runner.writes(actions.retrain), runner.writes(actions.train_and_promote)
-        """Numbers of writes to pack a drop, and to retrain on each: a kill strikes at one of them."""
+        """Numbers of writes to pack a drop, and to retrain on each drop. A kill happens at one of these writes."""
         left, records = objects(store), TaskStore(store, KEYS.task).ledger.read()
         self._digests: dict[str, Digests] = {record.run_id: digests(left, record.run_id) for record in records}
         self._saved = {record.run_id: record.savings.gross for record in records if record.savings}
         self.first = records[0].run_id
 
     def expected(self, *plans: Plan, quarantined: tuple[str, ...] = ()) -> Expected:
-        """Return what the first run and these must leave behind."""
+        """Return what the first run and these runs must leave in the store."""
         runs = [self.first, *(plan.run_id for plan in plans)]
         drops = dict.fromkeys(DROPS, "committed") | dict.fromkeys(quarantined, "quarantined")
         return Expected(drops, {run: self._digests[run] for run in runs}, sum(self._saved[run] for run in runs))
 
 
 def interrupted(runner: Runner, reference: Reference) -> Expected:
-    """Kill every process, or ask it to stop, at random writes."""
+    """Kill every process, or send it SIGTERM, at random writes."""
     for drop, writes in zip(DROPS, reference.retraining, strict=True):
         runner.repeat_until_done(actions.land, drop, strikes=list(runner.strikes(reference.landing, 1)))
         runner.repeat_until_done(actions.retrain, strikes=list(runner.strikes(writes, 3)))
@@ -57,7 +57,7 @@ def interrupted(runner: Runner, reference: Reference) -> Expected:
 
 
 def undisturbed(runner: Runner, reference: Reference) -> Expected:
-    """Inject faults of the store only."""
+    """Inject only faults of the store."""
     for drop in DROPS:
         runner.repeat_until_done(actions.land, drop)
         runner.repeat_until_done(actions.retrain)
@@ -65,7 +65,7 @@ def undisturbed(runner: Runner, reference: Reference) -> Expected:
 
 
 def racing(runner: Runner, reference: Reference) -> Expected:
-    """Promote candidates at once, one of them by two processes, while another process rolls back."""
+    """Promote candidates at the same time, one of them by two processes, while another process rolls back."""
     runner.repeat_until_done(actions.land, DROPS[0])
     runner.run_together((actions.retrain,), (actions.retrain,))
     runner.repeat_until_done(actions.land, DROPS[1])
@@ -76,7 +76,10 @@ def racing(runner: Runner, reference: Reference) -> Expected:
 
 
 def watched(runner: Runner, reference: Reference) -> Expected:
-    """Let two watchers and a person work on one task; events come twice, and a watcher freezes past its lease."""
+    """Let two watchers and a person work on one task.
+
+    Events arrive twice. One watcher is suspended until its lease has expired.
+    """
     queue = make_queue(runner)
     for count, drop in enumerate(DROPS, 1):
         runner.repeat_until_done(actions.land, drop, strikes=list(runner.strikes(reference.landing, 1)))
@@ -96,13 +99,13 @@ def watched(runner: Runner, reference: Reference) -> Expected:
 
 
 def make_queue(runner: Runner) -> str | None:
-    """Return the address of a new queue that the bucket sends its events to; None for a folder."""
+    """Return the address of a new queue that receives the bucket's events. Return None for a folder."""
     bucket = runner.place.url.removeprefix("s3://").partition("/")[0]
     return notified_queue(bucket, runner.server) if runner.place.endpoint else None
 
 
 def repeat_event(runner: Runner, queue: str, drop: str) -> None:
-    """Send the event of a drop twice more, and a message that is no event."""
+    """Send the event of a drop twice more, and a malformed message."""
     bucket, _, prefix = runner.place.url.removeprefix("s3://").partition("/")
     twice = notification(bucket, f"{prefix}/{KEYS.manifest(drop)}")
     send(queue, runner.server, twice, twice, "no event at all")
@@ -111,7 +114,7 @@ def repeat_event(runner: Runner, queue: str, drop: str) -> None:
 
 
 def damaged(runner: Runner, reference: Reference) -> Expected:
-    """Damage an upload, and the newest states and cached drops, of which a part was never written."""
+    """Damage an upload, and overwrite a part of the newest checkpoints and of the cached drops."""
     store = runner.store()
     _upload_torn(runner, store)
     for drop in DROPS:
@@ -137,7 +140,7 @@ def _upload_torn(runner: Runner, store: ObjectStore) -> None:
 
 
 def damage_newest_state(runner: Runner, store: ObjectStore, *arguments: object) -> None:
-    """Kill a training once it has saved, and damage what it saved last."""
+    """Kill a training after it has saved a checkpoint, and damage this checkpoint."""
     strike = Strike(runner.random.choice(["SIGKILL", "SIGTERM"]), runner.random.randint(4, 6), "/state/")
     process = runner.start(actions.retrain, *arguments, strike=strike)
     runner.end(process)
@@ -151,7 +154,7 @@ def _states(store: ObjectStore) -> list[str]:
 
 
 def with_a_hole(data: bytes) -> bytes:
-    """Change bytes among the tensors' values: only the digest reveals it."""
+    """Change bytes among the values of the tensors. Only the digest reveals this."""
     start, stop = len(data) * 2 // 5, len(data) * 3 // 5
     return data[:start] + bytes(stop - start) + data[stop:]
 

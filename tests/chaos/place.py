@@ -1,4 +1,4 @@
-"""The place of a scenario: a store and its objects, a cache, and a task whose runs take a moment and save states."""
+"""The place of a scenario: a store, a cache, and a task whose short runs save checkpoints."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("pets")
 SEEDS = (0, 1, 2)
-"""Seeds of the runs on the second drop: each racing candidate has one."""
+"""Seeds of the runs on the second drop. Each racing candidate has one."""
 EACH, CLASSES = 40, 3
 DROPS = ("first", "second")
 
@@ -36,9 +36,10 @@ class Place(NamedTuple):
     """The task file of a long scenario."""
 
     def task(self, seed: int = 0, changes: Sequence[str] = ()) -> Task:
-        """Return the file's task with changed settings or, without a file, that of short scenarios.
+        """Return the task of the task file with changed settings. Without a file, return the task of short scenarios.
 
-        It has a network with dropout, batch statistics and random crops, continued warm; each iteration is saved.
+        The task of short scenarios has a network with dropout, batch statistics and random crops. Runs continue without
+        shrinking, and save every iteration.
         """
         if self.file:
             return load_task(self.file, [*self.address(), *changes])
@@ -58,16 +59,16 @@ class Place(NamedTuple):
         )
 
     def address(self) -> list[str]:
-        """Return the settings of the store, as `--set` takes them."""
+        """Return the settings of the store in the form that `--set` accepts."""
         return [f"store={self.url}", *([f"endpoint_url={self.endpoint}"] if self.endpoint else [])]
 
     def context(self) -> Context:
-        """Stages' context, on the CPU."""
+        """Return the context of the stages, on the CPU."""
         return make_context(TaskStore(open_store(self.url, self.endpoint), self.task().name), self.task(), "cpu")
 
     @property
     def cache(self) -> Path:
-        """Return where decoded drops lie."""
+        """Return the folder of decoded drops."""
         return self.folder / "cache"
 
     def source(self, drop: str) -> Path:

@@ -1,4 +1,4 @@
-"""Processes of a scenario: killed at a random write, and restarted until they are done."""
+"""Run the processes of a scenario. They are killed at random writes, and restarted until they are done."""
 
 import os
 import signal
@@ -24,9 +24,9 @@ from retrain.store.task_store import TaskStore
 PATIENCE = 300.0
 """Seconds after which an action counts as hanging."""
 ATTEMPTS = 40
-"""Largest number of starts of one action: its store may fail, or its process may be killed."""
+"""Largest number of starts of one action. Its store may fail, or its process may be killed."""
 UNKNOWN = 255
-"""Exit code where `start` in one thread read that of a process which another thread waits for."""
+"""Exit code of a process if another thread waited for it first."""
 CONTEXT = forkserver()
 STARTING = Lock()
 
@@ -37,13 +37,13 @@ class Failed(Exception):
 
 @dataclass
 class Runner:
-    """Starts the processes of one scenario, and counts the faults that befall them."""
+    """Starts the processes of one scenario, and counts their faults."""
 
     place: Place
     random: Random
     broken: str | None
     server: str
-    """The S3 server's own address, past the proxy that the processes speak to."""
+    """The address of the S3 server itself. The processes use a proxy in front of it."""
     faults: Counter[str] = field(default_factory=Counter)
 
     def store(self) -> ObjectStore:
@@ -58,7 +58,7 @@ class Runner:
         return process
 
     def strikes(self, writes: int, count: int) -> Iterator[Strike]:
-        """Yield SIGKILL or SIGTERM at random writes of an action, given the number of its writes."""
+        """Yield SIGKILL or SIGTERM, and a random write of an action, given the number of its writes."""
         for _ in range(count):
             if writes < 1:
                 return
@@ -67,18 +67,18 @@ class Runner:
             writes -= strike.write
 
     def struck(self, process: ForkServerProcess, strike: Strike | None) -> bool:
-        """Return whether an ended process got its signal, and count that."""
+        """Return whether an ended process received its signal, and count the signal."""
         struck = strike is not None and process.exitcode in (os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM)
         if strike and struck:
             self.faults[strike.signal] += 1
         return struck
 
     def writes(self, action: Callable[..., None]) -> int:
-        """Return how many writes an action took when it was first done here."""
+        """Return the number of writes in the first execution of an action."""
         return next(count for name, count in self._writes() if name == action.__name__)
 
     def last_writes(self) -> int:
-        """Return how many writes the last action took."""
+        """Return the number of writes of the last action."""
         return self._writes()[-1][1]
 
     def _writes(self) -> list[tuple[str, int]]:
@@ -86,7 +86,7 @@ class Runner:
         return [(name, int(count)) for name, count in map(str.split, notes)]
 
     def end(self, process: ForkServerProcess) -> bool:
-        """Wait for a process and return whether it did its work. Raises `Failed` if it ended in an unexpected way."""
+        """Wait for a process, and return whether it succeeded. Raises `Failed` if it ended in an unexpected way."""
         process.join(PATIENCE)
         if process.exitcode is None:
             self.fail(f"{process.name} hangs, {self._show_hang(process)}")
@@ -96,7 +96,7 @@ class Runner:
         return process.exitcode == 0
 
     def _show_hang(self, process: ForkServerProcess) -> str:
-        """Kill a process and return what its threads were doing, and what the task's runs were."""
+        """Kill a process, and return the stacks of its threads and the state of the task's runs."""
         assert process.pid is not None
         os.kill(process.pid, signal.SIGUSR1)  # `perform` lets it write its stacks
         process.join(1)
@@ -115,7 +115,7 @@ class Runner:
     def repeat_until_done(
         self, action: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()
     ) -> None:
-        """Restart an action until it is done; its first starts get one signal each."""
+        """Restart an action until it is done. Each of its first starts gets one signal."""
         for attempt in range(ATTEMPTS):
             strike = strikes[attempt] if attempt < len(strikes) else None
             process = self.start(action, *arguments, strike=strike)
@@ -126,7 +126,10 @@ class Runner:
         self.fail(f"{action.__name__} was not done after {ATTEMPTS} starts")
 
     def run_together(self, *actions: tuple[Callable[..., None], *tuple[object, ...]]) -> None:
-        """Start actions at once, and restart each until it is done; restarted actions do not wait for the others."""
+        """Start actions at the same time, and restart each until it is done.
+
+        Restarted actions do not wait for the other actions.
+        """
         processes = [self.start(*action) for action in actions]
         self.faults["racing process"] += len(actions) - 1
         for process, (action, *arguments) in zip(processes, actions, strict=True):
@@ -143,7 +146,7 @@ class Runner:
 
 
 def _send(process: ForkServerProcess, name: str) -> bool:
-    """Send a signal; False: the process has just ended."""
+    """Send a signal. Return False if the process has just ended."""
     try:
         os.kill(process.pid or 0, signal.Signals[name])
     except ProcessLookupError:

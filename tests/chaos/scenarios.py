@@ -40,18 +40,18 @@ PLANNED = (
     ("interrupted", "local"),
     ("watched", "s3"),
 )
-"""Kind and store of ten scenarios; the next ten are the same with other seeds."""
+"""Kind and store of ten scenarios. The next ten are the same with other seeds."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One scenario, decided by its seed."""
+    """One scenario. Its seed determines it."""
 
     seed: int
     kind: str
     store: str
     drops: int = 2
-    """Only the kind `years` takes more."""
+    """Number of drops. Only the kind `years` uses more."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Outcome:
     scenario: Scenario
     faults: Counter[str]
     runs: int
-    """That ended with a record."""
+    """Number of runs with a record."""
     findings: list[Finding]
     deeds: Counter[str]
     """Actions of the team in a long scenario."""
@@ -82,7 +82,7 @@ def scenarios(count: int, planned: Sequence[tuple[str, str]] = PLANNED, first: i
 
 
 def long_scenarios(count: int, drops: int, first: int = 0) -> list[Scenario]:
-    """Return this number of long scenarios, with seeds from `first` on: even ones in a folder, odd ones on S3."""
+    """Return this number of long scenarios, with seeds from `first` on. Even seeds use a folder, odd seeds use S3."""
     return [Scenario(seed, YEARS, STORES[seed % 2], drops) for seed in range(first, first + count)]
 
 
@@ -97,7 +97,7 @@ class Harness:
         self._reference = Reference(Runner(place, Random(0), None, server))
 
     def run(self, chosen: Sequence[Scenario], broken: str | None = None) -> Iterable[Outcome]:
-        """Yield scenarios in their order, as they end; `broken` names a deliberate bug."""
+        """Yield the results of scenarios in order, as they end. `broken` names a deliberate bug."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             yield from pool.map(partial(self._run_scenario, broken=broken), chosen)
 
@@ -130,7 +130,7 @@ class Harness:
         return sum(map(is_record, left)), audit(left, expected, champions)
 
     def _run_kind(self, scenario: Scenario, runner: Runner, deeds: Counter[str]) -> Expected:
-        """Run a scenario, and return what it must have left."""
+        """Run a scenario, and return what it must have left in the store."""
         if scenario.kind != YEARS:
             return KINDS[scenario.kind](runner, self._reference)
         undisturbed = self._undisturbed(scenario.drops, scenario.seed)

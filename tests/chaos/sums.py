@@ -1,4 +1,4 @@
-"""Count again what runs saved: from plans, results, curves and the champions' history. Records are not consulted.
+"""Compute the savings of runs again from plans, results, curves and the champions' history, without the records.
 
 It shares no code with `retrain.pipeline.accounting` and `retrain.pipeline.targets`.
 """
@@ -18,20 +18,20 @@ IMAGE_SHARE = 1 / 3
 SCRATCH_SPREAD = 0.3
 """Standard error of scratch's iterations, as a share of them, if they are estimated from runs on earlier datasets."""
 TYPICAL_SHARE = 0.62
-"""Share of its schedule after which scratch first has its final accuracy, in other tasks. Sums add it to the scratch
-runs of the task, like one of them."""
+"""Share of its schedule after which scratch first has its final accuracy in other tasks. Estimates include it like one
+more scratch run of the task."""
 NEWEST = 10
-"""Number of scratch runs that tell what scratch takes."""
+"""Number of scratch runs from which scratch's iterations are estimated."""
 BY_THE_GATE = ("promoted", "approved")
-"""How the champions' history names promotions of candidates that passed the gate."""
+"""Names of a promotion by the gate in the champions' history."""
 
 
 def recount_savings(objects: Objects, run: str) -> Sums:
-    """Count what a run saved.
+    """Compute what a run saved.
 
-    A scratch run is its own baseline. Another run is credited with what scratch takes if it ended at its target, passed
-    the gate, and is the first on its dataset. Without that credit, its whole use is a loss. A calibration is a loss by
-    its whole cost, and no part of the gross savings.
+    A scratch run is its own baseline. Another run is credited with scratch's iterations if it ended at its target,
+    passed the gate, and is the first on its dataset. Without this credit, all its iterations are a loss. A calibration
+    is a loss of all its iterations, and no part of the gross savings.
     """
     plan, result = read_run(objects, run)
     used: int = result["iterations"]
@@ -62,10 +62,11 @@ def _difference(baseline: float, whole: float, used: float, all_in: float) -> Su
 
 
 def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:
-    """Return scratch's iterations to its accuracy on a plan's dataset, its full training, and the former's error.
+    """Return three figures: scratch's iterations to its accuracy, its full training, and the error of the first.
 
-    Scratch runs on this dataset have measured them. Otherwise they are the schedule times a mean share: of the shares
-    of their schedules that earlier scratch runs took to their own accuracy, and of `TYPICAL_SHARE`.
+    If scratch runs on this dataset exist, they are the measurement. Otherwise, the figure is the schedule times a mean
+    share. The mean is over `TYPICAL_SHARE` and over the shares of their schedules that earlier scratch runs took to
+    their own accuracy.
     """
     training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
     whole = round(training["epochs"] * samples / training["batch_size"])
@@ -81,7 +82,7 @@ def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, 
 def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
     """Return the newest scratch runs that had a record before this time.
 
-    Each is its dataset, and its iterations to its own accuracy and in all.
+    Each is its dataset, its iterations to its own accuracy, and its iterations in all.
     """
     found = []
     for run, ended_at in sorted(_recorded(objects).items(), key=lambda item: item[1]):
@@ -94,7 +95,7 @@ def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
 
 
 def _recorded(objects: Objects) -> dict[str, str]:
-    """Return when each run's record says that it ended, with its result in the store."""
+    """Return each run's time in its record and its result in the store."""
     records = [json.loads(data) for key, data in objects.items() if is_record(key)]
     return {record["run_id"]: record["ended_at"] for record in records if record["result"]}
 

@@ -1,8 +1,9 @@
-"""A long scenario: what a team does with one task over years, under the faults of short scenarios.
+"""Run a long scenario: a team works on one task over years, under the faults of short scenarios.
 
-It begins with the store of an earlier version. Drops land, are retrained on by the task's policies, approved, rejected,
-refused, promoted and rolled back by hand, amended and erased, while `retrain gc` removes models and a later version of
-`retrain` takes turns with this one. The same scenario runs twice: first undisturbed, then under faults.
+It begins with the store of an earlier version. Drops land, and the task's policies start retrainings. Candidates are
+approved, rejected, refused, promoted, and rolled back by hand. Samples are amended and erased. Meanwhile `retrain gc`
+removes models, and a later version of `retrain` alternates with this version. The same scenario runs twice: first
+undisturbed, then under faults.
 """
 
 import io
@@ -37,9 +38,9 @@ from retrain.store.task_store import TaskStore
 INHERITED = 2
 """Entries of the champions' history in the earlier version's store."""
 EACH, CLASSES, LATE_CLASS = 8, 3, 20
-"""Images in a class; classes of the first drops; and the drop from which on there is one class more."""
+"""Number of images in a class, classes of the first drops, and the drop from which on there is one more class."""
 JITTER = 40.0
-"""Standard deviation of the colour of an image, about which classes are mistaken for each other."""
+"""Standard deviation of the colour of an image. At about this value, a network confuses some classes."""
 SETTINGS = "baseline: {refresh: {every: 12, on_miss: true}}\n"
 """Settings that the team adds to the earlier version's task file."""
 WRITING = Lock()
@@ -56,20 +57,20 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "retraining without erased samples": ("erase.policy=retrain",),
 }
 OFTEN = {"no policy": 8, "manual approval": 8, "refusal": 2}
-"""Weights of policies; the others have 1."""
+"""Weights of policies that are chosen more often. All others have the weight 1."""
 HARMS = {"nothing": 4, "kills": 8, "race": 3, "freeze": 1, "damage": 1}
-"""Weights of what happens to a command."""
+"""Weights of the faults of a command."""
 NEVER_RACING = (actions.watch, commands.roll_back)
-"""Actions that no second process does at the same time. A rollback that starts when another one has just ended is a
-second request, and goes back by one more champion."""
+"""Actions that no second process does at the same time. A rollback that starts right after another one is a second
+request, and it goes back by one more champion."""
 
 
 class Done(NamedTuple):
-    """Objects that a scenario left, and its actions."""
+    """The objects that a scenario left, and its actions."""
 
     objects: dict[str, bytes]
     writes: list[int]
-    """Writes of each action: a fault strikes at one of them."""
+    """Number of writes of each action. A fault happens at one of them."""
     erased: list[bytes]
     deeds: Counter[str]
 
@@ -98,7 +99,7 @@ def _write_drop(folder: Path, number: int) -> None:
 
 
 class Team:
-    """Does all that happens in a scenario. `chance` decides it; with `writes`, faults strike at it."""
+    """Does everything that happens in a scenario. `chance` decides what happens. With `writes`, faults are injected."""
 
     def __init__(self, runner: Runner, chance: Random, writes: Sequence[int] | None = None) -> None:
         self._runner, self._chance, self._writes = runner, chance, writes
@@ -107,7 +108,7 @@ class Team:
         self.done = Done({}, [], [], Counter())
 
     def work(self, drops: int) -> Done:
-        """Act until this number of drops have landed and every candidate is decided; return what was done."""
+        """Act until this number of drops have landed and every candidate is decided. Return the actions."""
         self._begin()
         while self._landed() < drops:
             self._land()
@@ -122,7 +123,7 @@ class Team:
         return self.done
 
     def _begin(self) -> None:
-        """Take over the store of the earlier version, and finish its last run: that run was killed."""
+        """Continue the store of the earlier version, and finish its last run, which was killed."""
         golden = self._runner.place.folder / "golden" / "store"
         for path in sorted(path for path in golden.rglob("*") if path.is_file()):
             self._runner.store().write(str(path.relative_to(golden)), path.read_bytes())
@@ -139,7 +140,7 @@ class Team:
         self._do(commands.pack, f"drop-{number}", self._is_later())
 
     def _upload_torn(self, drop: str) -> None:
-        """Let a producer upload a tar that ends in the middle, and call it finished."""
+        """Upload a tar file that ends in the middle, and mark the upload as complete."""
         shard = min(key for key in objects(self._runner.store()) if key.endswith(".tar"))
         data = self._store.objects.read(f"{KEYS.task}/{shard}")[0]
         end = self._chance.randrange(600, len(data) // 2)
@@ -149,7 +150,7 @@ class Team:
         self._do(actions.ingest, drop)
 
     def _retrain(self) -> None:
-        """Retrain by a policy, or by a watcher, or leave a run that was killed to its fate."""
+        """Retrain by a policy or by a watcher, or abandon a killed run."""
         if self._happens(0.06):
             self._count("abandoned run")
             self._abandon()
@@ -165,7 +166,7 @@ class Team:
             self._do(actions.retrain, POLICIES[policy], self._is_later())
 
     def _abandon(self) -> None:
-        """Kill a run at its first write, and never start it again: the next one has other drops."""
+        """Kill a run at its first write, and never start it again. The next run has other drops."""
         before = set(self._store.objects.folders(KEYS.runs))
         while set(self._store.objects.folders(KEYS.runs)) == before:
             self._runner.end(self._runner.start(actions.retrain, strike=Strike("SIGKILL", 1, "/runs/")))
@@ -174,7 +175,7 @@ class Team:
         return [approval.run_id for approval in self._store.approvals.unfinished() if approval.verdict is None]
 
     def _decide(self) -> None:
-        """Decide about candidates; some wait while further drops land."""
+        """Decide about candidates. Some wait until further drops have landed."""
         for run in self._waiting():
             if self._happens(0.7):
                 verb = self._chance.choice(["approve", "approve", "reject"])
@@ -202,7 +203,7 @@ class Team:
             self._do(commands.roll_back, len(champion.history) + 1, self._is_later())
 
     def _promote(self) -> None:
-        """Promote a run that was tested and still has its model."""
+        """Promote a run that was evaluated on test and still has its model."""
         champion = self._store.champion.read().champion
         assert champion
         tested = [record.run_id for record in self._store.ledger.read() if record.evaluation]
@@ -232,7 +233,7 @@ class Team:
         self._do(commands.amend, str(path), self._is_later())
 
     def _samples(self) -> tuple[str, dict[str, bytes]]:
-        """Return a drop that was committed, and its images by key."""
+        """Return a committed drop, and its images by key."""
         drop = self._chance.choice(sorted(self._store.drops.committed().usable))
         images = {}
         for shard in self._store.drops.read(drop).shards:
@@ -263,7 +264,7 @@ class Team:
         self.done.deeds[deed] += 1
 
     def _do(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Start an action until it is done: undisturbed, or under faults."""
+        """Repeat an action until it is done, undisturbed or under faults."""
         if self._writes is None:
             self._runner.repeat_until_done(action, *arguments)
             self.done.writes.append(self._runner.last_writes())
@@ -308,7 +309,7 @@ def run_undisturbed(runner: Runner, drops: int, seed: int) -> Done:
 
 
 def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> Expected:
-    """Run the same scenario under faults, and return what it must have left."""
+    """Run the same scenario under faults, and return what it must have left in the store."""
     runner.place = make_place(runner.place, drops)
     Team(runner, Random(seed), undisturbed.writes).work(drops)
     for file, words in TOLD.items():
@@ -318,7 +319,7 @@ def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> E
 
 
 def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], told: Mapping[str, str]) -> Expected:
-    """Return what a scenario must leave, given what the undisturbed one left."""
+    """Return what a scenario must leave in the store, from the result of the undisturbed scenario."""
     records = {data["run_id"]: data for data in (json.loads(left[key]) for key in left if is_record(key))}
     manifests = [key.split("/")[1:] for key in left if key.startswith("drops/") and key.count("/") == 2]
     states = {"drop.json": "committed", "quarantine.json": "quarantined"}

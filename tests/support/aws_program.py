@@ -1,6 +1,6 @@
-"""A stand-in for the AWS command line: the same requests by boto3 to the server at $AWS_ENDPOINT_URL.
+"""Replace the AWS command line: send the same requests with boto3 to the server at $AWS_ENDPOINT_URL.
 
-It knows the forms of options that `k8s/examples/aws/apply.sh` uses, and passes errors of the server on.
+It accepts the options that `k8s/examples/aws/apply.sh` uses. It prints the errors of the server.
 """
 
 import json
@@ -17,7 +17,7 @@ STRUCTURES = {"Attributes", "NotificationConfiguration"}
 
 
 def parse_value(name: str, text: str) -> Any:
-    """Return an option's value, given as text, as JSON, as NAME=VALUE, or as the address of a file."""
+    """Return an option's value. The option gives it as text, JSON, NAME=VALUE or the address of a file."""
     if text.startswith("file://"):
         return Path(text.removeprefix("file://")).read_text()
     if name not in STRUCTURES:
@@ -26,7 +26,7 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def parse_options(arguments: list[str]) -> dict[str, Any]:
-    """Return the values of `--some-name VALUE ...` by the parameters' names in the API, such as SomeName."""
+    """Return the values of options by the parameters' names in the API: `--some-name VALUE` becomes SomeName."""
     names = [re.sub(r"-+(.)", lambda found: found[1].upper(), name) for name in arguments[::2]]
     return {name: parse_value(name, text) for name, text in zip(names, arguments[1::2], strict=True)}
 

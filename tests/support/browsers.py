@@ -1,4 +1,4 @@
-"""A real Chromium, and pages opened in it that may neither run nor load anything."""
+"""Open pages in a real Chromium. The pages may neither run scripts nor load other files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +21,17 @@ def chromium() -> Iterator[Browser]:
 
 
 def new_page(browser: Browser, **settings: object) -> Page:
-    """Return an empty page that waits as long as a busy machine needs."""
+    """Return an empty page. Its time-outs are long enough for a busy machine."""
     page = browser.new_page(**settings)
     page.set_default_timeout(240_000)
     return page
 
 
 def opened(browser: Browser, url: str, **settings: object) -> Page:
-    """Open a page; any console message, script error, dialog or request for anything else fails the test."""
+    """Open a page.
+
+    The test fails if the page logs a message, raises an error, opens a dialog or requests another file.
+    """
     page = new_page(browser, **settings)
     page.on("console", lambda message: pytest.fail(f"console: {message.text}"))
     page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
@@ -41,6 +44,6 @@ def opened(browser: Browser, url: str, **settings: object) -> Page:
 
 
 def card(page: Page, name: str) -> float:
-    """Return the number that a card of the headline shows to programs."""
+    """Return the number in a card of the headline, from the attribute that programs read."""
     shown = page.locator(".card", has=page.get_by_text(name, exact=True)).locator("data")
     return float(shown.get_attribute("value") or "nan")

@@ -1,10 +1,11 @@
-"""Google Cloud Storage and Azure on loopback: a server of each, and empty stores on them.
+"""Start servers of Google Cloud Storage and Azure on loopback, and create empty stores on them.
 
-GCS is moto's S3 server, made to keep the generations that GCS promises. Its XML API, which obstore speaks, has S3's
-requests and replies. What it adds is the generation: a number that grows with each write of an object, that replies
-name, and that a write can be made to depend on; 0 stands for no object. fake-gcs-server takes no uploads by that API,
-and Google's own storage-testbench knows no listings in it and is in no package registry. Eleven conditional and plain
-writes had the same outcomes here and in storage-testbench 0.45.
+The server for GCS is moto's S3 server, extended by the generations of GCS. obstore uses the XML API of GCS, and this
+API has the requests and replies of S3. It adds the generation, a number that grows with each write of an object.
+Replies contain the generation, and a write can require one. Generation 0 stands for no object. Two other servers
+cannot be used: fake-gcs-server accepts no uploads by the XML API, and Google's own storage-testbench has no listings
+in it and is in no package registry. Eleven conditional and plain writes had the same results here and in
+storage-testbench 0.45.
 
 Azure is Azurite, Microsoft's own emulator of Azure Blob Storage, which `make test` installs.
 """
@@ -57,7 +58,7 @@ AZURE = {
 
 
 class Generations:
-    """Gives each object its generation, and lets one write at a time compare it."""
+    """Gives each object a generation, and lets only one write at a time compare it."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app, self._lock = app, Lock()
@@ -104,7 +105,7 @@ def _keep(
 
 @contextmanager
 def serving_gcs() -> Iterator[str]:
-    """Serve within; yields the address. A bucket is made by a PUT of its name."""
+    """Run a server within the context and yield its address. A PUT of a bucket's name creates the bucket."""
     with serving_s3(Generations) as address:
         yield address
 
@@ -132,7 +133,7 @@ def serving_azure(folder: Path) -> Iterator[str]:
 
 
 def create_container(address: str, name: str) -> None:
-    """Create a container by a request signed with the account's key, which obstore has no call for."""
+    """Create a container by a request that is signed with the account's key. obstore has no call for this."""
     headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
     resource = f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
     signed = "\n".join(["PUT", *[""] * 11, *(f"{key}:{value}" for key, value in headers.items()), resource])
@@ -143,7 +144,7 @@ def create_container(address: str, name: str) -> None:
 
 
 def cloud_store(scheme: str, request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Return the address of an empty store of a kind, `gs` or `az`, and that of its server."""
+    """Return the address of an empty store of the kind `gs` or `az`, and the address of its server."""
     name = f"test-{uuid4().hex}"
     address: str = request.getfixturevalue({"gs": "gcs", "az": "azure"}[scheme])
     if scheme == "gs":
@@ -155,7 +156,7 @@ def cloud_store(scheme: str, request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @contextmanager
 def disturbed(place: tuple[str, str], fault: Fault) -> Iterator[ObjectStore]:
-    """Open a store by way of a proxy with a fault."""
+    """Open a store through a proxy that injects a fault."""
     url, server = place
     with faulty(server, fault) as address:
         yield open_store(url, address + urlsplit(server).path)

@@ -16,7 +16,7 @@ def content_of(image: bytes) -> bytes:
 
 
 def placed(store: TaskStore, drop: Drop) -> Places:
-    """Read a drop as training does. A content that is used twice is an error, and so is a wrong count."""
+    """Read a drop as training does. Raises an error if a content is used twice, or if a count is wrong."""
     found: Places = {}
     assignment = Assignment.of(drop, store)
     for position, one in enumerate(drop.shards):
@@ -32,7 +32,7 @@ def placed(store: TaskStore, drop: Drop) -> Places:
 
 
 def all_places(store: TaskStore) -> dict[bytes, list[tuple[str, str]]]:
-    """Return all places of each content over a task's drops."""
+    """Return all places where each content occurs in a task's drops."""
     found: dict[bytes, list[tuple[str, str]]] = {}
     for drop in store.drops.all():
         for content, place in placed(store, drop).items():

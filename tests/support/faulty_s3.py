@@ -1,4 +1,4 @@
-"""An HTTP proxy for tests, in front of an object store: it can change, withhold or make up requests and replies."""
+"""Run an HTTP proxy in front of an object store. It can change, withhold or invent requests and replies."""
 
 import http.client
 import socket
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Request:
-    """A request as the client sent it."""
+    """A request of the client."""
 
     method: str
     path: str
@@ -23,7 +23,8 @@ class Request:
 
 @dataclass
 class Reply:
-    """The reply to the client. A body shorter than Content-Length is cut in mid-transfer; `reset`, by a TCP reset."""
+    """The reply to the client. If its body is shorter than Content-Length, the connection ends early: by a TCP reset if
+    `reset` is true."""
 
     status: int
     headers: dict[str, str]
@@ -37,14 +38,14 @@ Fault = Callable[[Request, Forward], Reply | None]
 
 
 def refusal(status: int, code: str) -> Reply:
-    """Return an error as S3 writes it."""
+    """Return an error reply in the format of S3."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Refused by the test.</Message></Error>".encode()
     return Reply(status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body)
 
 
 @contextmanager
 def faulty(server: str, fault: Fault) -> Iterator[str]:
-    """Serve `fault` in front of the server at that address; yields the proxy's own address."""
+    """Run a proxy with `fault` in front of the server at an address, and yield the proxy's address."""
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server, fault))
     thread = Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

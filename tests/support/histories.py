@@ -1,4 +1,4 @@
-"""Histories made of records: manifests of drops that landed, runs that ended, and the champion."""
+"""Make histories of records: manifests of drops, records of finished runs, and the champion."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
 
 
 def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:
-    """Return a drop that landed in this minute, with its classes in equal parts."""
+    """Return a drop that landed in this minute. All its classes have the same number of samples."""
     each = dict.fromkeys(classes, samples // len(classes))
     return Drop(
         id=f"d-{number}",
@@ -41,7 +41,7 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
 
 
 def make_drop(drop_id: str, minute: int, classes: tuple[str, ...] = ("cat",)) -> Drop:
-    """Return the manifest of a drop committed at this minute, ten training samples a class."""
+    """Return the manifest of a drop that was committed in this minute, with ten training samples for each class."""
     drop = Drop(
         id=drop_id,
         task="pets",
@@ -58,7 +58,7 @@ def make_drop(drop_id: str, minute: int, classes: tuple[str, ...] = ("cat",)) ->
 def result(
     outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300, reached: bool = True
 ) -> Result:
-    """Return how a training ended; unless it `reached` its target, without a figure of when it did."""
+    """Return the result of a training. Unless it `reached` its target, it does not say after how many iterations."""
     cost = Cost(
         iterations=iterations,
         samples=iterations * 10,
@@ -100,7 +100,7 @@ def curve() -> Curve:
 
 
 class Past:
-    """A task's past, one run after the other."""
+    """The drops and runs of a task, one run after the other."""
 
     def __init__(self, task: Task = TASK) -> None:
         self.task = task
@@ -110,17 +110,17 @@ class Past:
         self.scratch_runs: list[ScratchRun] = []
 
     def landed(self, *drops: Drop) -> "Past":
-        """Drops land."""
+        """Add drops that have landed."""
         self.drops.extend(drops)
         return self
 
     def next(self, request: Request = DEFAULT, task: Task | None = None) -> Plan | NoRunNeeded:
-        """Return what is planned now."""
+        """Return the next plan."""
         history = History({record.run_id: record for record in self.records}, self.champion, self.scratch_runs)
         return make_plan(task or self.task, self.drops, history, request)
 
     def plan(self, request: Request = DEFAULT, task: Task | None = None) -> Plan:
-        """Return the run that is planned now."""
+        """Return the planned run."""
         planned = self.next(request, task)
         assert isinstance(planned, Plan), planned
         return planned
@@ -128,7 +128,7 @@ class Past:
     def ended(
         self, plan: Plan, outcome: str | None = None, promoted: bool | None = True, **figures: float
     ) -> RunRecord:
-        """End a run: scratch completes with `CURVE`, others reach their target unless the caller says otherwise."""
+        """End a run. A scratch run ends with `CURVE`. Other runs reach their target by default."""
         outcome = outcome or ("reached" if plan.target else "completed")
         decision = None if promoted is None else Decision(promoted=promoted, reasons=() if promoted else ("worse",))
         of_scratch = {"iterations": 250} if outcome == "completed" else {}

@@ -1,4 +1,4 @@
-"""The routes by which files become a drop: packed by a command, or uploaded with `_SUCCESS` to S3 or a folder."""
+"""Ingest files by each route: packed by a command, or uploaded with `_SUCCESS` to S3 or to a folder."""
 
 import io
 import zipfile
@@ -28,13 +28,13 @@ IngestFunction = Callable[[Task, TaskStore, str, Files], Drop]
 
 
 def ingest(drop_id: str, task: Task, store: TaskStore) -> Drop:
-    """Commit an upload. If it only amends earlier drops, return one of these, as `pack` does."""
+    """Commit an upload. If it only amends earlier drops, return one of the amended drops, as `pack` does."""
     ended = ingest_drop(drop_id, task, store)
     return ended if isinstance(ended, Drop) else store.drops.read(ended.changes[0].drop)
 
 
 class IngestRoute(NamedTuple):
-    """A route by which files become a drop: the folder for files, and the store to which their drop is committed."""
+    """A route by which files become a drop. It has a folder for the files and a store for the drop."""
 
     source: Path | None
     """The folder that is packed; None if files are uploaded."""
@@ -56,7 +56,7 @@ class IngestRoute(NamedTuple):
         return pack(self.source, task, self.store, drop_id=DROP)[0].drop
 
     def _upload(self, files: Files) -> None:
-        """Write objects under exactly these keys, also keys that no store of this project would write."""
+        """Write objects under exactly these keys, even if no store of this project would write such keys."""
         client = boto3.client("s3", endpoint_url=self.endpoint)
         prefix = TaskKeys("pets").drop_file(DROP, "")
 
@@ -68,11 +68,11 @@ class IngestRoute(NamedTuple):
         client.close()
 
     def labels(self, drop: Drop) -> dict[str, str]:
-        """Return the class of every sample that the drop's shards hold, by its key."""
+        """Return the class of every sample in the drop's shards, by its key."""
         return {key: files["cls"].decode().strip() for _, key, files in self.samples(drop)}
 
     def samples(self, drop: Drop) -> list[tuple[str, str, dict[str, bytes]]]:
-        """Return every sample that the drop's shards hold: its split's shards, its key, its files by extension."""
+        """Return every sample in the drop's shards: the split of its shard, its key, and its files by extension."""
         found: list[tuple[str, str, dict[str, bytes]]] = []
         for one in drop.shards:
             with self.store.objects.open(self.store.keys.drop_file(drop.id, one.name)) as stream:
@@ -114,13 +114,13 @@ def ingest_packed(task: Task, store: TaskStore, drop_id: str, files: Files) -> D
 
 
 def ingest_uploaded_images(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
-    """Upload a tree of images that ends with `_SUCCESS`."""
+    """Upload a tree of images, and `_SUCCESS` last."""
     upload(store.objects, drop_id, files)
     return ingest(drop_id, task, store)
 
 
 def ingest_uploaded_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
-    """Upload shards that end with `_SUCCESS`, whose keys are numbers."""
+    """Upload shards, and `_SUCCESS` last. The keys of the samples are numbers."""
     members: dict[str, list[tuple[str, bytes]]] = {}
     for number, (name, data) in enumerate(files.items()):
         parts = name.split("/")

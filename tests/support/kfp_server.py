@@ -1,9 +1,9 @@
-"""A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP.
+"""Run a server that answers like the API of Kubeflow Pipelines (v2beta1) over HTTP and records the requests.
 
-What differs from one release to the next was read in the source of its API server 2.17.0, and its replies were compared
-with those of a real one (docs/evidence/kubeflow.md): times are whole seconds, everything is listed by time and, within
-a second, by its id, and an end that is not there yet is 1970. Filters are decoded once more than other parameters. An
-experiment, a pipeline and a version of a pipeline are refused if their name is taken, runs are not.
+Its behaviour follows the source of the API server 2.17.0. Its replies were compared with the replies of a real server
+(docs/evidence/kubeflow.md). Times are whole seconds. Lists are sorted by time, and by id within a second. The end of
+an active run is given as 1970. Filters are decoded once more than other parameters. The server refuses an experiment,
+a pipeline or a version of a pipeline if its name is taken. It does not refuse a run for this reason.
 """
 
 import json
@@ -79,7 +79,7 @@ PAGE: Reply = (200, "<!doctype html><title>Sign in</title>")
 
 @dataclass
 class KfpServer:
-    """A fake server: the requests that it received, and its objects."""
+    """A simulated server, with its objects and the requests that it received."""
 
     url: str = ""
     experiments: list[Item] = field(default_factory=list)
@@ -126,7 +126,7 @@ class KfpServer:
         return created
 
     def find(self, kind: str, query: dict[str, list[str]]) -> list[Item]:
-        """Return the items of an experiment or a pipeline that fulfil a filter's predicates, oldest first."""
+        """Return the items of an experiment or a pipeline that match a filter, oldest first."""
         found = [item for item in self.items(kind) if item.get("experiment_id") in query.get("experiment_id", [None])]
         if kind in ("experiments", "pipelines"):
             found = self.items(kind)
@@ -180,13 +180,13 @@ class KfpServer:
 
 
 def without_package(item: Item) -> Item:
-    """Return an item as the server describes it."""
+    """Return the server's description of an item."""
     return {key: value for key, value in item.items() if key != "package"}
 
 
 @contextmanager
 def serving() -> Iterator[KfpServer]:
-    """Yield a server on loopback."""
+    """Run a server on loopback and yield it."""
     kfp = KfpServer()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(kfp))
     kfp.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""Ledgers with figures that are easy to add up by hand."""
+"""Make ledgers whose figures are easy to add up by hand."""
 
 import hashlib
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300, grams
 
 
 def target(accuracy: float = 0.8, baseline: int = 400, age: int = 0) -> Target:
-    """L_100 of a baseline that took this number of iterations."""
+    """Return the target L_100 of a baseline that took this number of iterations."""
     return Target(
         level=100,
         accuracy=accuracy,
@@ -54,7 +54,10 @@ def run(
     attempt: int = 0,
     drops: Iterable[str] = ("d-1",),
 ) -> RunRecord:
-    """The record of run `number`, which ended `number` days after `START`; evaluated if it was promoted or refused."""
+    """Return the record of run `number`, which ended `number` days after `START`.
+
+    A promoted or refused run is evaluated.
+    """
     judged = promoted is not None or purpose != "retrain"
     evaluation = Evaluation(samples=100, accuracy=0.79, old=0.9, new=0.7, by_class={}, comparison=None)
     return RunRecord(
@@ -84,7 +87,10 @@ def run(
 
 
 def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
-    """Return a training that reached L_100 and ended after these iterations, and L_99 after nine tenths of them."""
+    """Return a training that reached L_100 and ended after these iterations.
+
+    It reached L_99 after nine tenths of them.
+    """
     reached = {"99": None, "100": None} if outcome == "missed" else {"99": used * 9 // 10, "100": used}
     s_scratch = aim.baseline_reached_at["100"] if aim else None
     return Result(
@@ -131,7 +137,7 @@ def _savings(used: int, baseline: int, outcome: str, purpose: Purpose) -> Saving
 
 
 def pets() -> list[RunRecord]:
-    """Scratch, a calibration, an attempt that missed, the one after it, a trial, and a candidate that was refused."""
+    """Return six runs: scratch, a calibration, a missed attempt, the next attempt, a trial, and a refused candidate."""
     aim = target(baseline=500, age=1)
     return [
         run(1, 400, 400, "completed", method="scratch", promoted=True),
@@ -149,13 +155,13 @@ def cars() -> list[RunRecord]:
 
 
 def commit(store: ObjectStore, task: str, drop_id: str, at: datetime) -> None:
-    """Put a drop's manifest into the store, as committed then."""
+    """Write the manifest of a drop that was committed at this time."""
     drop = Drop(id=drop_id, task=task, classes=(), shards=(), counts={}, held_out={}, digest="", committed_at=at)
     whole = drop.model_copy(update={"digest": drop_digest(drop)})
     store.write(TaskKeys(task).manifest(drop_id), whole.to_bytes())
 
 
 def write(store: ObjectStore, records: Iterable[RunRecord]) -> None:
-    """Put records into the ledgers of their tasks."""
+    """Write records into the ledgers of their tasks."""
     for record in records:
         TaskStore(store, record.task).ledger.write(record)

@@ -1,8 +1,8 @@
-"""Ask a server of the Open Inference Protocol with KServe's own clients, and print the answers as JSON.
+"""Send requests of the Open Inference Protocol with KServe's own clients, and print the answers as JSON.
 
     PYTHON_WITH_KSERVE kserve_client.py NAME REST_URL GRPC_ADDRESS IMAGE ...
 
-Without a GRPC_ADDRESS (an empty text), only HTTP with JSON is asked: `retrain serve` has no more.
+If GRPC_ADDRESS is an empty text, only HTTP with JSON is used. `retrain serve` supports nothing else.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRe
 
 
 def request(name: str, files: list[bytes], binary: bool) -> InferRequest:
-    """Return a request for these image files: raw, or as base64 in JSON."""
+    """Return a request with these image files, as raw bytes or as base64 in JSON."""
     images = InferInput("images", [len(files)], "BYTES")
     elements: list[Any] = files if binary else [base64.b64encode(file).decode() for file in files]
     images.set_data_from_numpy(np.array(elements, dtype=np.object_), binary_data=binary)
@@ -25,7 +25,7 @@ def request(name: str, files: list[bytes], binary: bool) -> InferRequest:
 
 
 def answer(response: Any) -> dict[str, Any]:
-    """Return the parts of a response that tests compare."""
+    """Return only those parts of a response that tests compare."""
     labels, probabilities = (output.as_numpy() for output in response.outputs)
     texts = [label.decode() if isinstance(label, bytes) else label for label in labels.tolist()]
     return {"labels": texts, "probabilities": probabilities.tolist()}

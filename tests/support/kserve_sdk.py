@@ -1,4 +1,4 @@
-"""KServe's SDK in a separate environment, which `make test` installs."""
+"""Run KServe's SDK in a separate environment. `make test` installs this environment."""
 
 import json
 import os
@@ -22,26 +22,26 @@ CLIENT = ROOT / "tests" / "support" / "kserve_client.py"
 
 
 class Addresses(NamedTuple):
-    """Addresses on which the example listens."""
+    """The addresses on which the example listens."""
 
     url: str
     grpc: str
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of both programs: this tree's retrain, and one thread."""
+    """Return the environment variables of both programs: they import this working tree and use one thread."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def skip_without_kserve() -> None:
-    """Skip the test if there is no such interpreter; on CI, fail it."""
+    """Skip the test if the separate environment is missing. On CI, fail the test."""
     if not PYTHON.exists():
         skip_or_fail("no KServe: `make test` installs it")
 
 
 @contextmanager
 def serving_with_kserve(file: str, log: Path) -> Iterator[Addresses]:
-    """Yield the addresses of the example's server of a task; it must end with 0 at SIGTERM."""
+    """Run the example's server for a task and yield its addresses. It must exit with 0 after SIGTERM."""
     port, grpc_port = free_port(), free_port()
     arguments = ["--task", file, "--device", "cpu", "--every", "0.1", "--http_port", str(port)]
     command = [str(PYTHON), str(EXAMPLE), *arguments, "--grpc_port", str(grpc_port)]
@@ -65,7 +65,7 @@ def _is_ready(url: str) -> bool:
 
 
 def ask_with_kserve(name: str, url: str, grpc: str, images: list[Path]) -> Any:
-    """Return what KServe's clients are answered."""
+    """Return the answers that KServe's clients receive."""
     command = [str(PYTHON), str(CLIENT), name, url, grpc, *map(str, images)]
     ran = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
     assert ran.returncode == 0, ran.stderr

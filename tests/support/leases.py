@@ -1,4 +1,4 @@
-"""Leases that expire without waiting, and events that tests wait for."""
+"""Let leases expire without waiting, and wait for conditions."""
 
 import time
 from collections import Counter
@@ -14,7 +14,7 @@ HOURS = 3600.0
 
 
 class ShiftedClock:
-    """The clock that leases expire by; `ahead` seconds before the machine's."""
+    """A clock for leases that is `ahead` seconds ahead of the machine's clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
@@ -26,7 +26,7 @@ class ShiftedClock:
 
 
 def count_reads(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Return how often each key of a store is read from now on."""
+    """Count the reads of each key of a store from now on."""
     reads, read = Counter[str](), store.read
 
     def counting(key: str) -> tuple[bytes, str]:
@@ -38,7 +38,7 @@ def count_reads(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Counter[
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
-    """Wait until a condition is true, or fail after this time."""
+    """Wait until a condition is true. Fail after this time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still false after {seconds:g} s"

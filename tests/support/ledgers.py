@@ -1,4 +1,4 @@
-"""Ledgers of any size, as a drop a day would leave, with records of real length."""
+"""Make ledgers of any size with records of realistic length, for one drop a day."""
 
 from itertools import pairwise
 from random import Random
@@ -11,7 +11,7 @@ SCRATCH = 40_000
 
 
 def ledger_of(runs: int) -> list[RunRecord]:
-    """Return the records of this number of runs, oldest first: scratch, then continuous ones, a few of which miss."""
+    """Return the records of this number of runs, oldest first: one scratch run, then continuous runs. A few miss."""
     random = Random(0)
     records = [known_ledger.run(0, SCRATCH, SCRATCH, "completed", method="scratch", promoted=True)]
     for number in range(1, runs):
@@ -26,7 +26,7 @@ def ledger_of(runs: int) -> list[RunRecord]:
 
 
 def _in_full(record: RunRecord, parent: str) -> RunRecord:
-    """Add the fields that make a record as long as a real one."""
+    """Add fields until a record is as long as a real one."""
     comparison = Comparison(
         champion=parent,
         champion_accuracy=0.7,
@@ -46,7 +46,7 @@ def _in_full(record: RunRecord, parent: str) -> RunRecord:
 
 
 def champion_of(records: list[RunRecord]) -> Champion:
-    """Return the champion after these runs: every one that the gate let pass, in turn."""
+    """Return the champion after these runs. Its history has every run that passed the gate, in order."""
     promoted = [record for record in records if record.decision and record.decision.promoted]
     return Champion(
         history=tuple(

@@ -1,4 +1,4 @@
-"""A real MLflow server, which `make test` installs."""
+"""Run a real MLflow server. `make test` installs it."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
 
 @contextmanager
 def serving_mlflow(folder: Path) -> Iterator[str]:
-    """Yield the address of a server that keeps runs in SQLite and serves artifacts; see `skip_or_fail`."""
+    """Run a server that keeps runs in SQLite and serves artifacts, and yield its address. See `skip_or_fail`."""
     if not PROGRAM.exists():
         skip_or_fail("no MLflow server: `make test` installs one")
     port = free_port()

@@ -1,7 +1,7 @@
-"""A server for tests that answers as Kubeflow's Model Registry does, over real HTTP.
+"""Run a server that answers like Kubeflow's Model Registry over HTTP.
 
-The same tests run against a real one if $RETRAIN_TEST_MODEL_REGISTRY has its address (docs/testing.md). They include
-those that state how it answers: `tests/tracking/test_registry_contract.py`.
+If $RETRAIN_TEST_MODEL_REGISTRY has the address of a real registry, the same tests run against it (docs/testing.md).
+`tests/tracking/test_registry_contract.py` tests the replies of the server itself.
 """
 
 import base64
@@ -40,7 +40,7 @@ def _problem(status: int, code: str, message: str) -> Reply:
 
 @dataclass
 class RegistryServer:
-    """A fake server: its resources, and the tokens that it received."""
+    """A simulated server, with its resources and the tokens that it received."""
 
     version: str
     """The version of the API that it knows."""
@@ -126,13 +126,13 @@ class RegistryServer:
 
 
 def _shown(item: Item) -> Item:
-    """Return a resource as the server describes it."""
+    """Return the server's description of a resource."""
     return {name: value for name, value in item.items() if name not in ("kind", "parent")}
 
 
 @contextmanager
 def serving_registry(version: str = VERSIONS[0]) -> Iterator[tuple[str, RegistryServer]]:
-    """Yield the address of a fake server, and the server."""
+    """Run a simulated server. Yield its address and the server."""
     registry = RegistryServer(version)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(registry))
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -147,7 +147,7 @@ def serving_registry(version: str = VERSIONS[0]) -> Iterator[tuple[str, Registry
 
 @contextmanager
 def open_registry(kind: str) -> Iterator[str]:
-    """Yield the address of the server that one of `REGISTRIES` names."""
+    """Yield the address of the server with this name in `REGISTRIES`."""
     if kind == "server":
         yield os.environ[REAL]
         return
@@ -177,9 +177,9 @@ def _handler(registry: RegistryServer) -> type[BaseHTTPRequestHandler]:
 
 
 def ask(address: str, method: str, path: str, body: Item | None = None, **query: str) -> tuple[int, Any]:
-    """Return status and content of a server's reply to a request, by the first version of the API that it knows.
+    """Send a request by the first API version that the server knows, and return the status and content of the reply.
 
-    A text that is not JSON is returned as it is.
+    Content that is not JSON is returned unchanged.
     """
     data = None if body is None else json.dumps(body).encode()
     for version in VERSIONS:

@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager on loopback, and queries to them."""
+"""Run a real Prometheus and a real Alertmanager on loopback, and query them."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def get(url: str) -> str:
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 240) -> T:
-    """Return the condition's first result that is true. A server that does not listen yet counts as false."""
+    """Wait until the condition is true, and return its result. A server that does not listen yet counts as false."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -43,7 +43,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 240)
 
 @contextmanager
 def exporter(tasks: Sequence[Task], every: float = 1, port: int | None = None) -> Iterator[str]:
-    """Yield the exporter of some tasks; yields its host and port."""
+    """Run the exporter for some tasks, and yield its host and port."""
     port, stop = port or free_port(), Event()
     thread = Thread(target=serve_exporter, args=(tasks, "127.0.0.1", port, every, stop))
     thread.start()
@@ -69,7 +69,7 @@ def _running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
 
 @contextmanager
 def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[str]:
-    """Run Prometheus, which scrapes targets every two seconds; yield its address. `more` extends its configuration."""
+    """Run Prometheus and yield its address. It scrapes targets every two seconds. `more` extends its configuration."""
     program, port = need("prometheus", "prometheus"), free_port()
     config = {
         "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
@@ -91,7 +91,7 @@ def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[st
 
 @contextmanager
 def alertmanager(folder: Path, webhook: str) -> Iterator[str]:
-    """Run Alertmanager, which notifies a webhook at once; yield its host and port."""
+    """Run Alertmanager and yield its host and port. It notifies a webhook at once."""
     program, port = need("prometheus-alertmanager", "prometheus-alertmanager"), free_port()
     receiver = {"name": "test", "webhook_configs": [{"url": webhook, "send_resolved": False}]}
     route = {"receiver": "test", "group_by": ["..."], "group_wait": "0s", "group_interval": "1s"}

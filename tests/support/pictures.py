@@ -1,4 +1,4 @@
-"""Small real images, and sources made of them."""
+"""Make small real images, and folders and tar files of them."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ from retrain.store import ObjectStore
 
 
 def picture(number: int, size: int = 8) -> np.ndarray:
-    """Return pixels that only this number gives, uint8 [size, size, 3]."""
+    """Return pixels that are different for each number, uint8 [size, size, 3]."""
     return np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
@@ -30,7 +30,7 @@ def png(number: int, size: int = 8) -> bytes:
 
 
 def folder(root: Path, *names: str, first: int = 0) -> Path:
-    """Write one PNG, each of its own pixels, under every name below `root`."""
+    """Write a PNG with different pixels under every name below `root`."""
     for number, name in enumerate(names, first):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def folder(root: Path, *names: str, first: int = 0) -> Path:
 
 
 def tar(path: Path, members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> Path:
-    """Write a tar of these members (a bare name is a plain file)."""
+    """Write a tar file of these members. A bare name stands for a plain file."""
     with tarfile.open(path, "w") as archive:
         for member, data in members:
             info = tarfile.TarInfo(member) if isinstance(member, str) else member
@@ -49,13 +49,16 @@ def tar(path: Path, members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> P
 
 
 def two_classes(root: Path, each: int = 40, first: int = 0) -> Path:
-    """Write an image folder without splits: `each` images of cats, and of dogs; other ones from another `first`."""
+    """Write an image folder without splits, with `each` images of cats and of dogs.
+
+    Another `first` gives other images.
+    """
     names = (f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(each))
     return folder(root, *names, first=first)
 
 
 def two_colours(root: Path, each: int = 40) -> Path:
-    """Write an image folder without splits, whose classes can be told apart: reddish cats and bluish dogs."""
+    """Write an image folder without splits. A network can learn its classes: cats are reddish, and dogs are bluish."""
     noise = np.random.default_rng(0)
     for name, tint in (("cat", (40, 0, -40)), ("dog", (-40, 0, 40))):
         (root / name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Studies at the papers' scale, planned on imagined drops in the size of the real data sets, but never trained."""
+"""Plan studies at the papers' scale without training them, on drops that have only the sizes of the real data sets."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ EACH = {
 
 
 class Imagined(Runs):
-    """A study's runs on drops that are only imagined: of the real size, and planned, but never trained."""
+    """A study's runs on drops without images. The drops have the real sizes. The runs are planned but never trained."""
 
     def data(self, cell: Cell) -> Data:
         return Data(tuple(self._drops(cell)), {})
@@ -45,7 +45,7 @@ class Imagined(Runs):
 
 
 def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
-    """Yield the training images of each drop by class; a third is held out where the study stops on val."""
+    """Yield the number of training images of each drop by class. If the study stops on val, a third is held out."""
     setting = study.splits[split]
     names, each = EACH[study.data[0].name]
     each = round(each * (1 - study.set.get("data.val_share", 0)))
@@ -67,7 +67,7 @@ def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
 
 @cache
 def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[Cell, Plan]:
-    """Return every cell's plan; of online studies only those of the first drops, since all steps are alike."""
+    """Return every cell's plan. For online studies, return only the plans of the first drops: all steps are alike."""
     study = load_study(name)
     study = study.model_copy(update={"seeds": study.seeds[:seeds]})
     runs, longest = Imagined(study, None), max(parts_of(study, split) for split in study.splits)
@@ -76,7 +76,7 @@ def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[C
 
 
 def describe(plan: Plan) -> str:
-    """Return the plan's recipe and length, in the words of the tables of the tests."""
+    """Return the plan's recipe and length in the words of the tests' tables."""
     start, objective, sampling = plan.recipe.initialization, plan.recipe.objective, plan.recipe.sampling
     texts = [
         f"{start.name} {numbers(start, 'scale', 'alpha', 'beta', 'deviation')}{numbers(start, 'head_first') or ''}",

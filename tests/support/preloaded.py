@@ -1,11 +1,11 @@
-"""Commands that start at once: `python` and `retrain` in forks of a process that has imported torch and kfp already.
+"""Start `python` and `retrain` quickly, in forks of a process that has already imported torch and kfp.
 
-A program of `support.processes.preloaded_programs` runs this file as a script, which imports nothing slow. It sends its
-arguments, environment, folder and standard streams to the server, which forks. Then it passes signals on to the fork,
-and ends as that does. What the fork starts with `sys.executable` are forks, too. Tests that look at what a process
-imports, or at the processes below it, start a real one instead.
+A program of `support.processes.preloaded_programs` runs this file as a script. The script imports nothing slow. It
+sends its arguments, environment, folder and standard streams to the server, and the server forks. Then the script
+passes signals on to the fork, and exits with the fork's exit code. Programs that the fork starts with `sys.executable`
+are forks, too. Tests that look at a process's imports or child processes start a real process instead.
 
-The server that forks imports this file last of all, and then leaves what it has imported out of garbage collection.
+The server imports this file last. It then excludes all imported objects from garbage collection.
 """
 
 import gc
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
-    """Run the command `sys.argv[3:]` at the server whose abstract address is `sys.argv[1]`; `sys.argv[2]` is Python."""
+    """Run the command `sys.argv[3:]` at the server with the abstract address `sys.argv[1]`. `sys.argv[2]` is Python."""
     _, address, python, *arguments = sys.argv
     request = {"python": python, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as line:
@@ -38,7 +38,10 @@ def main() -> None:
 
 
 def serve(listening: socket.socket, forks_at: str) -> None:
-    """Fork for each command until the parent has ended. Commands start processes at the fork server of that address."""
+    """Fork for each command until the parent process has ended.
+
+    Commands start processes at the fork server `address`.
+    """
     import multiprocessing
 
     from retrain.utils.processes import exit_with_parent
@@ -57,7 +60,7 @@ def serve(listening: socket.socket, forks_at: str) -> None:
 
 
 def _attend(line: socket.socket) -> None:
-    """Run a client's command in a fork, and tell the client how it ends; kill it if the client ends before."""
+    """Run a client's command in a fork, and send the client its exit code. Kill the fork if the client ends first."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, *_ = socket.recv_fds(line, 1, 3)
     request = json.loads(line.makefile().readline())
@@ -84,7 +87,7 @@ def _attend(line: socket.socket) -> None:
 
 
 def _become(python: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Run Python with these arguments in this process, and end it."""
+    """Run Python with these arguments in this process, and then end the process."""
     import atexit
     import tempfile
     import threading

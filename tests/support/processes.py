@@ -1,6 +1,6 @@
-"""Start processes by forking a server that has already imported torch and kfp, and pairs of ranks that train together.
+"""Start processes as forks of a server that has already imported torch and kfp, and train in pairs of ranks.
 
-These imports take seconds.
+A new process would need seconds for these imports.
 """
 
 import atexit
@@ -53,14 +53,14 @@ PRELOADED = [
 
 
 def forkserver() -> ForkServerContext:
-    """Return the multiprocessing context whose server forks processes with `PRELOADED` imported."""
+    """Return the multiprocessing context whose fork server has imported `PRELOADED`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
 
 
 def _ensure_running() -> None:
-    """Start the server unless it runs, with `tests/` in its `PYTHONPATH`, because it also imports `support`."""
+    """Start the server if it does not run yet. Its `PYTHONPATH` has `tests/`, because it also imports `support`."""
     with STARTING, pytest.MonkeyPatch.context() as environment:
         if SERVER._forkserver_pid is None:
             environment.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)
@@ -71,7 +71,10 @@ SERVER.ensure_running = _ensure_running
 
 
 class Preloaded(ForkServerContext):
-    """Replaces `SPAWN` of `run_in_subprocess`: processes have imported everything, and get the caller's environment."""
+    """Replaces `SPAWN` of `run_in_subprocess`.
+
+    Its processes have imported everything and get the caller's environment.
+    """
 
     def __init__(self) -> None:
         forkserver()
@@ -85,7 +88,10 @@ class Preloaded(ForkServerContext):
 
 
 def _in_environment(environment: dict[str, str], target: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    """Call the target with this environment and its number of torch threads; a fork has those of the server."""
+    """Call the target with this environment and number of torch threads.
+
+    Without this, a fork has the server's values.
+    """
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
@@ -93,10 +99,10 @@ def _in_environment(environment: dict[str, str], target: Callable[..., None], ar
 
 
 class ForkedCommand:
-    """Runs a Python module as a forked command, with `poll` and `communicate` like those of `subprocess.Popen`.
+    """Runs a Python module as a forked command. `poll` and `communicate` work as in `subprocess.Popen`.
 
-    Unlike the programs of `preloaded_programs`, it has no client process in between. It receives signals directly, and
-    the processes that it starts are its children.
+    The programs of `preloaded_programs` have a client process in between, and a forked command has none. It receives
+    signals directly, and the processes that it starts are its children.
     """
 
     def __init__(self, module: str, *arguments: str, output: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -114,7 +120,7 @@ class ForkedCommand:
         return self._process.exitcode
 
     def communicate(self) -> str:
-        """Wait for the end, and return the contents of standard output and standard error."""
+        """Wait until the command has ended, and return its standard output and standard error."""
         self._process.join()
         return self._output.read_text()
 
@@ -130,13 +136,13 @@ def _run_module(module: str, arguments: tuple[str, ...], output: str) -> None:
 
 
 def fork_at(address: str) -> None:
-    """Make this process use the fork server at `address`, instead of starting its own, which would import all again."""
+    """Make this process use the fork server at `address`. Its own server would have to import everything again."""
     SERVER._forkserver_address, SERVER.ensure_running = address, lambda: None
 
 
 @cache
 def preloaded_programs() -> Path:
-    """Return a folder with the programs `python` and `retrain`, which run in forks: see support/preloaded.py."""
+    """Return a folder with the programs `python` and `retrain`, which run in forks (see support/preloaded.py)."""
     folder = Path(tempfile.mkdtemp(prefix="retrain-programs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with socket.socket(socket.AF_UNIX) as listening:
@@ -166,20 +172,20 @@ def preloaded_retrain() -> str:
 
 
 class Pair(NamedTuple):
-    """Two ranks, and the `TCPStore` that torchrun's agent would keep for them."""
+    """Two ranks and their `TCPStore`. Normally torchrun's agent has this store."""
 
     members: list[ForkServerProcess]
     store: TCPStore
 
     def join(self) -> list[int | None]:
-        """Wait for both and return their exit codes."""
+        """Wait for both ranks and return their exit codes."""
         for member in self.members:
             member.join()
         return [member.exitcode for member in self.members]
 
 
 def start(target: Callable[..., None], *arguments: object) -> Pair:
-    """Start `target(context, ...)` in two ranks. The first of `arguments` is the folder of the context."""
+    """Start `target(context, ...)` in two ranks. The first item of `arguments` is the folder of the context."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     members = [
         forkserver().Process(target=_member, args=(target, rank, store.port, *arguments)) for rank in range(SIZE)
@@ -207,6 +213,6 @@ def _member(target: Callable[..., None], rank: int, port: int, folder: Path, *ar
 
 
 def train_together(context: Context, plan: Plan) -> None:
-    """Train a plan; called in both ranks."""
+    """Train a plan. Both ranks call this function."""
     with run_as_leader(context):
         train_plan(context, plan)

@@ -1,4 +1,4 @@
-"""Programs and servers that tests start: where they are, their ports and their environments."""
+"""Find programs that tests start, and give them ports and environments."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ AWS = {
 
 
 def need(command: str, package: str) -> str:
-    """Return the path of a program. Without it the test is skipped, saying what to install; on CI it fails."""
+    """Return the path of a program. If it is missing, skip the test and say what to install. On CI, fail the test."""
     path = shutil.which(command)
     if path is None:
         skip_or_fail(f"{command} is not installed: apt-get install {package}")
@@ -33,19 +33,19 @@ def need(command: str, package: str) -> str:
 
 
 def skip_or_fail(message: str) -> NoReturn:
-    """Skip the test for want of a program; on CI, where every program must be installed, fail it."""
+    """Skip the test because a program is missing. On CI every program must be installed, so fail the test there."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
 
 
 def python_environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a Python subprocess that can import all modules that this process can, tests too."""
+    """Return the environment of a Python subprocess that can import the same modules as this process."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
 
 
 def free_port() -> int:
-    """Return a free port that the system gives to no other process."""
+    """Return a free port. The system gives it to no other process."""
     while True:
         port = SystemRandom().choice(PORTS)
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""Processes that race for the same objects of a store. Each process opens the store itself."""
+"""Let processes race for the same objects of a store. Each process opens the store itself."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def race(
     endpoint_url: str | None,
     processes: int = PROCESSES,
 ) -> list[Outcome]:
-    """Run a function in several processes that start together, each with its number; return their results."""
+    """Run a function in several processes that start together. Each gets its number. Return their results."""
     context = forkserver()
     barrier = context.Barrier(processes)
     with context.Pool(processes, initializer=_start_together, initargs=(barrier, dict(os.environ))) as pool:
@@ -42,7 +42,7 @@ def _wait_for_all() -> None:
 
 
 def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
-    """Return the claims that this process won, of twenty that all processes try to create."""
+    """Try to create the same twenty claims as all other processes, and return the claims that this process won."""
     store = open_store(url, endpoint_url)
     won = []
     for key in (f"claims/{index}" for index in range(20)):
@@ -55,7 +55,7 @@ def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
 
 
 def count_up(url: str, endpoint_url: str | None, number: int) -> int:
-    """Add one to `counter` twenty times by compare-and-swap, and return the number of attempts."""
+    """Increment `counter` twenty times by compare-and-swap, and return the number of attempts."""
     store = open_store(url, endpoint_url)
     attempts = done = 0
     while done < 20:
@@ -73,7 +73,7 @@ def count_up(url: str, endpoint_url: str | None, number: int) -> int:
 
 
 def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
-    """Promote `run-<number>`, even if other processes come first."""
+    """Promote `run-<number>`. Retry if another process was faster."""
     store = TaskStore(open_store(url, endpoint_url), "pets")
     while True:
         try:

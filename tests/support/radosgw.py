@@ -1,7 +1,7 @@
-"""A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback.
+"""Run a real S3 storage server on loopback: Ceph's gateway with one monitor and one store in memory.
 
-`PYTHONPATH=tests python -m support.radosgw` serves one until it is interrupted, for benchmarks; `tcp_nodelay=0`
-after it, as Ceph would.
+For benchmarks, `PYTHONPATH=tests python -m support.radosgw` runs a server until it is interrupted. Add `tcp_nodelay=0`
+for Ceph's default.
 """
 
 import signal
@@ -61,7 +61,7 @@ osd_pool_default_pg_autoscale_mode = off
 
 @contextmanager
 def serving(folder: Path, frontend: str = FRONTEND) -> Iterator[str]:
-    """Yield the gateway's address; its files lie in `folder`."""
+    """Run the gateway and yield its address. Its files are in `folder`."""
     for program in PROGRAMS:
         need(program, "radosgw ceph-mon ceph-osd ceph-common")
     ceph = _Ceph(folder)
@@ -83,10 +83,10 @@ def serving(folder: Path, frontend: str = FRONTEND) -> Iterator[str]:
 
 
 def create_user(url: str, name: str) -> None:
-    """Create a user whose name is the access key and the secret, too.
+    """Create a user. Its name is also its access key and its secret.
 
-    The user may do only what policies allow that `KEY` attaches (IAM's PutUserPolicy). This is the gateway's own API,
-    since `radosgw-admin` takes seconds for each user.
+        The user has only the rights of the policies that `KEY` attaches (IAM's PutUserPolicy). This function uses the
+    gateway's own API because `radosgw-admin` takes seconds for each user.
     """
     user = {"uid": name, "display-name": name, "access-key": name, "secret-key": name}
     request = AWSRequest("PUT", f"{url}/admin/user", params=user)
@@ -96,7 +96,7 @@ def create_user(url: str, name: str) -> None:
 
 
 class _Ceph:
-    """A cluster of its own, with its configuration."""
+    """A Ceph cluster and its configuration."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._fsid = folder, str(uuid4())

@@ -1,4 +1,4 @@
-"""The chart rendered by Helm's SDK, and its documents validated by Kubernetes' schemas."""
+"""Render the chart with Helm's SDK, and validate its documents by Kubernetes' schemas."""
 
 from functools import cache
 from pathlib import Path
@@ -45,7 +45,7 @@ def render(values: Document, namespace: str = "ml") -> dict[str, str]:
 
 
 def documents(values: Document, namespace: str = "ml") -> list[Document]:
-    """Return everything that would be sent to a cluster."""
+    """Return all documents that Helm would send to a cluster."""
     texts = [text for path, text in render(values, namespace).items() if path.endswith(".yaml")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
@@ -57,7 +57,7 @@ def feature(name: str) -> list[Document]:
 
 
 def values_of(name: str) -> Document:
-    """Return one of the chart's `ci` values files, as Helm reads it."""
+    """Return the content of one of the chart's `ci` values files, as Helm reads it."""
     return values_from_yaml(CI[name].read_text())
 
 
@@ -68,7 +68,7 @@ def one(found: list[Document], kind: str, name: str) -> Document:
 
 
 def pods(found: list[Document]) -> list[Document]:
-    """Return every pod, or template of one, as metadata and spec."""
+    """Return every pod and pod template, as metadata and spec."""
     templates = {
         "Pod": lambda doc: doc,
         "Deployment": lambda doc: doc["spec"]["template"],
@@ -79,7 +79,7 @@ def pods(found: list[Document]) -> list[Document]:
 
 
 def validate(found: list[Document], seen: set[str]) -> None:
-    """Validate documents against every version of Kubernetes, each distinct one once; none at all is a failure."""
+    """Validate each distinct document against every version of Kubernetes. Fail if there are no documents."""
     assert found
     for document in found:
         text = yaml.safe_dump(document)

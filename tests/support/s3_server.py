@@ -1,4 +1,4 @@
-"""An S3 server on loopback: moto over HTTP, with S3's guarantees for conditional writes added."""
+"""Run an S3 server on loopback. It is moto over HTTP, with S3's guarantees for conditional writes added."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 
 class QuietHandler(MotoRequestHandler):
-    """Says nothing of the requests that it answers."""
+    """Answers requests without logging them."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
 class Dispatcher(DomainDispatcherApplication):
-    """Caches which service a host name belongs to. Moto searches its folder for it, a sixth of a request's time."""
+    """Caches the service of each host name.
+
+    Without the cache, moto searches a folder for it in each request, and this takes a sixth of the request's time.
+    """
 
     def __init__(self) -> None:
         super().__init__(create_backend_app)
@@ -34,7 +37,7 @@ class Dispatcher(DomainDispatcherApplication):
 
 
 class OneWriteAtATime:
-    """Moto checks a condition and then writes, and two requests of sixteen processes can come in between each other."""
+    """Handles one write at a time. Moto checks a condition first and writes later, so two requests could interleave."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app, self._lock = app, Lock()
@@ -48,7 +51,7 @@ class OneWriteAtATime:
 
 @contextmanager
 def serving_s3(wrap: "Callable[[WSGIApplication], WSGIApplication]" = OneWriteAtATime) -> Iterator[str]:
-    """Serve within, in a wrapping that changes what moto does; yields the address."""
+    """Run the server within the context and yield its address. The wrapping changes what moto does."""
     app = wrap(Dispatcher())
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
     thread = Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""A task with a champion, its file, and images that the champion has not seen."""
+"""Make a task with a champion, a task file, and images that the champion has not seen."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from support.workspaces import Workspace, make_task
 
 @dataclass(frozen=True)
 class Served:
-    """A task whose champion tells images by their colours."""
+    """A task whose champion classifies images by their colours."""
 
     workspace: Workspace
     task: Task
@@ -27,13 +27,13 @@ class Served:
     """The task's file."""
 
     def retrain(self) -> RunRecord:
-        """Retrain on whatever has landed."""
+        """Retrain on all drops that have landed."""
         record = stages.run_task(self.workspace.context, self.task, Request())
         assert isinstance(record, RunRecord)
         return record
 
     def images(self, *classes: int, each: int = 3, seed: int = 9) -> Path:
-        """Write unseen images, class/number.png, and return their folder."""
+        """Write unseen images as class/number.png, and return their folder."""
         folder = self.workspace.folder / f"unseen-{seed}"
         for label in classes:
             (folder / f"class-{label}").mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Served:
 
 
 def make_served(folder: Path, *classes: int, **parts: object) -> Served:
-    """Land one drop of these classes and train a champion on it."""
+    """Commit one drop of these classes and train a champion on it."""
     store = LocalStore(folder / "store")
     optimizer = {"name": "adam", "learning_rate": 0.01}
     training = {"epochs": 20, "batch_size": 16, "evaluate_every": 5, "optimizer": optimizer}

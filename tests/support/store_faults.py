@@ -1,4 +1,4 @@
-"""Faults of stores in the real world, made by the proxy in front of the S3 server."""
+"""Faults of real stores. The proxy in front of the S3 server injects them."""
 
 import time
 from collections import Counter
@@ -29,12 +29,12 @@ def slow_down(request: Request, forward: Forward) -> Reply:
 
 
 def reset(request: Request, forward: Forward) -> Reply:
-    """Reset the connection in the middle of a reply's body, or before the reply if it is empty."""
+    """Reset the connection in the middle of the reply's body. If the body is empty, reset it before the reply."""
     return replace(cut(request, forward), reset=True)
 
 
 def cut(request: Request, forward: Forward) -> Reply:
-    """End the body before its Content-Length."""
+    """End the body before its Content-Length is reached."""
     reply = forward(request)
     if not reply.body:  # there is nothing to cut
         return reply
@@ -52,7 +52,7 @@ def lost_request(request: Request, forward: Forward) -> None:
 
 
 def lost_reply(request: Request, forward: Forward) -> None:
-    """Let the request take effect, and lose its reply."""
+    """Let the server execute the request, and drop its reply."""
     forward(request)
 
 
@@ -61,7 +61,7 @@ def expired(request: Request, forward: Forward) -> Reply:
 
 
 def skewed(request: Request, forward: Forward) -> Reply:
-    """Return a server whose clock is an hour ahead: S3 refuses what was signed more than 15 minutes ago."""
+    """Return a server whose clock is an hour ahead. S3 refuses requests that were signed more than 15 minutes ago."""
     signed = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     late = datetime.now(UTC) + timedelta(hours=1) - signed > timedelta(minutes=15)
     return refusal(403, "RequestTimeTooSkewed") if late else forward(request)
@@ -78,7 +78,7 @@ LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, ske
 
 
 class First:
-    """A fault of the first `count` requests of one method. All others are forwarded."""
+    """Injects a fault into the first `count` requests of one method, and forwards all others."""
 
     def __init__(self, method: str, fault: Fault, count: int = 1) -> None:
         self.method, self.fault, self.left = method, fault, count
@@ -92,7 +92,7 @@ class First:
 
 
 class Sometimes:
-    """Faults of a random share of all requests. `struck` counts them by name."""
+    """Injects faults into a random share of all requests. `struck` counts the faults by name."""
 
     def __init__(self, faults: Mapping[str, Fault], share: float, seed: int) -> None:
         self._faults, self._share, self._random, self._lock = faults, share, Random(seed), Lock()
@@ -106,7 +106,7 @@ class Sometimes:
 
 
 class Numbered:
-    """A fault of the requests for whose number, counted from 1, `strikes` is true."""
+    """Injects a fault into a request if `strikes` is true for its number. The first request has the number 1."""
 
     def __init__(self, strikes: Callable[[int], bool], fault: Fault) -> None:
         self._strikes, self._fault, self._lock = strikes, fault, Lock()
@@ -120,7 +120,7 @@ class Numbered:
 
 
 def every(n: int, fault: Fault) -> Numbered:
-    """Return a fault of each `n`-th request, so that retries succeed."""
+    """Return a fault of every `n`-th request. Retries then succeed."""
     return Numbered(lambda number: number % n == 0, fault)
 
 

@@ -1,4 +1,4 @@
-"""Drops of many small shards, as a producer would upload them, and loaders that stream them."""
+"""Make drops of many small shards, as a producer would upload them, and loaders that stream these drops."""
 
 import io
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ SETTING = Stream(shuffle_shards=3, cache="400Ki", workers=0)
 
 
 def encoded(count: int, first: int = 0, classes: int = 5) -> list[Encoded]:
-    """Return images in the colour of their class, as PNG files."""
+    """Return PNG files in the colours of their classes."""
     labels = torch.arange(first, first + count) % classes
     samples = []
     for number, (label, image) in enumerate(zip(labels.tolist(), pixels(labels, seed=first), strict=True), first):
@@ -50,7 +50,7 @@ def upload(store: ObjectStore, folder: Path, drop_id: str, samples: Sequence[Enc
 
 
 def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 200)) -> list[Drop]:
-    """Commit two drops, of which the second has one more class."""
+    """Commit two drops. The second drop has one more class."""
     first = upload(store, folder / "1", "d-1", encoded(counts[0], classes=4))
     return [first, upload(store, folder / "2", "d-2", encoded(counts[1], first=1000))]
 
@@ -58,7 +58,7 @@ def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 20
 def streaming(
     store: ObjectStore, cache: Path, setting: Stream = SETTING, splits: Sequence[Split] = ("train", "val", "test")
 ) -> dict[Split, Samples]:
-    """Return all drops of the store, streamed."""
+    """Return a loader that streams all drops of the store."""
     drops = TaskStore(store, TASK.name).drops.all()
     where = {"store": TaskStore(store, TASK.name), "image_size": SIZE, "device": CPU, "cache_dir": cache}
     return load_streamed(make_dataset(drops), drops, splits, setting=setting, **where)

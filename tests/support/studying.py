@@ -1,4 +1,4 @@
-"""Small studies on scanned digits for tests: folders, grids, and hand-made results."""
+"""Make small studies on scanned digits, with folders, grids and results written by hand."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ training: {epochs: 3, evaluate_every: 1, batch_size: 64}
 
 @contextmanager
 def workplace(root: Path) -> Iterator[Path]:
-    """Provide a folder with a task, digits and a cache, and one thread, so that runs can be compared bit for bit."""
+    """Provide a folder with a task, digits and a cache. Use one thread: runs can then be compared bit for bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     write_digits(root / "digits")
@@ -44,7 +44,7 @@ def workplace(root: Path) -> Iterator[Path]:
 
 
 def small_study(**fields: Any) -> Study:
-    """Return a study of three methods on digits, 7+3, one seed."""
+    """Return a study of three methods on digits with one seed. The drops have 7 and 3 classes."""
     document: dict[str, Any] = {
         "name": "small",
         "title": "Small",

@@ -1,4 +1,4 @@
-"""The command line for tests: in this process, in a separate process, or at a terminal of a given width."""
+"""Run commands in this process, in a separate process, or at a terminal of a given width."""
 
 import fcntl
 import os
@@ -55,9 +55,9 @@ def start(*arguments: str) -> Ran:
 
 
 def at_terminal(width: int, *arguments: str, typed: str = "", code: int = 0) -> list[str]:
-    """Run a command at a terminal of this width, at which a person has `typed` something; it must exit with `code`.
+    """Run a command at a terminal of this width, with `typed` as its input. It must exit with `code`.
 
-    Returns every line that it wrote, redrawn ones too, without its colours.
+    Returns every line of its output without colours. Lines that were drawn again occur several times.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))

@@ -1,4 +1,4 @@
-"""Trainings of a second: plans, samples with something to learn, and a store for both."""
+"""Make trainings that take a second: plans, samples that can be learnt, and a store for both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def dropout_net(classes: int, image_size: int) -> nn.Module:
-    """Return a network with all that a state must hold: convolutions, running statistics, random numbers of its own."""
+    """Return a network with everything that a checkpoint must contain: convolutions, running statistics and dropout."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False),
         nn.BatchNorm2d(8),
@@ -52,7 +52,7 @@ FACTORIES = frozenset({TASK.model.name})
 
 
 def task_with(recipe: Recipe, optimizer: Optimizer, bf16: bool = False) -> Task:
-    """Return the task with another recipe and optimizer."""
+    """Return the task with this recipe and optimizer."""
     training = TASK.training.model_copy(update={"optimizer": optimizer, "bf16": bf16})
     return TASK.model_copy(update={"recipe": recipe, "training": training})
 
@@ -79,14 +79,14 @@ class RecordingObserver:
 
 
 def pixels(labels: Tensor, seed: int) -> Tensor:
-    """Images in the colour of their class, among noise: uint8 [N, 3, SIZE, SIZE]."""
+    """Return noisy images in the colours of their classes, uint8 [N, 3, SIZE, SIZE]."""
     colours = torch.randint(96, 160, (100, 3, 1, 1), generator=torch.Generator().manual_seed(0))
     noise = torch.randn(len(labels), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 60
     return (colours[labels] + noise).clamp(0, 255).to(torch.uint8)
 
 
 def samples(sizes: Sequence[int], classes: int, seed: int = 1) -> Samples:
-    """Samples of drops of these sizes, their labels in turns."""
+    """Return samples of drops of these sizes. Their labels alternate."""
     labels = torch.arange(sum(sizes)) % classes
     return Samples.of(pixels(labels, seed), labels, sizes)
 
@@ -101,7 +101,7 @@ def plan_of(
     origin: Origin | None = None,
     target: float | None = None,
 ) -> Plan:
-    """Return a plan as `planning` would make it, its schedule as long as the recipe says."""
+    """Return a plan as `planning` would make it. The recipe sets the length of its schedule."""
     recipe = recipe_for(method, task.recipe)
     drops = tuple(DropRef(id=f"d-{k}", digest=f"{k}", samples=size) for k, size in enumerate(sizes))
     grid = sum(sizes) // task.training.batch_size
@@ -126,7 +126,7 @@ def plan_of(
 
 
 def target_at(accuracy: float) -> Target:
-    """L_100 of a baseline of this accuracy."""
+    """Return the target L_100 of a baseline with this accuracy."""
     return Target(
         level=100,
         accuracy=accuracy,
@@ -140,13 +140,13 @@ def target_at(accuracy: float) -> Target:
 
 
 def run_of(plan: Plan, parent: Parent | None = None) -> Run:
-    """Return the plan's run, set up on samples that fit it."""
+    """Return the plan's run, set up with samples that match the plan."""
     classes, sizes = len(plan.dataset.classes), [drop.samples for drop in plan.dataset.drops]
     return set_up(plan, samples(sizes, classes), samples([100], classes, seed=2), parent)
 
 
 def context_of(folder: Path, observer: RecordingObserver | None = None) -> Context:
-    """Return a place to work: the store in a folder, the CPU."""
+    """Return a context on the CPU whose store is in a folder."""
     return Context(
         TaskStore(LocalStore(folder / "store"), TASK.name),
         CPU,
@@ -157,7 +157,7 @@ def context_of(folder: Path, observer: RecordingObserver | None = None) -> Conte
 
 
 def commit_drops(folder: Path) -> None:
-    """Pack images of five classes into the store as two drops, three classes and two."""
+    """Pack images of five classes into the store, as two drops with three and two classes."""
     labels = torch.arange(250) % 5
     for number, image in enumerate(pixels(labels, seed=3)):
         path = folder / "images" / f"class-{labels[number]}" / f"{number}.png"
@@ -168,7 +168,9 @@ def commit_drops(folder: Path) -> None:
 
 
 def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task = TASK) -> Plan:
-    """Scratch on the first drops in the store, or continuous from a parent; kept there."""
+    """Plan a scratch run on the store's first drops, or a continuous run from a parent, and write the plan into the
+    store.
+    """
     context = context_of(folder)
     dataset = make_dataset(context.store.drops.all()[:drops])
     plan = plan_of(task, "continuous" if parent else "scratch", sizes=[drop.samples for drop in dataset.drops])
@@ -180,7 +182,7 @@ def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task
 
 
 def states_in(folder: Path) -> list[str]:
-    """Return the keys of the states of all runs in the store."""
+    """Return the keys of all checkpoints in the store."""
     entries = context_of(folder).store.objects.list(f"{TASK.name}/runs/")
     return [entry.key for entry in entries if "/state/" in entry.key]
 

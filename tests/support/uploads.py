@@ -1,4 +1,4 @@
-"""Uploads of producers, good and bad: shards member by member, and drops that end with `_SUCCESS`."""
+"""Make good and bad uploads of producers: shards from given members, and drops with `_SUCCESS` as the last file."""
 
 import io
 import tarfile
@@ -16,13 +16,13 @@ Member = tuple[str | tarfile.TarInfo, bytes]
 
 
 def task_in(folder: Path, **data: object) -> Task:
-    """Return a task with its store in a folder."""
+    """Return a task whose store is in a folder."""
     settings = Data.model_validate({"image_size": 8, "val_share": 0.2, "test_share": 0.2} | data)
     return Task(name="pets", store=str(folder / "store"), data=settings)
 
 
 def shard(members: Iterable[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """Return a tar of these members, in this order; a bare name is a plain file."""
+    """Return a tar file of these members in this order. A bare name stands for a plain file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
         for member, data in members:
@@ -34,7 +34,7 @@ def shard(members: Iterable[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def good(count: int = 60, first: int = 0) -> list[Member]:
-    """Return the members of valid samples, cats and dogs in turn."""
+    """Return the members of valid samples. Cats and dogs alternate."""
     return [
         member
         for number in range(first, first + count)
@@ -43,13 +43,13 @@ def good(count: int = 60, first: int = 0) -> list[Member]:
 
 
 def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
-    """Upload a drop as a producer does, `_SUCCESS` last."""
+    """Upload a drop as a producer does, with `_SUCCESS` last."""
     for name, data in {**files, "_SUCCESS": b""}.items():
         store.write(TaskKeys("pets").drop_file(drop, name), data)
 
 
 def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
-    """Upload a drop and ingest it as the watcher does; return the reason of its quarantine, or None."""
+    """Upload a drop, and ingest it as the watcher does. Return the reason of its quarantine, or None."""
     upload(store, drop, files)
     cause = validate_drop(task, drop).cause
     if cause is not None:

@@ -1,4 +1,4 @@
-"""Stores written by earlier versions of `retrain`, and records as a later version would write: with extra fields."""
+"""Read stores of earlier versions of `retrain`, and write records with extra fields as a later version would."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from retrain.records.base import RECORD_VERSION
 
 
 class Golden(NamedTuple):
-    """An archive of a task file and its store, and the ids of three of its runs.
+    """An archive with a task file and its store, and the ids of three runs.
 
     The store has three drops, two champions, and a run that was killed at its sixth iteration and has a checkpoint of
     the fifth.
@@ -65,9 +65,9 @@ def with_later_fields(value: object) -> object:
 
 
 def write_as_a_later_version(*stores: type[Any]) -> None:
-    """Make this process write extra fields and the next version into records, as a later version would.
+    """Make this process write extra fields and the next `schema_version` into records, as a later version would.
 
-    Leases have none, nor do manifests, whose digest covers every field.
+    It changes no leases. It changes no manifests either, because their digest covers every field.
     """
     for store in stores:
         for name in ("create", "replace", "write"):

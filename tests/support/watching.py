@@ -1,4 +1,4 @@
-"""Helpers of the watcher's tests: a bucket that notifies a queue, drops, and ended runs."""
+"""Set up tests of the watcher: a bucket that notifies a queue, drops, and finished runs."""
 
 import json
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ EAGER = Pace(lease=60, check=0, retry=0)
 
 @dataclass
 class Place:
-    """A task and its store, with steps that other components would take."""
+    """A task and its store. The methods do what other components would do."""
 
     task: Task
     store: TaskStore = field(init=False)
@@ -40,13 +40,13 @@ class Place:
         self.store = open_task_store(self.task)
 
     def land(self, source: Path, drop: str) -> None:
-        """Commit a drop of its own content."""
+        """Commit a drop whose content no other drop has."""
         landed = len(list(source.iterdir())) if source.exists() else 0
         images = two_classes(source / drop, each=40 + landed, first=1000 * landed)
         pack(images, self.task, self.store, drop_id=drop)
 
     def owners(self) -> dict[str, str]:
-        """Return which run each claimed drop was given to."""
+        """Return the run that claimed each drop."""
         claims = [self.store.objects.read(entry.key)[0] for entry in self.store.objects.list(self.store.keys.claims)]
         return {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, claims)}
 
@@ -54,21 +54,21 @@ class Place:
         return self.store.run(run_id).plan()
 
     def end(self, run_id: str) -> None:
-        """End a run, as its pipeline would, with a record."""
+        """End a run and write its record, as its pipeline would."""
         record = make_record(self.plan(run_id), None, None, None, "ended by the test")
         self.store.ledger.write(record)
 
     def watcher(
         self, submitter: Executor, queue: SqsQueue | None = None, pace: Pace = PACE, poll_seconds: float = 0
     ) -> Watcher:
-        """Return a watcher with clients of its own, whose polls list everything."""
+        """Return a watcher with its own clients. Its polls list the whole store."""
         health = Health([self.task.name])
         inbox = EventQueue(queue, [self.task], health) if queue else None
         return Watcher([TaskWatch(self.task, submitter, health, pace)], health, poll_seconds, inbox)
 
 
 class Recorder:
-    """An executor that only records the runs which it is asked to start."""
+    """An executor that records the runs that it should start, and starts none."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
@@ -81,19 +81,19 @@ class Recorder:
 
 
 def figures(watcher: Watcher) -> dict[str, float]:
-    """Return the watcher's metrics of its one task, by name."""
+    """Return the metrics of the watcher's only task, by name."""
     return {sample.name: sample.value for metric in watcher.health.collect() for sample in metric.samples}
 
 
 def on_s3(bucket: str, endpoint: str, host: str | None = None) -> Place:
-    """Return a task on S3."""
+    """Return a task whose store is on S3."""
     store = f"s3://{bucket}/team a"
     settings = {"store": store, "endpoint_url": endpoint, "kubeflow": Kubeflow(host=host)}
     return Place(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
 
 
 def notified_queue(bucket: str, endpoint: str) -> str:
-    """Return the URL of a queue that the bucket notifies of every ended drop."""
+    """Return the URL of a queue. The bucket notifies it of every complete drop."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"events-{uuid4().hex}")["QueueUrl"]
     arn = _arn(sqs, url)
@@ -115,7 +115,7 @@ def notified_queue(bucket: str, endpoint: str) -> str:
 
 
 def dead_letters(queue_url: str, endpoint: str, tries: int) -> str:
-    """Return the URL of a queue to which messages are moved that were received so often and never deleted."""
+    """Return the URL of a queue for messages that were received this often and never deleted."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"dead-{uuid4().hex}")["QueueUrl"]
     policy = json.dumps({"deadLetterTargetArn": _arn(sqs, url), "maxReceiveCount": tries})
@@ -138,7 +138,7 @@ def send(queue_url: str, endpoint: str, *bodies: str) -> None:
 
 
 def counts(queue_url: str, endpoint: str) -> tuple[int, int]:
-    """Return how many messages of a queue wait, and how many were received and not deleted."""
+    """Return the number of waiting messages in a queue, and the number of received messages that were not deleted."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
@@ -148,6 +148,6 @@ def counts(queue_url: str, endpoint: str) -> tuple[int, int]:
 
 
 def notification(bucket: str, key: str) -> str:
-    """Return an event as AWS sends it."""
+    """Return an event in the format of AWS."""
     event = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
     return json.dumps({"Records": [event]})

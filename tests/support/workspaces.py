@@ -1,4 +1,4 @@
-"""A small task on real images: drops are packed, trained on, evaluated and promoted within a second or two."""
+"""Provide a small task on real images. A drop is packed, trained on, evaluated and promoted in one or two seconds."""
 
 from pathlib import Path
 
@@ -20,7 +20,10 @@ EACH = 40
 
 
 def make_task(**parts: object) -> Task:
-    """Return a linear classifier on images in the colours of their classes, which continues warm."""
+    """Return a task with a linear classifier on images in the colours of their classes.
+
+    Runs continue without shrinking.
+    """
     settings: dict[str, object] = {
         "name": "pets",
         "data": {"image_size": SIZE, "crop_padding": 0, "flip": False, "val_share": 0.25, "test_share": 0.25},
@@ -39,14 +42,17 @@ def make_task(**parts: object) -> Task:
 
 
 class Workspace:
-    """A task's store, the context of its runs, and a folder for images."""
+    """A task's store, a context for its runs, and a folder for images."""
 
     def __init__(self, objects: ObjectStore, folder: Path) -> None:
         self.folder, self.store = folder, TaskStore(objects, "pets")
         self.context = Context(self.store, CPU, folder / "cache", RecordingObserver())
 
     def land(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Drop:
-        """Commit a drop with these classes' images; mislabelled, each is in the folder of the next class."""
+        """Commit a drop with images of these classes.
+
+        If `mislabelled`, each image is in the folder of the next class.
+        """
         labels = torch.tensor(classes).repeat_interleave(EACH)
         images = pixels(labels.roll(EACH) if mislabelled else labels, seed)
         source = self.folder / f"drop-{seed}"
@@ -65,21 +71,21 @@ TASK, DEFAULT = make_task(), Request()
 
 
 def run(workspace: Workspace, task: Task = TASK, request: Request = DEFAULT) -> RunRecord:
-    """Run a task once, and return the record of the run."""
+    """Run the task once, and return the record of the run."""
     ended = stages.run_task(workspace.context, task, request)
     assert isinstance(ended, RunRecord), ended
     return ended
 
 
 def plan(workspace: Workspace, task: Task = TASK, request: Request = DEFAULT) -> Plan:
-    """Return the run that is planned now."""
+    """Return the planned run."""
     planned = stages.plan(workspace.context, task, request)
     assert isinstance(planned, Plan), planned
     return planned
 
 
 def champion(workspace: Workspace) -> str | None:
-    """Return the run of the champion."""
+    """Return the champion's run."""
     return workspace.store.champion.read().run_id
 
 

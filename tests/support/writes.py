@@ -1,4 +1,4 @@
-"""Faults at a numbered write to the store instead of at a time, so that they are the same on every machine."""
+"""Inject faults at a write with a given number, not at a given time. The faults are then the same on every machine."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ METHODS = ("create", "replace", "write", "delete", "upload")
 
 
 class Command(Protocol):
-    """A command that has been started."""
+    """A started command."""
 
     def poll(self) -> int | None:
         """Return its exit code, or None if it has not ended."""
 
 
 class Strike(NamedTuple):
-    """A signal that a process sends to itself as soon as one of its writes has taken effect."""
+    """A signal that a process sends to itself right after one of its writes."""
 
     signal: str
     write: int
@@ -35,14 +35,15 @@ class Strike(NamedTuple):
 
 
 class Writes:
-    """Counts the writes of this process, and strikes at one. Writes of leases are not counted: they depend on time."""
+    """Counts the writes of this process and sends the signal at one of them. Writes of leases are not counted, because
+    they depend on time."""
 
     def __init__(self, strike: Strike | None) -> None:
         self.count = 0
         self._strike, self._struck_at, self._lock = strike, 0, Lock()
 
     def watch(self, *stores: type[Any]) -> None:
-        """Count what goes through these classes from now on."""
+        """Count the writes of these classes from now on."""
         for store in stores:
             for name in METHODS:
                 setattr(store, name, self._counted(getattr(store, name), name))
@@ -68,12 +69,12 @@ class Writes:
 
 
 def freeze_at_state(number: int) -> None:
-    """Have this process stop itself (SIGSTOP) at one of the writes and removals of its run's saved states."""
+    """Make this process stop itself (SIGSTOP) when it writes or removes a checkpoint of its run."""
     Writes(Strike("SIGSTOP", number, "/state/")).watch(LocalStore, S3Store)
 
 
 def is_stopped(pid: int | None) -> bool:
-    """Return whether a process is stopped by SIGSTOP; False also if there is none."""
+    """Return whether a process is stopped by SIGSTOP. Return False if the process does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
@@ -81,30 +82,30 @@ def is_stopped(pid: int | None) -> bool:
 
 
 def wait_until_stopped(process: BaseProcess) -> None:
-    """Wait for a process to stop itself; it must not end before."""
+    """Wait until a process has stopped itself. Fail if it ends first."""
     while not is_stopped(process.pid):
         process.join(0.01)
         assert process.exitcode is None, f"ended with {process.exitcode} before it stopped"
 
 
 def terminate_stopped(process: BaseProcess) -> None:
-    """Send SIGTERM to a stopped process, and continue it so that it receives the signal."""
+    """Send SIGTERM to a stopped process, and continue the process so that it receives the signal."""
     process.terminate()
     os.kill(process.pid or 0, signal.SIGCONT)
 
 
 def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, str]:
-    """Return the environment of a torchrun whose first process stops itself at one of the writes of its states.
+    """Return an environment for torchrun. Its first process stops itself when it writes a checkpoint.
 
-    The process writes its number to `note`. Only forks of `support.preloaded` heed it.
+    The process writes its id to `note`. Only forks of `support.preloaded` read this environment.
     """
     return python_environment(FREEZE_NOTE=str(note), FREEZE_AT_STATE=str(writes), **variables)
 
 
 def freeze_if_requested() -> None:
-    """Have this process stop itself if its environment says so and it is the first of those that torchrun starts.
+    """Make this process stop itself, if its environment requests it and it is torchrun's first process.
 
-    The others write their numbers to files in the same folder.
+    The other processes write their ids to files in the same folder.
     """
     note, rank = os.environ.get("FREEZE_NOTE"), os.environ.get("RANK")
     if note and rank == "0":
@@ -115,14 +116,17 @@ def freeze_if_requested() -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process, which another one waits for, has ended."""
+    """Wait until a process has ended. Another process waits for it, too."""
     with suppress(FileNotFoundError, ProcessLookupError):
         while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             time.sleep(0.01)
 
 
 def wait_for_frozen(note: Path, command: Command) -> int:
-    """Return the id of the process that wrote it to `note` and stopped itself. The command must not end before."""
+    """Wait until a process has stopped itself, and return the id that it wrote to `note`.
+
+    Fail if the command ends first.
+    """
     while not (note.exists() and note.read_text().endswith("\n") and is_stopped(int(note.read_text()))):
         assert command.poll() is None
         time.sleep(0.01)
@@ -130,7 +134,7 @@ def wait_for_frozen(note: Path, command: Command) -> int:
 
 
 def wait_for_pending(pid: int, number: signal.Signals) -> None:
-    """Wait until a signal is pending for a stopped process, which receives it when it continues."""
+    """Wait until a signal is pending for a stopped process. The process receives it when it continues."""
     while not any(int(pending, 16) >> (number - 1) & 1 for pending in _pending(pid)):
         time.sleep(0.01)
 
