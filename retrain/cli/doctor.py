@@ -19,7 +19,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Check whether a task can run here: store, clock, drops, disk, device, model, champion,
-    Kubeflow."""
+    trackers, Kubeflow."""
     from retrain.cli.formatting import print_record
     from retrain.doctor.examination import check_trackers, examine
 

@@ -111,7 +111,7 @@ def test_impossible_name_in_gcs_is_reported(gcs: str, request: pytest.FixtureReq
 def test_missing_bucket_in_a_cloud_is_reported(scheme: str, place: tuple[str, str]) -> None:
     absent = open_store(f"{scheme}://no-such-bucket-here/t", place[1])
     for operation in (lambda: list(absent.list()), lambda: absent.create("k", b""), lambda: absent.open("k")):
-        with pytest.raises(StoreError, match="container does not exist") as raised:
+        with pytest.raises(StoreError, match=r"the (bucket|container) does not exist\. Create it") as raised:
             operation()
         assert f"{scheme}://no-such-bucket-here/t at {place[1]}" in str(raised.value)
 
@@ -250,8 +250,17 @@ def test_probe_refuses_a_gcs_that_ignores_conditions(gcs: str, request: pytest.F
 def test_denied_cloud_request_names_the_credentials(scheme: str, place: tuple[str, str]) -> None:
     with disturbed(place, lambda *_: refusal(403, "AccessDenied")) as store:
         for operation in (lambda: list(store.list()), lambda: store.create("k", b""), lambda: store.open("k")):
-            with pytest.raises(StoreError, match="Check the credentials"):
+            with pytest.raises(StoreError, match=r"403 Forbidden: AccessDenied\. Check the credentials.* the role "):
                 operation()
+
+
+@BOTH
+def test_website_at_a_cloud_endpoint_is_reported(scheme: str, place: tuple[str, str]) -> None:
+    page = b"<html><body/></html>"
+    reply = Reply(404, {"Content-Type": "text/html", "Content-Length": str(len(page))}, page)
+    refused = pytest.raises(StoreError, match=r"not an answer of .*404 Not Found.*endpoint_url")
+    with disturbed(place, lambda *_: reply) as store, refused:
+        list(store.list())
 
 
 @BOTH

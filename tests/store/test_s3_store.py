@@ -261,7 +261,30 @@ def test_wrong_credentials_are_reported(s3: str, code: str, tmp_path: Path) -> N
 def test_missing_bucket_is_reported(s3: str, tmp_path: Path) -> None:
     for message in operations(open_store("s3://no-such-bucket-here/t", s3), tmp_path):
         assert f"s3://no-such-bucket-here/t at {s3}" in message
-        assert "Create the bucket, or correct the task's `store`." in message
+        assert "the bucket does not exist (NoSuchBucket). Create the bucket, or correct the task's `store`." in message
+
+
+def test_denied_request_names_operation_and_policy(s3: str, tmp_path: Path) -> None:
+    with faulty(s3, lambda *_: refusal(403, "AccessDenied")) as endpoint:
+        first, *others = operations(open_store("s3://models/t", endpoint), tmp_path)
+    assert "the credentials do not allow ListObjectsV2 (AccessDenied). Check that their policy allows it" in first
+    assert all("the credentials do not allow " in message for message in others)
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "said"),
+    [
+        (200, b"<html><body/></html>", "the server's reply is broken: it is no listing of a bucket"),
+        (200, b"<html><br>", r"An error occurred \(500\).* Try again later"),
+        (404, b"<html><body/></html>", "ListObjectsV2 was answered with status 404, and not as S3 does"),
+    ],
+)
+def test_website_at_the_endpoint_is_reported(s3: str, status: int, page: bytes, said: str) -> None:
+    headers = {"Content-Type": "text/html", "Content-Length": str(len(page))}
+    with faulty(s3, lambda *_: Reply(status, headers, page)) as endpoint:
+        for listing in (lambda store: list(store.list()), lambda store: list(store.folders(""))):
+            with pytest.raises(StoreError, match=rf"{said}.*endpoint_url"):
+                listing(open_store("s3://models/t", endpoint))
 
 
 def test_unreachable_server_is_named_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,10 +311,15 @@ def test_requests_are_timed_by_operation(
     assert any(message.startswith("S3 GetObject took 0.") for message in caplog.messages)
 
 
-@pytest.mark.parametrize(("bucket_name", "endpoint"), [("models", "localhost"), ("Not A Bucket", "http://127.0.0.1:9")])
-def test_malformed_addresses_are_refused(s3: str, bucket_name: str, endpoint: str) -> None:
-    with pytest.raises(StoreError, match="Invalid"):
-        open_store(f"s3://{bucket_name}/t", endpoint).read("k")
+@pytest.mark.parametrize("address", ["s3://models/t", "gs://models/t", "az://models/t"])
+def test_endpoint_without_scheme_is_refused(address: str) -> None:
+    with pytest.raises(StoreError, match="endpoint_url localhost: must begin with http:// or https://"):
+        open_store(address, "localhost")
+
+
+def test_bucket_name_that_s3_forbids_is_reported(s3: str) -> None:
+    with pytest.raises(StoreError, match=r"s3://Not A Bucket/t at .*the bucket's name is not allowed in S3"):
+        open_store("s3://Not A Bucket/t", s3).read("k")
 
 
 def test_absent_credentials_are_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

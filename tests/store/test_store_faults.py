@@ -57,7 +57,7 @@ def test_task_recovers_from_passing_store_faults(
 
 
 ADVICE = {
-    "expired": "The credentials have expired: renew them",
+    "expired": r"the credentials have expired \(ExpiredToken\)\. Renew them",
     "skewed": "Set this machine's clock",
     "unavailable": "ServiceUnavailable",
     "lost_request": "the server cannot be reached",

@@ -9,20 +9,26 @@ from obstore.exceptions import BaseError, GenericError, InvalidPathError, Permis
 
 from retrain.errors import StoreError
 from retrain.store.base import Missing
-from retrain.store.cloud.services import Service
+from retrain.store.cloud.services import Service, credentials_method
 from retrain.store.requests import Reply, retry_if
 from retrain.utils.text import mask_credentials
 
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
-REFUSED = re.compile(r"status code: 40[13]|token request")
+TOKEN = re.compile(r"token request")
+REFUSED = re.compile(rf"status code: 40[13]|{TOKEN.pattern}")
 """Text of errors where the service, or the issuer of its tokens, refused the credentials."""
 UNREACHABLE = re.compile(r"\(Connect\)|connect error|dns error|Connection refused")
+NOT_FOUND = re.compile(r"status code: 404")
 STATUS = re.compile(r"non-2xx status code: (\d{3})")
 GENERIC = re.compile(r"^Generic \w+ error: ")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 IMPOSSIBLE = re.compile(r"empty path segment|bad segment|illegal character", re.IGNORECASE)
 
-NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
+REQUEST = re.compile(r"Error performing \w+ request: ")
+ATTEMPT = re.compile(
+    r"Error performing (\w+) (\S+) in \S+(?:, after [^-]*)? - (?:Server returned non-2xx status code: )?"
+)
+"""obstore's words for a request, with its duration and its settings."""
 
 
 class Location(NamedTuple):
@@ -70,22 +76,32 @@ def is_broken_reply(error: Exception) -> bool:
 
 def _translated(place: Location, error: Exception) -> StoreError:
     if NO_BUCKET.search(str(error)):
-        return StoreError(f"{place}: the bucket or container does not exist. Create it, or correct the task's `store`.")
+        kind, command = place.service.container, place.service.list_command
+        return StoreError(
+            f"{place}: the {kind} does not exist. Create it, or correct the task's `store`. `{command}` lists the "
+            f"{kind}s that you have."
+        )
     if isinstance(error, FileNotFoundError) and not error.filename:  # one of the local disk has a file's name
         return Missing(f"{place}: there is no such object.")
-    return StoreError(f"{place}: {_cause(place.service, error)}")
+    return StoreError(f"{place}: {_cause(place, error)}")
 
 
-def _cause(service: Service, error: Exception) -> str:
-    text = _first_lines(error)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or REFUSED.search(str(error)):
-        return f"{text}. {service.advice}"
-    if isinstance(error, InvalidPathError) or IMPOSSIBLE.search(str(error)):
+def _cause(place: Location, error: Exception) -> str:
+    service, text, said = place.service, _first_lines(error), str(error)
+    network = f"Check the address ({service.address}), that the server is up, and the network between."
+    if TOKEN.search(said):
+        method = credentials_method(place.url.partition("://")[0])
+        return f"no access token was given for the credentials ({method}): {text}. {service.advice}"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or REFUSED.search(said):
+        return f"the credentials are refused, or do not allow this: {text}. {service.advice} {service.role}"
+    if isinstance(error, InvalidPathError) or IMPOSSIBLE.search(said):
         return f"{text}. An object's name has an empty or a dotted part: remove it, or upload it under another name."
-    if isinstance(error, GenericError) and UNREACHABLE.search(str(error)):
-        return f"the server cannot be reached: {text}. {NETWORK}"
+    if isinstance(error, GenericError) and UNREACHABLE.search(said):
+        return f"the server cannot be reached: {text}. {network}"
     if isinstance(error, GenericError) and is_broken_reply(error):
-        return f"the server's reply is broken: {text}. {NETWORK}"
+        return f"the server's reply is broken: {text}. {network}"
+    if NOT_FOUND.search(said):
+        return f"this is not an answer of {service.name}: {text}. {network}"
     return text
 
 
@@ -94,4 +110,5 @@ def _first_lines(error: Exception) -> str:
     text = GENERIC.sub("", " ".join(str(error).partition("Debug source:")[0].split()))
     if code := CODE.search(text):
         text = f"{text.partition(': <')[0]}: {code[1]}"
+    text = ATTEMPT.sub(r"\1 \2: ", REQUEST.sub("", text))
     return mask_credentials(text)[:500].rstrip(". ")

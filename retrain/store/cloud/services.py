@@ -44,6 +44,14 @@ class Service:
     """File in which the cloud's own command-line tool keeps credentials."""
     advice: str
     """Advice for credentials that the service refuses."""
+    role: str
+    """Advice for credentials that lack the right to do this."""
+    container: str
+    """The service's word for a bucket."""
+    list_command: str
+    """A command that lists the buckets."""
+    address: str
+    """The settings that hold the address."""
 
 
 def _options(endpoint: str | None) -> "ClientConfig":
@@ -79,6 +87,10 @@ SERVICES: Mapping[str, Service] = {
         file=Path("~/.config/gcloud/application_default_credentials.json"),
         advice="Check the credentials: GOOGLE_APPLICATION_CREDENTIALS (the path of a key file), "
         "`gcloud auth application-default login`, or the pod's service account (Workload Identity).",
+        role="If they are right, give their account the role Storage Object User on the bucket.",
+        container="bucket",
+        list_command="gcloud storage ls",
+        address="endpoint_url",
     ),
     "az": Service(
         name="Azure Blob Storage",
@@ -93,6 +105,10 @@ SERVICES: Mapping[str, Service] = {
         file=None,
         advice="Check the credentials: AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, AZURE_CLIENT_SECRET with "
         "AZURE_CLIENT_ID and AZURE_TENANT_ID, or the pod's service account (Workload Identity).",
+        role="If they are right, give their account the role Storage Blob Data Contributor on the container.",
+        container="container",
+        list_command="az storage container list",
+        address="endpoint_url or AZURE_STORAGE_ACCOUNT_NAME",
     ),
 }
 """Services by URL scheme."""

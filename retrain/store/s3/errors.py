@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import NamedTuple
 
 from boto3.exceptions import Boto3Error
@@ -17,17 +18,29 @@ from retrain.utils.text import mask_credentials
 CREDENTIALS = "Check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
 NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
 
-ADVICE = {
-    "NoSuchBucket": "Create the bucket, or correct the task's `store`.",
-    "InvalidAccessKeyId": CREDENTIALS,
-    "SignatureDoesNotMatch": CREDENTIALS,
-    "InvalidToken": CREDENTIALS,
-    "ExpiredToken": "The credentials have expired: renew them.",
-    "AccessDenied": "Check that the policy of these credentials allows it.",
-    "403": CREDENTIALS,
-    "RequestTimeTooSkewed": "Set this machine's clock.",
+REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
+
+REFUSALS = {
+    "NoSuchBucket": (
+        "the bucket does not exist",
+        "Create the bucket, or correct the task's `store`. `aws s3 ls` lists the buckets of your account.",
+    ),
+    "InvalidAccessKeyId": ("the server does not know the access key", CREDENTIALS),
+    "SignatureDoesNotMatch": ("the secret key does not belong to the access key", CREDENTIALS),
+    "InvalidToken": ("the session token is wrong", CREDENTIALS),
+    "ExpiredToken": ("the credentials have expired", "Renew them, for example with `aws sso login`."),
+    "AccessDenied": (
+        "the credentials do not allow {operation}",
+        "Check that their policy allows it (k8s/examples/aws has a policy for each role), and the bucket's name: the "
+        "bucket of another account is denied, too.",
+    ),
+    "403": ("the credentials do not allow {operation}", CREDENTIALS),
+    "AuthorizationHeaderMalformed": REGION,
+    "IllegalLocationConstraintException": REGION,
+    "PermanentRedirect": REGION,
+    "RequestTimeTooSkewed": ("this machine's clock differs from the server's", "Set this machine's clock."),
 }
-"""Advice by the server's error code; a reply without a body has only its status."""
+"""What is wrong and what to do, by the server's error code; a reply without a body has only its status."""
 
 BAD_CREDENTIALS = (
     botocore.NoCredentialsError,
@@ -73,7 +86,7 @@ def translate_errors(place: Location) -> Iterator[None]:
     except Boto3Error as error:  # the transfer manager wraps other errors
         cause = error.__context__
         raise (_refusal(place, cause) if isinstance(cause, ClientError) else _failure(place, error)) from error
-    except (BotoCoreError, HTTPError, OSError, ValueError) as error:  # ValueError: a malformed endpoint_url
+    except (BotoCoreError, ResponseParserError, HTTPError, OSError, ValueError) as error:  # ValueError: an endpoint_url
         raise _failure(place, error) from error
 
 
@@ -82,7 +95,14 @@ def _refusal(place: Location, error: ClientError) -> StoreError:
     if code in ("NoSuchKey", "404"):
         return Missing(f"{place}: there is no such object.")
     kind = Denied if code == "AccessDenied" else StoreError
-    return kind(f"{place}: {_error_text(error)}. {ADVICE.get(code, '')}".rstrip())
+    if code in REFUSALS:
+        problem, advice = REFUSALS[code]
+        return kind(f"{place}: {problem.format(operation=error.operation_name)} ({code}). {advice}")
+    if (status := http_status(error)) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return kind(f"{place}: {_error_text(error)}. Try again later, or check the endpoint's address (endpoint_url).")
+    if not code:
+        return kind(f"{place}: {error.operation_name} was answered with status {status}, and not as S3 does. {NETWORK}")
+    return kind(f"{place}: {_error_text(error)}.")
 
 
 def _failure(place: Location, error: Exception) -> StoreError:
@@ -92,6 +112,8 @@ def _failure(place: Location, error: Exception) -> StoreError:
         return StoreError(f"{place}: the server's reply is broken: {_error_text(error)}. {NETWORK}")
     if isinstance(error, BAD_CREDENTIALS):
         return StoreError(f"{place}: {_error_text(error)}. {CREDENTIALS}")
+    if isinstance(error, botocore.ParamValidationError):
+        return StoreError(f"{place}: the bucket's name is not allowed in S3. Correct the task's `store`.")
     if isinstance(error, botocore.NoRegionError):
         return StoreError(f"{place}: no region is known. Set AWS_DEFAULT_REGION.")
     return StoreError(f"{place}: {_error_text(error)}")

@@ -17,6 +17,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.loaders import create_loader
+from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 
 from retrain.store.base import Entry, Missing, check_key, confirm_write
@@ -169,12 +170,18 @@ class S3Store:
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing. A page is requested again if its reply breaks."""
-        ask = partial(self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
+        ask = partial(self._list_page, Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
         page = retry(ask)
         yield page
         while page["IsTruncated"]:
             page = retry(partial(ask, ContinuationToken=page["NextContinuationToken"]))
             yield page
+
+    def _list_page(self, **options: str) -> dict[str, Any]:
+        page: dict[str, Any] = self._client.list_objects_v2(**options)
+        if "IsTruncated" not in page:  # botocore takes any XML or XHTML page for an empty reply
+            raise ResponseParserError("it is no listing of a bucket")
+        return page
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
