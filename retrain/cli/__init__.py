@@ -60,7 +60,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also log details, including those of libraries.")
+        bool, typer.Option("--verbose", "-v", help="Also log details, including the details of libraries.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
     log_format: Annotated[

@@ -176,7 +176,7 @@ def _describe_end(rule: StopRule, target: Target | None) -> str:
 
 
 def _describe_estimate(estimate: ScratchEstimate) -> str:
-    """Return the iterations that scratch takes to its accuracy, their source, and those of its full training."""
+    """Return scratch's iterations to its accuracy, the source of this figure, and scratch's full training."""
     whole = f"{estimate.schedule:,} for the full training"
     if estimate.provenance == "measured":
         return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops, {whole}"
@@ -267,7 +267,7 @@ def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
-    """Yield the savings of this retraining with its missed attempts, and those of all the task's runs."""
+    """Yield the savings of this retraining with its missed attempts, and the savings of all the task's runs."""
     same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
     if len(same) > 1:
         yield from saved_rows(f"saved by {len(same)} runs on these drops", total_savings(same))

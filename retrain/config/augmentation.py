@@ -79,4 +79,4 @@ class Augmentation(ConfigModel):
     mixup: NonNegativeFloat = 0.0
     """alpha: each image is mixed with another one; a share from Beta(alpha, alpha) is drawn per batch. 0: off."""
     cutmix: NonNegativeFloat = 0.0
-    """alpha: a part of each image is replaced by that of another one. With mixup, each batch uses one of the two."""
+    """alpha: a part of each image is replaced by a part of another one. With mixup, each batch uses one of the two."""

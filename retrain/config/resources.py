@@ -93,7 +93,7 @@ class Resources(ConfigModel):
     cache: Cache = Cache()
     """Volume for decoded drops."""
     node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes to run on, such as those of a node pool or GPU type."""
+    """Labels of the nodes to run on, such as the label of a node pool or GPU type."""
     tolerations: tuple[Toleration, ...] = ()
     """Tolerations of the pods, as in [{key: nvidia.com/gpu}]."""
     queue: Queue | None = None

@@ -116,7 +116,7 @@ class Model(ConfigModel):
     """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
     a timm network in Hugging Face's local cache. The last layer is newly initialized."""
     pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
-    """SHA-256 of that file (default: each plan records that of the file it finds)."""
+    """SHA-256 of that file (default: each plan records the SHA-256 of the file that it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units),
     norm (resnets: batch, group or none), ..."""
@@ -337,7 +337,7 @@ class Task(ConfigModel):
 
     @property
     def allowed_factories(self) -> frozenset[str]:
-        """Return the names of networks whose code may run: the model's and those of `factories`."""
+        """Return the names of networks whose code may run: the model's name and the names in `factories`."""
         return frozenset({self.model.name, *self.factories})
 
     @field_validator("trigger")

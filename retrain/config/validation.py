@@ -64,7 +64,7 @@ def _default_name(field: FieldInfo) -> str:
 
 
 def settable_paths(model: type[ConfigModel] = Task, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted path that a task file may set, including those of all kinds."""
+    """Yield every dotted path that a task file may set, including the paths of all kinds."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
         for part in config_models(field):
@@ -81,7 +81,7 @@ WORDS = {
     "a valid number": "a number",
     "a valid string": "a text",
 }
-"""Words of pydantic's messages, and those that replace them."""
+"""Words in pydantic's messages, and their replacements."""
 
 
 class _Problem(NamedTuple):
@@ -98,7 +98,7 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
     version = document.get("schema_version")
     if str(version).isdecimal() and int(str(version)) > SCHEMA_VERSION:
         raise TaskError(
-            f"{source}: schema_version: {version} is that of a later version of retrain; this one reads up to "
+            f"{source}: schema_version: {version} is from a later version of retrain; this one reads up to "
             f"{SCHEMA_VERSION}. Use that version"
         )
     try:
@@ -117,7 +117,7 @@ def _related(path: FieldPath, other: FieldPath) -> bool:
 
 
 def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
-    """Merge problems with the same path: a union of plain types fails once for each type ('auto', a number)."""
+    """Merge problems with the same path. A union of plain types has one problem for each type ('auto', a number)."""
     merged: dict[FieldPath, _Problem] = {}
     for problem in problems:
         if first := merged.get(problem.path):

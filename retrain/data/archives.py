@@ -42,7 +42,7 @@ class Member(NamedTuple):
 
 
 def is_archive(name: PurePosixPath) -> bool:
-    """Return whether a file's name is that of a supported archive."""
+    """Return whether a file is a supported archive, by its name."""
     return name.name.lower().endswith(SUFFIXES)
 
 

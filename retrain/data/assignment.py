@@ -57,7 +57,7 @@ class Assignment:
         return Place(SPLITS[self._table.use[row]], self._table.class_of(row))
 
     def _rows_of(self, shard: int) -> dict[str, int]:
-        """Return the rows of a shard's samples by key; those of the shard that is read are kept."""
+        """Return the rows of a shard's samples by key. The rows of the current shard are kept in memory."""
         assert self._table is not None
         if self._rows[0] != shard:
             self._rows = shard, {self._table.keys[row]: row for row in self._table.of_shard(shard)}

@@ -89,7 +89,7 @@ def pixels_of(image: Image.Image) -> Pixels:
 class OpenedImage(NamedTuple):
     """An image whose header was read.
 
-    `width` and `height` are those of the part that the image fills: decoded at a smaller scale, its last row and column
+    `width` and `height` describe the part that the image fills: decoded at a smaller scale, its last row and column
     of pixels may be filled only in part.
     """
 

@@ -1,4 +1,4 @@
-"""Commit drops: compare their samples with those of committed drops, and write the manifest last.
+"""Commit drops: compare their samples with the samples of committed drops, and write the manifest last.
 
 A lease lets one commit run at a time, because the samples that a drop adds depend on the drops before it."""
 
@@ -162,7 +162,7 @@ class Intake:
         return Packed(drop, True, amendment)
 
     def _describe_alike(self, drop_id: str, table: SampleTable) -> Iterator[str]:
-        """Yield sentences on near-duplicates among a drop's samples, and between them and those of known drops."""
+        """Yield sentences on near-duplicates: among a drop's samples, and between them and samples of known drops."""
         before = [(drop, known) for drop, known, is_present in self.known.tables() if is_present]
         return describe_alike(find_alike([*before, (drop_id, table)], since=len(before)), NAMED)
 

@@ -42,7 +42,7 @@ class SampleRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SampleTable:
-    """A drop's samples, those of one shard in its order; last come those that were not packed."""
+    """A drop's samples. Samples of one shard have the order of the shard. Samples that were not packed come last."""
 
     keys: tuple[str, ...]
     classes: tuple[str, ...]

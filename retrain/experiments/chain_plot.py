@@ -24,7 +24,7 @@ class Leg(NamedTuple):
 
 
 def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.TopLevelMixin:
-    """Return each chain's accuracy on the whole test set, that of a model without errors, and dots at L_100."""
+    """Return each chain's accuracy on the whole test set, the accuracy of a model without errors, and dots at L_100."""
     methods = [name for name in study.methods if name != study.against[0]]
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]
     x = alt.X("iteration:Q", title="iterations in all", axis=alt.Axis(format="~s", grid=False))

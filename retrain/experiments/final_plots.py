@@ -156,7 +156,7 @@ def _first_accuracies(study: Study, by_group: Groups) -> Iterator[dict[str, Any]
 
 
 def _relative_changes(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
-    """Yield each method's final accuracy relative to that of the same seed's reference, in percent."""
+    """Yield each method's final accuracy in percent, relative to the reference with the same seed."""
     for group, runs in compared(by_group).items():
         finals = {
             (one.cell.method, one.cell.seed): one.record.result.final_accuracy for one in runs if one.record.result

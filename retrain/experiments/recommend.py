@@ -134,7 +134,7 @@ def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> 
 
 
 def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) -> Plan:
-    """Return the newest plan that lacks a committed drop, among the champion's plan and those of its parents."""
+    """Return the newest plan that lacks a committed drop, among the plans of the champion and of its parents."""
     landed, plan = {drop.id for drop in drops}, past.champion
     while plan and landed <= {drop.id for drop in plan.dataset.drops}:
         plan = store.run(plan.parent).plan() if plan.parent else None

@@ -110,7 +110,7 @@ class Method(ConfigModel):
     aspects: tuple[Aspect, ...] = ()
     """The aspects in which it follows the task's recipe instead."""
     set: Settings = Field(default_factory=dict)
-    """Overrides for this method, after those of the variant."""
+    """Overrides for this method. They are applied after the variant's overrides."""
     seeds: PositiveInt | None = None
     """Number of the study's seeds that the method runs with (default: all)."""
 

@@ -63,7 +63,8 @@ class Row(NamedTuple):
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
     negative_transfer: bool
-    """Whether its mean final accuracy is below that of the first of `Study.against`: earlier learning did harm."""
+    """Whether its mean final accuracy is lower than with the first method of `Study.against`. Earlier learning then did
+    harm."""
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
@@ -90,7 +91,7 @@ def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]
 
 
 def compared(by_group: Mapping[Group, list[EndedRun]]) -> dict[Group, list[EndedRun]]:
-    """Return the groups in which methods are compared: all except those of the first drop."""
+    """Return the groups in which methods are compared: all groups except the first drop's."""
     return {group: members for group, members in by_group.items() if group.drops > 1}
 
 

@@ -60,7 +60,10 @@ class LabelledPredictions:
         self._images: list[str] = []
 
     def watch(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Yield the answers unchanged, and keep those of readable images. Raises `UserError` if a label is missing."""
+        """Yield the answers unchanged, and keep the answers for readable images.
+
+        Raises `UserError` if a label is missing.
+        """
         for answer in answers:
             if answer.row.label is None:
                 raise UserError(
@@ -76,7 +79,7 @@ class LabelledPredictions:
     def analyze(self, classes: Sequence[str], new: Collection[str] = ()) -> ErrorAnalysis:
         """Return the errors; `new` are the classes that earlier models did not know. Unknown classes count as wrong.
 
-        Raises `UserError` if it knows none of them: then the names of folders are not those of classes.
+        Raises `UserError` if it knows none of them. The names of the folders are then not names of classes.
         """
         named = {prediction.true for prediction in self._predictions}
         if named and not named & set(classes):

@@ -26,7 +26,7 @@ CREDENTIALS = (
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
 )
-"""Keys of the Secret that become environment variables of the same name, those of them that it has."""
+"""Keys that become environment variables of the same name, if the Secret has them."""
 RETRY_WINDOW = "2160h"
 """Argo counts it from the start of the first pod, and kills a running pod at its end. KFP's default is one hour."""
 

@@ -76,7 +76,7 @@ def _environment(resources: Resources) -> list[Manifest]:
 
 
 def _patch(resources: Resources) -> Manifest:
-    """Return the settings of the pods that are added to those of Trainer's runtime, nested as in its API."""
+    """Return the settings of the pods that are added to the settings of Trainer's runtime, nested as in its API."""
     mounts = [{"name": "cache", "mountPath": CACHE}, {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}]
     pod: Manifest = {
         "nodeSelector": resources.node_selector,

@@ -1,9 +1,9 @@
 """Every metric, once: its name, type, labels and meaning. docs/metrics.md is generated from here.
 
-A saving can be negative, but a Prometheus counter must never fall. Therefore the iterations used and those of scratch
-are counters, and their difference is a gauge. No label holds a run's id, so the number of series does not grow with
-the number of runs; only `retrain_champion_info` names a model, in one series a task. A metric has one unit, so a
-currency is part of the name: amounts of two currencies are never added up.
+A saving can be negative, but a Prometheus counter must never fall. Therefore the iterations of runs and the iterations
+of scratch are counters, and their difference is a gauge. No label holds a run's id, so the number of series does not
+grow with the number of runs; only `retrain_champion_info` names a model, in one series a task. A metric has one unit,
+so a currency is part of the name: amounts of two currencies are never added up.
 """
 
 from typing import Literal, NamedTuple

@@ -1,8 +1,9 @@
 """Remove the files that no dataset needs from this machine's cache. Imports no torch.
 
-The cache is shared by all tasks of a machine. It keeps the files of the current drops of the given tasks, at the size
-of their task files, and of the drops of their unfinished runs. Of all other files, also those of other tasks, it keeps
-those that were used recently. A missing file is made again from the store, so a mistake costs only time.
+All tasks of a machine share the cache. It keeps the decoded files of two groups of drops: the current drops of the
+given tasks, in the image size of their task files, and the drops of the tasks' unfinished runs. Other files, including
+the files of other tasks, are kept only if they were used recently. A missing file is made again from the store, so a
+mistake costs only time.
 """
 
 import logging
@@ -37,9 +38,9 @@ def plan_removal(folder: Path, tasks: OpenTasks, older_than: timedelta, now: dat
 
 
 def remove(folder: Path, tasks: OpenTasks, older_than: timedelta, now: datetime) -> Retention:
-    """Remove the files of `plan_removal`, and return them. While a process reads the cache, remove nothing.
+    """Remove the files of `plan_removal`, and return them. If a process reads the cache, remove nothing.
 
-    A run that starts meanwhile waits until they are removed, and decodes missing drops again.
+    A run that starts meanwhile waits until the files are removed, and decodes missing drops again.
     """
     since = now - older_than
     planned = plan_removal(folder, tasks, older_than, now)

@@ -47,7 +47,7 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
 def _evaluation(
     plan: Plan, labels: Tensor, old: Tensor, predictions: Predictions, comparison: Comparison | None
 ) -> Evaluation:
-    """Score a run's predictions: over all samples, over those of old drops (bool [N]) and over the others."""
+    """Score a run's predictions: over all samples, over the samples of old drops (bool [N]), and over all others."""
 
     def score(of: Tensor) -> float | None:
         return compute_score(plan.metric, labels[of], predictions.select(of)).value if of.any() else None

@@ -1,4 +1,4 @@
-"""The promotion gate: compare a candidate with the champion, and decide."""
+"""The promotion gate: compare a candidate with the champion, and decide whether to promote it."""
 
 import math
 from collections import Counter
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from retrain.training.scores import Score
 
 TYPICAL_DISAGREEMENT = 0.15
-"""Assumed share of test images that only one of two networks classifies correctly, before any comparison: typical of
-networks with 80 to 90% accuracy trained on similar data."""
+"""Assumed share of test images that only one of two networks classifies correctly. It is used before any comparison.
+The value is typical of networks with 80 to 90% accuracy that were trained on similar data."""
 
 
 LEAST_GAP = 1e-4
-"""Least distance between a measured loss and the margin that a realistic number of images can resolve."""
+"""Smallest distance between a measured loss and the margin that a realistic number of images can resolve."""
 
 
 def paired_difference(better: int, worse: int, samples: int, confidence: float) -> Interval:
     """Return the difference of two accuracies on the same samples, with its confidence interval.
 
-    `better` samples only the first network classifies correctly, `worse` only the second. Wald's interval with Agresti
-    & Min's (2005) adjustment: half a sample is added to each of the four cells, so it never has zero width.
+    Only the first network classifies the `better` samples correctly, and only the second the `worse` samples. The
+    interval is Wald's with the adjustment of Agresti & Min (2005): half a sample is added to each of the four cells. So
+    the interval never has zero width.
     """
     b, c, n = better + 0.5, worse + 0.5, samples + 2
     centre = (b - c) / n
@@ -41,7 +42,7 @@ def paired_difference(better: int, worse: int, samples: int, confidence: float) 
 
 
 def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) -> Comparison:
-    """Compare a candidate with the champion. `theirs`, `ours`: bool [N], whether each prediction was correct."""
+    """Compare a candidate with the champion. `theirs` and `ours`, bool [N], mark the correct predictions."""
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     return Comparison(
         champion=champion,
@@ -54,8 +55,8 @@ def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) 
 def score_difference(theirs: "Score", ours: "Score", confidence: float) -> Interval:
     """Return the difference of two scores on the same samples, `ours` - `theirs`, with its confidence interval.
 
-    Wald's interval, from the paired influences of each sample. A prior of one more differing sample of each class is
-    added, as in `paired_difference`: the interval never has zero width.
+    It is Wald's interval, from the paired influences of each sample. As in `paired_difference`, a prior is added: one
+    more differing sample of each class. So the interval never has zero width.
     """
     error = math.sqrt(float((ours.influence - theirs.influence).square().sum()) + ours.prior)
     reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, ours.value - theirs.value
@@ -71,9 +72,9 @@ def decide(gate: Gate, evaluation: Evaluation) -> Decision:
 def is_worse(gate: Gate, difference: Interval) -> bool:
     """Return whether a candidate is shown to be worse than the champion, and by more than the margin.
 
-    Two conditions: the measured loss exceeds the margin, and the interval is below zero (the paired test of McNemar,
-    1947, at the gate's confidence). So a small test split does not lead to refusals of candidates that are not worse,
-    and a loss within the margin always passes.
+    Both conditions must hold: the measured loss exceeds the margin, and the interval is below zero (the paired test of
+    McNemar, 1947, at the gate's confidence). So a candidate that is not worse is not refused only because the test
+    split is small. A loss within the margin always passes.
     """
     return difference.value < -gate.margin and difference.high < 0
 
@@ -81,8 +82,9 @@ def is_worse(gate: Gate, difference: Interval) -> bool:
 def images_to_decide(gate: Gate, difference: Interval, samples: int) -> int | None:
     """Return the number of test images that would show whether a candidate is worse by more than the margin.
 
-    With that number, the interval's half width equals the distance between loss and margin, if the difference and the
-    share of disagreements do not change. None if the measured loss equals the margin: no number is enough.
+    With this number of images, half the width of the interval equals the distance between loss and margin. This assumes
+    that the difference and the share of disagreements stay the same. Returns None if the measured loss equals the
+    margin, because no number is enough.
     """
     half = (difference.high - difference.low) / 2
     loss = -difference.value
@@ -131,7 +133,7 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
 def images_to_show(gate: Gate) -> int:
     """Return the number of test images that show that an equally good candidate is within the margin.
 
-    The margin is then half the width of Wald's interval for equal accuracies, z * sqrt(`TYPICAL_DISAGREEMENT` / n).
+    The margin then equals half the width of Wald's interval for equal accuracies, z * sqrt(`TYPICAL_DISAGREEMENT` / n).
     """
     z = NormalDist().inv_cdf((1 + gate.confidence) / 2)
     return math.ceil(TYPICAL_DISAGREEMENT * (z / gate.margin) ** 2)
@@ -140,7 +142,7 @@ def images_to_show(gate: Gate) -> int:
 def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
     """Return the number of class-balanced samples that give the same precision as these samples by class.
 
-    The variance of a mean over K classes is that of sum(1 / samples of the class) / K^2.
+    The variance of a mean over K classes is proportional to sum(1 / samples of the class) / K^2.
     """
     present = [count for count in counts.values() if count]
     if metric in TOP_CLASSES or not present:
@@ -149,7 +151,10 @@ def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
 
 
 def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric: Metric = "accuracy") -> Iterator[str]:
-    """Yield a warning for each gate condition that needs more test samples than these drops have, at least one."""
+    """Yield a warning for each gate condition that needs more test samples than these drops have.
+
+    The drops must have at least one test sample.
+    """
     if untrained := untrained_classes(drops):
         named = join_names(untrained[:10])
         yield f"no training image of {named}: left out of the evaluation on the test split, and so of the gate"
@@ -177,5 +182,5 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
 
 
 def _images_to_miss_one(floor: float) -> int:
-    """Return the number of images of a class with which one error is allowed at this least accuracy."""
+    """Return the smallest number of images of a class with which one error still meets this least accuracy."""
     return math.ceil(1 / (1 - floor)) if 0 < floor < 1 else 0

@@ -8,7 +8,7 @@ from retrain.pipeline.targets import ScratchRun
 from retrain.records import Dataset, Target
 
 UNCERTAIN_TARGET = 0.03
-"""Standard error of a target above which a plan warns: that of 85% on 140 images."""
+"""Standard error of a target above which a plan warns. An accuracy of 85% on 140 images has this error."""
 
 
 def setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: int) -> Iterable[str]:

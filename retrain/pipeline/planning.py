@@ -199,7 +199,7 @@ def _choose_method(
     if baseline is None:
         return "scratch", unusable or "there is no baseline"
     if not same_network(task, champion.task):
-        return "scratch", f"the network differs from that of champion {champion.run_id}"
+        return "scratch", f"the network differs from the network of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
@@ -229,7 +229,7 @@ def saved_shares(dataset: Dataset, records: Iterable[RunRecord]) -> tuple[float,
 
 
 def _summarize_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
-    """Return a sentence with the iterations of the last retrainings, and those expected of this one."""
+    """Return a sentence with the iterations of the last retrainings, and the iterations expected of this one."""
     shares = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
     expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
     if len(shares) == 1:

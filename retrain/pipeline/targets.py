@@ -1,4 +1,4 @@
-"""Compute the target of a run, and the iterations of training from scratch: pure functions over records."""
+"""Compute the target of a run, and the iterations of training from scratch. Pure functions over records."""
 
 import math
 from collections import Counter
@@ -11,22 +11,22 @@ from retrain.config.task import Target as TargetSetting
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
-"""A run is not expected to be at its target before this share of the iterations of its task's fastest earlier run."""
+"""Share of the iterations of the task's fastest earlier run before which a run is not expected to be at its target."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
-"""Share of its schedule after which scratch first has its final accuracy, and the standard deviation of that share.
-Means over eight regimes (images of 10 to 100 classes) with shares of 0.4 to 1."""
+"""Share of scratch's schedule after which scratch first has its final accuracy, and the standard deviation of this
+share. Both are means over eight regimes (images of 10 to 100 classes), in which the share was 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
-"""Assumed standard deviation of that share between scratch runs of one task, relative to the share. It counts as
-one more run. Seeds of small trials (250 validation images) differed by 4 to 65%, and by less with larger validation
+"""Assumed standard deviation of this share between scratch runs of one task, relative to the share. It counts as one
+more run. In small trials (250 validation images), seeds differed by 4 to 65%. They differed less with larger validation
 splits."""
 
 
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
 """Exponent with which scratch's error falls with the number of images per class, and its standard deviation between
-tasks: 0.02 to 0.46 on photographs and clothes, about 0 if the new images are from another domain. On drawn letters it
-was 2.7, so the estimate is rough."""
+tasks. The exponent was 0.02 to 0.46 on photographs and clothes, and about 0 if the new images are from another domain.
+On drawn letters it was 2.7, so the estimate is rough."""
 
 CONFIDENCE_95 = 1.645
 """Standard errors between a figure and the bound of its one-sided 95% confidence interval."""
@@ -36,17 +36,17 @@ SAME_IMAGES = 1.05
 
 
 class ScratchRun(NamedTuple):
-    """A scratch run that can give a target: its iterations are as much work as the task's."""
+    """A scratch run that can give a target, because its iterations are as much work as the task's iterations."""
 
     record: RunRecord
     result: Result
     curve: Curve
     classes: tuple[str, ...]
-    """Classes of its dataset, in order."""
+    """Classes of the run's dataset, in order."""
 
     @property
     def s_scratch(self) -> int:
-        """Return the iterations to its final score (Verwimp et al., eq. 1)."""
+        """Return the iterations after which the run first reached its final score (Verwimp et al., eq. 1)."""
         return self.result.reached_at["100"] or self.result.iterations
 
     @property
@@ -81,20 +81,22 @@ def make_target(level: float, dataset: Dataset, baseline: ScratchRun, records: M
 
 
 def plateau_tolerance(target: Target, samples: int) -> float:
-    """Return how far below a target measured on this many samples a run may be that has stopped improving.
+    """Return how far a run may be below its target and still count as at its target, once it has stopped improving.
 
-    It is the distance to the lower bound of the target's one-sided 95% confidence interval. A target of 100% has the
-    error of one wrong answer in two more samples. In 4 trials whose runs ended so, on 66 to 360 samples, the models
-    were 0.4 points below scratch on test, in the mean.
+    The target was measured on `samples` samples. The tolerance is the distance to the lower bound of the target's
+    one-sided 95% confidence interval. A target of 100% gets the error of one wrong answer in two more samples. In 4
+    trials, runs ended in this way, on 66 to 360 samples. On average, their models were 0.4 points below scratch on
+    test.
     """
     return CONFIDENCE_95 * max(target.standard_error, standard_error(1 / (samples + 2), samples))
 
 
 def expect_accuracy(dataset: Dataset, baseline: ScratchRun) -> AccuracyEstimate | None:
-    """Return the accuracy that scratch would have on the baseline's samples and classes, trained on this dataset.
+    """Return the accuracy that scratch would have on the baseline's samples and classes, if trained on this dataset.
 
-    Its error falls with the number of images per class. The standard error combines those of the measured accuracy and
-    of the exponent. None if none of the baseline's drops is left, or for other metrics, where it was not measured.
+    Scratch's error falls with the number of images per class. The standard error of the estimate combines the standard
+    errors of the measured accuracy and of the exponent. Returns None if none of the baseline's drops is left. Also
+    returns None for other metrics, where this was not measured.
     """
     if baseline.record.metric != "accuracy":
         return None
@@ -114,7 +116,7 @@ def expect_accuracy(dataset: Dataset, baseline: ScratchRun) -> AccuracyEstimate 
 
 
 TOP_CLASSES: dict[Metric, int] = {"accuracy": 1, "top5_accuracy": 5}
-"""Metrics that are shares of the samples, with the number of classes that may be named for each sample."""
+"""Metrics that are shares of the samples, each with the number of classes that may be named for each sample."""
 
 
 def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy") -> float:
@@ -138,7 +140,7 @@ def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy
 def why_no_target(
     setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: ScratchRun | None
 ) -> str | None:
-    """Return why a dataset of these drops has no target, or None if it has one."""
+    """Return the reason why a dataset of these drops has no target, or None if it has one."""
     if baseline is None:
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
@@ -157,7 +159,7 @@ def why_no_target(
 def _why_near_chance(level: float, baseline: ScratchRun, chance: float) -> str | None:
     """Return a sentence if a baseline's target is within a standard error of the chance level, or None.
 
-    It would end a run that has learnt nothing.
+    Such a target would end a run that has learnt nothing.
     """
     metric = baseline.record.metric
     is_share = metric in TOP_CLASSES
@@ -173,7 +175,7 @@ def _why_near_chance(level: float, baseline: ScratchRun, chance: float) -> str |
 
 
 def scope_of(dataset: Dataset, baseline: ScratchRun) -> Scope:
-    """Return the baseline's part of a later dataset: its drops, and the classes up to its last one."""
+    """Return the part of a later dataset that the baseline knows: its drops, and the classes up to its last one."""
     own = set(baseline.record.drops)
     places = [place for place, name in enumerate(dataset.classes, start=1) if name in baseline.classes]
     return Scope(drops=tuple(drop.id for drop in dataset.drops if drop.id in own), classes=max(places, default=0))
@@ -185,11 +187,12 @@ def standard_error(accuracy: float, samples: int) -> float:
 
 
 def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[ScratchRun]) -> ScratchEstimate:
-    """Return scratch's iterations to its accuracy on a dataset. Its full training there is `schedule` iterations.
+    """Return scratch's iterations to its accuracy on a dataset. Scratch's full training there is `schedule` iterations.
 
-    ScratchRun if scratch was trained on this dataset. Otherwise `schedule` times the mean share of their schedules that
-    the task's scratch runs took to their own accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one
-    more run, because on a small validation split the first evaluation at the final accuracy is partly luck.
+    If scratch was trained on this dataset, the estimate is measured. Otherwise, it is `schedule` times a mean share.
+    The mean is over the task's scratch runs, and the share is the part of its schedule that a run took to its own
+    accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one more run. The reason is that on a small
+    validation split the first evaluation at the final accuracy is partly luck.
     """
     if same := [run for run in scratch_runs if run.record.dataset_digest == dataset.digest]:
         return ScratchEstimate(
@@ -219,7 +222,10 @@ def age_of(dataset: Dataset, baseline: ScratchRun) -> int:
 
 
 def _earliest(records: Iterable[RunRecord], metric: Metric) -> float:
-    """Return the least share of s_scratch after which a retraining of this task reached 99 percent; 0 if none has."""
+    """Return the smallest share of s_scratch after which a retraining of this task reached 99 percent of its target.
+
+    0 if none has reached it.
+    """
     shares = (
         (record.result.reached_at["99"] or record.result.iterations) / record.target.baseline_iterations
         for record in records

@@ -52,8 +52,8 @@ def evaluate_trigger(
 ) -> TriggerState:
     """Return whether a planned run may start now.
 
-    `drops` are those of its dataset, and `records` those of the ledger. `saved` are the shares of scratch's iterations
-    that the last retrainings saved. `drifted` are the drops whose images differ from those that the
+    `drops` are the drops of its dataset, and `records` the records of the ledger. `saved` are the shares of scratch's
+    iterations that the last retrainings saved. `drifted` are the drops whose images differ from the images that the
     champion was tested on.
     """
     if trigger.model_copy(update={"drift": "ignore"}) == Trigger():

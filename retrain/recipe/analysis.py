@@ -8,24 +8,31 @@ from torch.nn import functional
 
 
 def margins(logits: Tensor) -> Tensor:
-    """Return p₁ - p₂, [N]: how much likelier a sample's likeliest class is than the second; logits: [N, K], K > 1."""
+    """Return p₁ - p₂ for each sample, [N]: the probability of its most likely class minus the probability of the
+    second.
+
+    logits: [N, K], K > 1.
+    """
     first, second = logits.softmax(1).topk(2).values.unbind(1)
     return first - second
 
 
 def smallest_margins(logits: Tensor, count: int) -> Tensor:
-    """Return the indices [count] of the samples with the smallest margins, smallest first; ties by index."""
+    """Return the indices [count] of the samples with the smallest margins, smallest first.
+
+    Equal margins are sorted by index.
+    """
     return margins(logits).argsort(stable=True)[:count]
 
 
 def weight_correlation(initial: Iterable[Tensor], final: Iterable[Tensor]) -> float:
-    """Return Pearson's correlation over all weights of two networks of one shape, in [-1, 1]."""
+    """Return Pearson's correlation over all weights of two networks of the same shape, in [-1, 1]."""
     pair = torch.stack([torch.cat([each.detach().flatten() for each in one]).double() for one in (initial, final)])
     return float(torch.corrcoef(pair)[0, 1])
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Return Spearman's correlation of two tensors [N], with the mean rank for equal values."""
+    """Return Spearman's correlation of two tensors [N]. Equal values get their mean rank."""
     return float(torch.corrcoef(torch.stack([_ranks(one), _ranks(other)]))[0, 1])
 
 
@@ -35,7 +42,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 GRADIENT_CHUNK = 64
-"""Samples whose gradients are held at once."""
+"""Number of samples whose gradients are in memory at once."""
 
 Gradients = dict[str, Tensor]
 
@@ -53,7 +60,7 @@ def fisher_diagonal(network: nn.Module, images: Tensor, labels: Tensor) -> Gradi
 
 
 def gradient_norms(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return ‖∂ loss / ∂θ‖ of each sample, [N] (Ash & Adams, figure 6); arguments as in `fisher_diagonal`."""
+    """Return ‖∂ loss / ∂θ‖ of each sample, [N] (Ash & Adams, figure 6). The arguments are as in `fisher_diagonal`."""
     norms = []
     for gradients in _sample_gradients(network, images, labels):
         squares = [gradient.square().flatten(1).sum(1) for gradient in gradients.values()]

@@ -1,7 +1,8 @@
 """Averaging: evaluation and promotion use a moving average of the weights (Karras et al., 2024, section 3.1).
 
-The average takes in parameters and BatchNorm's running statistics after every iteration. It is updated in place,
-without waiting for the device."""
+After every iteration, the parameters and BatchNorm's running statistics are added to the average. The average is
+updated in place, without waiting for the device.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ from retrain.config.task import Averaging, ExponentialAverage, NoAverage, PowerA
 def share_of_newest(setting: Averaging, count: int) -> float:
     """Return the share of the newest weights in the average after `count` updates, 1 or more.
 
-    The first update copies the weights, so earlier ones have no share. `power`: 1 - (1 - 1/t)^(gamma + 1) at update t.
-    `ema`: the exponential average corrected for its short past (Kingma & Ba, 2015, section 3). Raises ValueError for
-    `auto`: a plan resolves it.
+    The first update copies the weights, so the weights before it have no share. `power`: 1 - (1 - 1/t)^(gamma + 1) at
+    update t. `ema`: the exponential average, corrected for the small number of updates so far (Kingma & Ba, 2015,
+    section 3). Raises ValueError for `auto`, because a plan resolves it.
     """
     match setting:
         case PowerAverage(gamma=gamma):
@@ -31,7 +32,10 @@ def share_of_newest(setting: Averaging, count: int) -> float:
 
 
 class AveragedNetwork:
-    """A second network with the average of the trained one's weights; without averaging, the trained one."""
+    """A second network whose weights are the average of the trained network's.
+
+    Without averaging, it is the trained network.
+    """
 
     def __init__(self, setting: Averaging, trained: nn.Module) -> None:
         share_of_newest(setting, 1)  # raises ValueError for `auto`
@@ -45,7 +49,7 @@ class AveragedNetwork:
             self._pair()
 
     def _pair(self) -> None:
-        """Pair the trained tensors with their averages; integers, such as counts of batches, are only copied."""
+        """Pair the trained tensors with their averages. Integers, such as counts of batches, are only copied."""
         for newest, average in zip(_tensors(self._trained), _tensors(self._network), strict=True):
             if newest.is_floating_point():
                 self._newest.append(newest.detach())
@@ -54,12 +58,15 @@ class AveragedNetwork:
                 self._counts.append((average, newest))
 
     def share(self, count: int) -> float:
-        """Return the share of the newest weights in the `count`-th update of this run."""
+        """Return the share of the newest weights in update number `count` of this run."""
         return share_of_newest(self.setting, count)
 
     @torch.no_grad()
     def add(self, share: float | Tensor) -> None:
-        """Add the trained weights to the average with this share, a number or a scalar on their device."""
+        """Add the trained weights to the average with this share.
+
+        It is a number, or a scalar on the weights' device.
+        """
         if not self._average:
             return
         if isinstance(share, Tensor):
@@ -71,13 +78,16 @@ class AveragedNetwork:
 
     @torch.no_grad()
     def network(self) -> nn.Module:
-        """Return the network to evaluate and to keep. It shares its tensors with the average."""
+        """Return the network to evaluate and to promote. It shares its tensors with the average."""
         for average, newest in self._counts:
             average.copy_(newest)
         return self._network
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the average's tensors by name; none without averaging. With the count they are its whole state."""
+        """Return the average's tensors by name. Without averaging there are none.
+
+        The tensors and the count of updates are the whole state of the average.
+        """
         return {} if self._network is self._trained else dict(self._network.state_dict())
 
 

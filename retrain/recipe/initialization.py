@@ -1,9 +1,11 @@
-"""Initialization: where the weights of a run start (Verwimp et al., section 3.1; Ash & Adams, 2020).
+"""Initialization: the weights with which a run starts (Verwimp et al., section 3.1; Ash & Adams, 2020).
 
-`old` is the parent's state dict, `fresh` a newly initialized network, changed in place. `pretrained` are the weights of
-its body, if the task has them: weights are then shrunk towards these instead of zero. A tensor of `fresh` may have more
-rows (dimension 0) than the parent's, as the head has when classes were added. New rows keep their full fresh
-initialization, or `class_mean_rows` computes them beforehand from the parent's features."""
+`old` is the parent's state dict. `fresh` is a newly initialized network, and it is changed in place. `pretrained` has
+the pretrained weights of the network's body, if the task has them. Weights are then shrunk towards these weights
+instead of zero. A tensor of `fresh` may have more rows (dimension 0) than the parent's tensor. This is the case for the
+head when classes were added. New rows keep their full fresh initialization, or `class_mean_rows` computes them
+beforehand from the parent's features.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from retrain.errors import ModelError
 
 @torch.no_grad()
 def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
-    """Set θ = old, for parameters and buffers. Raises `ModelError`, and changes nothing, if `old` does not fit."""
+    """Set θ = old, for parameters and buffers. Raises `ModelError` and changes nothing if `old` does not fit."""
     _check_fit(fresh.state_dict(), old)
     for name, tensor in fresh.state_dict().items():
         _parent_rows(tensor, old[name]).copy_(old[name])
@@ -31,12 +33,12 @@ def shrink_perturb(
     """Set θ = α·old + β·fresh, for parameters (Verwimp et al., eq. 4).
 
     A pretrained body is shrunk towards its pretrained weights: θ = pretrained + α·(old - pretrained) + β·fresh. This
-    applies eq. 4 to the changes that training has made to them.
+    applies eq. 4 to the changes that training has made to the pretrained weights.
 
     The perturbation is a newly initialized network rather than Gaussian noise. Buffers keep their fresh values, so
-    BatchNorm's running statistics start fresh. Both are as in the published code of Ash & Adams. Settings can take
-    buffers from the parent, and make new rows β·fresh. `least_norm` can make α larger. Raises `ModelError`, and changes
-    nothing, if `old` does not fit.
+    BatchNorm's running statistics start fresh. Both choices follow the published code of Ash & Adams. The settings can
+    take buffers from the parent, set new rows to β·fresh, and make α larger by `least_norm`. Raises `ModelError` and
+    changes nothing if `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
     centre = pretrained or {}
@@ -53,11 +55,12 @@ def shrink_perturb(
 
 
 def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> float:
-    """Return the factor on the parent's parameters: alpha, or more if their norm would fall below `least_norm`.
+    """Return the factor on the parent's parameters.
 
-    It is at most 1, and equal for all parameters: a network with BatchNorm then predicts the same classes. A run may be
-    too short for shrunk weights to grow back. If each run of a lineage shrank them by alpha, steps would become larger
-    relative to the weights with every drop.
+    It is alpha, or a larger factor if alpha would make their norm smaller than `least_norm`. It is at most 1. It is the
+    same for all parameters, so a network with BatchNorm predicts the same classes as before. The limit is needed
+    because a run may be too short for shrunk weights to grow back. If each run of a lineage shrank the weights by
+    alpha, steps would become larger relative to the weights with every drop.
     """
     norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
@@ -67,7 +70,7 @@ def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPe
 
 @torch.no_grad()
 def load_body(fresh: nn.Module, pretrained: Mapping[str, Tensor] | None) -> None:
-    """Load pretrained weights into a network's body, parameters and buffers; its head is not changed."""
+    """Load pretrained weights into the parameters and buffers of a network's body. The head is not changed."""
     if pretrained:
         fresh.load_state_dict(dict(pretrained), strict=False)
 
@@ -76,10 +79,10 @@ def load_body(fresh: nn.Module, pretrained: Mapping[str, Tensor] | None) -> None
 def add_noise(
     fresh: nn.Module, old: Mapping[str, Tensor], deviation: float, generator: torch.Generator | None = None
 ) -> None:
-    """Set θ = old + ε, with ε normal of mean 0 and this standard deviation (Ash & Adams, section 3.7).
+    """Set θ = old + ε, where ε is normal with mean 0 and this standard deviation (Ash & Adams, section 3.7).
 
-    Only parameters get noise. Buffers are the parent's, and new rows stay fresh. Raises `ModelError`, and changes
-    nothing, if `old` does not fit.
+    Only parameters get noise. Buffers come from the parent, and new rows stay fresh. Raises `ModelError` and changes
+    nothing if `old` does not fit.
     """
     warm_start(fresh, old)
     for name, parameter in fresh.named_parameters():
@@ -101,10 +104,11 @@ def initialize(
     pretrained: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Set `fresh` to the weights at which a run starts; `old` is None without a parent.
+    """Set `fresh` to the weights with which a run starts. `old` is None without a parent.
 
-    Noise is drawn from `generator`, or from torch's global one if it is None. Raises `ModelError` if the setting needs
-    a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`: a plan resolves it.
+    Noise is drawn from `generator`, or from torch's global generator if it is None. Raises `ModelError` if the setting
+    needs a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`, because a plan
+    resolves it.
     """
     if isinstance(setting, Auto):
         raise ValueError("the initialization is still auto: resolve it first")
@@ -126,12 +130,15 @@ def initialize(
 
 
 def _parent_rows(tensor: Tensor, old: Tensor) -> Tensor:
-    """Return the view of `tensor` on the rows that the parent also has."""
+    """Return a view of `tensor` that has only the rows of the parent's tensor."""
     return tensor[tuple(slice(size) for size in old.shape)]
 
 
 def _check_fit(fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> None:
-    """Raise `ModelError` naming the first tensor that only one of the two has, or that has another shape."""
+    """Raise `ModelError` if the tensors do not fit.
+
+    It names the first tensor that is missing in one, or has another shape.
+    """
     for name in [*fresh, *(name for name in old if name not in fresh)]:
         own, theirs = _shape(fresh, name), _shape(old, name)
         if own is None or theirs is None or not may_grow(theirs, own):
@@ -146,7 +153,7 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def may_grow(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Return whether a tensor may grow from one shape to another: only by rows, for new classes."""
+    """Return whether a tensor may grow from one shape to another. Only rows for new classes may be added."""
     return len(old) == len(new) and old[:1] <= new[:1] and old[1:] == new[1:]
 
 
@@ -155,7 +162,7 @@ def _describe_shape(shape: tuple[int, ...] | None) -> str:
 
 
 def body_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the trainable parameters of all modules but the last one that has any."""
+    """Return the trainable parameters of all modules except the last module that has parameters."""
     last = {id(parameter) for parameter in _last_layer(network)[1].parameters(recurse=False)}
     return [each for each in network.parameters() if each.requires_grad and id(each) not in last]
 
@@ -185,11 +192,13 @@ def class_mean_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the head's rows for new classes [K, F] and their biases [K], computed from the parent's features.
 
-    `means` [K, F] are the classes' mean features over `counts` [K] images, `old_mean` [F] that of old samples, and
-    `old_rows` [C, F], `old_bias` [C] the parent's head. A row is the mean old row plus the direction in which its class
-    differs from the mean feature, scaled to the length by which old rows differ from their mean. The direction has no
-    part along the mean feature itself: features after a ReLU have a large mean, and without normalization the new
-    classes would win everywhere. A class without images gets the mean old row.
+    `means` [K, F] are the mean features of the classes, over `counts` [K] images. `old_mean` [F] is the mean feature of
+    old samples. `old_rows` [C, F] and `old_bias` [C] are the parent's head.
+
+    A new row is the mean old row plus the direction in which the mean feature of its class differs from `old_mean`. The
+    length of this direction is the length by which old rows differ from their mean. Its component along `old_mean` is
+    removed: features after a ReLU have a large mean, and without normalization the new classes would win everywhere. A
+    class without images gets the mean old row.
     """
     has_images = (counts > 0).unsqueeze(1)
     means = torch.where(has_images, means, old_mean)

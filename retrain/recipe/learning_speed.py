@@ -1,7 +1,8 @@
 """Learning speed: the share of epochs in which a sample was classified correctly (Verwimp et al., eq. 6).
 
-It is counted in the training forward pass, at no cost: with augmentation and the current weights, not by an evaluation
-after each epoch. The setting `training.learning_speed: exact` evaluates after each epoch instead."""
+It is counted in the forward pass of training, so it costs nothing. The images are therefore augmented, and the weights
+change during the epoch. The setting `training.learning_speed: exact` evaluates after each epoch instead.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +14,24 @@ BLOCK = 1 << 16
 """Samples in a block, small enough for the processor's cache."""
 
 STORED_DTYPE = torch.float16
-"""Type of the counts of a run that has ended."""
+"""Type of the counts of a finished run."""
 
 STORED_LIMIT = 2048.0
-"""float16 holds every integer up to this one."""
+"""Largest number up to which float16 can represent every integer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Counters:
     """The index over N samples: three tensors [N] on one device, 8 bytes a sample.
 
-    While a run counts, counts are int16, so exact up to 32,767. With a parent's counts added they are float16.
+    During a run the counts are int16, so they are exact up to 32,767. After a parent's counts are added they are
+    float16.
     """
 
     seen: Tensor
-    """Times that a sample was trained on."""
+    """Number of times that a sample was trained on."""
     correct: Tensor
-    """Times that it was classified correctly when it was trained on."""
+    """Number of times that it was classified correctly when it was trained on."""
     loss: Tensor
     """Sum of its losses, float32."""
 
@@ -41,35 +43,36 @@ class Counters:
 
     @torch.no_grad()
     def count(self, indices: Tensor, correct: Tensor, loss: Tensor) -> None:
-        """Add one batch, in place: indices [B], int64; correct [B], bool; loss [B]; all on the counters' device.
+        """Add one batch in place: indices [B], int64; correct [B], bool; loss [B]. All are on the counters' device.
 
-        An index may repeat within the batch. Nothing is copied to the host.
+        An index may occur several times in the batch. Nothing is copied to the host.
         """
         self.seen.index_add_(0, indices, torch.ones_like(indices, dtype=self.seen.dtype))
         self.correct.index_add_(0, indices, correct.to(self.correct.dtype))
         self.loss.index_add_(0, indices, loss.to(self.loss.dtype))
 
     def copy(self, other: "Counters") -> None:
-        """Copy another's values, in place."""
+        """Copy the values of other counters, in place."""
         self.seen.copy_(other.seen)
         self.correct.copy_(other.correct)
         self.loss.copy_(other.loss)
 
 
 def learning_speed(counters: Counters) -> Tensor:
-    """Return correct / seen [N], in [0, 1]; nan for a sample that was never seen."""
+    """Return correct / seen [N], in [0, 1]. It is nan for a sample that was never seen."""
     return counters.correct.float() / counters.seen.float()
 
 
 def mean_loss(counters: Counters) -> Tensor:
-    """Return loss / seen [N]; nan for a sample that was never seen."""
+    """Return loss / seen [N]. It is nan for a sample that was never seen."""
     return counters.loss / counters.seen.float()
 
 
 def difficulty(counters: Counters) -> Tensor:
-    """Return integers, int64 [N], that rise as learning speed falls and, for equal speed, as mean loss rises.
+    """Return an integer for each sample, int64 [N]. A larger integer means a more difficult sample.
 
-    The bits of non-negative floats sort as the floats do. The high bits are the inverted speed, the low ones the loss.
+    It rises as the learning speed falls. For equal speeds it rises with the mean loss. The high bits are the inverted
+    speed, and the low bits are the loss. This works because the bits of non-negative floats sort like the floats.
     """
     keys = torch.empty(len(counters.seen), dtype=torch.int64)
     for out, (seen, correct, loss) in zip(torch.split(keys, BLOCK), _blocks(counters), strict=True):
@@ -79,9 +82,9 @@ def difficulty(counters: Counters) -> Tensor:
 
 
 def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
-    """Return the shares [bins, bins] of samples by learning speed before (rows) and after (columns), slow ones first.
+    """Return the joint distribution [bins, bins] of learning speeds before (rows) and after (columns), slow ones first.
 
-    before, after: [N], in [0, 1]; a sample that is nan in one of them is left out. The shares sum to 1.
+    before, after: [N], in [0, 1]. A sample that is nan in one of them is left out. The shares sum to 1.
     """
     known = ~(before.isnan() | after.isnan())
     row, column = ((speed[known] * bins).long().clamp(max=bins - 1) for speed in (before, after))
@@ -90,7 +93,10 @@ def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
 
 
 def add_decayed(parent: Counters, own: Counters, decay: float) -> Counters:
-    """Return decay · parent + own, in stored types. A run that stops early has few epochs, so it needs older counts."""
+    """Return decay · parent + own, in stored types.
+
+    A run that stops early has few epochs, so it also needs the older counts.
+    """
     pairs = zip(_blocks(parent), _blocks(own), strict=True)
     return concatenate([_to_stored(*(decay * old + new for old, new in zip(*pair, strict=True))) for pair in pairs])
 
@@ -105,16 +111,17 @@ def concatenate(parts: Sequence[Counters]) -> Counters:
 
 
 def split(counters: Counters, sizes: Sequence[int]) -> list[Counters]:
-    """Undo `concatenate`: return views of consecutive parts. Their sizes sum to N."""
+    """Undo `concatenate`: return views of consecutive parts with these sizes. The sizes sum to N."""
     columns = (column.split_with_sizes(list(sizes)) for column in (counters.seen, counters.correct, counters.loss))
     return [Counters(*part) for part in zip(*columns, strict=True)]
 
 
 def to_tensors(counters: Counters) -> dict[str, Tensor]:
-    """Return the counters in 8 bytes a sample, as a finished run keeps them: float16, float16 and float32.
+    """Return the counters in 8 bytes a sample, as a finished run stores them: float16, float16 and float32.
 
-    Whole counts up to 2048 are exact; others, such as a decayed parent's, are rounded by at most 1 part in 2048. A
-    sample seen more often is stored as if seen 2048 times, at the same learning speed and mean loss.
+    Whole counts up to 2048 are exact. Other counts, such as a decayed parent's, are rounded by at most 1 part in 2048.
+    A sample that was seen more often is stored as if it was seen 2048 times, with the same learning speed and mean
+    loss.
     """
     kept = concatenate([_to_stored(*block) for block in _blocks(counters)])
     return {"seen": kept.seen, "correct": kept.correct, "loss": kept.loss}
@@ -126,7 +133,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Counters:
 
 
 def _blocks(counters: Counters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield blocks of seen, correct and loss as float32 on the CPU: memory does not grow with the samples."""
+    """Yield blocks of seen, correct and loss as float32 on the CPU. Memory does not grow with the number of samples."""
     columns = (torch.split(column, BLOCK) for column in (counters.seen, counters.correct, counters.loss))
     for seen, correct, loss in zip(*columns, strict=True):
         yield seen.cpu().float(), correct.cpu().float(), loss.cpu()

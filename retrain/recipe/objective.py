@@ -1,9 +1,11 @@
 """Objective: the loss of an iteration (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2, 5).
 
-Penalties that depend only on the weights add their gradient to that of the loss. This gives the same result as adding
-the penalty to the loss, at a fraction of the cost. Call the function that `gradient_term` returns once a step, between
-`backward()` and `step()`: the gradient then goes through Adam's moments. Call it after any unscaling or clipping that
-is meant only for the loss. `parameters` are the trainable ones; gradients are changed in place."""
+Some penalties depend only on the weights. Their gradient is added to the gradient of the loss. The result is the same
+as adding the penalty to the loss, at a fraction of the cost. Call the function that `gradient_term` returns once a
+step, between `backward()` and `step()`. Adam's moments then contain the penalty's gradient. If the gradient of the loss
+is unscaled or clipped, call the function afterwards. `parameters` are the trainable ones, and their gradients are
+changed in place.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,11 +17,12 @@ from torch.nn import functional
 from retrain.config.recipe import L2, Adversarial, ConfidencePenalty, Ewc, L2Init, NoPenalty, Objective
 
 Forward = Callable[[Tensor], Tensor]
-"""Images [B, C, H, W] to logits [B, K]."""
+"""Function from images [B, C, H, W] to logits [B, K]."""
 BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(images, targets, logits [B, K], their mean loss) to the scalar that is minimized.
+"""Function from (images, targets, logits [B, K], mean loss) to the scalar that is minimized.
 
-Targets are labels [B], or shares of classes [B, K]."""
+Targets are labels [B], or shares of classes [B, K].
+"""
 
 
 def confidence_penalty(logits: Tensor, loss: Tensor, strength: float) -> Tensor:
@@ -63,8 +66,8 @@ def add_l2_gradient(parameters: Sequence[Tensor], strength: float) -> None:
 def add_l2_init_gradient(parameters: Sequence[Tensor], anchor: Sequence[Tensor], strength: float) -> None:
     """Add 2λ(θ - θ₀), the gradient of λ‖θ - θ₀‖² (Verwimp et al., eq. 5, without a factor 1/2).
 
-    `anchor` is θ₀: a tensor for each parameter, of its shape, type, device and memory format. It takes temporary
-    memory of the parameters' size.
+    `anchor` is θ₀. It has a tensor for each parameter, with the same shape, type, device and memory format. This
+    function needs as much temporary memory as the parameters have.
     """
     distance = torch._foreach_sub(list(parameters), list(anchor))
     torch._foreach_add_([_gradient(p) for p in parameters], list(distance), alpha=2 * strength)
@@ -76,7 +79,8 @@ def add_ewc_gradient(
 ) -> None:
     """Add λF(θ - θ*), the gradient of λ/2·ΣF(θ - θ*)² (Kirkpatrick et al., 2017, eq. 3; Ash & Adams, Table 5).
 
-    `anchor` is θ*, `fisher` the diagonal of the Fisher information: each a tensor for every parameter, of its shape.
+    `anchor` is θ*, and `fisher` is the diagonal of the Fisher information. Each has a tensor for every parameter, with
+    the same shape.
     """
     distance = torch._foreach_sub(list(parameters), list(anchor))
     torch._foreach_addcmul_([_gradient(p) for p in parameters], list(distance), list(fisher), value=strength)
@@ -88,7 +92,7 @@ def gradient_term(
     anchor: Sequence[Tensor] | None,
     fisher: Sequence[Tensor] | None = None,
 ) -> Callable[[], None]:
-    """Return the function that adds the penalty's gradient, to call between `backward()` and `step()`.
+    """Return the function that adds the penalty's gradient. Call it between `backward()` and `step()`.
 
     Raises ValueError if L2-init is given no anchor, or EWC no anchor or no Fisher information.
     """
@@ -108,7 +112,10 @@ def gradient_term(
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """Return the parameter's gradient; zeros if the loss did not depend on it, because the penalty still does."""
+    """Return the parameter's gradient. If the loss did not depend on the parameter, return zeros.
+
+    The penalty still depends on such a parameter.
+    """
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -1,7 +1,9 @@
 """Sampling: the samples of an epoch, and their order (Verwimp et al., section 3.3).
 
-An epoch is Poisson-thinned: every sample is kept with its own probability, independently, and those kept are shuffled.
-So no sample appears twice in an epoch, and drawing one costs tens of nanoseconds a sample at any size."""
+An epoch is Poisson-thinned: every sample is kept with its own probability, independently of the others. The kept
+samples are shuffled. So no sample appears twice in an epoch. Drawing an epoch costs tens of nanoseconds a sample at any
+size.
+"""
 
 import math
 from collections.abc import Callable
@@ -15,10 +17,10 @@ from retrain.errors import TaskError
 from retrain.recipe.learning_speed import BLOCK, Counters, difficulty
 
 Arrangement = Callable[[Tensor, torch.Generator], Tensor]
-"""Puts the rising indices of an epoch into their training order, possibly in place."""
+"""Puts the sorted indices of an epoch into their training order, possibly in place."""
 
 LARGE = 1 << 22
-"""From this many samples on, shuffling sorts by random numbers: `torch.randperm` would wait for memory at each step."""
+"""From this many samples on, shuffling sorts by random numbers. `torch.randperm` would wait for memory at each step."""
 BITS = 63
 """Bits of a non-negative int64."""
 
@@ -26,7 +28,8 @@ BITS = 63
 def shuffle(kept: Tensor, generator: torch.Generator) -> Tensor:
     """Return the indices in random order, on the CPU.
 
-    The order depends only on the generator and the number of indices. Below `LARGE` it is that of `torch.randperm`.
+    The order depends only on the generator and on the number of indices. Below `LARGE`, it is the order of
+    `torch.randperm`.
     """
     if len(kept) < LARGE:
         return kept[torch.randperm(len(kept), generator=generator)]
@@ -34,10 +37,10 @@ def shuffle(kept: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sort indices in place: `place` gives each index of a block a key in [0, 1), float64.
+    """Sort indices in place. `place` gives each index of a block a key in [0, 1), float64.
 
-    Key and index share an int64, and sorting these reads memory in sequence: 100 M a second. The index takes its
-    `bit_length` and the key the other bits, 36 of 63 for 100 M samples. Equal keys keep their order.
+    Key and index share an int64. Sorting these integers reads memory in sequence, at 100 M a second. The index takes
+    its `bit_length`, and the key takes the other bits: 36 of 63 for 100 M samples. Equal keys keep their order.
     """
     if not len(kept):
         return kept
@@ -49,10 +52,10 @@ def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tenso
 
 
 def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) -> Tensor | None:
-    """Return the probability [N], float32, with which each sample appears in an epoch; None if every sample does.
+    """Return the probability [N], float32, with which each sample appears in an epoch. None if every sample does.
 
-    `counters` is the parent's index over the N samples. Only `EasyHard` uses it; without it no sample is easy or hard.
-    `old` [N], bool, marks those that the parent saw; both are on the CPU.
+    `counters` is the parent's index over the N samples. Only `EasyHard` uses it. Without it, no sample is easy or hard.
+    `old` [N], bool, marks the samples that the parent saw. Both are on the CPU.
     """
     match setting:
         case Uniform():
@@ -66,8 +69,8 @@ def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) 
 def balanced_appearances(labels: Tensor) -> Tensor:
     """Return how often each sample [N], float32, appears in an epoch on average if all classes appear equally often.
 
-    N / (K n_k) for a sample of a class with n_k of the N samples; K is the number of classes that have samples. The
-    mean is 1, so an epoch is as long as one without balance.
+    It is N / (K n_k) for a sample of a class with n_k of the N samples. K is the number of classes that have samples.
+    The mean is 1, so an epoch is as long as without balance.
     """
     counts = torch.bincount(labels)
     return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())).float()[labels]
@@ -76,17 +79,20 @@ def balanced_appearances(labels: Tensor) -> Tensor:
 def draw_epoch(
     probability: Tensor | None, size: int, generator: torch.Generator, arrange: Arrangement = shuffle
 ) -> Tensor:
-    """Return the indices, int64, of one epoch over `size` samples; `probability`, generator and result are on the CPU.
+    """Return the indices, int64, of one epoch over `size` samples. `probability`, generator and result are on the CPU.
 
-    Its length is random, with mean `probability.sum()`; if that is small, an epoch may be empty. A sample with a
-    probability above 1 appears that often on average. The arrangement does not change which samples an epoch holds.
+    The length of the epoch is random, with mean `probability.sum()`. If this mean is small, an epoch may be empty. A
+    sample with a probability above 1 appears that often on average. The arrangement changes only the order of the
+    epoch, not its samples.
     """
     return arrange(torch.arange(size) if probability is None else _thinned(probability, generator), generator)
 
 
 def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the drawn indices, rising. Each appears as often as the whole part of its probability, and once more with
-    the fractional part as probability.
+    """Return the drawn indices, sorted.
+
+    Each index appears as often as the whole part of its probability. The fractional part is the probability of one more
+    appearance.
     """
     repeated = bool((probability > 1).any())
     whole = probability.floor() if repeated else torch.zeros(())
@@ -98,11 +104,11 @@ def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
-    """Return r for the ⌊share·N_old⌋ easiest and as many hardest old samples, 1 for all others, old or new.
+    """Return r for the ⌊share·N_old⌋ easiest and the same number of hardest old samples, and 1 for all other samples.
 
     The share is half of the paper's c. Old samples that were never counted are neither easy nor hard. If fewer than
-    2⌊share·N_old⌋ were counted, the two groups meet and all counted samples are thinned. Raises `TaskError` if nothing
-    is left to train on.
+    2⌊share·N_old⌋ old samples were counted, the two groups overlap, and all counted samples are thinned. Raises
+    `TaskError` if nothing is left to train on.
     """
     known = old & (counters.seen > 0)
     # Decimal, as the task file writes the share: in floats, 0.29 of 100 samples would be 28.
@@ -116,7 +122,10 @@ def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
 
 
 def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
-    """Mark the `ends` easiest known samples and as many of the hardest, bool [N]; of equal keys, the outer ones."""
+    """Mark the `ends` easiest known samples and the same number of the hardest ones, bool [N].
+
+    Among samples with equal keys at a border, the first ones count as easiest and the last ones as hardest.
+    """
     low, high = _borders(difficulty(counters), known, ends)
     keys = difficulty(counters)  # computed again, because a copy would take as much memory as the index
     marked = known & ((keys < low) | (keys > high))
@@ -127,9 +136,9 @@ def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
 
 
 def _borders(keys: Tensor, known: Tensor, ends: int) -> tuple[int, int]:
-    """Return the `ends`-th lowest and the `ends`-th highest key of known samples; `keys` is overwritten.
+    """Return the `ends`-th lowest and the `ends`-th highest key of known samples. `keys` is overwritten.
 
-    Partitioning is linear in N; sorting 100 M keys is not.
+    Partitioning takes linear time in N. Sorting 100 M keys would take longer.
     """
     keys[~known] = torch.iinfo(keys.dtype).max
     ordered, count = keys.numpy(), int(known.sum())
@@ -138,7 +147,10 @@ def _borders(keys: Tensor, known: Tensor, ends: int) -> tuple[int, int]:
 
 
 def _old_new(new: float, old: Tensor) -> Tensor | None:
-    """Thin the larger group so that the expected share of new samples is `new`; without two groups, thin nothing."""
+    """Thin the larger group so that the expected share of new samples is `new`.
+
+    If one of the two groups is empty, thin nothing.
+    """
     n_old, n_new = int(old.sum()), int((~old).sum())
     if n_old == 0 or n_new == 0:
         return None

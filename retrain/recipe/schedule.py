@@ -1,4 +1,4 @@
-"""Schedule: the learning rate over a run, and the run's greatest length (Verwimp et al., section 3.4)."""
+"""Schedule: the learning rate during a run, and the largest length of the run (Verwimp et al., section 3.4)."""
 
 import math
 
@@ -34,7 +34,7 @@ def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: in
 
 
 def resolve_kind(setting: Schedule, falls: bool) -> Schedule:
-    """Return the schedule that `auto` stands for: a rate that falls, or a constant one."""
+    """Return the schedule that `auto` stands for: a falling or a constant learning rate."""
     if not isinstance(setting, AutoSchedule):
         return setting
     kind = InverseTime if falls else Constant
@@ -42,9 +42,9 @@ def resolve_kind(setting: Schedule, falls: bool) -> Schedule:
 
 
 def resolve_scale(setting: Schedule, new_share: float) -> float:
-    """Return the schedule's length as a multiple of scratch's; `new_share` is the share of new samples, in [0, 1].
+    """Return the schedule's length as a multiple of scratch's. `new_share` is the share of new samples, in [0, 1].
 
-    The paper's 0.25 misses the target if half or more of the data is new: `auto` then starts at 0.5.
+    With the paper's 0.25, a run misses the target if half or more of the data is new. `auto` then starts at 0.5.
     """
     if setting.scale != "auto":
         return setting.scale
@@ -52,9 +52,9 @@ def resolve_scale(setting: Schedule, new_share: float) -> float:
 
 
 def longer_scale(setting: Schedule, scale: float) -> float | None:
-    """Return the next longer scale of a schedule's escalation, or None at its end.
+    """Return the next longer scale of a schedule's escalation, or None after the last one.
 
-    A schedule without an end cannot be longer.
+    A schedule without an end cannot become longer.
     """
     longer = () if isinstance(setting, OpenEnded) else setting.escalation
     return min((each for each in longer if each > scale), default=None)

@@ -1,7 +1,7 @@
 """Speed-up: how much sooner than scratch a run reaches an accuracy (Verwimp et al., section 2).
 
-A curve is (iterations, accuracies), an entry for each evaluation, in rising order of iterations, all above 0. Speed-ups
-compare iterations: this is fair only between runs of one architecture and batch size, evaluated on the same grid.
+A curve is (iterations, accuracies) with an entry for each evaluation. Iterations rise and are above 0. Speed-ups
+compare iterations. This is fair only between runs with the same architecture, batch size and evaluation interval.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from retrain.records import Point, Target
 LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
 
 Crossings = dict[Literal["99", "100"], int | None]
-"""Iterations at which a curve first reached 99 and 100 percent of an accuracy; None where it never did."""
+"""Iterations at which a curve first reached 99 and 100 percent of an accuracy. None if it never did."""
 
 
 def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accuracy: float) -> int | None:
-    """Return s(f, a), the first iteration at which `accuracy` is reached (eq. 1); None if it never is.
+    """Return s(f, a), the first iteration at which `accuracy` is reached (eq. 1). None if it never is.
 
     Raises ValueError if the two sequences differ in length.
     """
@@ -27,9 +27,10 @@ def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accur
 def speed_up(scratch: int | None, other: int | None) -> float | None:
     """Return L_r = s(scratch, a_scratch) / s(other, r/100 · a_scratch), from its two iterations (eq. 2).
 
-    The numerator is the same at every r: what scratch takes to its own accuracy. So scratch's own L_99 is above 1.
-    a_scratch is the accuracy that scratch ends with: its highest would be the luckiest of many noisy evaluations. None,
-    `/` in the paper's tables, if `other` never reaches the level, or scratch's figure is unknown.
+    The numerator is the same at every r: scratch's iterations to its own accuracy. So scratch's own L_99 is above 1.
+    a_scratch is the accuracy that scratch ends with. Its highest accuracy would depend on chance, as the best of many
+    noisy evaluations. None if `other` never reaches the level, or if scratch's figure is unknown. The paper's tables
+    show `/`.
     """
     return None if scratch is None or other is None else scratch / other
 
@@ -41,9 +42,9 @@ def crossings(points: list[Point], accuracy: float) -> Crossings:
 
 
 def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:
-    """Return L_99 and L_100 (eq. 2), where scratch was measured on this very dataset.
+    """Return L_99 and L_100 (eq. 2) if scratch was measured on the same dataset.
 
-    A run without a target is its own reference. A carried target is only about the baseline's samples and classes, so
+    A run without a target is its own reference. A carried target concerns only the baseline's samples and classes, so
     it does not show how much sooner the whole dataset was learnt.
     """
     if target is None or target.scope is not None:

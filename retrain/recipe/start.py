@@ -1,34 +1,36 @@
-"""Choose how much a run shrinks its parent's weights, by the parent's properties. Pure functions without torch."""
+"""Choose how much a run shrinks its parent's weights, from the parent's properties. Pure functions without torch."""
 
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
 FITTED_RATIO, UNFITTED_RATIO = 0.2, 0.6
-"""Ratios of the training error to the validation error. Up to the first a parent counts as fitted, and from the second
-on as under-fitted. The ratio is 0 if a network has memorized its training set, and 1 if it has memorized nothing."""
+"""Ratios of the training error to the validation error. Up to the first ratio, a parent counts as fitted. From the
+second ratio on, it counts as under-fitted. The ratio is 0 if a network has memorized its training set, and 1 if it has
+memorized nothing."""
 
 LEARNT = 0.98
-"""Training accuracy from which a parent counts as fitted at any validation error."""
+"""Training accuracy from which a parent counts as fitted, whatever its validation error is."""
 
 GENTLE_ALPHA = 0.8
-"""Least weight of the parent's parameters in a network without BatchNorm, where shrinking them more would do harm. Also
-the weight for an under-fitted parent whose relative step is unknown, or whose network has pretrained weights."""
+"""Least factor on the parent's parameters in a network without BatchNorm. Shrinking them more would do harm there. It
+is also the factor for an under-fitted parent in two cases: its relative step is unknown, or its network has pretrained
+weights."""
 
 STEP = 0.06
-"""Step relative to the weights of the layer with the smallest weights. The learning rate of a network without BatchNorm
-is set so that its steps have this size. In trials, perceptrons on 28x28 pixels, whose step is 0.06 to 0.07 without a
-factor, ended 5 to 10 points lower with a factor of 2.5 and about as high with 0.5. Other networks, with steps of 0.015
-to 0.035, gained from 1.5 or 2.5."""
+"""Size of a step relative to the weights, in the layer with the smallest weights. The learning rate of a network
+without BatchNorm is set so that its steps have this size. In trials, perceptrons on 28x28 pixels have a relative step
+of 0.06 to 0.07 without a factor on the learning rate. With a factor of 2.5 they ended 5 to 10 points lower, and with
+0.5 about as high. Other networks have a relative step of 0.015 to 0.035, and gained from a factor of 1.5 or 2.5."""
 
 LARGE_STEP = 0.04
-"""Relative step, without a factor, from which the learning rate falls during a run. In trials, perceptrons with steps
-of 0.06 never reached scratch's accuracy at a constant rate. Networks with steps of 0.015 to 0.035 gained nothing from
-a falling rate."""
+"""Relative step, without a factor on the learning rate, from which the learning rate falls during a run. In trials,
+perceptrons with a relative step of 0.06 never reached scratch's accuracy at a constant rate. Networks with 0.015 to
+0.035 gained nothing from a falling rate."""
 
 RAISED_RATE, LOWERED_RATE = 2.5, 0.25
-"""Largest and smallest factor on the learning rate. Shrinking to 0.4 raises the relative step 2.5 times."""
+"""Largest and smallest factor on the learning rate. Shrinking to 0.4 makes the relative step 2.5 times as large."""
 
 LEAST_ERROR = 1e-6
-"""Smallest validation error in the ratio of the errors: a parent without errors would cause a division by zero."""
+"""Smallest validation error in the ratio of the errors. It prevents a division by zero for a parent without errors."""
 
 
 def resolve_initialization(
@@ -43,14 +45,15 @@ def resolve_initialization(
 
     `normalized`: whether the network has BatchNorm layers.
 
-    `train_accuracy`, `val_accuracy`: the parent's accuracies on its own data, in [0, 1], on training samples without
-    augmentation; None if unknown.
+    `train_accuracy`, `val_accuracy`: the parent's accuracies on its own data, in [0, 1]. Training samples are not
+    augmented. None if unknown.
 
-    `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown,
-    or if the optimizer does not divide by the gradient's size as Adam does. The learning rate is then not changed.
+    `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown.
+    Also None if the optimizer does not divide by the gradient's size, as Adam does. The learning rate is then not
+    changed.
 
-    `pretrained`: whether the weights are shrunk towards pretrained ones. Optimizer and normalization then do not
-    matter: the norm of the weights, and so the relative step, hardly changes.
+    `pretrained`: whether the weights are shrunk towards pretrained weights. Optimizer and normalization then do not
+    matter, because the norm of the weights hardly changes. The relative step hardly changes either.
     """
     missing, why = missing_fit(train_accuracy, val_accuracy)
     gentle = max(setting.alpha, GENTLE_ALPHA)
@@ -70,10 +73,10 @@ def resolve_initialization(
 
 
 def has_large_steps(relative_step: float | None) -> bool:
-    """Return whether steps are too large, relative to the weights, for a run to converge at a constant learning rate.
+    """Return whether steps are so large, relative to the weights, that a constant learning rate prevents convergence.
 
-    `relative_step` is defined in `resolve_initialization`. It must be of a network without BatchNorm. Returns False if
-    it is unknown.
+    `relative_step` is defined in `resolve_initialization`. It must come from a network without BatchNorm. Returns False
+    if it is unknown.
     """
     return relative_step is not None and relative_step >= LARGE_STEP
 
@@ -85,21 +88,21 @@ def _between(fitted: float, unfitted: float, missing: float) -> float:
 def _shrink(setting: Auto, alpha: float, rate: float = 1.0) -> ShrinkPerturb:
     """Return a start that shrinks by alpha, but never below alpha times the size of a new network.
 
-    Weights do not grow back in runs that stop early. In a trial on digits, shrinking by 0.4 in each of three drops left
-    0.15 of their norm, and the steps of the fourth drop were too large to keep the old accuracy.
+    Weights do not grow back in runs that stop early. In a trial on digits, each of three runs shrank by 0.4. Then 0.15
+    of the norm was left, and the steps of the fourth run were too large to keep the old accuracy.
     """
     rows = setting.head_rows
     return ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=rows, least_norm=alpha, rate=rate)
 
 
 def _same_step_rate(fitted: float, alpha: float) -> float:
-    """Return the factor on the learning rate with which a step after shrinking by `alpha` changes the weights as much
-    as after shrinking by `fitted`.
+    """Return the factor on the learning rate that makes up for less shrinking.
 
-    With BatchNorm, shrinking speeds a run up by making its steps larger relative to the weights. The rate does the same
-    and keeps what an under-fitted parent knows. In trials (clothes with 120 images a class, CIFAR-100 with 2.5 epochs)
-    runs with an alpha of 1 and a factor of 2 to 3 reached scratch's test accuracy 1.1 to 1.3 times sooner than runs
-    with an alpha of 0.8 and no factor.
+    With this factor, a step after shrinking by `alpha` changes the weights as much as a step after shrinking by
+    `fitted`. With BatchNorm, shrinking makes a run faster because its steps become larger relative to the weights. A
+    higher learning rate does the same, and an under-fitted parent keeps what it has learnt. In trials (clothes with 120
+    images a class, CIFAR-100 with 2.5 epochs), runs with an alpha of 1 and a factor of 2 to 3 were compared with runs
+    with an alpha of 0.8 and no factor. They reached scratch's test accuracy 1.1 to 1.3 times sooner.
     """
     return round(min(RAISED_RATE, alpha / fitted), 2) if fitted else RAISED_RATE
 

@@ -19,8 +19,8 @@ from retrain.errors import StoreError, UserError
 R = TypeVar("R", bound="Record")
 
 RECORD_VERSION = 1
-"""The `schema_version` of the records that this version writes. It counts the changes after which an earlier version
-would misunderstand a record; a new field that may be ignored is no such change."""
+"""The `schema_version` of the records that this version writes. It rises with each change after which an earlier
+version would misunderstand a record. A new field that may be ignored is no such change."""
 
 
 class _Header(BaseModel):
@@ -30,12 +30,15 @@ class _Header(BaseModel):
 
 
 class Record(BaseModel):
-    """A frozen record that keeps the fields that it does not know."""
+    """A frozen record. It keeps fields that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     def to_bytes(self) -> bytes:
-        """Return canonical JSON with the record's `schema_version`: that of a later version that wrote it stays."""
+        """Return canonical JSON with the record's `schema_version`.
+
+        If a later version wrote the record, its `schema_version` is kept.
+        """
         return canonical_json({"schema_version": RECORD_VERSION, **self.model_dump(mode="json")})
 
 
@@ -45,10 +48,11 @@ def canonical_json(content: object) -> bytes:
 
 
 def parse_record(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
-    """Return the record in the bytes of the object at `where`. Raises `error`, with that place, if there is none.
+    """Return the record in the bytes of the object at `where`. Raises `error`, which names `where`, if there is none.
 
     The parts of a task in a record may have unknown fields. Task files may not. A record of the next `schema_version`
-    is read if it has the known fields; else, and if it is of a later one, this raises `StoreError`: an upgrade helps.
+    is read if it has the known fields. Otherwise this raises `StoreError` with the advice to upgrade, as for all later
+    versions.
     """
     try:
         record = kind.model_validate_json(data, extra="allow")
@@ -75,7 +79,7 @@ def _refuse_later(version: int, newest: int, where: str) -> None:
 
 
 def unknown_fields(value: object, path: str = "") -> Iterator[str]:
-    """Yield the dotted paths of all fields, at any depth, that were read without being known."""
+    """Yield the dotted paths of all unknown fields that were read, at any depth."""
     if isinstance(value, BaseModel):
         yield from (f"{path}{name}" for name in value.model_extra or {})
         for name in type(value).model_fields:

@@ -21,7 +21,10 @@ HeldOut = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class Shard(Record):
-    """One tar of a drop. `name` is relative to the drop; `samples` are those used; `sha256` is of its bytes."""
+    """One tar file of a drop.
+
+    `name` is relative to the drop, `samples` counts the used samples, `sha256` is of its bytes.
+    """
 
     name: str
     split: Split
@@ -31,7 +34,7 @@ class Shard(Record):
 
 
 class LeftOut(Record):
-    """A sample that no run uses, and why. `where`: its shard, or the file that it was packed from."""
+    """A sample that no run uses, and the reason. `where` is its shard, or the file that it was packed from."""
 
     where: str
     key: str
@@ -39,10 +42,10 @@ class LeftOut(Record):
 
 
 class Reading(Record):
-    """How a drop's source was read. It reports, and is no part of the drop's identity.
+    """How a drop's source was read. It is a report, and no part of the drop's identity.
 
-    `labels_from`: folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
-    sample nor left out: litter, files that hold labels, further files next to images. `notes` are for people.
+    `labels_from` is folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
+    sample nor left out: stray files, files with labels, other files next to images. `notes` are sentences for people.
     """
 
     labels_from: str
@@ -51,7 +54,7 @@ class Reading(Record):
 
 
 class SampleList(Record):
-    """The file of a drop with its sample table: key, class, content and use of every sample."""
+    """The file of a drop with its sample table. It has the key, class, content and use of every sample."""
 
     name: str
     size: NonNegativeInt
@@ -77,13 +80,16 @@ class Change(Record):
 
 
 class Amendment(Record):
-    """Corrections of committed drops, `amendments/<sequence>.json`: never changed, later ones win."""
+    """Corrections of committed drops, in `amendments/<sequence>.json`.
+
+    They never change. Later amendments take precedence.
+    """
 
     sequence: NonNegativeInt
     at: AwareDatetime
     changes: tuple[Change, ...]
     upload: str | None = None
-    """The upload that became this amendment: it had new labels for images of earlier drops, and no new image."""
+    """The upload that became this amendment. It had new labels for images of earlier drops, and no new image."""
 
     def __str__(self) -> str:
         """Return how many labels of which drops it changed, and how many samples it removed."""
@@ -113,25 +119,26 @@ class Erased(Record):
 
     rows: tuple[NonNegativeInt, ...]
     digest: str
-    """Digest of the manifest after the erasure. `Drop.digest` stays that of the committed manifest: plans name it."""
+    """Digest of the manifest after the erasure. `Drop.digest` stays the digest of the committed manifest, because plans
+    contain it."""
 
 
 class Uploaded(Record):
-    """The files of a tree of images that a drop was packed from in the store, where they stay."""
+    """The files in the store from which a tree of images was packed. They stay there."""
 
     files: NonNegativeInt
     size: NonNegativeInt
 
 
 class Drop(Record):
-    """A drop's manifest, `drops/<id>/drop.json`: written last, it makes the drop visible.
+    """A drop's manifest, `drops/<id>/drop.json`. It is written last and makes the drop visible.
 
-    `classes` are this drop's class names in order of first appearance in its shards; `counts[split][class]` are samples
-    after holding out. A split without shards of its own is held out of train by a hash of the sample's content:
-    `held_out[split]` is its share. `left_out` are the bad samples that the task's limit let pass. `sample_list` says
-    which sample is used for what; in manifests without one, samples are held out by a hash of their key. `source`
-    identifies what was packed, and `uploaded` counts its files if they lie in the store. `digest` covers everything but
-    `id`, `committed_at` and `reading` (how the samples were found).
+    `classes` are this drop's class names in the order of their first appearance in its shards. `counts[split][class]`
+    are the samples of each split and class. A split without its own shards is held out of train by a hash of the
+    sample's content, and `held_out[split]` is its share. `left_out` has the bad samples that the task's limit allowed.
+    `sample_list` states the use of each sample. In manifests without one, samples are held out by a hash of their key.
+    `source` identifies the packed files. `uploaded` counts these files if they are in the store. `digest` covers
+    everything but `id`, `committed_at` and `reading` (how the samples were found).
     """
 
     id: str
@@ -149,12 +156,15 @@ class Drop(Record):
     changes: tuple[Change, ...] = ()
     """Changes of the samples by amendments. The manifest in the store has none."""
     erased_since: NonNegativeInt = 0
-    """Samples that this version's digest still counts, though they were erased later: `counts` leave them out."""
+    """Samples that were erased later. This version's digest still includes them, and `counts` leave them out."""
     digest: str
     committed_at: AwareDatetime
 
     def to_bytes(self) -> bytes:
-        """Return canonical JSON without `schema_version`: earlier versions compute the digest of unknown fields too."""
+        """Return canonical JSON without `schema_version`.
+
+        Earlier versions include unknown fields in the digest that they compute.
+        """
         return canonical_json(self.model_dump(mode="json"))
 
     @property
@@ -165,7 +175,7 @@ class Drop(Record):
 
     @property
     def decoded_digest(self) -> str:
-        """Return the identity of its samples in caches. It changes with an erasure."""
+        """Return the identity of the drop's samples in caches. An erasure changes it."""
         return digest([self.digest, self.erased.rows]) if self.erased else self.digest
 
     def samples(self, split: Split) -> int:
@@ -200,14 +210,14 @@ class Dataset(Record):
 
 
 LONGEST_CLASS_NAME = 255
-"""Characters in a class's name."""
+"""Largest number of characters in a class's name."""
 
 
 def clean_class_name(text: str) -> str:
-    """Return a class's name as it is kept. Raises `DropError` if it is none.
+    """Return a class's name in the form in which it is stored. Raises `DropError` if it is not a name.
 
-    Space around it is dropped, such as the line's end that `echo` writes. One name for what reads the same: some
-    systems write é as one character, others as two.
+    Space around it is removed, such as the line break that `echo` writes. Names that look the same become one name:
+    some systems write é as one character, others as two.
     """
     name = compose(text.strip())
     if not name:
@@ -221,37 +231,38 @@ def clean_class_name(text: str) -> str:
 
 @lru_cache
 def canonical_class_name(text: str) -> str:
-    """Return a class's name as new drops keep it: without invisible marks. Raises `DropError` if it is none.
+    """Return a class's name in the form for new drops: without invisible characters. Raises `DropError` if it is no
+    name.
 
-    Byte-order marks, zero-width characters and soft hyphens go; a no-break space becomes a plain one. Committed drops
-    keep the names that they have (`clean_class_name`).
+    Byte-order marks, zero-width characters and soft hyphens are removed. A no-break space becomes a plain space.
+    Committed drops keep their names (`clean_class_name`).
     """
     seen = (character for character in text if unicodedata.category(character) != "Cf")
     return clean_class_name("".join(" " if unicodedata.category(one) == "Zs" else one for one in seen))
 
 
 def compose(text: str) -> str:
-    """Return a text in the form in which what reads the same is the same (NFC)."""
+    """Return a text in Unicode's form NFC, in which texts that look the same are equal."""
     return unicodedata.normalize("NFC", text)
 
 
 DROP_ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 BYTES_A_SAMPLE = 512
-"""A sample in a tar takes up its header at least."""
+"""Least number of bytes of a sample in a tar file: its header."""
 
 
 LATER_FIELDS = frozenset({"sample_list", "source", "uploaded"})
 """Fields that the first manifests did not have."""
 
 OUTSIDE_DIGEST = {"id", "committed_at", "digest", "left_out", "changes", "reading", "erased", "erased_since"}
-"""Fields that the digest leaves out, or takes in another form."""
+"""Fields that the digest leaves out, or includes in another form."""
 
 
 def drop_digest(drop: Drop) -> str:
-    """Return the identity of a drop's content: all but its id, the time of its commit, and the wording of causes.
+    """Return the identity of a drop's content: everything but its id, its commit time, and the wording of causes.
 
-    Fields of `LATER_FIELDS`, and fields that this version does not know, add nothing while they are empty: drops packed
-    before those fields existed keep their digest. A later field that only reports belongs into `reading`.
+    Empty fields of `LATER_FIELDS`, and empty unknown fields, are left out. So drops that were packed before those
+    fields existed keep their digest. A later field that is only a report belongs into `reading`.
     """
     content = drop.model_dump(mode="json", exclude=OUTSIDE_DIGEST)
     first = Drop.model_fields.keys() - LATER_FIELDS
@@ -266,7 +277,7 @@ def drop_digest(drop: Drop) -> str:
 def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
     """Return a drop after these amendments, oldest first, with its new classes, counts and digest.
 
-    A sample that has its first class again counts as unchanged. A drop without changes is returned as it is.
+    A sample that has its first class again counts as unchanged. A drop without changes is returned unchanged.
     """
     own = [change for one in amendments for change in one.changes if change.drop == drop.id]
     brought = {change.row: change.before for change in reversed(own)}
@@ -286,7 +297,7 @@ def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
 
 
 def _recount(drop: Drop, moved: Iterable[tuple[Split, str, str | None]]) -> dict[Split, dict[str, int]]:
-    """Return a drop's counts once samples of a split have gone from one class to another, or to none."""
+    """Return a drop's counts after samples of a split have moved from one class to another, or were removed."""
     counts = {split: Counter(each) for split, each in drop.counts.items()}
     for split, before, after in moved:
         counts[split][before] -= 1
@@ -296,7 +307,7 @@ def _recount(drop: Drop, moved: Iterable[tuple[Split, str, str | None]]) -> dict
 
 
 def without_erased(version: Drop, newest: Drop) -> Drop:
-    """Return an earlier version of a drop without the samples that were erased since; its digest stays."""
+    """Return an earlier version of a drop without the samples that were erased since. Its digest stays the same."""
     if version.erased is None:
         return version
     then = {change.row: change.after for change in version.changes}

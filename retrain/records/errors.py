@@ -22,16 +22,16 @@ class ClassFigures(Record):
     predicted: NonNegativeInt
     """Images of any class that are predicted as this class."""
     is_new: bool = False
-    """Whether the champion that the run was compared with did not know the class."""
+    """Whether the compared champion did not know the class."""
 
     @property
     def recall(self) -> float | None:
-        """Return the share of the class's images that are right: the accuracy on the class. None without images."""
+        """Return the share of the class's images that are classified correctly, or None without images."""
         return self.correct / self.samples if self.samples else None
 
     @property
     def precision(self) -> float | None:
-        """Return the share of the predictions of the class that are right; None if it is never predicted."""
+        """Return the share of the predictions of the class that are correct, or None if it is never predicted."""
         return self.correct / self.predicted if self.predicted else None
 
 
@@ -73,29 +73,29 @@ class Mistake(Record):
 
 
 class ErrorAnalysis(Record):
-    """Errors of a model on labelled samples. A run's `errors.json` has those of the test split."""
+    """Errors of a model on labelled samples. A run's `errors.json` has its errors on the test split."""
 
     samples: NonNegativeInt
     classes: tuple[ClassFigures, ...]
-    """Figures of the classes, in the order of the logits; classes that the model does not know come last."""
+    """Figures of the classes, in the order of the logits. Classes that the model does not know come last."""
     confusions: tuple[Confusion, ...]
     """The confusion matrix without its diagonal and zeros, most frequent first."""
     mistakes: tuple[Mistake, ...]
-    """The most confident ones, most confident first."""
+    """The mistakes with the most confident predictions, most confident first."""
 
     @property
     def accuracy(self) -> float:
-        """Return the share of all samples that are right."""
+        """Return the share of all samples that are classified correctly."""
         return sum(one.correct for one in self.classes) / max(1, self.samples)
 
     def accuracy_of(self, *, new: bool) -> float | None:
-        """Return the accuracy on classes that are new, or on all others; None without samples."""
+        """Return the accuracy on the new classes, or on all others. None without samples."""
         chosen = [one for one in self.classes if one.is_new == new]
         samples = sum(one.samples for one in chosen)
         return sum(one.correct for one in chosen) / samples if samples else None
 
     def most_wrong(self, limit: int) -> list[str]:
-        """Return the names of at most `limit` classes, those in the most errors, in the order of the logits."""
+        """Return the names of the classes with the most errors, at most `limit`, in the order of the logits."""
         names = [one.name for one in self.classes]
         if len(names) <= limit:
             return names

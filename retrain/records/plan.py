@@ -1,4 +1,4 @@
-"""A plan: everything that decides a run."""
+"""A plan: everything that determines a run."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -15,33 +15,34 @@ from retrain.records.drop import Dataset
 
 
 class Scope(Record):
-    """The validation samples and classes that a carried target is about: those that the baseline was measured on."""
+    """The validation samples and classes of a carried target: the ones on which the baseline was measured."""
 
     drops: tuple[str, ...]
     """Ids of the drops whose validation samples are compared."""
     classes: int
-    """Number of classes among which the model chooses: the first ones of the dataset."""
+    """Number of classes among which the model chooses. They are the first classes of the dataset."""
 
 
 class AccuracyEstimate(Record):
     """Estimate of the accuracy that scratch would reach with today's images, made from an earlier scratch run.
 
-    It is for the samples and classes of that run. The loss of accuracy by later classes is measured during the run, in
-    `training.stopping`.
+    It applies to the samples and classes of that run. `training.stopping` measures during the run how much accuracy is
+    lost to later classes.
     """
 
     accuracy: float
     standard_error: float
     is_rough: Annotated[bool, IdentityIfSet] = False
-    """Whether the classes have got more images since that run. Their effect differs much between data sets."""
+    """Whether the classes have got more images since that run. The effect of more images differs much between data
+    sets."""
 
 
 class Target(Record):
-    """Score that a run must reach on val, and its source.
+    """The score that a run must reach on val, and its source.
 
-    `accuracy` is level/100 of the baseline's; both are scores by the plan's metric. `measured`: the baseline was
-    trained on exactly this dataset. `carried`: `age` drops have landed since, and scores within `scope` are compared.
-    The run must also have stopped improving, or be above the accuracy that is expected of scratch.
+    `accuracy` is level/100 of the baseline's score. Both are scores by the plan's metric. `measured`: the baseline was
+    trained on exactly this dataset. `carried`: `age` drops have landed since, and scores within `scope` are compared. A
+    run with a carried target must also have stopped improving, or be above the accuracy that is expected of scratch.
     """
 
     level: float
@@ -61,7 +62,8 @@ class Target(Record):
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
     """Estimated final accuracy of scratch on this dataset; None if it was measured, or cannot be estimated."""
     expected_from: int = 0
-    """Iterations before which no run of this task has come near its target. Until then, a subset of val may suffice."""
+    """Iterations before which no run of this task has come near its target. Until then, a subset of val may be
+    enough."""
 
 
 class ScratchEstimate(Record):
@@ -75,7 +77,7 @@ class ScratchEstimate(Record):
     """Standard error of `iterations`; 0 if they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
-    """Number of this task's scratch runs in the estimate, in addition to the share that is typical of other tasks."""
+    """Number of the task's scratch runs in the estimate. It also includes the share that is typical of other tasks."""
 
 
 class StopRule(Record):
@@ -88,7 +90,7 @@ class StopRule(Record):
     gain: float
     """Least gain in accuracy within the window."""
     errors: float = 0.0
-    """The same in standard errors of the newest accuracy on val. The larger of both gains applies."""
+    """The least gain in standard errors of the newest accuracy on val. The larger of both gains applies."""
     excess: float | None = None
     """Accuracy above a carried target at which the required gain doubles; None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
@@ -100,7 +102,7 @@ class StopRule(Record):
     patience: int | None
     """Iterations without a gain after which a run below its target ends; None: it ends only with its schedule."""
     tolerance: Annotated[float, NotIdentity] = 0.0
-    """Distance below the target up to which a run that gains no more counts as having reached it."""
+    """Largest distance below the target at which a run that has stopped improving counts as at its target."""
 
     @classmethod
     def of(
@@ -114,8 +116,8 @@ class StopRule(Record):
         """Return a task's rule if scratch takes `s_scratch` iterations to reach its final accuracy on the dataset.
 
         `missing_fit`, in [0, 1], is how far the parent is from having fitted its data. A run from a fitted parent
-        reaches scratch's accuracy early, so the expected accuracy may end it from half of `improve_until` on. A window
-        has at least two evaluations, because one evaluation does not show whether a run improves.
+        reaches scratch's accuracy early. The expected accuracy may therefore end it from half of `improve_until` on. A
+        window has at least two evaluations, because one evaluation does not show whether a run improves.
         """
         window = max(stopping.plateau_window * s_scratch, 2 * evaluate_every)
         return cls(
@@ -132,11 +134,11 @@ class StopRule(Record):
 
 
 class Loading(Record):
-    """Place of the decoded training samples, and the reason.
+    """The place of the decoded training samples, and the reason.
 
-    `held`: all of them, on the device if it has room, and else in the machine's memory. `device` and `memory`: all of
-    them there, as the task says. `stream`: a few batches, read from shards as they are needed; so it also decides their
-    order.
+    `held`: all of them, on the device if it has room, otherwise in the machine's memory. `device` and `memory`: all of
+    them there, as the task states. `stream`: a few batches are read from shards when they are needed. This also
+    determines their order.
     """
 
     kind: Literal["held", "device", "memory", "stream"] = "held"
@@ -144,7 +146,9 @@ class Loading(Record):
 
 
 class Origin(Record):
-    """The first initialization of a chain of models: that of a scratch run with this seed, drops and classes."""
+    """The first initialization of a chain of models: the initialization of a scratch run with this seed, drops and
+    classes.
+    """
 
     seed: int
     drops: int

@@ -30,7 +30,7 @@ class Point(Record):
     score: float = Field(default_factory=lambda fields: fields["accuracy"])
     """Score by the plan's metric, on the same images."""
     standard_error: float | None = None
-    """Standard error of `score`; None: that of a share of `images` (binomial)."""
+    """Standard error of `score`. None: the score is a share of `images`, so its error is binomial."""
     in_scope: float | None = None
     """Score within the target's scope; None where the target has none."""
     scope_among_all: float | None = None

@@ -25,7 +25,7 @@ log = logging.getLogger("retrain")
 
 
 OWN_FILES = re.compile(rf"_SUCCESS|samples(-[0-9a-f]{{8}})?\.safetensors|(packed/)?{OWN_SHARD}|")
-"""Names of a drop's files that are not the producer's data. The empty name is that of the folder's own object."""
+"""Names of a drop's files that are not the producer's data. The folder's own object has the empty name."""
 
 
 NAMED = 10

@@ -90,7 +90,7 @@ class TaskLocked(UserError):
 
 @contextmanager
 def hold_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds: float) -> Iterator[Lease]:
-    """Wait for a task's lease, and hold it within the context. `patient` and errors are those of `TaskStore.lock`."""
+    """Wait for a task's lease, and hold it within the context. `patient` and errors are as in `TaskStore.lock`."""
     lease = _wait_for_lease(objects, keys, patient, seconds)
     with heartbeat(lease, seconds):
         yield lease

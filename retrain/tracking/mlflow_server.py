@@ -153,7 +153,7 @@ class _Export:
         return str(found.experiment_id)
 
     def _exported_runs(self, experiment: str) -> dict[str, "Run"]:
-        """Return the completely exported runs, by their ids in the ledger. Delete those of an interrupted export."""
+        """Return the completely exported runs, by their ids in the ledger. Delete the runs of interrupted exports."""
         runs = {}
         for run in self._search(experiment):
             if EXPORTED in run.data.tags:

@@ -32,7 +32,7 @@ class Registered(NamedTuple):
 
 
 def export_to_registry(store: TaskStore, address: str | None = None) -> Registered:
-    """Bring a Model Registry up to date with a task's champions; by default that of $MODEL_REGISTRY_URL.
+    """Update a Model Registry with a task's champions. The default is the registry at $MODEL_REGISTRY_URL.
 
     It is repeated if the champion has changed meanwhile: of several processes, the last one to write is then up to
     date. Raises `UserError` if there is no address, or the server refuses.

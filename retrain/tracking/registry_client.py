@@ -40,7 +40,7 @@ class RegistryClient:
     """Finds, creates and changes resources. Its methods raise `UserError` if the server refuses."""
 
     def __init__(self, address: str | None = None, timeout: urllib3.Timeout = TIMEOUT) -> None:
-        """Use the server at an address, by default that of $MODEL_REGISTRY_URL. Raises `UserError` without one."""
+        """Use the server at an address, by default at $MODEL_REGISTRY_URL. Raises `UserError` without an address."""
         address = address or os.environ.get(ADDRESS)
         if not address:
             raise UserError("no Model Registry: set $MODEL_REGISTRY_URL, or pass --uri to `retrain track`")

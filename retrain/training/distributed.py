@@ -1,10 +1,10 @@
-"""Training in several processes as if in one, started by torchrun.
+"""Train in several processes as if in one. torchrun starts them.
 
-Every process draws every batch and its augmentation, and computes its own rows of it. So the stream of samples, the
-averaged gradient and the counters equal those of one process, up to the order in which floats are added. Two things
-differ. Batch normalization uses the statistics of the whole batch on GPUs (SyncBatchNorm). CPUs lack that, so each
-process normalizes by its own rows, and the running statistics are the first process's. Each process draws its own
-dropout masks.
+Every process draws every batch and its augmentation, and computes its own rows of the batch. The stream of samples, the
+averaged gradient and the counters therefore equal the result of one process, up to the order in which floats are added.
+Two things differ. First, batch normalization on GPUs uses the statistics of the whole batch (SyncBatchNorm). CPUs lack
+this, so each process normalizes by its own rows, and the first process's running statistics are used. Second, each
+process draws its own dropout masks.
 """
 
 import functools
@@ -33,7 +33,7 @@ MAX_SILENCE = 60.0
 """Seconds without a heartbeat after which a rank counts as lost."""
 
 Votes = Callable[[], tuple[bool, ...]]
-"""Answers to yes-or-no questions: one rank's, or whether any rank said yes."""
+"""Answers to yes-or-no questions, of one rank or of all ranks together."""
 
 LOST = "another training process was lost (%s); run the same command again to resume"
 
@@ -41,12 +41,12 @@ log = logging.getLogger("retrain")
 
 
 class ProcessGroup:
-    """The group of processes that train together. This base class is a group of one: it has nothing to share."""
+    """The group of processes that train together. This base class is a group of one process, which shares nothing."""
 
     rank, size = 0, 1
 
     def rows(self, batch: int) -> Rows:
-        """Return which rows of a batch this process computes; parts differ by one row at most."""
+        """Return the rows of a batch that this process computes. The numbers of rows differ by at most one."""
         return Rows(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
@@ -58,7 +58,10 @@ class ProcessGroup:
         return counts
 
     def any_rank(self, ask: Votes) -> Votes:
-        """Start a vote of all ranks. The returned function waits for it, and says for each question if any said yes."""
+        """Start a vote of all ranks, and return a function.
+
+        The function waits for the vote, and returns for each question whether any rank said yes.
+        """
         return ask
 
     def gather_tensors(self, tensor: Tensor) -> Tensor:
@@ -70,21 +73,21 @@ class ProcessGroup:
         return data
 
     def replicate(self, network: nn.Module) -> nn.Module:
-        """Return a wrapped network for the forward pass: its `backward()` averages gradients over the processes."""
+        """Return a wrapped network for the forward pass. Its `backward()` averages the gradients over the processes."""
         return network
 
     def sync_buffers(self, network: nn.Module) -> None:
         """Give every process the first one's buffers."""
 
     def preempt_on_lost_rank(self) -> AbstractContextManager[None]:
-        """Raise `Preempted` if another process is lost inside. The last saved state is in the store."""
+        """Raise `Preempted` if another process is lost within the context. The last checkpoint is in the store."""
         return nullcontext()
 
     def publish_plan(self, plan: str) -> None:
-        """Give the other ranks the next plan to train, as JSON; empty if there is none. Only rank 0 calls it."""
+        """Send the other ranks the next plan to train as JSON, or an empty text at the end. Only rank 0 calls this."""
 
     def wait_for_plan(self) -> str:
-        """Wait for the next plan of rank 0 and return it; empty if there is none. Rank 0 does not call it."""
+        """Wait for the next plan of rank 0 and return it. It is empty at the end. Rank 0 does not call this."""
         return ""
 
 
@@ -100,7 +103,7 @@ class TorchrunGroup(ProcessGroup):
         Thread(target=self._send_heartbeats, args=(store.clone(),), daemon=True).start()
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
-        """Return float32 columns. They are a sum in which one process adds each row, so they are exact."""
+        """Return float32 columns. They are exact: each row of the sum comes from one process."""
         batch = columns[0].new_zeros(len(columns), rows.batch, dtype=torch.float32)
         for column, own in zip(batch, columns, strict=True):
             column[rows.at] = own
@@ -112,7 +115,7 @@ class TorchrunGroup(ProcessGroup):
         return counts
 
     def any_rank(self, ask: Votes) -> Votes:
-        """Start an all-reduce of this rank's votes on the CPU: no rank waits for a device."""
+        """Start an all-reduce of this rank's votes on the CPU. No rank waits for a device."""
         votes = torch.tensor(ask(), dtype=torch.uint8)
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
 
@@ -151,10 +154,8 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Recognize such errors by their type, or by their text for gloo, because gloo has no type for them.
-
-        A collective operation can also wait forever: gloo may never end a send to a rank that is lost meanwhile. So
-        this process exits with 75 if another rank's heartbeats stop.
+        """Recognize the errors of a lost rank by their type. gloo has no type for them, so recognize gloo's by their
+        text.
         """
         left = Event()
         watch = Thread(target=self._exit_if_silent, args=(self._store.clone(), left), daemon=True)

@@ -12,7 +12,7 @@ from retrain.records import Plan
 
 @dataclass(frozen=True)
 class Groups:
-    """The samples within the target's scope, and those of the drops that the parent was not trained on."""
+    """The samples within the target's scope, and the samples of the drops that the parent was not trained on."""
 
     scope: Tensor | None
     """bool [N]; None if the target has no scope."""

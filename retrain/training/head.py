@@ -82,12 +82,12 @@ def _choose(labels: Tensor, old_classes: int, classes: int, seed: int) -> Tensor
 
 
 def _groups(labels: Tensor, old_classes: int) -> Tensor:
-    """Return 0 for the labels of old classes, and 1, 2, ... for those of new ones."""
+    """Return 0 for the labels of old classes, and 1, 2, ... for the labels of new ones."""
     return (labels - old_classes + 1).clamp(min=0)
 
 
 def _average(features: Tensor, labels: Tensor, old_classes: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the mean feature of all old classes together, then of every new one, and how many samples each had."""
+    """Return the mean feature of all old classes together and of every new class, and the numbers of samples."""
     groups = _groups(labels, old_classes)
     counts = torch.bincount(groups, minlength=classes - old_classes + 1)
     sums = torch.zeros(len(counts), features.shape[1]).index_add_(0, groups, features)

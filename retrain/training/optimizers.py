@@ -43,7 +43,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, rate: float | Tensor | None = None) -> None:
-        """Do one step, at this rate if it is given: a number, or a float32 scalar on the parameters' device."""
+        """Do one step. `rate` is a number, or a float32 scalar on the parameters' device."""
         for decay, positions in self._groups:
             used = [position for position in positions if self.parameters[position].grad is not None]
             parameters = [self.parameters[position] for position in used]
@@ -70,7 +70,7 @@ def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Opt
 
 
 def _decay_groups(setting: Setting, parameters: Iterable[Tensor]) -> list[tuple[float, list[int]]]:
-    """Return weight decays with the positions of the parameters that each acts on; no group is empty."""
+    """Return weight decays, each with the positions of its parameters. No group is empty."""
     groups: dict[float, list[int]] = {}
     for position, parameter in enumerate(parameters):
         decays = setting.decayed == "all" or parameter.ndim > 1
@@ -88,7 +88,7 @@ def _adam(
     betas: tuple[float, float],
     decoupled: bool,
 ) -> None:
-    """Step as `torch.optim.Adam(..., fused=True)`, or `AdamW` where weight decay is decoupled."""
+    """Step like `torch.optim.Adam(..., fused=True)`, or like `AdamW` if weight decay is decoupled."""
     beta1, beta2 = betas
     adam(
         parameters,
@@ -118,7 +118,7 @@ def _sgd(
     weight_decay: float,
     setting: Sgd,
 ) -> None:
-    """Step as `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step takes the gradient."""
+    """Step like `torch.optim.SGD(..., fused=True)`. Momentum starts at zero, so the first step uses the gradient."""
     sgd(
         parameters,
         gradients,
@@ -144,9 +144,9 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
-    """Give a new optimizer the moments of another; rows for classes that the other never saw start at zero.
+    """Give a new optimizer the moments of another optimizer. Rows for new classes start at zero.
 
-    Raises `RunError` if they are those of another optimizer or network.
+    Raises `RunError` if the moments belong to another kind of optimizer or to another network.
     """
     for name, tensor in moments(optimizer).items():
         if name not in kept or not may_grow(kept[name].shape, tensor.shape):

@@ -66,8 +66,8 @@ def test_later_file_without_version_gets_the_version_alone() -> None:
             "name: flowers\nstores: x\n",
             "flowers.yaml: stores: unknown field 'stores'; allowed: name, .*did you mean store",
         ),
-        ("name: flowers\nschema_version: 9\n", "schema_version: 9 is that of a later version of retrain; .* up to 1"),
-        ("name: flowers\nnew: 3\nschema_version: '9'\n", "schema_version: 9 is that of a later version of retrain"),
+        ("name: flowers\nschema_version: 9\n", "schema_version: 9 is from a later version of retrain; .* up to 1"),
+        ("name: flowers\nnew: 3\nschema_version: '9'\n", "schema_version: 9 is from a later version of retrain"),
         (
             "name: flowers\n",
             "no schema_version, .* --from 0 if it was written for retrain 0.1, or --from 1 if for a later",

@@ -10,7 +10,7 @@ from retrain.data.stream.shard_cache import ReadAhead
 
 
 class HeldShards:
-    """Keeps the shards of the batches that are being decoded in the cache, and fetches those of later batches.
+    """Keeps the shards of the current batches in the cache, and fetches the shards of later batches.
 
     At most `decoding` batches are decoded at once. Close it at the end.
     """

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "run", help="Run what has not been run yet. It can be stopped at any moment and resumed later."
     )
     run.add_argument("names", nargs="*", metavar="NAME", help="Regimes (default: all).")
-    run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2 (default: those of each regime).")
+    run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2 (default: the seeds of each regime).")
     run.add_argument("--out", type=Path, required=True, help="Folder of the results.")
     run.add_argument(
         "--root",

@@ -78,7 +78,7 @@ class SequenceFigures(NamedTuple):
     test_scratch: float
     """Mean test accuracy of plain scratch."""
     champion_gaps: tuple[float, ...]
-    """Test accuracy of the champion minus that of plain scratch, one for each drop."""
+    """Test accuracy of the champion minus the test accuracy of plain scratch, one for each drop."""
     outcomes: tuple[str, ...]
     promoted: int
     start: str

@@ -115,8 +115,8 @@ TOTALS = [
 COMPUTE = [
     series(
         "Iterations compared with scratch",
-        "Cumulative: the iterations that training from scratch on every dataset would have taken, those of the runs, "
-        "and those of the runs with evaluation. The distance to the first line was saved. Calibrations count as used.",
+        "Cumulative iterations: of training from scratch on every dataset, of the runs, and of the runs with their "
+        "evaluations. The distance to the first line was saved. Calibrations count as used.",
         {
             "always from scratch": _sum(BASELINE),
             "used": _sum("retrain_used_iterations_total"),

@@ -77,7 +77,7 @@ TENTHS = alt.Axis(grid=False, format=".1f", tickCount=6)
 
 
 def spent_chart(steps: Sequence[Step]) -> Chart:
-    """Return a chart of cumulative iterations: those of always training from scratch, and those spent."""
+    """Return a chart of cumulative iterations: of training from scratch each time, and of the actual runs."""
     base = table(_rows(steps)).encode(x=time_axis())
     gain, loss = _gap(base, "higher", "net"), _gap(base, "lower", "bad")
     lines = _lines(steps, {"always from scratch": ("baseline", "scratch"), "spent, all in": ("used_all_in", "ours")})

@@ -50,7 +50,7 @@ class ReportData:
 
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> ReportData:
-    """Read the page's data of a task. `records` are those of its ledger, oldest first."""
+    """Read the page's data of a task. `records` are the records of its ledger, oldest first."""
     compared = {run_id for record, baseline in newest_with_targets(records) for run_id in (record.run_id, baseline)}
     champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]

@@ -133,7 +133,7 @@ class S3Store:
                         yield name
 
     def upload(self, path: Path, key: str) -> None:
-        """Upload the file at `path`, a large one in parallel parts; those of all files share their connections."""
+        """Upload the file at `path`. A large file is sent in parallel parts. All files share the connections."""
         with self._translate_errors(key):
             retry(partial(self._uploads.upload_file, str(path), self._bucket, self._prefix + check_key(key)))
 
