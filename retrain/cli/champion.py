@@ -136,6 +136,7 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
     """
     from retrain.config.loading import task_argument
     from retrain.errors import RunError
+    from retrain.utils.clock import utc_now
 
     files = store.run(run_id)
     files.plan()  # raises if there is no such run
@@ -149,7 +150,7 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
         raise RunError(f"{run_id} was never tested on the test split; pass --force to promote it anyway")
     if not force and approval and awaits:
         raise RunError(
-            f"{approval.describe(task_argument(store.task))}, or pass --force to promote it without approval"
+            f"{approval.describe(task_argument(store.task), utc_now())}, or pass --force to promote it without approval"
         )
     return awaits
 

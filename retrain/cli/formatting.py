@@ -19,6 +19,7 @@ from retrain.pipeline.status import Status
 from retrain.records import Decision, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import is_reached_within_error, total_savings
 from retrain.records.plan import StopRule
+from retrain.utils.clock import utc_now
 from retrain.utils.text import pluralize
 
 M = TypeVar("M", bound=BaseModel)
@@ -248,7 +249,7 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
     """
     gate = list(_gate_rows(record.decision, "passed"))
     if candidate:
-        gate = list(_gate_rows(candidate.gate, candidate.approval.describe(task_argument(record.task))))
+        gate = list(_gate_rows(candidate.gate, candidate.approval.describe(task_argument(record.task), utc_now())))
     rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *gate, *_total_rows(record, ledger)]
     return details(f"{record.run_id} {record.ending}", rows)
 
@@ -371,7 +372,7 @@ def _status_rows(status: Status) -> Rows:
 def _attention_rows(status: Status) -> Rows:
     """Yield what needs a person's attention, with what to do."""
     for approval in status.awaiting:
-        yield "awaits approval", approval.describe(task_argument(status.task))
+        yield "awaits approval", approval.describe(task_argument(status.task), utc_now())
     for unfinished in status.unfinished:
         yield "unfinished", unfinished
     for removed in status.removed:

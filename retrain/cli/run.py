@@ -178,13 +178,14 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
     from retrain.pipeline.planning import NoRunNeeded
     from retrain.records import Approval
     from retrain.tracking.hook import update_trackers
+    from retrain.utils.clock import utc_now
 
     update_trackers(task, store)
     if isinstance(ended, NoRunNeeded):
         _print_no_run(ended, as_json)
         return
     if isinstance(ended, Approval):
-        typer.echo(ended.model_dump_json(indent=2) if as_json else ended.describe(task_argument(task.name)))
+        typer.echo(ended.model_dump_json(indent=2) if as_json else ended.describe(task_argument(task.name), utc_now()))
         raise typer.Exit(AWAITS_APPROVAL)
     records = [] if as_json else store.ledger.read()
     formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)

@@ -16,6 +16,7 @@ from retrain.pipeline import next_run, planning
 from retrain.pipeline.planning import History, Request, same_network
 from retrain.records import Drop, Plan, RunRecord
 from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.clock import utc_now
 from retrain.utils.text import pluralize
 
 RACED: tuple[Preset, ...] = ("default", "naive", "paper")
@@ -123,7 +124,7 @@ def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> 
     """
     found = store.drops.committed()
     drops = [store.drops.read(drop) for drop in found.usable]
-    past = next_run.history(store, task)
+    past = next_run.history(store, task, utc_now())
     retries = {run_id: record for run_id, record in past.records.items() if record.outcome == "failed"}
     own = {run_id: record for run_id, record in past.records.items() if record.purpose != "trial"}
     past = past._replace(records=own, champion=_parent(store, task, past, drops), quarantined=found.quarantined)

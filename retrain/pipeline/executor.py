@@ -9,6 +9,7 @@ from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.records import Approval, Plan
 from retrain.store.task_store import TaskStore
+from retrain.utils.clock import utc_now
 
 if TYPE_CHECKING:
     from retrain.training.progress import Observer
@@ -50,7 +51,7 @@ class InProcessExecutor:
                 raise
             ended = stages.record_failure(context, plan, str(error))
         told = (
-            ended.describe(task_argument(task.name))
+            ended.describe(task_argument(task.name), utc_now())
             if isinstance(ended, Approval)
             else f"{ended.run_id} {ended.ending}"
         )

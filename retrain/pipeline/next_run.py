@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 
+from retrain.config.loading import task_argument
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop
 from retrain.models.pretrained import read_pretrained, resolve_task
@@ -34,21 +35,21 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     `resolve_task` first applies a network's own image size, normalization and weights. Raises `DamagedDrop` for a drop
     that must be quarantined.
     """
-    task = resolve_task(task)
+    task, now = resolve_task(task), now or utc_now()
     found = store.drops.committed()
     drops = []
     for drop in store.drops.read_many(found.usable):
         if late := late_files(drop, found):
             log.warning("%s", late)
         drops.append(drop.model_copy(update={"shards": ()}))  # saves memory: shards are many
-    past = history(store, task)._replace(quarantined=found.quarantined)
+    past = history(store, task, now)._replace(quarantined=found.quarantined)
     _check_champion_drops(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
     if isinstance(planned, NoRunNeeded):
         return planned
     drifted = _drifted_drops(store, planned, past.champion)
     planned = planned.model_copy(update={"warnings": (*planned.warnings, *map(str, drifted))})
-    return _apply_trigger(store, planned, drops, past, drifted, now or utc_now()) if request == Request() else planned
+    return _apply_trigger(store, planned, drops, past, drifted, now) if request == Request() else planned
 
 
 def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:
@@ -121,8 +122,9 @@ def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
         factory.check_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, pretrained)
 
 
-def history(store: TaskStore, task: Task) -> History:
+def history(store: TaskStore, task: Task, now: datetime) -> History:
     """Read the task's history: the ledger, the champion's plan, and the newest scratch runs of equal work."""
+    unfinished = store.approvals.unfinished()
     records = store.ledger.read()
     champion = store.champion.read().run_id
     measured = (_read_scratch_run(store, task, record) for record in reversed(records) if is_baseline(record))
@@ -131,7 +133,10 @@ def history(store: TaskStore, task: Task) -> History:
         champion=store.run(champion).plan() if champion else None,
         scratch_runs=tuple(islice(filter(None, measured), SCRATCH_RUNS)),
         trained_on_erased=frozenset().union(*(erasure.trained for erasure in store.erasures.read())),
-        awaiting={store.run(one.run_id).plan().dataset.digest: one for one in store.approvals.unfinished()},
+        awaiting={
+            store.run(one.run_id).plan().dataset.digest: one.describe(task_argument(task.name), now)
+            for one in unfinished
+        },
     )
 
 

@@ -18,7 +18,7 @@ from retrain.pipeline.start import read_missing_fit, resolve_start
 from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
-from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
+from retrain.records import Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
 from retrain.utils.text import pluralize
 
 RECENT_RUNS = 3
@@ -44,8 +44,8 @@ class History(NamedTuple):
     scratch_runs: Sequence[ScratchRun] = ()
     """Scratch runs with the same amount of work as the task's, newest first."""
     quarantined: Collection[str] = ()
-    awaiting: Mapping[str, Approval] = MappingProxyType({})
-    """Approvals of waiting candidates, by the digest of their dataset."""
+    awaiting: Mapping[str, str] = MappingProxyType({})
+    """A sentence for each candidate whose approval is not completed, by the digest of its dataset."""
     trained_on_erased: Collection[str] = ()
     """Runs whose models were trained on samples that have been erased since."""
 
@@ -119,8 +119,8 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
     ):
         changed = "" if equal_work(task, champion.task) else SETTINGS_WAIT
         return f"no drop has landed since champion {champion.run_id}{changed}"
-    if approval := history.awaiting.get(dataset.digest):
-        return approval.describe(task_argument(task.name))
+    if awaits := history.awaiting.get(dataset.digest):
+        return awaits
     for record in history.records.values():
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue

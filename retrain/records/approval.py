@@ -38,8 +38,21 @@ class Approval(Record):
         """Return a new approval, without a verdict."""
         return cls(run_id=run_id, requested_at=at, expires_at=at + timeout)
 
-    def describe(self, task: str) -> str:
-        """Return a sentence that names the commands, with this `--task`, that approve or reject the run."""
+    def verdict_at(self, now: datetime) -> Verdict | None:
+        """Return the verdict. Without one, the approval expires when its time is up, even if no object says so yet."""
+        if self.verdict or now < self.expires_at:
+            return self.verdict
+        return Verdict(kind="expired", author=None, reason=None, at=self.expires_at)
+
+    def describe(self, task: str, now: datetime) -> str:
+        """Return a sentence that names the commands, with this `--task`, that approve or reject the run.
+
+        After the verdict, or when the time is up, it names the command that completes the decision.
+        """
+        if verdict := self.verdict_at(now):
+            return (
+                f"{self.run_id} passed the gate; {verdict}; the watcher, or `retrain run --task {task}`, records this"
+            )
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
             f"`retrain approve {self.run_id} --task {task}`, or "

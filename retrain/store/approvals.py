@@ -70,11 +70,11 @@ class Approvals:
 
     def expire(self, approval: Approval, now: datetime) -> Approval:
         """Return the approval. If its time is up without a verdict, it has expired; write that verdict."""
-        if approval.verdict or now < approval.expires_at:
+        verdict = approval.verdict_at(now)
+        if verdict is None or approval.verdict:
             return approval
-        expired = Verdict(kind="expired", author=None, reason=None, at=approval.expires_at)
         try:
-            return self.decide(approval.run_id, expired)
+            return self.decide(approval.run_id, verdict)
         except RunError:  # a person decided at the last moment
             return self._read(approval.run_id)[0]
 

@@ -30,7 +30,7 @@ def collect_notifications(
 
     Events whose cause is over, such as an approval with a verdict, are included: an endpoint may not have them yet.
     """
-    found = [*_runs(records), *_champions(store), *_approvals(store, approvals), *_quarantined(store, now)]
+    found = [*_runs(records), *_champions(store), *_approvals(store, approvals, now), *_quarantined(store, now)]
     found += _budget(task, records, now)
     return sorted(found, key=lambda event: (event.at, event.id))
 
@@ -60,10 +60,10 @@ def _champions(store: TaskStore) -> Iterator[Notification]:
         yield Notification(f"champion-{entry.sequence}", kind, entry.run_id, entry.at, data)
 
 
-def _approvals(store: TaskStore, approvals: Sequence[Approval]) -> Iterator[Notification]:
+def _approvals(store: TaskStore, approvals: Sequence[Approval], now: datetime) -> Iterator[Notification]:
     for approval in approvals:
-        verdict = approval.verdict
-        what = f"{approval.run_id} passed the gate; {verdict}" if verdict else approval.describe(store.task)
+        verdict = approval.verdict_at(now)
+        what = f"{approval.run_id} passed the gate; {verdict}" if verdict else approval.describe(store.task, now)
         data = {
             "run_id": approval.run_id,
             "expires_at": approval.expires_at.isoformat(),

@@ -83,7 +83,10 @@ def test_gate_doubts_of_a_waiting_candidate_are_shown() -> None:
     gate = Decision(promoted=True, reasons=(), notes=("200 test images do not show",))
     table = printed(record_details(record, candidate=Candidate(record, approval, gate)))
     words = " ".join(table.split())
-    assert f" gate {approval.describe(record.task)} gate undecided 200 test images do not show" in words
+    assert (
+        f" gate {approval.describe(record.task, approval.expires_at)} gate undecided 200 test images do not show"
+        in words
+    )
 
 
 def test_plan_shows_target_expectation_start_and_warnings() -> None:

@@ -72,8 +72,9 @@ def test_waiting_candidate_is_on_both_pages(browser: Browser, tmp_path: Path, mo
     monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
-    approval = Approval.requested("continuous-9", known_ledger.START, timedelta(days=3))
-    TaskStore(store, "pets").approvals.request(approval)
+    century = timedelta(days=36525)  # this test does not run later
+    for run_id, timeout in (("continuous-9", century), ("continuous-8", timedelta(days=3))):
+        TaskStore(store, "pets").approvals.request(Approval.requested(run_id, known_ledger.START, timeout))
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         for path in ("/fleet", "/"):
             monitoring.get(f"http://{address}{path}")
@@ -81,8 +82,13 @@ def test_waiting_candidate_is_on_both_pages(browser: Browser, tmp_path: Path, mo
         assert row(fleet, "pets")[0] == "awaits approval"
         waiting = report.locator("p.card", has=report.get_by_text("continuous-9")).inner_text()
         assert waiting == (
-            "continuous-9 passed the gate on 2026-01-05 00:00 and awaits approval until 2026-01-08 00:00: "
+            "continuous-9 passed the gate on 2026-01-05 00:00 and awaits approval until 2126-01-06 00:00: "
             "retrain approve continuous-9 --task pets, or reject."
+        )
+        expired = report.locator("p.card", has=report.get_by_text("continuous-8")).inner_text()
+        assert expired == (
+            "continuous-8 passed the gate on 2026-01-05 00:00 but was not approved by 2026-01-08 00:00. "
+            "The watcher, or retrain run --task pets, refuses it."
         )
         fleet.close()
         report.close()

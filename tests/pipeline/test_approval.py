@@ -132,6 +132,24 @@ def test_time_out_refuses_once_the_time_is_up(workspace: Workspace, waiting: App
         approve(workspace, waiting.run_id)
 
 
+def test_status_after_the_time_limit_asks_for_no_verdict(
+    workspace: Workspace, waiting: Approval, command: Callable[..., Ran]
+) -> None:
+    """Nothing has written yet that the time is up: `retrain status` only reads."""
+    expired = (
+        f"{waiting.run_id} passed the gate; no approval came before 2026-05-03 12:00 UTC (gate.approval_timeout); "
+        "the watcher, or `retrain run --task pets`, records this"
+    )
+    task = make_task(gate=MANUAL, trigger={"min_samples": 1})
+    assert read_status(task, workspace.store, lambda: waiting.expires_at).trigger == expired
+    earlier = read_status(task, workspace.store, lambda: waiting.requested_at).trigger
+    assert earlier == waiting.describe("pets", waiting.requested_at)
+    assert f"`retrain approve {waiting.run_id} --task pets`" in earlier
+    for shown in (command("status"), command("show", waiting.run_id)):
+        assert "no approval came before" in " ".join(shown.out.split())
+        assert "retrain approve" not in " ".join(shown.out.split())
+
+
 def test_first_of_two_verdicts_counts(workspace: Workspace, waiting: Approval) -> None:
     approve(workspace, waiting.run_id, "rejected")
     with pytest.raises(RunError, match="rejected by ann"):
