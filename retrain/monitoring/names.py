@@ -247,7 +247,10 @@ SCHEDULE_PERIOD = Name(
 
 DURATION_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0)
 RUN_DURATION = Name(
-    "retrain_run_duration_seconds", "histogram", METHOD, "Time from the start of a run's training to its record."
+    "retrain_run_duration_seconds",
+    "histogram",
+    METHOD,
+    "Time from the start of a run's training to its record, any wait for approval included.",
 )
 STAGE_DURATION = Name(
     "retrain_stage_duration_seconds",
