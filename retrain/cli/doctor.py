@@ -21,9 +21,10 @@ def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, o
     """Check whether a task can run here: store, clock, drops, disk, device, model, champion,
     trackers, Kubeflow."""
     from retrain.cli.formatting import print_record
-    from retrain.doctor.examination import check_trackers, examine
+    from retrain.doctor.examination import examine
+    from retrain.doctor.trackers import check_trackers
 
-    opened, store = open_task(task, [*overrides, *as_overrides({"kubeflow.host": host})])
+    opened, store = open_task(task, [*overrides, *as_overrides({"--host": ("kubeflow.host", host)})])
     findings = [*examine(opened, store), *check_trackers(opened), _check_kubeflow(opened.kubeflow)]
     print_record(findings, _table, as_json)
     if any(finding.state == "failed" for finding in findings):

@@ -15,7 +15,6 @@ from retrain.pipeline import next_run
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore
-from retrain.tracking import hook
 
 FEWEST = 2
 """Number of classes with which a network is built before any drop has landed."""
@@ -25,7 +24,6 @@ CHAMPION = (
     "Restore the object from a copy of the store. Without a copy: if it is the model, `retrain rollback` restores the "
     "previous champion; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
 )
-TRACKER = "It stops no run: the next one, or `retrain track`, exports what is missing."
 PLAN = "Restore the object that it names from a copy of the store, then check with `retrain run --dry-run`."
 
 
@@ -60,13 +58,6 @@ def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iter
         if finding.state == "failed":
             has_failed, finding = True, finding.model_copy(update={"mend": mend})
         yield finding
-
-
-def check_trackers(task: Task) -> Iterator[Finding]:
-    """Yield a finding about each of the task's trackers. A failure is a warning: no run depends on a tracker."""
-    for name, probe in hook.probes(task).items():
-        finding = Check(name, probe).run()
-        yield finding if finding.state == "ok" else finding.model_copy(update={"state": "warning", "mend": TRACKER})
 
 
 def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:

@@ -27,31 +27,6 @@ def update_trackers(task: Task, store: TaskStore) -> bool:
     return all(results)
 
 
-def probes(task: Task) -> dict[str, Callable[[], str]]:
-    """Return functions that ask the task's trackers for an answer, by the trackers' names.
-
-    Each returns what answered, within seconds, and changes nothing. It raises `UserError` if no export is possible.
-    """
-    asked: dict[str, Callable[[], str]] = {}
-    if task.tracking.mlflow:
-        asked["MLflow"] = lambda: _probe_mlflow(task)
-    if task.tracking.model_registry:
-        asked["Model Registry"] = lambda: _probe_registry(task)
-    return asked
-
-
-def _probe_mlflow(task: Task) -> str:
-    from retrain.tracking.mlflow_server import probe_mlflow
-
-    return probe_mlflow(task.name)
-
-
-def _probe_registry(task: Task) -> str:
-    from retrain.tracking.model_registry import probe_registry
-
-    return probe_registry(task.name)
-
-
 def _try_export(name: str, export: Callable[[Task, TaskStore], object], task: Task, store: TaskStore) -> bool:
     try:
         export(task, store)

@@ -5,10 +5,8 @@ becomes a version of the registered model of that name, and the alias `champion`
 in MLflow already is not changed. An interrupted export is completed by the next one.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,10 +16,9 @@ from retrain.export.folder import export_model
 from retrain.inference.loading import Source
 from retrain.records import Promotion, RunRecord
 from retrain.tracking.figures import figures_of, settings_of, summary_of
-from retrain.utils.extras import require_extra
+from retrain.tracking.mlflow_connection import connect
 from retrain.utils.logs import LOGGER
 from retrain.utils.parallel import in_chunks
-from retrain.utils.text import mask_credentials, system_cause
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,15 +29,6 @@ RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Most figures in one request to MLflow."""
-SILENCE = 5
-"""Seconds to wait for a server's first answer."""
-NETWORK = "Check $MLFLOW_TRACKING_URI, that the server is up, and the network between."
-DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own are 120
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own are 7, with growing pauses
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where commands print JSON
-}
-"""MLflow's settings, unless the environment has others."""
 
 
 class Exported(NamedTuple):
@@ -57,76 +45,8 @@ def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
 
     Raises `UserError` if MLflow's client is not installed, there is no address, or the server refuses.
     """
-    address = _connect(uri)
-    from mlflow import MlflowClient
-
-    with _translate_errors(address):
-        return _Export(MlflowClient(address, address), source).export()
-
-
-def probe_mlflow(task: str) -> str:
-    """Ask the MLflow server of $MLFLOW_TRACKING_URI for a task's experiment, and return that it answers.
-
-    Raises `UserError` as `export_to_mlflow` does, and for the address of a file or another service: opening one could
-    create files.
-    """
-    address = _connect(None)
-    if not _is_server(address):
-        raise UserError(f"MLflow at {address}: not tried, because the address does not begin with http:// or https://")
-    from mlflow import MlflowClient
-
-    with _translate_errors(address):
-        known = MlflowClient(address, address).get_experiment_by_name(task) is not None
-    state = f"it has the experiment {task}" if known else f"the first export creates the experiment {task}"
-    return f"{mask_credentials(address)} answers; {state}"
-
-
-def _connect(uri: str | None) -> str:
-    """Return the address of the server once it has answered, and set MLflow's defaults."""
-    require_extra("mlflow", "Tracking in MLflow")
-    address = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not address:
-        raise UserError("no MLflow server: set $MLFLOW_TRACKING_URI, or pass --uri to `retrain track`")
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    _check_answers(address)
-    return address
-
-
-def _is_server(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
-
-
-def _check_answers(address: str) -> None:
-    """Raise `UserError` if a server is silent or away. MLflow's client would try for up to a minute.
-
-    Any answer counts, even a refusal: MLflow reports it at once.
-    """
-    import requests  # which MLflow uses, so that the environment's proxies apply
-
-    if not _is_server(address):
-        return
-    where = f"MLflow at {mask_credentials(address)}"
-    try:
-        requests.get(address, timeout=SILENCE, stream=True).close()
-    except requests.Timeout as error:
-        raise UserError(f"{where}: no answer within {SILENCE} s. {NETWORK}") from error
-    except requests.exceptions.SSLError:  # MLflow's settings may allow the certificate
-        return
-    except requests.ConnectionError as error:
-        raise UserError(f"{where}: cannot be reached: {system_cause(error)}. {NETWORK}") from error
-    except requests.RequestException:
-        return
-
-
-@contextmanager
-def _translate_errors(address: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise UserError(mask_credentials(f"MLflow at {address}: {str(error).splitlines()[0]}")) from error
+    with connect(uri) as client:
+        return _Export(client, source).export()
 
 
 class _Export:

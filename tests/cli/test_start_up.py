@@ -24,6 +24,8 @@ IMPORTS: dict[str, tuple[int, set[str]]] = {
     "gc -t pets": (0, set()),
     "watch -t cars --once": (0, set()),
     "run -t cars --dry-run": (0, set()),  # with a drop, the network of the plan is built with torch
+    "run -t cars --dry-run --set tracking.mlflow=true": (0, set()),
+    "run -t cars --dry-run --set tracking.model_registry=true": (0, set()),
     "run -t cars --on kubeflow --host http://127.0.0.1:1": (0, set()),
     "pipeline trainjob -t cars": (0, set()),
     "pipeline compile -t pets -o pipeline.yaml": (0, {"kfp"}),

@@ -25,9 +25,10 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.store.champions import Author
-from retrain.tracking import mlflow_server
+from retrain.tracking import mlflow_connection
 from retrain.tracking.hook import TrackerUpdates, update_trackers
-from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow, probe_mlflow
+from retrain.tracking.mlflow_connection import probe_mlflow
+from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow
 from retrain.tracking.tensorboard_files import write_event_files
 
 TASK = make_task()
@@ -182,7 +183,7 @@ def test_server_that_is_away_delays_no_run(
 
 def test_silent_server_is_given_up_at_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """It accepts connections and never answers. MLflow's client itself would ask it three times."""
-    monkeypatch.setattr(mlflow_server, "SILENCE", 0.2)
+    monkeypatch.setattr(mlflow_connection, "SILENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UserError, match=r"MLflow at http://127.*: no answer within 0\.2 s"):

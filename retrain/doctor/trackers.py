@@ -1,0 +1,43 @@
+"""Check that a task's trackers take exports from this machine.
+
+This file imports no torch, so that `retrain run --dry-run` needs none.
+"""
+
+from collections.abc import Callable, Iterator
+
+from retrain.config.task import Task
+from retrain.doctor import Check, Finding
+
+ADVICE = "It stops no run: the next one, or `retrain track`, exports what is missing."
+
+
+def check_trackers(task: Task) -> Iterator[Finding]:
+    """Yield a finding about each of the task's trackers. A failure is a warning: no run depends on a tracker."""
+    for name, probe in _probes(task).items():
+        finding = Check(name, probe).run()
+        yield finding if finding.state == "ok" else finding.model_copy(update={"state": "warning", "mend": ADVICE})
+
+
+def _probes(task: Task) -> dict[str, Callable[[], str]]:
+    """Return functions that ask the task's trackers for an answer, by the trackers' names.
+
+    Each returns what answered, within seconds, and changes nothing. It raises `UserError` if no export is possible.
+    """
+    probes: dict[str, Callable[[], str]] = {}
+    if task.tracking.mlflow:
+        probes["MLflow"] = lambda: _probe_mlflow(task)
+    if task.tracking.model_registry:
+        probes["Model Registry"] = lambda: _probe_registry(task)
+    return probes
+
+
+def _probe_mlflow(task: Task) -> str:
+    from retrain.tracking.mlflow_connection import probe_mlflow
+
+    return probe_mlflow(task.name)
+
+
+def _probe_registry(task: Task) -> str:
+    from retrain.tracking.model_registry import probe_registry
+
+    return probe_registry(task.name)
