@@ -6,9 +6,11 @@ Import `app` and `main` from here. Heavy imports stay inside the commands: `--he
 import logging
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from retrain import __version__
 from retrain.cli import champion, data, drop, history, pipeline, run, study, task
@@ -24,7 +26,28 @@ from retrain.training.preemption import raise_preempted
 from retrain.utils import logs
 from retrain.utils.extras import EXTRA_OF, install_command
 
+
+class _Commands(TyperGroup):
+    """The commands. Says where an option of the program belongs that follows a command, such as `run --quiet`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except TyperException as raised:
+            error: Any = raised  # of a class that typer does not export: `NoSuchOption`
+            name = getattr(error, "option_name", None)
+            if any(name in option.opts for option in self.params):
+                line = f"{ctx.command_path} {name} {ctx.invoked_subcommand} ..."
+                error.message, error.possibilities = (
+                    f"No such option: {name}. Write it before the command: {line}",
+                    None,
+                )
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Keep image classifiers up to date for a fraction of the compute.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.cli.erase import erase
-from retrain.cli.options import NONE, AsJson, Device, Overrides, TaskName, open_task
+from retrain.cli.options import NONE, AsJson, Device, Overrides, TaskName, as_overrides, open_task
 from retrain.errors import DropError
 from retrain.utils.text import pluralize
 
@@ -50,7 +50,7 @@ def pack(
     """Turn labelled images into a drop and commit it."""
     from retrain.data.packing import pack as commit
 
-    chosen = [] if label_from is None else [f"data.label_from={json.dumps(label_from)}"]
+    chosen = as_overrides({"--label-from": ("data.label_from", label_from)})
     opened, store = open_task(task, [*overrides, *chosen])
     staging = _parse_staging(classes, share, seed)
     for packed in commit(

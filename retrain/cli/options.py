@@ -13,6 +13,7 @@ from retrain.cli.output import write_utf8
 from retrain.errors import UserError
 
 if TYPE_CHECKING:
+    from retrain.config.loading import Override
     from retrain.config.task import Task
     from retrain.store.task_store import TaskStore
 
@@ -84,12 +85,18 @@ Yes = Annotated[
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 
-def as_overrides(settings: Mapping[str, object]) -> list[str]:
-    """Return the settings that are not None as overrides: `FIELD=VALUE`."""
-    return [f"{field}={value}" for field, value in settings.items() if value is not None]
+def as_overrides(options: Mapping[str, tuple[str, object]]) -> "list[Override]":
+    """Return the fields that options set, as overrides. `options`: a field and its value, or None, by option."""
+    from retrain.config.loading import Override
+
+    return [
+        Override(tuple(field.split(".")), value, option)
+        for option, (field, value) in options.items()
+        if value is not None
+    ]
 
 
-def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, TaskStore]":
+def open_task(name: str, overrides: "Sequence[str | Override]" = ()) -> "tuple[Task, TaskStore]":
     """Return a task and its part of the store."""
     from retrain.config.loading import load_task
     from retrain.store.task_store import open_task_store

@@ -73,7 +73,7 @@ def register(task: TaskName, host: KubeflowHost = None, overrides: Overrides = N
     from retrain.config.loading import load_task
     from retrain.kubeflow.client import register as register_pipeline
 
-    opened = load_task(task, [*overrides, *as_overrides({"kubeflow.host": host})])
+    opened = load_task(task, [*overrides, *as_overrides({"--host": ("kubeflow.host", host)})])
     _warn_of_local_store(opened)
     found = register_pipeline(opened, build_pipeline)
     how = "registered" if found.new else "already registered"
@@ -91,7 +91,7 @@ def schedule_(
     from retrain.config.loading import load_task
     from retrain.kubeflow.client import schedule
 
-    chosen = {"kubeflow.host": host, "schedule": cron and f"'{cron}'"}
+    chosen = {"--host": ("kubeflow.host", host), "--cron": ("schedule", cron)}
     opened = load_task(task, [*overrides, *as_overrides(chosen)])
     if opened.schedule is None:
         raise TaskError(f"no schedule for task {opened.name}: pass --cron or set `schedule` in the task file")

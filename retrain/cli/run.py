@@ -71,8 +71,15 @@ def run(
     from retrain.pipeline.planning import Request
 
     request = Request(method, "trial" if trial else "retrain")
-    chosen = {"target.level": until, "seed": seed, "kubeflow.host": host, "trigger": "{}" if at_once else None}
-    opened, store = open_task(task, [*overrides, *as_overrides(chosen)])
+    chosen = as_overrides(
+        {
+            "--until": ("target.level", until and int(until)),
+            "--seed": ("seed", seed),
+            "--host": ("kubeflow.host", host),
+            "--at-once": ("trigger", {} if at_once else None),
+        }
+    )
+    opened, store = open_task(task, [*overrides, *chosen])
     if dry_run:
         from retrain.pipeline import next_run
 
@@ -152,7 +159,7 @@ def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, as_json
 
 def _warn_of_trackers(task: "Task") -> None:
     """Log each of the task's trackers that takes no export from this machine."""
-    from retrain.doctor.examination import check_trackers
+    from retrain.doctor.trackers import check_trackers
 
     for finding in check_trackers(task):
         if finding.state != "ok":

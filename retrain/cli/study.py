@@ -76,7 +76,7 @@ def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
     if not levels:
         typer.echo(f"{runs.study.name}: all runs are done")
         return
-    task = load_task(runs.study.task, as_overrides({"kubeflow.host": host}))
+    task = load_task(runs.study.task, as_overrides({"--host": ("kubeflow.host", host)}))
     submitted = submit_study(runs.study.name, task, levels)
     how = "submitted" if submitted.new else "already submitted"
     typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow run {submitted.id}")

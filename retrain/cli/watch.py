@@ -47,7 +47,7 @@ def watch(
     from retrain.watcher.receiver import BODY_BYTES, PATH, TOKEN_VARIABLE, receiver_from_environment
     from retrain.watcher.watcher import Watcher
 
-    chosen = {"kubeflow.host": host, "schedule": schedule and f"'{schedule}'"}
+    chosen = {"--host": ("kubeflow.host", host), "--schedule": ("schedule", schedule)}
     tasks = [load_task(name, [*overrides, *as_overrides(chosen)]) for name in task]
     health = Health(task.name for task in tasks)
     receiver = None if once else receiver_from_environment(tasks, health)

@@ -102,6 +102,8 @@ class Override(NamedTuple):
 
     path: FieldPath
     value: Any
+    origin: str = "--set"
+    """The option that gives it, for messages."""
 
 
 def parse_override(text: str) -> Override:
@@ -123,7 +125,7 @@ def apply_overrides(document: Document, overrides: Iterable[Override]) -> Docume
 
 
 def _put(document: Document, override: Override) -> Document:
-    (step, *rest), value = override
+    (step, *rest), value, _ = override
     if rest:
         inner = document.get(step)
         value = _put(inner if isinstance(inner, dict) else {}, Override(tuple(rest), value))
@@ -143,19 +145,19 @@ def _change_kind(document: Document, override: Override) -> Document:
     return _put(document, Override(tuple(path), {key: part[key] for key in part if key not in foreign}))
 
 
-def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
+def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Task:
     """Read a task and check it.
 
     `name_or_path` is a path if it has a suffix or a slash; otherwise it is a name, looked up in the folder
     `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
-    `recipe.schedule.scale=0.5`. Raises `TaskError` with one line for each problem.
+    `recipe.schedule.scale=0.5`, or parsed. Raises `TaskError` with one line for each problem.
     """
     path = find_task(name_or_path)
-    settings = [parse_override(override) for override in overrides]
+    settings = [parse_override(given) if isinstance(given, str) else given for given in overrides]
     task = validate_document(
         apply_overrides(_mapping(read_task_text(path), str(path)), settings),
         str(path),
-        [setting.path for setting in settings],
+        {setting.path: setting.origin for setting in settings},
     )
     _GIVEN[task.name] = name_or_path
     return task

@@ -1,7 +1,7 @@
 """Validate a document against the task's models. Errors have one line for each problem."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from reprlib import repr as shortened
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -90,10 +90,13 @@ class _Problem(NamedTuple):
     value: str
 
 
-def validate_document(document: Mapping[Any, Any], source: str, overridden: Collection[FieldPath] = ()) -> Task:
+NO_OPTIONS: Mapping[FieldPath, str] = {}
+
+
+def validate_document(document: Mapping[Any, Any], source: str, options: Mapping[FieldPath, str] = NO_OPTIONS) -> Task:
     """Return the task of a document.
 
-    Raises `TaskError`. Its message attributes problems at `overridden` paths to `--set` and all others to `source`.
+    Raises `TaskError`. Its message attributes problems to the option that gave the field, or else to `source`.
     """
     version = document.get("schema_version")
     if str(version).isdecimal() and int(str(version)) > SCHEMA_VERSION:
@@ -106,8 +109,8 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
     except ValidationError as error:
         lines = []
         for problem in _merged(_problem(detail) for detail in error.errors()):
-            origin = "--set" if any(_related(problem.path, path) for path in overridden) else source
-            lines.append(f"{origin}: {'.'.join(problem.path)}: {problem.message}{problem.value}")
+            named = (option for path, option in options.items() if _related(problem.path, path))
+            lines.append(f"{next(named, source)}: {'.'.join(problem.path)}: {problem.message}{problem.value}")
         raise TaskError("\n".join(lines)) from None
 
 

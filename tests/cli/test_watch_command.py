@@ -130,7 +130,7 @@ def test_watch_refuses_a_server_without_conditional_writes(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--schedule", "never"), "schedule: must be five cron fields"),
+        (("--schedule", "never"), "--schedule: schedule: must be five cron fields"),
         (("--on", "kubeflow", "--set", "resources.nodes=2"), "resources.nodes: a pipeline trains on one"),
         (("--on", "kubeflow", "--set", "model.options.rate=1.0"), "model.options.rate: 1.0 would arrive as 1"),
         (("--host", "somewhere"), "kubeflow.host: is not valid"),

@@ -79,7 +79,7 @@ class Regime(ConfigModel):
 def task_of(regime: Regime, seed: int, overrides: dict[str, Any]) -> Task:
     """Return the task of a regime with a method's overrides. Raises `TaskError`."""
     document = merge(regime.task, overrides) | {"name": regime.name, "seed": seed}
-    return validate_document(document, f"regime {regime.name}", [])
+    return validate_document(document, f"regime {regime.name}")
 
 
 def merge(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
