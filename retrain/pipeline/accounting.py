@@ -15,7 +15,7 @@ def make_record(
     error: str | None,
     lost: int = 0,
 ) -> RunRecord:
-    """Return the record of an ended run. Without a result, the run failed after `lost` iterations."""
+    """Return the record of a finished run. Without a result, the run failed after `lost` iterations."""
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
@@ -51,7 +51,8 @@ def make_record(
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
-    """Return a run's savings compared with scratch (see `Savings`); None for a trial: it replaces no retraining.
+    """Return a run's savings compared with scratch (see `Savings`). None for a trial, because it replaces no
+    retraining.
 
     `is_delivered`: the run reached its target and the gate promoted its model.
     """
@@ -71,7 +72,10 @@ def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, 
 
 
 def _compare_to_scratch(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:
-    """Return the savings of a run compared with scratch on its dataset; without `scratch`, all it used is a loss."""
+    """Return the savings of a run compared with scratch on its dataset.
+
+    Without `scratch`, all its iterations are a loss.
+    """
     baseline, whole = (round(scratch.iterations), scratch.schedule) if scratch else (0, 0)
     return Savings(
         baseline=baseline,

@@ -14,7 +14,7 @@ from retrain.utils.clock import parse_duration
 
 
 def request_approval(store: TaskStore, plan: Plan, now: datetime) -> Verdict | None:
-    """Request approval of a candidate that passed the gate. Return the verdict, or None while it waits."""
+    """Request approval of a candidate that passed the gate. Return the verdict, or None if there is none yet."""
     timeout = parse_duration(plan.task.gate.approval_timeout)
     approval = store.approvals.request(Approval.requested(plan.run_id, now, timeout))
     return store.approvals.expire(approval, now).verdict
@@ -57,7 +57,7 @@ def read_candidate(store: TaskStore, run_id: str) -> Candidate | None:
 
 
 def refusal(verdict: Verdict | None) -> Decision | None:
-    """Return the decision that follows from a verdict; None if it approves or is missing."""
+    """Return the decision that follows from a verdict. None if the verdict approves or is missing."""
     if verdict is None or verdict.kind == "approved":
         return None
     return Decision(promoted=False, reasons=(str(verdict),))

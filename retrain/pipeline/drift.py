@@ -1,8 +1,9 @@
-"""Tell whether a new drop's images differ from those that the champion was tested on. It is advice: nothing is refused.
+"""Measure whether a new drop's images differ from the images that the champion was tested on.
 
-The champion's penultimate features of two samples of held-out images are compared by the maximum mean discrepancy with
-a Gaussian kernel, and permutations of the samples say what chance explains (Gretton et al., "A Kernel Two-Sample Test",
-JMLR 2012; Rabanser et al., "Failing Loudly", 2019). The images are among those that every run decodes.
+The result is only advice. Two samples of held-out images are compared by the champion's penultimate features, with the
+maximum mean discrepancy and a Gaussian kernel. Random permutations of the samples show which distance chance explains
+(Gretton et al., "A Kernel Two-Sample Test", JMLR 2012; Rabanser et al., "Failing Loudly", 2019). Every run decodes
+these images anyway.
 """
 
 import logging
@@ -29,14 +30,14 @@ from retrain.training.seeds import make_generator
 log = logging.getLogger("retrain")
 
 MOST = 500
-"""Most images of either sample: a shift that needs more to be seen is small."""
+"""Largest number of images in each sample. A shift that only more images would show is small."""
 OLD_DROPS = 10
-"""Number of the champion's newest drops that count as old ones."""
+"""Number of the champion's newest drops whose images count as old."""
 PERMUTATIONS = 999
 
 
 class Discrepancy(NamedTuple):
-    """The distance between two samples of features, and the one that chance rarely exceeds; as in `Drift`."""
+    """The distance between two samples of features, and the distance that chance rarely exceeds. See `Drift`."""
 
     distance: float
     chance: float
@@ -63,7 +64,7 @@ def compare_features(old: Tensor, new: Tensor, generator: torch.Generator) -> Di
 
 
 def measure_drifts(context: Context, task: Task) -> list[Drift]:
-    """Return the drift of every drop that waits for a run, measured now unless it was before, and keep it.
+    """Return the drift of every drop that waits for a run. Measure it unless this was done before, and store it.
 
     Raises `RunError` if there is no champion, `ModelError` if its features cannot be compared, and `DamagedDrop`.
     """
@@ -147,7 +148,7 @@ class _FeatureReader:
 
 
 def try_measure_drifts(context: Context, task: Task) -> None:
-    """Measure the drift of the waiting drops if there is a champion. What prevents it is logged."""
+    """Measure the drift of the waiting drops if there is a champion. An error is only logged."""
     if context.store.champion.read().run_id is None:
         return
     try:
@@ -157,5 +158,8 @@ def try_measure_drifts(context: Context, task: Task) -> None:
 
 
 def measure_task(task: Task) -> None:
-    """Do the same for the watcher, in a separate process and on the CPU: a training may hold the GPU's memory."""
+    """Measure the drift of the waiting drops for the watcher, in a separate process on the CPU.
+
+    A training may use all of the GPU's memory.
+    """
     try_measure_drifts(make_context(open_task_store(task), task, "cpu"), task)

@@ -1,7 +1,7 @@
-"""Erase samples from everything that a task keeps: drops, uploads, amendments, thumbnails and the local cache.
+"""Erase samples from everything that a task stores: drops, uploads, amendments, thumbnails and the local cache.
 
-The record is written first (`erasures/<sequence>.json`), with the runs that saw the samples. If the erasure is then
-interrupted, the next `retrain drop erase` completes it. The ledger does not change: its sums stay correct.
+The record `erasures/<sequence>.json` is written first. It names the runs that saw the samples. If the erasure is then
+interrupted, the next `retrain drop erase` completes it. The ledger does not change, so its sums stay correct.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +37,7 @@ class ErasureResult(NamedTuple):
     """The result of `erase`."""
 
     erasures: tuple[Erasure, ...]
-    """Completed erasures: interrupted ones first, then the requested one unless everything was already erased."""
+    """Completed erasures. Interrupted ones come first, then the requested one unless everything was already erased."""
     deleted: tuple[str, ...]
     """Keys of the deleted objects. They are not recorded, because they may identify persons."""
     unread: tuple[str, ...]
@@ -86,7 +86,10 @@ def erase(
 
 
 def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, list[str], list[str]]:
-    """Execute an erasure and record its completion. Steps that need the samples' keys come before their erasure."""
+    """Execute an erasure and record its completion.
+
+    Steps that need the samples' keys run before the keys are erased.
+    """
     intake = Intake(task, store)
     intake.refresh()
     if changes := removals(erasure, intake):
@@ -113,16 +116,16 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
 
 
 def _names(keys: Iterable[str]) -> set[str]:
-    """Return the keys, and the paths that they were made of: messages have both."""
+    """Return the keys and the paths from which they were made. Messages contain both."""
     return {name for key in keys for name in (key, readable_key(key))}
 
 
 def _delete_files(
     drops: Iterable[str], erasure: Erasure, keys: Mapping[str, set[str]], task: Task, store: TaskStore
 ) -> tuple[list[str], list[str]]:
-    """Delete the drops' objects that contain the samples, and their names in quarantine reports.
+    """Delete the drops' objects that contain the samples, and the samples' names in quarantine reports.
 
-    Returns the keys of the objects, and what could not be read.
+    Returns the keys of the deleted objects, and the objects that could not be read.
     """
     deleted, unread = list[str](), list[str]()
     contents = frozenset(bytes.fromhex(sample.content) for sample in erasure.samples if sample.content.strip("0"))
@@ -165,7 +168,7 @@ def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Eras
 
 
 def find_affected_runs(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[AffectedRun]:
-    """Yield the runs that saw samples: trained on them, measured on them, or continued from a run trained on them."""
+    """Yield the runs that saw samples: runs trained or measured on them, and runs that continue from trained ones."""
     rows: dict[str, list[int]] = {}
     for sample in samples:
         rows.setdefault(sample.drop, []).append(sample.row)

@@ -15,7 +15,7 @@ from retrain.records import Plan
 from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, ImagePosition, Mistake
 
 MISTAKES = 24
-"""Number of mistakes kept: four rows of six in the report."""
+"""Number of stored mistakes: four rows of six in the report."""
 THUMBNAIL = 96
 """Longest side of a thumbnail, in pixels."""
 
@@ -41,7 +41,7 @@ def analyse_errors(
     describe: Callable[[int], SampleView],
     new: Collection[str] = (),
 ) -> ErrorAnalysis:
-    """Return the errors in N predictions. `describe` returns where sample n is, and its thumbnail."""
+    """Return the errors in N predictions. `describe` returns the place of sample n and its thumbnail."""
     pairs = Counter((one.true, one.predicted) for one in predictions)
     samples = Counter(one.true for one in predictions)
     predicted = Counter(one.predicted for one in predictions)
@@ -78,8 +78,8 @@ def analyse_test_split(
 ) -> ErrorAnalysis:
     """Return the errors of a run's model on its test split.
 
-    `known` are the classes of the champion before it, if there was one; `predicted` and `probability` [N] are the
-    most likely class of each sample.
+    `known` are the classes of the previous champion, if there was one. `predicted` and `probability` [N] have the most
+    likely class of each sample and its probability.
     """
     names = plan.dataset.classes
     predictions = [

@@ -79,7 +79,7 @@ def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, our
 
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
-    """Return whether the class of each test sample has training samples: bool [N]. Others cannot be learnt."""
+    """Return whether the class of each test sample has training samples, bool [N]. Other classes cannot be learnt."""
     untrained = set(untrained_classes(context.drops(plan.dataset)))
     learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
     return learnable if learnable.any() else torch.ones_like(learnable)
@@ -91,7 +91,10 @@ def _test(context: Context, plan: Plan, evaluated: Plan) -> Samples:
 
 
 def _predict_as(context: Context, files: RunFiles, evaluated: Plan, test: Samples) -> Predictions:
-    """Return a run's predictions as classes of the evaluated run, on the CPU; -1 for classes that the latter lacks."""
+    """Return a run's predictions as classes of the evaluated run, on the CPU.
+
+    A class that the evaluated run lacks becomes -1.
+    """
     plan = files.plan()
     predicted, _, top = _predict(context, files, plan, test)
     index_of = {name: index for index, name in enumerate(evaluated.dataset.classes)}
@@ -118,10 +121,10 @@ def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device
 
 
 def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> nn.Module:
-    """Return a run's final network on the CPU, as its factory builds it.
+    """Return a run's final network on the CPU, built by its factory.
 
-    Raises `RunError` if its model is damaged or needs settings of a later version, and `ModelError` if the weights do
-    not match the plan's network, or if the task does not allow its factory.
+    Raises `RunError` if its model is damaged or needs settings of a later version. Raises `ModelError` if the weights
+    do not match the plan's network, or if the task does not allow its factory.
     """
     check_known(plan)
     factory.check_factory_allowed(plan.task.model, factories)

@@ -19,11 +19,11 @@ class Executor(Protocol):
     """Executes planned runs."""
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Ensure that a run that has not ended is running. Return True if this call started it.
+        """Ensure that an unfinished run is running. Return True if this call started it.
 
-        Called repeatedly until the run's record is in the ledger, by one watcher at a time. A run that ended without a
-        record gets one: otherwise later drops would wait forever. `store` refuses writes once the task's lease is lost.
-        Raises `UserError` if the run cannot be started now.
+        One watcher at a time calls this repeatedly until the run's record is in the ledger. A run that ended without a
+        record gets one, because later drops would otherwise wait forever. `store` refuses writes once the task's lease
+        is lost. Raises `UserError` if the run cannot be started now.
         """
 
 
@@ -37,7 +37,7 @@ class InProcessExecutor:
         self._device, self._make_observer = device, make_observer
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Execute the run. Raises `StoreError` if it can be retried; any other error ends it, with a record."""
+        """Execute the run. Raises `StoreError` if it can be retried. Any other error ends the run with a record."""
         from retrain.pipeline import stages
         from retrain.pipeline.context import make_context
         from retrain.training.progress import Observers

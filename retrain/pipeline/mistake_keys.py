@@ -1,6 +1,7 @@
-"""Name the images that a run classifies wrongly by their keys, from the sample tables of their drops.
+"""Replace the positions of wrongly classified images by their keys, from the sample tables of their drops.
 
-The evaluation names them by position, because it reads no sample table. Imports no torch: the report uses this, too.
+The evaluation names the images by position, because it reads no sample table. Imports no torch, because the report uses
+this, too.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from retrain.store.task_store import TaskStore
 def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) -> tuple[Mistake, ...]:
     """Return a run's mistakes on its test split, with the keys of their images instead of their positions.
 
-    A position stays if the drop is gone or damaged, has no sample table, or lost images of this run to an erasure, and
-    where sample tables cannot be read: the exporter's policy does not let it.
+    A position is kept in three cases. The drop is gone, is damaged or has no sample table. The drop lost images of this
+    run to an erasure. Or the sample table cannot be read, because the exporter's policy does not allow it.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}
@@ -41,7 +42,7 @@ def _describe(place: ImagePosition, keys: Sequence[str]) -> str:
 
 
 def _read_test_keys(ref: DropRef, store: TaskStore) -> list[str]:
-    """Return the keys of a drop's test samples, in the order of the run's test split; none if they are not known."""
+    """Return the keys of a drop's test samples, in the order of the run's test split. Empty if they are unknown."""
     with suppress(DropError, StoreError):
         drop = next(store.drops.read_versions([ref]))
         table = read_table(drop, store)

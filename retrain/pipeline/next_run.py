@@ -26,14 +26,14 @@ from retrain.utils.extras import has_torch
 log = logging.getLogger("retrain")
 
 SCRATCH_RUNS = 10
-"""Number of newest scratch runs from which scratch's iterations are estimated. Each one's plan and curve are read."""
+"""Number of newest scratch runs from which scratch's iterations are estimated. Their plans and curves are read."""
 
 
 def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime | None = None) -> Plan | NoRunNeeded:
-    """Plan the next run, and change nothing. The task's trigger may postpone it.
+    """Plan the next run without writing anything. The task's trigger may postpone it.
 
-    `resolve_task` first applies a network's own image size, normalization and weights. Raises `DamagedDrop` for a drop
-    that must be quarantined.
+    `resolve_task` first applies the image size, normalization and weights that the network defines. Raises
+    `DamagedDrop` for a drop that must be quarantined.
     """
     task, now = resolve_task(task), now or utc_now()
     found = store.drops.committed()
@@ -53,7 +53,7 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
 
 
 def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:
-    """Return the drift of the plan's new drops whose images differ from those that the champion was tested on."""
+    """Return the plan's new drops that have drifted: their images differ from the champion's test images."""
     measured = store.drifts.of(champion.run_id if champion else None)
     new = [ref.id for ref in plan.dataset.drops[plan.known :]]
     return [measured[drop] for drop in new if drop in measured and measured[drop].has_drifted]
@@ -62,7 +62,7 @@ def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[
 def _apply_trigger(
     store: TaskStore, plan: Plan, drops: Sequence[Drop], past: History, drifted: Sequence[Drift], now: datetime
 ) -> Plan | NoRunNeeded:
-    """Return the plan with the trigger's reason, or why it is postponed. A run that was started is not postponed."""
+    """Return the plan with the trigger's reason, or the reason why it is postponed. A started run is not postponed."""
     trigger, records = plan.task.trigger, list(past.records.values())
     saved = planning.saved_shares(plan.dataset, records)
     state = evaluate_trigger(trigger, plan, drops, records, saved, now, [drift.drop for drift in drifted])
@@ -85,7 +85,7 @@ def plan_and_quarantine(
 
 
 def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
-    """Return the latest attempt of a retraining: escalations of missed attempts are followed."""
+    """Return the latest attempt of a retraining. Missed attempts are followed to their escalations."""
     while (entry := store.ledger.find(plan.run_id)) and entry.followed_by:
         plan = store.run(entry.followed_by).plan()
     return plan
@@ -102,16 +102,19 @@ def _check_champion_drops(store: TaskStore, drops: Iterable[Drop], past: History
 
 
 def keep_plan(store: TaskStore, plan: Plan) -> None:
-    """Write a plan to the store, after the pretrained weights that it names: pods may not have their file."""
+    """Write a plan to the store.
+
+    First write the pretrained weights that it names, because pods may not have the file.
+    """
     read_pretrained(store, plan.task, keep=True)
     store.run(plan.run_id).write_plan(plan)
 
 
 def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
-    """Check that a plan's network can be built and takes its pretrained weights. Raises `ModelError`.
+    """Check that a plan's network can be built and accepts its pretrained weights. Raises `ModelError`.
 
-    If the run is done `elsewhere`, a factory or torch that is not installed here is not checked, because the image of
-    that run may have it.
+    If the run is executed `elsewhere`, this does not check a factory or torch that is not installed here. The image of
+    the run may have it.
     """
     if elsewhere and not has_torch():
         return

@@ -1,4 +1,4 @@
-"""Warnings of a plan about settings and targets that do not do what a user would expect: pure functions."""
+"""Warnings of a plan about settings and targets with effects that a user would not expect. Pure functions."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ UNCERTAIN_TARGET = 0.03
 
 
 def setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: int) -> Iterable[str]:
-    """Yield warnings about data and settings of the training that do not do what they seem to do.
+    """Yield warnings about data and training settings with effects that a user would not expect.
 
     `whole` is the length of scratch's schedule, in iterations.
     """

@@ -26,7 +26,7 @@ RECENT_RUNS = 3
 
 
 SETTINGS_WAIT = "; the changed settings are used from the next drop on, or now with --method scratch"
-"""Added to the reason why no run is planned if the champion was trained with other settings."""
+"""Text for the reason why no run is planned, if the champion was trained with other settings."""
 
 
 class Request(NamedTuple):
@@ -60,7 +60,7 @@ class NoRunNeeded(NamedTuple):
 
     reason: str
     deferred: TriggerState | None = None
-    """The state of the trigger that postpones a run; None if no run is needed."""
+    """The state of the trigger that postpones a run. None if no run is needed."""
 
 
 def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | NoRunNeeded:
@@ -109,7 +109,7 @@ def known_drops(history: History) -> tuple[str, ...]:
 
 
 def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
-    """Return why the dataset needs no run: the champion was trained on it, or a candidate on it was decided."""
+    """Return why the dataset needs no run: the champion was trained on it, or its candidate was already decided."""
     champion, unlearn = history.champion, must_unlearn(task, history)
     if (
         not unlearn
@@ -133,7 +133,7 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
 
 
 def equal_work(one: Task, other: Task) -> bool:
-    """Return whether iterations are comparable: same network, image size, training and metric.
+    """Return whether the iterations of two tasks are comparable: same network, image size, training and metric.
 
     Saving, compilation and the stop rule do not matter.
     """
@@ -186,7 +186,7 @@ def _choose_method(
     baseline: ScratchRun | None,
     unusable: str | None,
 ) -> tuple[Method, str]:
-    """Choose the method and its reason: the requested one, scratch if needed or due, otherwise continuous."""
+    """Choose the method and its reason: the requested one, or scratch if it is needed or due, or else continuous."""
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
     champion = history.champion
@@ -319,10 +319,10 @@ def _make_stop_rule(
     parent: RunRecord | None,
     baseline: ScratchRun | None,
 ) -> StopRule | None:
-    """Return a run's stop rule. None: it ends at the first evaluation at its target, or with its schedule.
+    """Return a run's stop rule. None if the run ends at its first evaluation at the target, or with its schedule.
 
-    A schedule without an end needs the rule; a carried target needs it because it does not cover the new drops. With
-    another schedule, a run is never stopped early below its target: accuracy rises most at the end.
+    A schedule without an end needs the rule. A carried target needs it because it does not cover the new drops. With
+    any other schedule, a run below its target is never stopped early, because accuracy rises most at the end.
     """
     has_no_end = isinstance(recipe.schedule, OpenEnded)
     if target is None or scratch is None or not (has_no_end or target.scope):
@@ -338,7 +338,7 @@ def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
 
 
 def _next_attempt(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
-    """Return the first attempt without a record. Escalations follow missed ones, and retries follow failed ones."""
+    """Return the first attempt without a record. An escalation follows a missed attempt, and a retry a failed one."""
     while record := records.get(plan.run_id):
         following = escalate(plan) if record.outcome == "missed" else None
         if record.outcome == "failed":

@@ -1,7 +1,7 @@
 """The context of the stages that plan and record runs. Imports no torch.
 
-The watcher, a pod that submits and a pod that only records have this one. `Context` in `context.py` adds a device, and
-can also train and evaluate.
+The watcher, a pod that submits, and a pod that only records use it. `Context` in `context.py` adds a device, and can
+also train and evaluate.
 """
 
 import time
@@ -17,7 +17,7 @@ from retrain.utils.clock import Clock, utc_now
 
 @dataclass(frozen=True)
 class RecordContext:
-    """The context of the stages that plan and record runs: one object for all that a process runs."""
+    """The context of the stages that plan and record runs. One object serves all runs of a process."""
 
     store: TaskStore
     clock: Clock = field(default=utc_now, kw_only=True)
@@ -25,7 +25,7 @@ class RecordContext:
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
     factories: frozenset[str] = field(default=frozenset(), kw_only=True)
-    """The `package.module:factory` names of the task file. A plan in the store that names other code is refused."""
+    """Names `package.module:factory` in the task file. A stored plan that names other code is refused."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:

@@ -23,7 +23,10 @@ Ended = RunRecord | Approval
 
 
 def finish_approval(context: RecordContext, run_id: str) -> Ended:
-    """Carry out the verdict on a candidate, or refuse it after its time limit. Return the approval while it waits."""
+    """Execute the verdict on a candidate, or refuse the candidate after its time limit.
+
+    Return the approval if there is no verdict yet.
+    """
     plan = context.files(run_id).plan()
     promote(context, plan)
     return record(context, plan)
@@ -124,7 +127,7 @@ def record(context: RecordContext, plan: Plan) -> Ended:
 def write_record(context: RecordContext, plan: Plan, error: str | None = None) -> RunRecord:
     """Write a run's record into the ledger, unless it has one. Return the record in the ledger.
 
-    A failed run is charged the iterations up to its last checkpoint: no other run can use them.
+    A failed run is charged the iterations up to its last checkpoint, because no other run can use them.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         found = context.store.ledger.find(plan.run_id)

@@ -1,8 +1,8 @@
 """Find and remove a task's files that no later step needs. Imports no torch.
 
-The roots are the runs that a rollback, a resumed run, the next run or a report may read. All other runs lose their
-model, optimizer state, learning-speed index and checkpoints. Plans, results, curves and the ledger stay: all sums stay
-correct.
+Some runs keep all their files: the runs that a rollback, a resumed run, the next run or a report may read. All other
+runs lose their model, optimizer state, learning-speed index and checkpoints. Plans, results, curves and the ledger are
+kept, so all sums stay correct.
 """
 
 import logging
@@ -22,9 +22,9 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
-"""A run's large files; its other files are records."""
+"""A run's large files. Its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
-"""Files that mark a run's other files as complete. If a run has no record, they are removed first: it can then
+"""Files that mark a run's other files as complete. If a run has no record, they are removed first, so that the run can
 restart."""
 
 log = logging.getLogger("retrain")
@@ -53,10 +53,10 @@ def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: d
 
 
 def remove(store: TaskStore, found: Retention, now: datetime) -> Retention:
-    """Remove the files that were found, and return the removed ones. `store` must hold the task's lease.
+    """Remove these files, and return the removed ones. `store` must hold the task's lease.
 
-    A run that was promoted by hand in the meantime keeps its files: its marker is written before the champion is read
-    again, and a promotion by hand reads the marker after the swap.
+    A run that is promoted by hand meanwhile keeps its files. This function writes the run's marker before it reads the
+    champion again. A promotion by hand reads the marker after the swap.
     """
     removed = tuple(removal for removal in found.removals if _remove(store, removal, now))
     return found.model_copy(update={"removals": removed, "is_done": True})
@@ -78,7 +78,7 @@ def _remove(store: TaskStore, removal: Removal, now: datetime) -> bool:
 def _roots(
     store: TaskStore, records: Sequence[RunRecord], unfinished: Sequence[Plan], keep_last: int, since: datetime
 ) -> Iterator[tuple[str, str]]:
-    """Yield the runs that keep their files, each with the reason. The last reason of a run counts."""
+    """Yield the runs that keep their files, each with the reason. The last reason of a run is shown."""
     for record in records:
         if record.ended_at > since:
             yield record.run_id, "it ended recently"
@@ -118,8 +118,9 @@ def _is_abandoned(
 ) -> bool:
     """Return whether a run without a record is abandoned: a champion with all its drops was promoted long ago.
 
-    Only runs started by hand can be abandoned. A watcher's run holds claims, and a candidate that awaits approval holds
-    a request. A trial may repeat the champion's dataset, so it is abandoned once the champion has further drops.
+    Only runs that were started by hand can be abandoned. A watcher's run holds claims, and a candidate that awaits
+    approval has a request. A trial may repeat the champion's dataset. It is abandoned once the champion has further
+    drops.
     """
     if champion is None or champion_since is None or champion_since > since:
         return False
@@ -180,9 +181,9 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
-    """Yield the shards of committed drops that their manifests do not name, left by interrupted packing.
+    """Yield the shards that interrupted packing left: no manifest of a committed drop names them.
 
-    Shards that producers upload under other names than `retrain drop pack` gives are never removed.
+    Shards of producers have other names than the shards of `retrain drop pack`, and are never removed.
     """
     for drop_id in store.drops.committed().usable:
         try:

@@ -41,7 +41,7 @@ NARROW = 4
 
 
 class RankedSplit(NamedTuple):
-    """The N samples of one split of a dataset in its order, those whose label is most likely wrong first."""
+    """The N samples of one split of a dataset in its order, and their ranks as likely label errors."""
 
     samples: Samples
     rows: NDArray[np.int64]
@@ -49,7 +49,7 @@ class RankedSplit(NamedTuple):
     rank: NDArray[np.int64]
     """Positions in `rows`, the most likely label errors first. Samples without evidence are left out."""
     explain: Callable[[int], str]
-    """Returns why a sample is suspect."""
+    """Function that returns why a sample is suspect."""
     probability: Tensor | None
     """Probabilities [N, C], if they were already predicted."""
 
@@ -58,7 +58,7 @@ class Review(NamedTuple):
     """The samples that a person should review."""
 
     run_id: str
-    """The champion. Its counters and predictions rank the samples."""
+    """The champion's run. Its counters and predictions rank the samples."""
     trained: list[Suspect]
     """Training samples, the most likely label errors first."""
     held_out: list[Suspect]
@@ -95,7 +95,7 @@ def review_data(context: Context, task: Task, limit: int) -> Review:
 
 
 def write_corrections(suspects: Iterable[Suspect], path: Path) -> None:
-    """Write suspects as a table of corrections, from which a person deletes the wrong ones."""
+    """Write the suspects as a table of corrections. A person deletes the wrong ones from it."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("drop", "key", "content", "class", "reason"))
         writer.writeheader()
@@ -219,7 +219,7 @@ def _odd_images(drop_id: str, table: SampleTable, frame: Frame) -> Iterator[str]
 
 
 def _changed_rows(newest: Drop | None, drop: Drop) -> frozenset[int]:
-    """Return the rows that amendments have changed, or changed back, since a version of a drop."""
+    """Return the rows that amendments have changed, or changed back, since an earlier version of a drop."""
     if newest is None or newest.digest == drop.digest:
         return frozenset()
     then, now = ({change.row: (change.after,) for change in one.changes} for one in (drop, newest))

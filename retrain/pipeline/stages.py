@@ -1,7 +1,8 @@
 """The stages of a retraining: plan -> train -> evaluate -> promote -> record.
 
-They are functions over records and a store. Each is idempotent: existing results are not computed again, so any stage
-can be retried, on any machine, after any crash. Imports torch only to train, to evaluate, and to try a new network.
+The stages are functions over records and a store. Each is idempotent: it does not compute existing results again. So
+any stage can be retried, on any machine, after any crash. Torch is imported only to train, to evaluate, and to try a
+new network.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ __all__ = ["Ended", "evaluate", "finish_approval", "promote", "record", "record_
 def plan(context: RecordContext, task: Task, request: Request) -> Plan | NoRunNeeded:
     """Plan the next run from the store, and write the plan.
 
-    Raises `ModelError`, before the plan is written, if its network is not the parent's and cannot be built.
+    If the network differs from the parent's and cannot be built, this raises `ModelError` before the plan is written.
     """
     _record_champion(context)
     for approval in context.store.approvals.unfinished():
@@ -52,7 +53,7 @@ def plan(context: RecordContext, task: Task, request: Request) -> Plan | NoRunNe
 
 
 def _has_parents_network(context: RecordContext, plan: Plan) -> bool:
-    """Return whether the network is the parent's: that one has been trained."""
+    """Return whether the network is the parent's. A parent's network has been trained, so it can be built."""
     return plan.parent is not None and planning.same_network(plan.task, context.files(plan.parent).plan().task)
 
 
@@ -66,7 +67,7 @@ def _record_champion(context: RecordContext) -> None:
 
 
 def train(context: "Context", plan: Plan) -> Plan:
-    """Train a plan and, while the target is missed, its escalations; return the last attempt's plan."""
+    """Train a plan. While the target is missed, train its escalations. Return the plan of the last attempt."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
         context.files(following.run_id).write_plan(following)  # before the record that names it
         write_record(context, plan)
@@ -127,7 +128,7 @@ def run_stages(context: "Context", planned: Plan) -> Ended:
 
 
 def end_with(context: RecordContext, plan: Plan, error: Exception) -> bool:
-    """Handle an error of a stage; return whether it ended the run.
+    """Handle an error of a stage, and return whether it ended the run.
 
     This is the only place that handles errors. A `UserError` would occur again, so it ends the run with a record. A
     damaged drop is also quarantined, and the next plan can use the run's other drops. After a `StoreError` or an
@@ -148,5 +149,5 @@ def is_permanent(error: Exception) -> bool:
 
 
 def error_text(error: Exception) -> str:
-    """Return an error as text for a record: the message of a `UserError`, any other error with its type."""
+    """Return an error as text for a record. For a `UserError` it is the message, for other errors also their type."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

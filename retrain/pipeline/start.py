@@ -19,7 +19,7 @@ FALLS = "The learning rate falls during the run, since its steps are large relat
 def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None) -> tuple[Recipe, str]:
     """Return the recipe with its initialization and schedule resolved, and the reason in sentences.
 
-    `record` is the parent's, if it has one.
+    `record` is the parent's record, if there is a parent.
     """
     resolved, reason = _resolve_initialization(task, recipe, parent, record)
     is_auto = isinstance(recipe.schedule, AutoSchedule)
@@ -29,7 +29,7 @@ def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRe
 
 
 def read_missing_fit(parent: RunRecord | None) -> float:
-    """Return how far a parent is from having fitted its training data, in [0, 1], by its record; 1 if it is unknown."""
+    """Return how far a parent is from having fitted its training data, in [0, 1], from its record. 1 if unknown."""
     if parent is None or parent.result is None or parent.result.train_accuracy is None:
         return 1.0
     return missing_fit(parent.result.train_accuracy, parent.result.final_accuracy)[0]
@@ -57,14 +57,14 @@ def _resolve_initialization(
 
 
 def _needs_falling_rate(parent: Plan, record: RunRecord | None) -> bool:
-    """Return whether a run needs a falling rate. With BatchNorm or pretrained weights a constant one is enough."""
+    """Return whether a run needs a falling rate. With BatchNorm or pretrained weights, a constant rate is enough."""
     if _is_pretrained(parent) or _is_normalized(parent, record):
         return False
     return has_large_steps(_relative_step(parent, record.result if record else None))
 
 
 def _relative_step(parent: Plan, result: Result | None) -> float | None:
-    """Return Adam's step relative to the weights of the parent's smallest layer; None if unknown, or under SGD."""
+    """Return Adam's step relative to the weights of the parent's smallest layer. None if unknown, or with SGD."""
     optimizer = parent.task.training.optimizer
     if isinstance(optimizer, Sgd) or result is None or not result.weight_scale:
         return None
@@ -76,9 +76,9 @@ def _is_pretrained(parent: Plan) -> bool:
 
 
 def _is_normalized(parent: Plan, record: RunRecord | None) -> bool:
-    """Return whether the parent's network has BatchNorm layers, by its record or by its name.
+    """Return whether the parent's network has BatchNorm layers, from its record or from its name.
 
-    A factory without such a record counts as one without them, because shrinking too little does less harm.
+    A factory without such a record counts as having none, because too little shrinking does less harm than too much.
     """
     if record and record.result and record.result.normalised is not None:
         return record.result.normalised

@@ -26,10 +26,10 @@ NEWEST = 3
 class Status(Record):
     """The status of one task. `waiting` are committed drops that the champion has not seen.
 
-    `quarantined` has the cause by drop. `late` has a sentence for each drop whose files came or changed after its
-    commit. `awaiting` are the candidates that await approval, the oldest first. `trigger` is the reason why the waiting
-    drops, or amendments, start a run now, wait, or need no run; None if nothing waits, or if the task has no conditions
-    and a run would start now.
+    `quarantined` has the cause for each quarantined drop. `late` has a sentence for each drop whose files came or
+    changed after its commit. `awaiting` are the candidates that await approval, oldest first. `trigger` says whether
+    the waiting drops or amendments start a run now, and why. It is None if nothing waits, or if the task has no
+    conditions and a run would start now.
     """
 
     task: str
@@ -45,17 +45,17 @@ class Status(Record):
     newest_amendments: tuple[str, ...] = ()
     """A sentence for each of the newest amendments, the newest first."""
     is_amended: bool = False
-    """Whether drops of the champion were amended since its run was planned. The next run uses that."""
+    """Whether drops of the champion were amended since its run was planned. The next run uses the amendments."""
     erasures: tuple[str, ...] = ()
     """A sentence for each erasure that is incomplete or affects the champion."""
     removed: tuple[str, ...] = ()
-    """A sentence for each drop of the champion that is no longer in the store. Without it, no run can be planned."""
+    """A sentence for each drop of the champion that is missing in the store. No run can be planned without it."""
     awaiting: tuple[Approval, ...] = ()
     unfinished: tuple[str, ...] = ()
-    """A sentence for each run that was started and has not ended: how it is continued or cleared."""
+    """A sentence for each unfinished run, with the way to continue it or to remove its files."""
     trigger: str | None = None
     drift: tuple[str, ...] = ()
-    """Whether the waiting drops' images differ from those that the champion was tested on, where it was measured."""
+    """Whether the waiting drops' images differ from the champion's test images, for the measured drops."""
     runs: int
     trials: int = 0
     """How many of the runs were trials. A trial is never promoted."""
@@ -108,7 +108,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
 
 
 def _is_amended(champion: RunRecord, drops: Sequence[Drop]) -> bool:
-    """Return whether the champion's drops are all there, and are no longer those that it was trained on."""
+    """Return whether all of the champion's drops exist, and one of them was amended since the champion was trained."""
     digests = {drop.id: drop.digest for drop in drops}
     if not digests.keys() >= set(champion.drops):
         return False
@@ -139,7 +139,7 @@ def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeede
 
 
 def _describe_trigger(planned: Plan | NoRunNeeded | UserError, task: Task) -> str | None:
-    """Return what a run on the waiting drops waits for, or why it would start now; None without a trigger."""
+    """Return why a run on the waiting drops waits or would start now. None without a trigger."""
     if isinstance(planned, DamagedDrop):
         return f"the next run will quarantine drop {planned.drop}: {planned}"
     if isinstance(planned, UserError):

@@ -1,4 +1,4 @@
-"""Train one plan, or resume it from its saved state; follow the leader in distributed training."""
+"""Train one plan, or resume it from its checkpoint. In distributed training, follow the first process."""
 
 import logging
 import time
@@ -34,8 +34,9 @@ log = logging.getLogger("retrain")
 def train_plan(context: Context, plan: Plan) -> Result:
     """Train a plan and write its result. A plan with a result is not trained again.
 
-    Raises `Preempted` (after saving) on SIGTERM, `ModelError` if the parent's weights do not match, `DropError` if a
-    drop is damaged, `RunError` if the parent's files are damaged or the plan needs a later version, and `StoreError`.
+    On SIGTERM, this saves a checkpoint and raises `Preempted`. Raises `ModelError` if the parent's weights do not
+    match, `DropError` if a drop is damaged, `RunError` if the parent's files are damaged or the plan needs a later
+    version, and `StoreError`.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
@@ -69,9 +70,10 @@ def follow_leader(context: Context) -> None:
 
 @contextmanager
 def _start_or_resume(run: Run, state: bytes | None) -> Iterator[Callable[[], bool]]:
-    """Load the first process's saved state in all processes, if there is one, and prepare the forward pass.
+    """Load the first process's checkpoint in all processes, if there is one, and prepare the forward pass.
 
-    Yields a function that tells if a signal asked to leave; such signals are deferred within the context.
+    Yields a function that returns whether a signal asked the process to stop. Such signals are deferred within the
+    context.
     """
     with (
         closing(run.loader),
@@ -120,7 +122,7 @@ def _keeps_moments(plan: Plan) -> bool:
 
 
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
-    """Write model, index and curve, then the result: it marks them as complete."""
+    """Write model, index and curve, and then the result. The result marks the other files as complete."""
     plan, files = run.plan, context.files(run.plan.run_id)
     delivered = run.average.network()
     model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None
@@ -134,7 +136,7 @@ def _write_result(context: Context, run: Run, outcome: Outcome, started_at: date
 
 
 def _read_parent_counters(context: Context, run: Run) -> Iterable[Counters]:
-    """Return the parent's counters of each known drop: those that the sampling has read, or else from its files."""
+    """Return the parent's counters of each known drop, from the sampling or else from the parent's files."""
     plan = run.plan
     if plan.parent is None:
         return ()
@@ -153,9 +155,10 @@ def _counters(context: Context, run: Run) -> Iterator[Counters]:
 
 @contextmanager
 def run_as_leader(context: Context) -> Iterator[Context]:
-    """Yield the context in the first or only process. Any other process trains along with it, then exits here.
+    """Yield the context in the first or only process. Any other process trains along with it, and exits here.
 
-    Raises `SystemExit` in all ranks but the first once the first has ended, and `Preempted` if it was interrupted.
+    In all other ranks, this raises `SystemExit` after the first process has ended, or `Preempted` if it was
+    interrupted.
     """
     if context.ranks.rank:
         follow_leader(context)

@@ -1,4 +1,4 @@
-"""The trigger policy: whether landed drops start a run now, and otherwise what it waits for. Pure functions."""
+"""The trigger policy: decide whether landed drops start a run now, and which conditions are not met. Pure functions."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 """Conditions that can postpone a run, by their fields in `trigger`."""
 
 WITHIN_A_WEEK = timedelta(days=6)
-"""Largest distance of a time that a weekday identifies."""
+"""Times up to this distance are named by their weekday."""
 
 
 class Unmet(NamedTuple):
@@ -24,11 +24,11 @@ class Unmet(NamedTuple):
 
     condition: Condition
     waits: str
-    """Conditions that the run waits for: the text after "waits" in a sentence."""
+    """The text after "waits" in a sentence: the conditions that the run waits for."""
     until: datetime | None = None
-    """When the condition will hold; None if only new drops or a changed setting can fulfil it."""
+    """When the condition will hold. None if only new drops or a changed setting can fulfil it."""
     is_overridden: bool = True
-    """Whether `max_wait`, or a drift, overrides it."""
+    """Whether `max_wait` or a drift overrides it."""
 
 
 class TriggerState(NamedTuple):
@@ -36,9 +36,9 @@ class TriggerState(NamedTuple):
 
     unmet: tuple[Unmet, ...]
     reason: str
-    """Why it waits, or why it starts; empty if the task has no conditions."""
+    """Why the run waits or starts. Empty if the task has no conditions."""
     until: datetime | None = None
-    """When to evaluate again at the latest, if no drop lands."""
+    """Latest time for the next check, if no drop lands before."""
 
 
 def evaluate_trigger(
@@ -77,7 +77,7 @@ def evaluate_trigger(
 
 
 def _forced(trigger: Trigger, forced_at: datetime | None, now: datetime, drifted: Sequence[str]) -> str | None:
-    """Return why the conditions that can be overridden no longer apply; None if they do."""
+    """Return why the conditions that can be overridden no longer apply. None if they still apply."""
     if forced_at and forced_at <= now:
         return f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}"
     if drifted and trigger.drift == "run":

@@ -19,7 +19,7 @@ from retrain.store.task_store import TaskStore
 def describe_unfinished(
     task: Task, store: TaskStore, planned: object, started: Collection[str], now: datetime
 ) -> Iterator[str]:
-    """Yield a sentence for each of the runs `started` that can be resumed, or whose files `retrain gc` removes later.
+    """Yield a sentence for each run in `started` that can be resumed, or whose files `retrain gc` removes later.
 
     `planned` is the next run, if it is a plan. A run that cannot be resumed and has no large files is left out.
     """
@@ -69,7 +69,7 @@ def _has_large_files(store: TaskStore, run_id: str) -> bool:
 
 
 def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime) -> str | None:
-    """Return a sentence with the command that makes the same plan and so resumes the run; None if there is none."""
+    """Return a sentence with the command that makes the same plan, and thus resumes the run. None if there is none."""
     request = Request(plan.method, plan.purpose)
     if plan.purpose == "calibrate":
         request, command = Request(purpose="calibrate"), f"retrain baseline --task {task_argument(task.name)}"
@@ -89,7 +89,7 @@ def _makes(task: Task, store: TaskStore, request: Request, now: datetime, plan: 
 
 
 def _plan(task: Task, store: TaskStore, request: Request, now: datetime) -> Plan | None:
-    """Return the plan of a request; None if there is none. Raises `StoreError`."""
+    """Return the plan of a request. None if there is none. Raises `StoreError`."""
     try:
         planned = next_run.plan_next_run(store, task, request, now)
     except StoreError:

@@ -21,12 +21,11 @@ log = logging.getLogger("retrain")
 def compile_forward(
     forward: nn.Module, how: Literal["none", "compile", "graphs", "step"], device: torch.device
 ) -> nn.Module:
-    """Return the compiled forward pass; its backward pass is compiled with it, during the first step.
+    """Return the compiled forward pass. Its backward pass is compiled during the first step.
 
-    With `step` it is compiled without graphs of its own, because `RecordedStep` records the whole iteration; without a
-    C++ compiler it is recorded as it is.
-
-    Raises `TaskError` if this machine cannot compile it.
+    With `step`, the forward pass is compiled without its own graphs, because `RecordedStep` records the whole
+    iteration. Without a C++ compiler, the iteration is recorded without compilation. Raises `TaskError` if this machine
+    cannot compile the forward pass.
     """
     if how == "none":
         return forward
@@ -49,7 +48,7 @@ BF16_SLOW = "training.bf16: this CPU has no AVX-512, and float32 is several time
 
 
 def is_bf16_slow(bf16: bool, device: torch.device) -> bool:
-    """Return whether a training in bfloat16 would be slower on this device than one in float32."""
+    """Return whether a training in bfloat16 would be slower on this device than in float32."""
     return bf16 and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -60,13 +59,13 @@ MALLOC_VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
 """Environment variables that set how much freed memory glibc keeps."""
 
 LARGEST_KEPT = 1 << 30
-"""Bytes. Larger blocks still go back to the kernel: those are data sets, not activations."""
+"""Bytes. Larger blocks are still returned to the kernel, because they are data sets and not activations."""
 
 
 def tune_malloc() -> None:
-    """Have glibc keep freed memory, because the kernel zeroes every new page. Does nothing without glibc.
+    """Make glibc keep freed memory, because the kernel fills every new page with zeros. Without glibc, do nothing.
 
-    It keeps at most the process's peak memory. Arithmetic and GPUs are not affected. If the environment sets one of
+    glibc keeps at most the process's peak memory. Arithmetic and GPUs are not affected. If the environment sets one of
     `MALLOC_VARIABLES`, nothing is changed.
     """
     if platform.libc_ver()[0] == "glibc" and not MALLOC_VARIABLES & os.environ.keys():
@@ -76,27 +75,27 @@ def tune_malloc() -> None:
 
 
 MAX_WORKERS = 16
-"""With more workers, sending batches between processes takes longer than decoding them."""
+"""Largest number of workers. With more, sending batches between processes takes longer than decoding them."""
 
 DECODING, DECODING_BYTE = 20e-6, 35e-9
-"""Seconds that one core takes to decode an image, and for each byte of its file. Measured with Pillow for PNG and JPEG,
-accurate within a factor of two."""
+"""Seconds that one core takes to decode an image, and additional seconds for each byte of its file. Both were measured
+with Pillow for PNG and JPEG. They are accurate within a factor of two."""
 
 OPERATIONS = 60e9
 """Floating-point operations that one core does in a second of training."""
 
 
 class CoreShares(NamedTuple):
-    """The processor cores of a streamed training."""
+    """The division of the processor cores in a streamed training."""
 
     decoding: int
-    """Processes that decode; 0: the training process itself."""
+    """Number of decoding processes. With 0, the training process decodes."""
     training: int
-    """Threads that compute, on the CPU."""
+    """Number of computing threads on the CPU."""
 
 
 def cores_beside_gpu(asked: int | None) -> CoreShares:
-    """Return the core shares with a GPU: all cores but one decode, or the requested number of workers."""
+    """Return the division with a GPU: all cores but one decode, or the requested number of workers."""
     decoding = min(MAX_WORKERS, max(1, available_cores() - 1)) if asked is None else asked
     return CoreShares(decoding, torch.get_num_threads())
 
@@ -104,9 +103,10 @@ def cores_beside_gpu(asked: int | None) -> CoreShares:
 def share_cores(asked: int | None, image_bytes: float, operations: float) -> CoreShares:
     """Divide the cores between decoding and training on the CPU.
 
-    `image_bytes` is the mean size of an image file, `operations` the cost of training on one image. `asked` is the
-    requested number of decoding processes, None to choose it; OMP_NUM_THREADS sets the computing threads. The result
-    depends only on data, network and machine, not on current speed, because sums of floats depend on the threads.
+    `image_bytes` is the mean size of an image file, and `operations` the cost of training on one image. `asked` is the
+    requested number of decoding processes, or None to choose it. OMP_NUM_THREADS sets the number of computing threads.
+    The result depends only on data, network and machine. It does not depend on the current speed, because sums of
+    floats depend on the number of threads.
     """
     cores, threads = available_cores(), torch.get_num_threads()
     given = _decoding_cores(cores, DECODING + DECODING_BYTE * image_bytes, operations / OPERATIONS)
@@ -119,8 +119,8 @@ def share_cores(asked: int | None, image_bytes: float, operations: float) -> Cor
 def _decoding_cores(cores: int, decoding: float, computing: float) -> int:
     """Return the number of cores for decoding, given the seconds that one core takes for an image in each part.
 
-    Training does not use these cores: OpenMP threads wait for each other, so one thread on a shared core delays all.
-    Decoding gets none if decoding between steps costs less than giving up a core.
+    Training does not use these cores. OpenMP threads wait for each other, so one thread on a shared core delays all.
+    The result is 0 if decoding between steps costs less than giving up a core.
     """
     if decoding * cores < computing / cores:
         return 0

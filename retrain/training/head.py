@@ -16,10 +16,10 @@ from retrain.records import Plan
 from retrain.training.seeds import fresh_network, make_generator
 
 EACH = 256
-"""Most samples of a new class whose features are averaged: more would move the mean little."""
+"""Largest number of samples of a new class whose features are averaged. More would move the mean little."""
 
 OLD = 1000
-"""Most old samples whose features are averaged."""
+"""Largest number of old samples whose features are averaged."""
 
 BATCH = 128
 """Images in a forward pass."""
@@ -98,7 +98,7 @@ def _average(features: Tensor, labels: Tensor, old_classes: int, classes: int) -
 def compute_features(
     network: nn.Module, layer: nn.Linear, train: Samples, chosen: Tensor, normalize: Normalize
 ) -> Tensor | None:
-    """Return the head's input for each chosen sample, float32 [N, F] on the CPU; None if it is not a vector."""
+    """Return the head's input for each chosen sample, float32 [N, F] on the CPU. None if it is not a vector."""
     network.eval()
     found = []
     with _capture_inputs(layer) as inputs:

@@ -1,4 +1,4 @@
-"""The learning-speed index of a run in the store: counters to and from the tensors that a run's files hold."""
+"""Read and write the learning-speed index of a run in the store. It has one file for each drop."""
 
 from collections.abc import Iterable, Iterator
 
@@ -22,9 +22,9 @@ def write_counters(files: RunFiles, dataset: Dataset, parts: Iterable[Counters])
 
 
 def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
-    """Return the counters over a dataset whose first `known` drops the run was trained on; zeros for the others.
+    """Return the counters over a dataset. The run was trained on its first `known` drops. All others get zeros.
 
-    Raises as `read_known_counters` does.
+    Raises the same errors as `read_known_counters`.
     """
     whole = Counters.zeros(dataset.samples, dtype=STORED_DTYPE)
     views = split(whole, [drop.samples for drop in dataset.drops])
@@ -34,10 +34,10 @@ def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
 
 
 def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterator[Counters]:
-    """Yield the counters of the first `known` drops of a dataset, on which the run was trained in that order.
+    """Yield the counters of the first `known` drops of a dataset. The run was trained on them in this order.
 
-    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the end if the index
-    does not have the digest in the run's result, or at once if a drop has another number of samples.
+    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at once if a drop has
+    another number of samples. Raises it at the end if the index does not have the digest in the run's result.
     """
     if not known:
         return
@@ -53,7 +53,7 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
 
 
 def _follow(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
-    """Return a drop's counters in its order after an amendment; zeros for samples whose class has changed."""
+    """Return a drop's counters in its order after an amendment. Samples with a changed class get zeros."""
     place = torch.from_numpy(_places_before(TaskStore(files.objects, files.keys.task), before, after))
     followed = Counters.zeros(after.samples, dtype=STORED_DTYPE)
     for name in ("seen", "correct", "loss"):
@@ -62,9 +62,9 @@ def _follow(files: RunFiles, counters: Counters, before: DropRef, after: DropRef
 
 
 def _places_before(store: TaskStore, before: DropRef, after: DropRef) -> NDArray[np.int64]:
-    """Return the place of each training sample among those before an amendment, int64 [after.samples].
+    """Return the place of each training sample among the samples before an amendment, int64 [after.samples].
 
-    -1 if it was not in train before, or had another class. An erased sample keeps its place.
+    It is -1 if the sample was not in train before, or had another class. An erased sample keeps its place.
     """
     then, now = store.drops.read_versions([before, after])
     old = read_or_make_table(then.model_copy(update={"erased": None}), store)

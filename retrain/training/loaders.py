@@ -1,4 +1,4 @@
-"""Supply batches on the device without end, epoch after epoch. An epoch contains the samples that the recipe draws."""
+"""Supply an endless sequence of batches on the device. The recipe draws the samples of each epoch."""
 
 from typing import NamedTuple, Protocol
 
@@ -12,10 +12,10 @@ from retrain.training.seeds import make_generator
 
 
 class EpochSampler:
-    """Batches of `batch_size` sample indices; a batch may span the end of one epoch and the start of the next.
+    """Draws batches of `batch_size` sample indices. A batch may contain the end of one epoch and the start of the next.
 
-    Epoch p is drawn by a separate generator, seeded from (seed, p), so (`number`, `offset`) is the whole position.
-    The order of an epoch does not change which samples it holds.
+    Epoch p is drawn by a separate generator with a seed from (seed, p). (`number`, `offset`) is therefore the whole
+    position. The order of an epoch does not change which samples it contains.
     """
 
     def __init__(
@@ -56,14 +56,17 @@ class EpochSampler:
 
 
 class Position(NamedTuple):
-    """A position in the stream of batches: the number of the epoch, and the samples of it that were used."""
+    """A position in the sequence of batches: the number of the epoch, and the number of its samples that were used."""
 
     epoch: int
     offset: int
 
 
 class Batch(NamedTuple):
-    """The data of one iteration, on the device: the samples of the whole batch, and this process's rows of them."""
+    """The data of one iteration, on the device.
+
+    It has the indices of the whole batch, and this process's rows of it.
+    """
 
     samples: Tensor
     """Indices of the whole batch's samples, int64 [B]."""
@@ -77,7 +80,7 @@ class Loader(Protocol):
     """An endless source of batches."""
 
     sampler: EpochSampler
-    """The sampler that draws the batches; it may be ahead of `next`."""
+    """The sampler that draws the batches. It may be ahead of `next`."""
 
     @property
     def position(self) -> Position:
@@ -94,7 +97,7 @@ class Loader(Protocol):
 
 
 class InMemoryLoader:
-    """A loader of samples in memory: it gathers rows on the device that holds the pixels."""
+    """A loader of samples in memory. It gathers rows on the device of the pixels."""
 
     def __init__(self, sampler: EpochSampler, train: Samples, rows: Rows) -> None:
         self.sampler, self.train, self.rows = sampler, train, rows
@@ -116,4 +119,4 @@ class InMemoryLoader:
         return Batch(batch, images, self.train.labels[batch[self.rows.at]])
 
     def close(self) -> None:
-        """Do nothing: it has no workers."""
+        """Do nothing, because there are no workers."""

@@ -1,4 +1,7 @@
-"""The training loop. `setup` decides the method beforehand; the caller passes in observers and the saving of state."""
+"""The training loop.
+
+`setup` determines the method beforehand. The caller passes observers and a function that saves.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,9 +22,9 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
     """Train until the target is reached, the run stops improving, its schedule ends, or the loss is not finite.
 
     The loop calls `save` between iterations, every `save_seconds`. A run with a restored state continues as if it had
-    never stopped. If `leaving` returns true, the machine is about to be taken away: the loop saves the state once more
-    and raises `Preempted`. Ranks save, leave and end in the same iteration: all stop if any rank asks to. The
-    all-reduce of these votes overlaps with the step.
+    never stopped. If `leaving` returns true, the machine is about to be taken away. The loop then saves the state once
+    more and raises `Preempted`. All ranks save, leave and end in the same iteration: all of them do so if any rank asks
+    for it. The all-reduce of these requests overlaps with the step.
     """
     plan, progress = run.plan, run.progress
     stopwatch = Stopwatch(progress, EnergyMeter(run.train.device))
@@ -67,9 +70,9 @@ def train_step(run: Run) -> None:
 
 
 def ends_epoch(run: Run, epochs: int) -> bool:
-    """Return whether the last batch ended an epoch; `epochs` is the number that had ended before it.
+    """Return whether the last batch ended an epoch. `epochs` is the number of epochs that had ended before this batch.
 
-    The sampler starts the next epoch only with the next batch, so the end of the run ends its last epoch.
+    The sampler starts the next epoch only with the next batch. So the end of the run ends its last epoch, too.
     """
     ended = run.loader.position.epoch
     samples = run.plan.iterations * run.plan.task.training.batch_size
@@ -78,7 +81,7 @@ def ends_epoch(run: Run, epochs: int) -> bool:
 
 
 def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
-    """Evaluate on val, exactly from the lowest level of interest on, and start new means over training batches."""
+    """Evaluate on val, and start new means over training batches. From the lowest relevant level on, use all of val."""
     progress, measured = run.progress, _measure_val(run)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(
@@ -103,7 +106,7 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
 
 
 def _measure_val(run: Run) -> MeasuredScores:
-    """Measure the weights that would be delivered now; only accuracy can be judged on a part of val."""
+    """Measure the weights that would be promoted now. Only accuracy can be judged on a part of val."""
     plan, network = run.plan, run.average.network()
     run.ranks.sync_buffers(network)
     if plan.metric != "accuracy":
@@ -113,7 +116,7 @@ def _measure_val(run: Run) -> MeasuredScores:
 
 
 def outcome_at(run: Run, point: Point) -> Outcome | None:
-    """Return how the run ends with its newest point, or None if it continues. Only points on all of val can end it."""
+    """Return how the run ends with its newest point, or None if it continues. Only a point on all of val can end it."""
     if point.train_loss is None or point.loss is None:
         return "diverged"
     if point.images < len(run.val_order):
@@ -131,5 +134,5 @@ def has_fitted(point: Point, accuracy: float | None) -> bool:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Return the value, or None where it is not finite: JSON has no NaN."""
+    """Return the value, or None if it is not finite, because JSON has no NaN."""
     return value if math.isfinite(value) else None

@@ -12,16 +12,16 @@ from retrain.config.task import Training
 
 
 class Losses(NamedTuple):
-    """The losses of a batch: one to minimize and one to count."""
+    """The losses of a batch: one is minimized, and one is counted."""
 
     mean: Tensor
-    """The scalar to minimize, with its graph; the recipe's objective is added to it."""
+    """The scalar to minimize, with its graph. The recipe's objective is added to it."""
     each: Tensor
     """Cross-entropy of every image with its own label [B], for the learning-speed index."""
 
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
-"""Function of logits [B, K], labels int64 [B] and targets. Targets are the labels, or shares of classes [B, K]."""
+"""Function of logits [B, K], labels int64 [B] and targets. The targets are labels, or shares of classes [B, K]."""
 
 
 def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mixed: bool = False) -> Criterion:
@@ -44,7 +44,7 @@ def plain_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Losses:
 def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
     """Return the mean over images of sum_k -w_k q_k log p_k, with q = (1 - smoothing) · target + smoothing / K.
 
-    The mean divides by the number of images, not by their weights: the parts of a batch in several processes then add
+    The mean divides by the number of images, not by their weights. The parts of a batch in several processes then add
     up to the loss of the whole batch. `weights` [K] have mean 1 over the training samples.
     """
     losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
@@ -52,9 +52,9 @@ def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tens
 
 
 def class_weights(setting: str | Mapping[str, float], classes: Sequence[str], labels: Tensor) -> Tensor | None:
-    """Return the weight of each class, float32 [K] on the labels' device; None if all weights are equal.
+    """Return the weight of each class, float32 [K] on the labels' device. None if all weights are equal.
 
-    `inverse`: N / (K n_k). Weights are scaled to a mean of 1 over the samples: the learning rate keeps its meaning.
+    `inverse`: N / (K n_k). Weights are scaled to a mean of 1 over the samples, so the learning rate keeps its meaning.
     """
     if setting == "none":
         return None

@@ -1,4 +1,4 @@
-"""Preemption: the machine is taken away after a warning (SIGTERM), or a user presses Ctrl-C. The run resumes later."""
+"""Preemption: handle SIGTERM before the machine is taken away, and Ctrl-C of a user. The run resumes later."""
 
 import os
 import signal
@@ -8,22 +8,26 @@ from types import FrameType
 
 
 class Preempted(SystemExit):
-    """The run was interrupted and its state saved; the same command resumes it. Uncaught, it exits with 75."""
+    """The run was interrupted after a checkpoint.
+
+    The same command resumes it. If uncaught, the process exits with 75.
+    """
 
     def __init__(self) -> None:
         super().__init__(os.EX_TEMPFAIL)
 
 
 def raise_preempted(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal by raising `Preempted` at once: every stage can be retried after that."""
+    """Handle a signal by raising `Preempted` at once. Every stage can be retried afterwards."""
     raise Preempted
 
 
 @contextmanager
 def defer_signals() -> Iterator[Callable[[], bool]]:
-    """Defer SIGTERM and Ctrl-C inside, yield a function that tells if one came, and raise `Preempted` at the end if so.
+    """Defer SIGTERM and Ctrl-C within the context, and yield a function that returns whether one arrived.
 
-    A second Ctrl-C takes effect at once. Works only in the main thread, in which Python runs signal handlers.
+    Raises `Preempted` at the end if one arrived. A second Ctrl-C takes effect at once. This works only in the main
+    thread, because Python runs signal handlers there.
     """
     came = False
 

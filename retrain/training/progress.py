@@ -12,21 +12,21 @@ from retrain.training.energy import EnergyMeter
 
 @dataclass
 class Progress:
-    """Counters of one training. With the tensors and the sampler's position they are its whole state."""
+    """Counters of one training. With the tensors and the sampler's position, they are its whole state."""
 
     iteration: int = 0
     points: list[Point] = field(default_factory=list)
     evaluated_images: int = 0
     seconds: float = 0.0
-    """Wall time of the loop, everything included."""
+    """Wall time of the loop, including evaluation and saving."""
     evaluation_seconds: float = 0.0
-    """The part of it spent on evaluation."""
+    """The part of `seconds` that was spent on evaluation."""
     saving_seconds: float = 0.0
-    """The part of it spent on saving state."""
+    """The part of `seconds` that was spent on saving checkpoints."""
     data_seconds: float = 0.0
-    """Time before the loop: reading and decoding drops, moving them to the device, setting up."""
+    """Time before the loop, for reading and decoding drops, moving them to the device, and the set-up."""
     joules: float | None = None
-    """Measured energy of the loop; None where a part of it was not measured."""
+    """Measured energy of the loop. None if a part of it was not measured."""
 
     @property
     def aside_seconds(self) -> float:
@@ -35,44 +35,44 @@ class Progress:
 
 
 class Observer(Protocol):
-    """An observer of a training: a progress bar, a log, a live metrics page."""
+    """An observer of a training, such as a progress bar, a log or a live metrics page."""
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Note that the loop starts, or resumes at `progress.iteration`."""
+        """Handle the start of the loop, or its resumption at `progress.iteration`."""
 
     def stepped(self, progress: Progress) -> None:
-        """Note that an iteration was issued. It must return at once and never wait for the device."""
+        """Handle the launch of an iteration. This must return at once and never wait for the device."""
 
     def evaluated(self, point: Point) -> None:
-        """Note that the validation split was evaluated."""
+        """Handle an evaluation of the validation split."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Note that the loop has ended."""
+        """Handle the end of the loop."""
 
 
 class Observers:
-    """Passes every event on to several observers; without any, nothing is shown."""
+    """Passes every event on to several observers, possibly none."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self.observers:
             observer.started(plan, progress)
 
     def stepped(self, progress: Progress) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self.observers:
             observer.stepped(progress)
 
     def evaluated(self, point: Point) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self.observers:
             observer.evaluated(point)
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self.observers:
             observer.ended(outcome, progress)
 
@@ -97,7 +97,7 @@ class Stopwatch:
 
     @contextmanager
     def aside(self, phase: Literal["evaluation", "saving"]) -> Iterator[None]:
-        """Count the time inside as evaluation or saving."""
+        """Count the time within the context as evaluation or saving."""
         self.tick()
         try:
             yield
@@ -109,7 +109,7 @@ class Stopwatch:
                 self.progress.saving_seconds += passed
 
     def due(self, seconds: float) -> bool:
-        """Return whether this many seconds have passed since it last returned true."""
+        """Return whether this many seconds have passed since this last returned true."""
         now = time.monotonic()
         if now - self._saved < seconds:
             return False

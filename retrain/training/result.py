@@ -1,4 +1,4 @@
-"""Make a run's result from its ended loop."""
+"""Make a run's result after its loop has ended."""
 
 import os
 import platform
@@ -55,7 +55,7 @@ def make_result(
 
 
 def in_scope(points: Iterable[Point]) -> list[Point]:
-    """Return points with their score within the target's scope in place of that on all of val."""
+    """Return the points with the score within the target's scope instead of the score on all of val."""
     return [point.model_copy(update={"score": point.in_scope}) for point in points if point.in_scope is not None]
 
 
@@ -75,7 +75,10 @@ def _cost(run: Run) -> Cost:
 
 
 def _measured_joules(run: Run) -> float | None:
-    """Return the energy of all processes' devices, assuming that each uses as much as this one's GPU or machine."""
+    """Return the energy of all processes' devices.
+
+    It assumes that each uses as much energy as this process's GPU or machine.
+    """
     joules, processes = run.progress.joules, run.ranks.size
     if joules is None:
         return None

@@ -1,7 +1,8 @@
 """Score a model's predictions by a metric, with the standard error due to the choice of the samples.
 
-The error is the infinitesimal jackknife's (Efron, 1982): `influence` is how the score changes with a sample's weight,
-and the sum of its squares is the score's variance. For a share of the samples that is the binomial variance.
+The error is the infinitesimal jackknife's (Efron, 1982). `influence` is the change of the score with a sample's weight.
+The sum of the squared influences is the score's variance. If the score is a share of the samples, this is the binomial
+variance.
 """
 
 from typing import NamedTuple
@@ -12,14 +13,14 @@ from torch import Tensor
 from retrain.config import Metric
 
 TOP = 5
-"""Number of likeliest classes among which top5_accuracy looks for the label."""
+"""Number of most likely classes among which top5_accuracy looks for the label."""
 
 
 class Predictions(NamedTuple):
     """A model's predictions for N samples."""
 
     likeliest: Tensor
-    """The likeliest class, int64 [N]; -1 where it is no class of the labels."""
+    """The most likely class, int64 [N]. It is -1 if it is not a class of the labels."""
     in_top: Tensor
     """Whether the label is among the `TOP` likeliest classes, bool [N]."""
 
@@ -33,7 +34,7 @@ class Score(NamedTuple):
 
     value: float
     hits: Tensor
-    """Which samples count as right, bool [N]."""
+    """Which samples count as correct, bool [N]."""
     influence: Tensor
     """Derivative of the value by each sample's weight, float64 [N]."""
     prior: float
@@ -46,9 +47,9 @@ class Score(NamedTuple):
 
 
 def compute_score(metric: Metric, labels: Tensor, predictions: Predictions) -> Score:
-    """Return a score over N samples, at least one; labels: int64 [N].
+    """Return a score over N samples, at least one. labels: int64 [N].
 
-    Averages over classes are over those that have samples.
+    Averages over classes include only classes that have samples.
     """
     hits = predictions.in_top if metric == "top5_accuracy" else predictions.likeliest == labels
     classes, own = torch.unique(labels, return_inverse=True)
@@ -66,9 +67,9 @@ def compute_score(metric: Metric, labels: Tensor, predictions: Predictions) -> S
 
 
 def _macro_f1(classes: Tensor, own: Tensor, samples: Tensor, likeliest: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over K classes of F1 = 2 right / (samples + predictions), and each sample's influence.
+    """Return the mean over K classes of F1 = 2 correct / (samples + predictions), and each sample's influence.
 
-    classes: [K], sorted; own: the place of each label among them, [N]; samples: float64 [K].
+    classes: [K], sorted. own: the position of each label among them, [N]. samples: float64 [K].
     """
     count = len(classes)
     guess = torch.searchsorted(classes, likeliest).clamp(max=count - 1)

@@ -1,4 +1,4 @@
-"""Seeds, random generators, and the initial networks that a lineage of models begins with."""
+"""Seeds, random generators, and the initial networks of a lineage of models."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -25,9 +25,10 @@ def make_generator(seed: int, stream: str, number: int = 0, device: torch.device
 
 @contextmanager
 def borrowed_default_generator() -> Iterator[torch.Generator]:
-    """Yield the CPU's default generator, from which torchvision draws, and restore its state at the end.
+    """Yield the CPU's default generator, which torchvision uses, and restore its state at the end.
 
-    `torch.random.fork_rng(devices=[])` does the same, but first looks for accelerators: 0.1 ms in every step.
+    `torch.random.fork_rng(devices=[])` does the same, but it looks for accelerators first. This takes 0.1 ms in every
+    step.
     """
     generator = torch.default_generator
     state = generator.get_state()
@@ -38,7 +39,7 @@ def borrowed_default_generator() -> Iterator[torch.Generator]:
 
 
 def fresh_network(plan: Plan) -> nn.Module:
-    """Return the newly initialized network of this run.
+    """Return this run's newly initialized network.
 
     The same seed and number of drops give the same weights.
     """
@@ -46,7 +47,7 @@ def fresh_network(plan: Plan) -> nn.Module:
 
 
 def origin_network(plan: Plan, pretrained: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the lineage's first initialization, with newly initialized rows for classes that were added later.
+    """Return the lineage's first initialization. Rows for classes that were added later are newly initialized.
 
     A pretrained body is the same in all initializations of a lineage.
     """

@@ -1,4 +1,4 @@
-"""Set up a run: everything that the loop needs, from a plan, its data and a parent."""
+"""Set up a run: build everything that the loop needs from a plan, its data and a parent."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -41,14 +41,14 @@ class Parent:
 
     weights: Mapping[str, Tensor]
     counters: Counters | None
-    """Learning-speed counters of the parent; None if the sampling does not need them."""
+    """Learning-speed counters of the parent. None if the sampling does not need them."""
     moments: Mapping[str, Tensor] | None = None
-    """The optimizer's state, if the task keeps it."""
+    """The optimizer's state, if the task stores it."""
 
 
 Compute = Callable[["Run", Tensor, Batch, int, float, float], None]
-"""Does the device work of an iteration: (run, transformed images, their batch, iteration, learning rate, share of the
-newest weights in their average)."""
+"""Function that does the device work of an iteration. Its arguments are the run, the transformed images, their batch,
+the iteration, the learning rate, and the share of the newest weights in their average."""
 
 
 @dataclass
@@ -60,7 +60,8 @@ class Run:
     val: Samples
     network: nn.Module
     forward: nn.Module
-    """The forward pass in training: the network itself, or a wrapper that averages gradients over the processes."""
+    """The forward pass in training. It is the network itself, or a wrapper that averages gradients over the
+    processes."""
     optimizer: Optimizer
     peak_rate: float
     """Highest learning rate of the schedule."""
@@ -89,9 +90,9 @@ class Run:
     rows: Rows
     """This process's rows of every batch."""
     weight: Tensor
-    """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
+    """Weight of the rows' mean loss, float32 scalar. It is 1, or more if a process has more rows than the average."""
     compute: Compute | None = None
-    """Does the device work of an iteration in place of `compute_step`."""
+    """Does the device work of an iteration. It replaces `compute_step`."""
     parent_counters: Counters | None = None
     """The parent's learning-speed counters, if the sampling needs them."""
     val_order: Tensor = field(init=False)
@@ -101,14 +102,14 @@ class Run:
     loss_sum: Tensor = field(init=False)
     """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
     correct_sum: Tensor = field(init=False)
-    """Sum of the iterations' training accuracies since the last evaluation, likewise."""
+    """Sum of the iterations' training accuracies since the last evaluation, float64 scalar on the device."""
     statistics: StatisticsCorrection = field(init=False)
     """Corrects BatchNorm's running statistics if they are newly initialized."""
     groups: Groups = field(init=False)
     """Groups of val samples whose accuracies are reported separately."""
 
     def __post_init__(self) -> None:
-        """Start all counts at zero, and draw the order in which val is read."""
+        """Set all counts to zero, and draw the order in which val is read."""
         device, images = self.train.device, len(self.val.labels)
         self.val_order = torch.randperm(images, generator=make_generator(self.plan.seed, "val")).to(device)
         self.counters = Counters.zeros(len(self.train.labels), device)
@@ -174,7 +175,10 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
 
 
 def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
-    """Raise `TaskError` if BatchNorm would get one value per channel, as from one image whose last maps are 1x1."""
+    """Raise `TaskError` if BatchNorm would get one value per channel.
+
+    One image with 1x1 maps in the end is an example.
+    """
     if rows.stop - rows.start > 1 or not factory.has_normalization(network):
         return
     image = train.pixels(torch.zeros(1, dtype=torch.int64, device=train.device)).float()
@@ -191,7 +195,7 @@ def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
 def _start(
     plan: Plan, parent: Mapping[str, Tensor] | None, pretrained: Mapping[str, Tensor] | None, device: torch.device
 ) -> nn.Module:
-    """Return the network with the weights at which the run starts, on its device."""
+    """Return the network on its device, with its initial weights."""
     network = fresh_network(plan)
     noise = make_generator(plan.seed, "noise")
     initialize(plan.recipe.initialization, network, parent, pretrained, noise)
@@ -216,7 +220,7 @@ def _peak_rate(plan: Plan) -> float:
 
 
 def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | None:
-    """Return how often each training sample appears in an epoch on average, float32 [N] on the CPU; None: once each."""
+    """Return how often each training sample appears in an epoch on average, float32 [N] on the CPU. None: once each."""
     old = (train.drop < plan.known).cpu()
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old)
     if not plan.task.training.balanced_sampling:

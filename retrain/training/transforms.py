@@ -1,7 +1,8 @@
-"""Torchvision's random transforms on whole batches, with new random parameters in every iteration.
+"""Apply torchvision's random transforms to whole batches, with new random parameters in every iteration.
 
-The random draws depend only on the plan's seed, the iteration and the place in the batch. So a resumed run continues as
-if it had not stopped, and several processes draw as one would. Only mixing stays within a process's own rows.
+The random draws depend only on the plan's seed, the iteration and the position in the batch. So a resumed run continues
+as if it had not stopped, and several processes draw the same numbers as one. Only mixing uses just a process's own
+rows.
 """
 
 import math
@@ -16,17 +17,19 @@ from retrain.data.augment import Rows
 from retrain.training.seeds import borrowed_default_generator, derive_seed, make_generator
 
 GROUP = 8
-"""Images that share one draw of the policy and of colour jitter. Torchvision draws once a call: 16 calls for a batch of
-128 take a few milliseconds; a call per image would take as long as the step of a small network."""
+"""Number of images that share one draw of the policy and of colour jitter. Torchvision draws once for each call. 16
+calls for a batch of 128 take a few milliseconds. One call for each image would take as long as the step of a small
+network."""
 
 Transform = Callable[[Tensor, int, Rows], Tensor]
-"""(images uint8 [B, 3, H, W], iteration, their rows in the batch) to images like them."""
+"""Function from (images uint8 [B, 3, H, W], iteration, their rows in the batch) to transformed images."""
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""(normalized images, labels int64 [B], iteration) to images and targets: labels, or shares of classes [B, K]."""
+"""Function from (normalized images, labels int64 [B], iteration) to images and targets. Targets are labels, or shares
+of classes [B, K]."""
 
 
 def make_transform(setting: Augmentation, seed: int) -> Transform:
-    """Return the transform of raw images, to apply before they are cropped, mirrored and normalized."""
+    """Return the transform of raw images. It is applied before they are cropped, mirrored and normalized."""
     if setting == Augmentation(mixup=setting.mixup, cutmix=setting.cutmix):
         return lambda images, iteration, rows: images
     library = _library_transforms(setting)
@@ -43,8 +46,8 @@ def make_transform(setting: Augmentation, seed: int) -> Transform:
 def draw_boxes(setting: ResizedCrop, size: torch.Size, rows: Rows, seed: int, iteration: int) -> Tensor:
     """Return a random box for each row, float32 [rows, 4]: left, top, right, bottom in pixels.
 
-    Area and ratio are drawn as torchvision's RandomResizedCrop draws them; a side that would be longer than the image
-    is cut to it, where torchvision would draw again.
+    Area and ratio are drawn like in torchvision's RandomResizedCrop, with one difference. If a side would be longer
+    than the image, this function shortens it, and torchvision draws again.
     """
     height, width = size
     drawn = torch.rand(4, rows.batch, generator=make_generator(seed, "resized crop", iteration))[:, rows.at]
@@ -59,7 +62,8 @@ def draw_boxes(setting: ResizedCrop, size: torch.Size, rows: Rows, seed: int, it
 def crop_boxes(images: Tensor, boxes: Tensor) -> Tensor:
     """Return the part of each image within its box, resized to the image's size: uint8, same shape.
 
-    One kernel for the whole batch: torchvision's RoIAlign. It averages four bilinear samples for each pixel.
+    torchvision's RoIAlign does this in one kernel for the whole batch. It averages four bilinear samples for each
+    pixel.
     """
     from torchvision.ops import roi_align  # torchvision takes seconds to import
 
@@ -69,7 +73,7 @@ def crop_boxes(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _library_transforms(setting: Augmentation) -> Callable[[Tensor], Tensor] | None:
-    """Return torchvision's transforms of a group of images: policy, then colours; None if neither is set."""
+    """Return torchvision's transforms of a group of images: policy, then colours. None if neither is set."""
     from torchvision.transforms import v2
 
     made: list[Any] = []
