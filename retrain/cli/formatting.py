@@ -28,12 +28,10 @@ ABSENT = "-"
 """Text of a cell without a value."""
 WIDE = 116
 """Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
-
-
+AWAITS = "awaits approval"
+"""Name of the row about a candidate that waits for a person."""
 OWN_RUNS = " (runs from scratch in full)"
 """Runs from scratch count with all their iterations: they neither save nor lose any."""
-
-
 GAP = 2
 """Characters between two columns."""
 
@@ -353,11 +351,12 @@ def _status_rows(status: Status) -> Rows:
     if baseline and baseline.result:
         yield "baseline", f"{baseline.run_id}, {_format_score(baseline.result.final_score, baseline.metric)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"
-    if status.trigger:
+    attention = list(_attention_rows(status))
+    if status.trigger and (AWAITS, status.trigger) not in attention:
         yield "next run", status.trigger
     for drift in status.drift:
         yield "drift", drift
-    yield from _attention_rows(status)
+    yield from attention
     if status.amendments:
         run = f": `retrain run --task {task_argument(status.task)}` or the watcher retrains"
         newer = f"; the champion does not have the newest{'' if status.trigger else run}"
@@ -372,7 +371,7 @@ def _status_rows(status: Status) -> Rows:
 def _attention_rows(status: Status) -> Rows:
     """Yield what needs a person's attention, with what to do."""
     for approval in status.awaiting:
-        yield "awaits approval", approval.describe(task_argument(status.task), utc_now())
+        yield AWAITS, approval.describe(task_argument(status.task), utc_now())
     for unfinished in status.unfinished:
         yield "unfinished", unfinished
     for removed in status.removed:
