@@ -156,7 +156,12 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
 
 
 def rollback(
-    task: TaskName, reason: Reason = None, author: Author = None, yes: Yes = False, overrides: Overrides = NONE
+    task: TaskName,
+    reason: Reason = None,
+    author: Author = None,
+    force: Annotated[bool, typer.Option("--force", help="Roll back even to a run that was never tested.")] = False,
+    yes: Yes = False,
+    overrides: Overrides = NONE,
 ) -> None:
     """Make the previous champion the champion again."""
     from retrain.errors import RunError
@@ -169,8 +174,11 @@ def rollback(
     if seen.champion is None:
         raise RunError(f"task {store.task} has no champion yet: nothing to roll back")
     run_id = champions.rollback_target(seen.champion)
+    files = store.run(run_id)
+    files.weights()
+    if not force and files.evaluation() is None:
+        raise RunError(f"{run_id} was never tested on the test split; pass --force to roll back to it anyway")
     confirm(f"Roll {store.task} back to {run_id}, in place of {seen.run_id}?", yes)
-    store.run(run_id).weights()
     promote_by_hand(store, seen, run_id, "rolled back", champions.Author(decide_author(author), reason))
     update_trackers(opened, store)
     typer.echo(f"{run_id} is the champion of {store.task} again")
