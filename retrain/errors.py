@@ -13,7 +13,7 @@ class TaskError(UserError):
 
 
 class DropError(UserError):
-    """A drop's source, shards or manifest are wrong; nothing was committed."""
+    """A drop's source, shards or manifest are wrong. Nothing was committed."""
 
 
 class DamagedDrop(DropError):

@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
-    """Return the error that says where a missing package comes from; None for one that is always installed."""
+    """Return the error that says where a missing package comes from, or None for one that is always installed."""
     package = (missing.name or "").partition(".")[0]
     if package in ("torch", "torchvision"):
         return UserError(f"{package} is not installed, and this needs it: use the image without -slim")

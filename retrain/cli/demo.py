@@ -59,7 +59,7 @@ def write_weeks(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Commit a drop each week and retrain on it; compare the last champion with scratch."""
+    """Commit a drop each week and retrain on it, and compare the last champion with scratch."""
     opened, store = open_task(TASK)
     shutil.rmtree(Path(opened.store, store.task), ignore_errors=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # the sums of floats, and so the figures, depend on the number of threads

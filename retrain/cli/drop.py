@@ -160,7 +160,7 @@ def amend(
     task: TaskName,
     overrides: Overrides = NONE,
 ) -> None:
-    """Correct or remove samples of committed drops. Earlier runs do not change; the next run uses the corrections."""
+    """Correct or remove samples of committed drops. Earlier runs do not change. The next run uses the corrections."""
     from retrain.data.amending import amend_drops, read_corrections
 
     opened, store = open_task(task, overrides)

@@ -58,5 +58,5 @@ def summarize_errors(errors: ErrorAnalysis) -> str:
 
 
 def worst_classes(errors: ErrorAnalysis, count: int) -> list[ClassFigures]:
-    """Return the classes with the lowest accuracy, lowest first; those without images come last."""
+    """Return the classes with the lowest accuracy, lowest first. Those without images come last."""
     return sorted(errors.classes, key=lambda one: 2.0 if one.recall is None else one.recall)[:count]

@@ -101,7 +101,7 @@ def format_percent(value: float | None) -> str:
 
 
 def format_speed_up(value: float | None) -> str:
-    """Return a speed-up; `/` if the level was not reached, as in the paper's tables."""
+    """Return a speed-up, or `/` if the level was not reached, as in the paper's tables."""
     return "/" if value is None else f"x{value:.2f}"
 
 
@@ -229,7 +229,7 @@ RUNS = (
 
 
 def history_table(records: Sequence[RunRecord]) -> Table:
-    """Return a table with a line for each run. `used` and `saved` (gross) are iterations; totals are in the caption."""
+    """Return a table with a line for each run. `used` and `saved` (gross) are iterations. Totals are in the caption."""
     table = grid(RUNS, records)
     table.caption_justify = "left"
     if records:
@@ -329,7 +329,7 @@ def _quality_rows(record: RunRecord) -> Rows:
 
 
 def _gate_rows(decision: Decision | None, passed: str) -> Rows:
-    """Yield the gate's findings; `passed` is the text for a run that failed no condition."""
+    """Yield the gate's findings. `passed` is the text for a run that failed no condition."""
     if decision:
         yield "gate", "; ".join(decision.reasons) or passed
         for note in decision.notes:

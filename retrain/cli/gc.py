@@ -77,7 +77,7 @@ def _clean_store(store: "TaskStore", keep_last: int, age: "timedelta", now: "dat
 
 
 def _find_cache() -> "Path | None":
-    """Return the cache folder; None if there is none, or no home directory for it."""
+    """Return the cache folder, or None if there is none, or no home directory for it."""
     from retrain.data.local_cache import cache_folder
     from retrain.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Correct committed drops: from a table of corrections to an amendment that the next run uses."""
+"""Correct committed drops: turn a table of corrections into an amendment that the next run uses."""
 
 import csv
 import io
@@ -25,27 +25,27 @@ YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
 
 
 class Correction(NamedTuple):
-    """One line of a table: a sample, and what becomes of it."""
+    """One line of a table: a sample and its new class."""
 
     sample: Selection
     class_name: str | None
-    """The new class; None: the sample is removed."""
+    """The new class, or None if the sample is removed."""
     reason: str
     author: str
 
 
 def read_corrections(path: Path) -> list[Correction]:
-    """Read corrections from a CSV with the columns `COLUMNS`, or from JSON lines with such fields.
+    """Read corrections from a CSV with the columns `COLUMNS`, or from JSON lines with these fields.
 
-    Raises `DropError`, naming the line, at one that is none.
+    Raises `DropError` for a line that is no correction. The message names the line.
     """
     return [_parse(row, line, path) for line, row in read_rows(path, COLUMNS)]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return the lines of a CSV or of JSON lines that have these columns or fewer, each with its number.
+    """Return the lines of a CSV, or of JSON lines, each with its number. They may have these columns or fewer.
 
-    Values are texts; absent ones are empty. Raises `DropError`, naming the line, at one that is none.
+    Values are texts. Absent values are empty. Raises `DropError` for a wrong line. The message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -103,10 +103,10 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
 
 
 def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore) -> Amendment | None:
-    """Write these corrections as an amendment, and return it; None if they change nothing.
+    """Write these corrections as an amendment, and return it. Return None if they change nothing.
 
-    Raises `DropError`, naming the line, if no drop has the sample, if several samples have its key, or if an earlier
-    line corrects it differently. Then nothing is amended.
+    Raises `DropError` if no drop has a sample, if several samples have its key, or if an earlier line corrects it
+    differently. The message names the line, and nothing is amended.
     """
     corrections = list(corrections)
     intake = Intake(task, store)
@@ -133,7 +133,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
 
 
 class _Place(NamedTuple):
-    """A drop that was searched, and what can be amended of it."""
+    """A searched drop, with the parts of it that can be amended."""
 
     found: SearchedDrop
     amendable: NDArray[np.bool_]
@@ -170,7 +170,7 @@ class _Place(NamedTuple):
 
 
 def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place, int]]:
-    """Return the samples that a correction names: several where a content is in several drops."""
+    """Return the samples that a correction names. There are several if a content is in several drops."""
     sample = correction.sample
     found = [(place, row) for place in places for row in place.found.rows(sample) if place.amendable[row]]
     name = sample.content or sample.key

@@ -21,9 +21,10 @@ from retrain.errors import DropError
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 CHUNK = 1 << 20
 MAX_RATIO = 100
-"""Bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so a higher ratio is an attack."""
+"""Number of bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so a higher ratio is an
+attack."""
 LEAST_LIMIT = 100_000_000
-"""Bytes that a gzipped tar may unpack to regardless of `MAX_RATIO`."""
+"""Number of bytes that a gzipped tar may unpack to regardless of `MAX_RATIO`."""
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, LookupError, EOFError)
 """Errors that zipfile raises for archives that are damaged, encrypted or of an unknown kind."""
 
@@ -124,7 +125,7 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
 
 
 def _decode_name(info: zipfile.ZipInfo) -> str:
-    """Return a member's name. Info-ZIP and macOS write UTF-8 without the flag for it; zipfile reads it as CP437."""
+    """Return a member's name. Info-ZIP and macOS write UTF-8 without its flag, and zipfile then reads it as CP437."""
     if info.flag_bits & UTF8_FLAG:
         return info.filename
     try:

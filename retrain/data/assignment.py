@@ -1,4 +1,4 @@
-"""Find split and class of each sample in shards: by the drop's sample table or, in drops without one, by its key."""
+"""Find the split and class of each sample in shards, from the drop's sample table or, without a table, from its key."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Assignment:
         return bad | {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
 
     def place(self, shard: int, key: str, class_name: str) -> Place | None:
-        """Return a sample's split and class, given its class in the shard; None if it was removed since."""
+        """Return a sample's split and class, given its class in the shard, or None if it was removed since."""
         if self._table is None:
             return Place(split_of(key, self._drop.shards[shard].split, self._drop.held_out), class_name)
         row = self._rows_of(shard).get(key)

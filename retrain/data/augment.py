@@ -13,25 +13,25 @@ from retrain.config.task import Data
 class Rows(NamedTuple):
     """The rows of a batch that one process computes.
 
-    Random numbers are drawn for the whole batch: they do not depend on the number of processes.
+    Random numbers are drawn for the whole batch, so they do not depend on the number of processes.
     """
 
     start: int
     stop: int
     batch: int
-    """Rows of the whole batch."""
+    """Number of rows in the whole batch."""
 
     @property
     def at(self) -> slice:
-        """Their positions in the whole batch."""
+        """Positions of this process's rows in the whole batch."""
         return slice(self.start, self.stop)
 
 
 def crop(images: Tensor, padding: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-    """Pad each image by `padding` zero pixels and crop it at a different random position: [B, C, H, W], same shape.
+    """Pad each image by `padding` zero pixels and crop it at a random position: [B, C, H, W], same shape.
 
-    One gather for the whole batch, from a view of all (2 * padding + 1)^2 crops (Krizhevsky & Hinton's augmentation).
-    `rows` are the images' positions in the batch (default: all of it).
+    This takes one gather for the whole batch, from a view of all (2 * padding + 1)^2 crops (Krizhevsky & Hinton's
+    augmentation). `rows` are the images' positions in the batch. By default, the images are the whole batch.
     """
     size, _, height, width = images.shape
     rows = rows or Rows(0, size, size)
@@ -41,14 +41,17 @@ def crop(images: Tensor, padding: int, generator: torch.Generator, rows: Rows | 
 
 
 def flip(images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-    """Mirror each image [B, C, H, W] left to right with probability 1/2; `rows` as for `crop`."""
+    """Mirror each image [B, C, H, W] left to right with probability 1/2.
+
+    `rows` has the meaning that it has in `crop`.
+    """
     rows = rows or Rows(0, len(images), len(images))
     mirrored = torch.rand(rows.batch, generator=generator, device=images.device)[rows.at] < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 class Normalize:
-    """(pixel / 255 - mean) / std, channel by channel: all that is done to images for evaluation."""
+    """Computes (pixel / 255 - mean) / std for each channel. Evaluation does nothing else to images."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.bf16 = data, bf16
@@ -61,7 +64,7 @@ class Normalize:
 
 
 class Augment:
-    """The last steps for training images: crop (unless they were cropped before), flip, normalize."""
+    """The last steps for training images: crop (unless they are already cropped), flip, normalize."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.normalize = data, Normalize(data, bf16)
@@ -69,7 +72,7 @@ class Augment:
     def __call__(self, images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalized.
 
-        `rows` are the images' positions in the batch (default: all of it).
+        `rows` are the images' positions in the batch. By default, the images are the whole batch.
         """
         if self.data.crop_padding and not self.data.augmentation.resized_crop:
             images = crop(images, self.data.crop_padding, generator, rows)
@@ -80,5 +83,8 @@ class Augment:
 
 @lru_cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return 255 * values, [1, C, 1, 1]. It is kept, because a copy to the device in every step would wait for it."""
+    """Return 255 * values, [1, C, 1, 1].
+
+    The result is cached, because copying it to the device in every step would wait.
+    """
     return torch.tensor(values, device=device).mul(255).view(1, -1, 1, 1)

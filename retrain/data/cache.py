@@ -1,4 +1,4 @@
-"""Cache decoded drops: one safetensors file for each split of a drop (named by its digest) and image size."""
+"""Cache decoded drops in safetensors files: one for each split of a drop (named by its digest) and image size."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -27,7 +27,7 @@ from retrain.utils.parallel import parallel_map
 class SplitArrays(NamedTuple):
     """One split of a drop, in the order of the manifest's shards.
 
-    `images` uint8 [N, 3, size, size]; `labels` int64 [N], indices into the drop's own `classes`.
+    `images` is uint8 [N, 3, size, size]. `labels` is int64 [N] and has indices into the drop's own `classes`.
     """
 
     images: Tensor
@@ -37,7 +37,7 @@ class SplitArrays(NamedTuple):
 def decode_drop(
     drop: Drop, store: TaskStore, image_size: Size, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
-    """Stream a drop's shards and return the wanted splits; images of other splits are not decoded.
+    """Stream a drop's shards and return the wanted splits. Images of other splits are not decoded.
 
     Raises `DamagedDrop`, naming shard and key, if an image cannot be decoded or a shard differs from the manifest.
     """
@@ -49,9 +49,9 @@ def decode_drop(
 
 
 def _check_sizes(drop: Drop, store: TaskStore) -> None:
-    """Raise `DropError` unless the shards have the sizes, and the samples, that the manifest states.
+    """Raise `DropError` unless the shards have the sizes and the samples that the manifest states.
 
-    This comes before memory is allocated for them.
+    This check comes before memory is allocated for them.
     """
     prefix = store.keys.drop_file(drop.id, "")
     found = {entry.key.removeprefix(prefix): entry.size for entry in store.objects.list(prefix)}
@@ -117,9 +117,9 @@ def _decode_shard(
 def load_decoded(
     drop: Drop, store: TaskStore, image_size: Size, cache_dir: Path, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
-    """Return splits of a drop, memory-mapped from the cache. Splits that are missing or damaged are decoded first.
+    """Return splits of a drop, memory-mapped from the cache. Missing and damaged splits are decoded first.
 
-    If training samples are missing, all splits are decoded in one pass over the shards, since a machine that trains
+    If training samples are missing, all splits are decoded in one pass over the shards, because a machine that trains
     also evaluates. A pod that only evaluates decodes only the test split. Raises the errors of `decode_drop`, and
     `UserError` if the cache cannot be written.
     """
@@ -134,14 +134,14 @@ def load_decoded(
 
 
 def _read_arrays(path: Path) -> SplitArrays:
-    """Map a file. It may be removed afterwards: the mapping keeps its data."""
+    """Memory-map a file. It may be removed afterwards, because the mapping keeps its data."""
     mark_used(path)
     with safe_open(path, "pt") as file:
         return SplitArrays(file.get_tensor("images"), file.get_tensor("labels"))
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a file matches its digest. A file that another process wrote is read in full, but only once."""
+    """Return whether a file matches its digest. A file of another process is read in full, but only once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
         if file_as_written in COMPLETE_FILES:

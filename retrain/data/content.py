@@ -1,4 +1,4 @@
-"""Identify an image without its name: a digest of its content, and a hash that similar images share."""
+"""Identify an image without its name: compute a digest of its content, and a hash that similar images share."""
 
 import hashlib
 import io
@@ -14,11 +14,11 @@ from retrain.data.images import FORMATS, OpenedImage, Pixels, open_image, pixels
 from retrain.errors import DropError
 
 CONTENT_BYTES = 16
-"""Bytes of SHA-256 that are kept: among 10^12 images, two agree by chance with a probability below 10^-14."""
+"""Number of bytes of SHA-256 that are kept. Among 10^12 images, two agree by chance with a probability below 10^-14."""
 
 FEW_PIXELS = 128 * 128
-"""A JPEG of up to this many pixels is identified by its pixels. A larger one is identified by its coded data: decoding
-it at full size would take several times as long as packing it."""
+"""A JPEG with up to this many pixels is identified by its pixels. A larger JPEG is identified by its coded data,
+because decoding it at full size would take several times as long as packing it."""
 
 END, COMMENT, ADOBE, APPLICATION = 0xD9, 0xFE, 0xEE, range(0xE0, 0xF0)
 """Kinds of JPEG's markers."""
@@ -55,7 +55,7 @@ def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Pixels]:
 
 
 def examine_or_explain(data: bytes, size: Size, is_kept: bool) -> tuple[ImageFacts | str, Pixels | None]:
-    """Return an image's facts, and its pixels if they are kept; or the reason why it cannot be decoded."""
+    """Return an image's facts, with its pixels if they are kept. If it cannot be decoded, return the reason."""
     try:
         return examine_decoded(data, size) if is_kept else (examine_image(data, size), None)
     except DropError as error:
@@ -78,9 +78,9 @@ def _facts(data: bytes, opened: OpenedImage) -> ImageFacts:
 
 
 def difference_hash(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return hashes of which near-duplicates differ in few bits, uint8 [N, 8], of the images' parts, uint8 [N, 8, 9].
+    """Return the hashes of images, uint8 [N, 8], from their parts, uint8 [N, 8, 9]. Near-duplicates differ in few bits.
 
-    A bit says which of two neighbours is brighter (dHash, Krawetz).
+    Each bit states which of two neighbouring parts is brighter (dHash, Krawetz).
     """
     return np.packbits((parts[:, :, 1:] > parts[:, :, :-1]).reshape(-1, 64), axis=1)
 
@@ -92,9 +92,10 @@ def mean_brightness(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _coded_digest(data: bytes) -> bytes:
-    """Return the digest of a JPEG's segments and coded data, without metadata and what follows the image's end.
+    """Return the digest of a JPEG's segments and coded data, without metadata and without bytes after the image's end.
 
-    Metadata are comments and application segments, except Adobe's: it says which colours the data stands for.
+    Metadata are comments and application segments. Adobe's segment is an exception, because it states the colours of
+    the data.
     """
     sha256, at = hashlib.sha256(b"JPEG\n"), 2
     while marker := MARKER.search(data, at):

@@ -1,4 +1,4 @@
-"""Datasets: ordered drops and their class map, the splits of samples, and where decoded samples are held."""
+"""Datasets: ordered drops and their class map, the splits of samples, and the place of decoded samples."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,9 +15,9 @@ from retrain.utils.text import format_bytes, pluralize
 
 
 def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, ...]:
-    """Return the `known` drops (ids) in their order, then all others by the time of their commit, and id.
+    """Return the `known` drops (ids) in their order, then all others by the time of their commit and by id.
 
-    Raises `DropError` if a known drop is not among those committed.
+    Raises `DropError` if a known drop is not committed.
     """
     by_id = {drop.id: drop for drop in committed}
     if missing := [drop_id for drop_id in known if drop_id not in by_id]:
@@ -37,9 +37,9 @@ def describe_removed(drop_id: str) -> str:
 
 
 def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
-    """Return the dataset of these drops, in this order: classes by name, in order of their first appearance.
+    """Return the dataset of these drops in this order. Classes are in the order of their first appearance.
 
-    The parent's `classes` come first, in its order, even if none of their drops is left.
+    The parent's `classes` come first, in the parent's order, even if none of their drops is left.
     """
     drops = tuple(drops)
     return Dataset(
@@ -55,7 +55,7 @@ def amended_drops(dataset: Dataset, before: Dataset) -> tuple[str, ...]:
 
 
 def untrained_classes(drops: Iterable[Drop]) -> list[str]:
-    """Return the classes that these drops have held-out samples of, and none to train on."""
+    """Return the classes with held-out samples but without training samples in these drops."""
     trained, held_out = set[str](), set[str]()
     for drop in drops:
         trained |= drop.counts.get("train", {}).keys()
@@ -64,10 +64,10 @@ def untrained_classes(drops: Iterable[Drop]) -> list[str]:
 
 
 def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Split]) -> None:
-    """Raise `DamagedDrop` at the first manifest that differs from the one that the dataset was made with.
+    """Raise `DamagedDrop` for the first manifest that differs from the manifest in the dataset.
 
-    Raises `DropError` if training samples are wanted and some were erased since: the run cannot be repeated or resumed.
-    It can still be evaluated on the samples that are left.
+    Raises `DropError` if training samples are wanted and some were erased since. The run then cannot be repeated or
+    resumed. It can still be evaluated on the remaining samples.
     """
     for drop, ref in zip(drops, dataset.drops, strict=True):
         if drop.erased_since and "train" in splits:
@@ -86,10 +86,10 @@ def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float
 
 
 def split_of(key: str, split: Split, held_out: Mapping[Split, float]) -> Split:
-    """Return the split of a sample that lies in a shard of `split`: some train samples are held out for another.
+    """Return the split of a sample in a shard of `split`. Some train samples are held out for another split.
 
-    The key's SHA-256 places it in [0, 1): val is the low end, test the high end. So a sample that comes again in a
-    later drop never moves between training and the held-out splits, even if that drop brings other splits.
+    The key's SHA-256 is a number in [0, 1). Val is the low end, and test is the high end. If a sample comes again in a
+    later drop, it therefore never moves between training and the held-out splits, even if that drop has other splits.
     """
     position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
     if split == "train" and position < held_out.get("val", 0.0):
@@ -110,9 +110,11 @@ def decoded_bytes(samples: int, image_size: Size) -> int:
 
 
 def choose_loading(task: Task, dataset: Dataset) -> Loading:
-    """Return the task's setting; if it leaves the choice, decide by the size of its decoded training samples.
+    """Return the place of decoded samples that the task states. With `auto`, decide by the size of the training
+    samples.
 
-    The same on every machine: an interrupted run may resume elsewhere, and streaming changes the order of samples.
+    The result is the same on every machine, because an interrupted run may resume elsewhere, and streaming changes the
+    order of samples.
     """
     decoded, memory = decoded_bytes(dataset.samples, task.data.frame), parse_bytes(task.resources.memory)
     size = f"{dataset.samples:,} training samples are {format_bytes(decoded)} decoded"

@@ -30,16 +30,16 @@ from retrain.records import Drop
 log = logging.getLogger("retrain")
 
 Arrays = Mapping[str, NDArray[np.generic]]
-"""One split of a drop: `images` uint8 [N, 3, height, width], and `labels` int64 [N], indices into its own `classes`."""
+"""One split of a drop: `images` uint8 [N, 3, height, width], and `labels` int64 [N] as indices into its `classes`."""
 
 
 COMPLETE_FILES: set[tuple[Path, int]] = set()
-"""Files known to be complete, with their times of modification in nanoseconds: those that this process has written or
-checked, or that its subprocess for validation has written."""
+"""Files that are known to be complete, with their times of modification in nanoseconds. This process has written or
+checked them, or its subprocess for validation has written them."""
 
 
 def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> Path:
-    """Return where a split of a drop lies decoded."""
+    """Return the path of a decoded split of a drop."""
     return cache_dir / f"{decoded_name(drop, image_size)}-{split}.safetensors"
 
 
@@ -63,7 +63,7 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
 
 
 def digest_arrays(arrays: Arrays) -> str:
-    """Return the SHA-256 of named arrays; types are named as torch names them."""
+    """Return the SHA-256 of named arrays. Types have torch's names."""
     sha256 = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         sha256.update(f"{name} torch.{array.dtype} {array.shape}\n".encode())
@@ -85,7 +85,7 @@ class DecodedSamples:
         self._kept = task.data.loader != "stream"
 
     def add(self, pixels: Pixels) -> None:
-        """Add the image of the next sample that is in a shard and no bad one."""
+        """Add the image of the next good sample of a shard."""
         self._room -= pixels.nbytes
         if self._kept and self._room < 0:
             self._give_up("the task's memory will not hold them")
@@ -120,7 +120,7 @@ class DecodedSamples:
 
 @contextmanager
 def keep_decoded(task: Task, cache_dir: Path | None) -> Iterator[DecodedSamples | None]:
-    """Yield where to keep the decoded images of a drop; None without a cache, or if it cannot be written."""
+    """Yield the place for the decoded images of a drop. None without a cache, or if the cache cannot be written."""
     if cache_dir is None:
         yield None
         return

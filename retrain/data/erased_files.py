@@ -1,4 +1,4 @@
-"""Find the objects of a drop that hold erased samples: former shards and lists, and what its producer uploaded."""
+"""Find the objects of a drop that contain erased samples: former shards, former lists and its producer's uploads."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -37,22 +37,22 @@ class Search:
     store: TaskStore
     drop_id: str
     drop: Drop | None
-    """The drop's manifest; None if there is only an upload."""
+    """The drop's manifest. None if there is only an upload."""
     contents: frozenset[bytes]
     """Content digests of the samples."""
     shards: frozenset[str]
-    """SHA-256 of the shards that held them."""
+    """SHA-256 of the shards that contained the samples."""
     keys: frozenset[str]
-    """Keys of those samples that are this drop's own."""
+    """Keys of the samples that belong to this drop."""
     is_affected: bool
-    """Whether it has such samples."""
+    """Whether the drop has such samples."""
     frame: Frame
 
     def run(self) -> Searched:
         """Read every object that the manifest does not name.
 
-        An archive that contains a sample is removed completely: its other samples are in the drop's shards. So are
-        tables of labels, and stray files such as `Thumbs.db`, because they may show images.
+        An archive that contains a sample is removed completely. Its other samples are in the drop's shards. Tables of
+        labels and stray files such as `Thumbs.db` are removed, too, because they may show images.
         """
         prefix, found = self.store.keys.drop_file(self.drop_id, ""), Searched()
         files = [file for file in list_store(self.store.objects, prefix) if str(file.name) not in self._named()]
@@ -68,7 +68,7 @@ class Search:
         return found
 
     def _named(self) -> set[str]:
-        """Return the names of the objects that are not searched: those that the manifest names, and records."""
+        """Return the names of the objects that are not searched: records, and objects that the manifest names."""
         if self.drop is None:
             return {*STAY}
         listed = {self.drop.sample_list.name} if self.drop.sample_list else set()
@@ -106,7 +106,7 @@ class Search:
 
 
 def _with_its_files(file: SourceFile, files: Collection[SourceFile]) -> Iterator[SourceFile]:
-    """Yield a file and those in its folder that have the same name before their extensions."""
+    """Yield a file, and the files in its folder with the same name before their extensions."""
     yield file
     stem = f"{file.name.stem}."
     if file.name.suffix[1:].lower() in EXTENSIONS:

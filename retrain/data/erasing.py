@@ -1,7 +1,7 @@
-"""Erase samples from a task's drops: rewrite the shards and lists that hold them, delete other files with them.
+"""Erase samples from a task's drops: rewrite the shards and lists that contain them, and delete other such files.
 
-Every step can be repeated, and the files that a step reads are erased after it: the same command completes an
-interrupted erasure.
+Every step can be repeated. The files that a step reads are erased after the step. The same command therefore completes
+an interrupted erasure.
 """
 
 import hashlib
@@ -42,9 +42,9 @@ def select_image(path: Path, frame: Frame) -> Selection:
 
 
 def select_listed(path: Path) -> list[Selection]:
-    """Return the samples that a CSV or JSON lines name, with the columns of corrections or fewer.
+    """Return the samples that a CSV or JSON lines name. The columns are the columns of corrections, or fewer.
 
-    Raises `DropError`, naming the line, at one that names none.
+    Raises `DropError` for a line that names no sample. The message names the line.
     """
     found = [
         Selection(f"{path}: line {line}", row["drop"], row["key"], row["content"])
@@ -57,9 +57,10 @@ def select_listed(path: Path) -> list[Selection]:
 
 
 def find_samples(selections: Iterable[Selection], intake: Intake) -> list[ErasedSample]:
-    """Return every sample of every drop, used or not, with the content of a selected one; not those erased before.
+    """Return every sample of every drop, used or not, with the content of a selected sample.
 
-    Raises `DropError` at a selection that is no sample, or whose key several contents have.
+    Samples that were erased before are left out. Raises `DropError` for a selection that is no sample, or whose key
+    belongs to several contents.
     """
     selections, tables = list(selections), list(intake.tables(quarantined=True))
     places = search_drops(selections, tables)
@@ -88,14 +89,14 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
 
 
 def find_shards(samples: Iterable[ErasedSample], intake: Intake) -> tuple[str, ...]:
-    """Return the SHA-256 of the shards that hold samples."""
+    """Return the SHA-256 of the shards that contain samples."""
     found = {drop.id: (drop, table) for drop, table in intake.tables(quarantined=True)}
     places = ((found[sample.drop][0].shards, found[sample.drop][1].shard[sample.row]) for sample in samples)
     return tuple(sorted({shards[place].sha256 for shards, place in places if place != NOWHERE}))
 
 
 def removals(erasure: Erasure, intake: Intake) -> list[Change]:
-    """Return the changes that take an erasure's samples out of the splits that they are in."""
+    """Return the changes that remove an erasure's samples from their splits."""
     rows = erasure.rows()
     return [
         Change(
@@ -116,7 +117,7 @@ def removals(erasure: Erasure, intake: Intake) -> list[Change]:
 
 
 def read_keys(drop_id: str, rows: Collection[int], store: TaskStore) -> set[str]:
-    """Return the keys of a drop's samples that still have them."""
+    """Return the keys of a drop's samples that have not been erased."""
     table = _read_base_table(_read_manifest(drop_id, store), store)
     return {table.keys[row] for row in rows} - {ERASED}
 
@@ -124,7 +125,7 @@ def read_keys(drop_id: str, rows: Collection[int], store: TaskStore) -> set[str]
 def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
     """Rewrite a drop's shards and sample list without some of its samples, and then the manifest that names them.
 
-    The former files stay. Raises `DamagedDrop` at a shard that is not what the manifest says.
+    The former files stay. Raises `DamagedDrop` for a shard that differs from the manifest.
     """
     drop = _read_manifest(drop_id, store)
     done = set(drop.erased.rows) if drop.erased else set()
@@ -158,12 +159,12 @@ def _read_manifest(drop_id: str, store: TaskStore) -> Drop:
 
 
 def _read_base_table(drop: Drop, store: TaskStore) -> SampleTable:
-    """Return a drop's table as its file has it."""
+    """Return a drop's table without its amendments."""
     return read_or_make_table(drop.model_copy(update={"erased": None}), store)
 
 
 def _without_names(table: SampleTable, rows: Collection[int]) -> SampleTable:
-    """Return a table that keeps the digest, the class and the former use of some samples, and nothing else of them."""
+    """Return a table that keeps only the digest, the class and the former use of some samples."""
     places = list(rows)
     keys = list(table.keys)
     columns = ("likeness", "width", "height", "brightness", "thumbnail", "shard")
@@ -180,7 +181,7 @@ def _forget(bad: LeftOut) -> LeftOut:
 
 
 def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Uploaded:
-    """Count the producer's files that stay."""
+    """Count the producer's files that are left."""
     there = store.drops.committed().uploaded.get(drop.id, Uploaded(files=0, size=0))
     stays = {shard.name for shard in shards}
     going = [shard for shard in drop.shards if shard.name not in stays and not shard.name.startswith(PACKED_FOLDER)]
@@ -188,7 +189,7 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
 
 
 def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store: TaskStore) -> tuple[Shard, ...]:
-    """Upload the shards that hold some samples again, without these, and return the records of all shards."""
+    """Upload the shards that contain some samples again, without these samples. Return the records of all shards."""
     shards = list(drop.shards)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
         for position in sorted({int(table.shard[row]) for row in rows} - {NOWHERE}):
@@ -200,7 +201,7 @@ def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store
 
 
 def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
-    """Upload a shard without all files of some keys; return its record, with the former `samples`."""
+    """Upload a shard without all files of some keys. Return its record, with the former `samples`."""
     shard = drop.shards[position]
     where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"
@@ -227,7 +228,7 @@ def _copy_members(stream: HashingReader, path: Path, without: Collection[str], w
 
 
 def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
-    """Yield the digests under which caches may hold a drop as it was before an erasure."""
+    """Yield the digests under which caches may contain a drop in its state before an erasure."""
     drop, amendments = _read_manifest(drop_id, store), store.drops.amendments.read()
     versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
     yield from versions
@@ -239,7 +240,7 @@ def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
 
 
 def clear_cache(cache: Path, store: TaskStore) -> None:
-    """Delete what this machine's cache holds of drops as they were before their erasures."""
+    """Delete the data of drops before their erasures from this machine's cache."""
     erasures = store.erasures.read()
     stale = {
         one for drop_id in {drop for each in erasures for drop in each.rows()} for one in stale_digests(drop_id, store)

@@ -1,4 +1,7 @@
-"""List the files of a source: a folder, an archive, or a prefix of a store. Nothing is extracted, no link followed."""
+"""List the files of a source: a folder, an archive, or a prefix of a store.
+
+Nothing is extracted. Links are not followed.
+"""
 
 import os
 import re
@@ -22,7 +25,7 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""Names of folders and archives that contain a split, as Hugging Face's `imagefolder` has them."""
+"""Names of folders and archives that contain a split, as in Hugging Face's `imagefolder`."""
 
 LABEL_BYTES = 1024
 """Largest label in bytes that is read while its tar is listed."""
@@ -37,13 +40,13 @@ class SourceFile:
     is_folder: bool
     size: int
     read: Callable[[], bytes]
-    """Returns the file's bytes."""
+    """Function that returns the file's bytes."""
     split: Split | None = None
     """The split that its archive is named after."""
     archive: str = ""
     """Name of the file's archive, if the source also has other files."""
     problem: str = ""
-    """The reason why it cannot be read, or empty."""
+    """The reason why the file cannot be read. Empty if there is none."""
 
     def __str__(self) -> str:
         return f"{self.root}: {self.name}"
@@ -62,7 +65,7 @@ def split_called(name: str) -> Split | None:
 def list_folder(root: Path) -> Iterator[SourceFile]:
     """Yield every file and folder below `root`, in no particular order.
 
-    Raises `DropError` at a link, a device or anything else that is neither, and where a folder cannot be read.
+    Raises `DropError` for a link, a device or anything else that is neither, and if a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -94,7 +97,7 @@ def list_archive(path: Path) -> Iterator[SourceFile]:
 def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     """Yield every object below a prefix as a file. The prefix ends in a slash.
 
-    An object whose key is no path has a `problem`: no tool that mirrors a folder writes such a key.
+    An object has a `problem` if its key is no path. Tools that mirror a folder do not write such keys.
     """
     root = f"{store.url}/{prefix}".rstrip("/")
     for entry in store.list(prefix):
@@ -111,7 +114,10 @@ def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
 
 
 def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) -> Iterator[SourceFile]:
-    """Yield the files and folders of an archive in a store. A tar is read in the store, any other is downloaded."""
+    """Yield the files and folders of an archive in a store.
+
+    A tar is read in the store. Other archives are downloaded.
+    """
     key, where = f"{prefix}{archive.name}", f"{archive.root}/{archive.name}"
     with store.open(key) as stream:
         if archive.name.suffix.lower() == ".tar":
@@ -123,10 +129,10 @@ def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) ->
 def expand_archives(
     files: Iterable[SourceFile], list_files: Callable[[SourceFile], Iterable[SourceFile]]
 ) -> Iterator[SourceFile]:
-    """Yield the files of a source; in place of each archive, yield the files in it.
+    """Yield the files of a source. For an archive, yield the files in it.
 
-    An archive is named after its split, lies in a folder of that name, or is the source's only file. Any other has
-    a `problem`.
+    An archive must be named after its split, be in a folder of that name, or be the source's only file. Any other
+    archive has a `problem`.
     """
     files = list(files)
     alone = sum(not file.is_folder and litter_kind(file.name) is None for file in files) == 1
@@ -153,9 +159,9 @@ def split_of_archive(name: PurePosixPath) -> Split | None:
 
 
 def _list_tar(stream: BinaryIO | HashingReader, where: str, read: Callable[[int, int], bytes]) -> Iterator[SourceFile]:
-    """Yield the members of a tar, in its order; `read(offset, size)` returns bytes of it.
+    """Yield the members of a tar in its order. `read(offset, size)` returns bytes of the tar.
 
-    Labels are read at once: later, each would take a request to the store.
+    Labels are read at once, because reading them later would take a request to the store for each.
     """
     for member in read_members(stream, where):
         name = PurePosixPath(member.name)

@@ -1,4 +1,4 @@
-"""Find samples of committed drops by key or content: each drop is searched once for all that are wanted."""
+"""Find samples of committed drops by key or content. Each drop is searched once for all wanted samples."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from retrain.records import Drop
 
 
 class Selection(NamedTuple):
-    """A sample by the digest of its content in hex, or by its key (and drop). `where`: the line that names it."""
+    """A sample by the digest of its content in hex, or by its key (and drop). `where` is the line that names it."""
 
     where: str
     drop: str
@@ -24,9 +24,9 @@ class Selection(NamedTuple):
 
 
 class SearchedDrop(NamedTuple):
-    """A drop, its samples, and the rows of those that were searched for.
+    """A drop, its samples, and the rows of the samples that were searched for.
 
-    `names` has the key that the text of each selection stands for.
+    `names` has the key for the text of each selection.
     """
 
     drop: Drop
@@ -57,9 +57,10 @@ class SearchedDrop(NamedTuple):
 
 
 def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, SampleTable]]) -> list[SearchedDrop]:
-    """Search drops for all selected samples. Raises `DropError` at a content that is no digest.
+    """Search drops for all selected samples. Raises `DropError` for a content that is no digest.
 
-    A selection may state the path of an image instead of its key. A sample with this very text as its key goes first.
+    A selection may contain the path of an image instead of its key. A sample with exactly this text as its key takes
+    precedence.
     """
     selections = list(selections)
     possible = {one.key: list(possible_keys(one.key)) for one in selections if not one.content}
@@ -72,7 +73,7 @@ def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, S
 
 
 def parse_content(selection: Selection) -> bytes:
-    """Return a content as tables have it: without zeros at its end. Raises `DropError` if it is no digest."""
+    """Return a content in the form of tables, without zeros at its end. Raises `DropError` if it is no digest."""
     try:
         content = bytes.fromhex(selection.content)
     except ValueError as error:

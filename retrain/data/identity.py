@@ -1,6 +1,7 @@
-"""Identify samples by content: what a task has already, which split each belongs to, and which classes conflict.
+"""Identify samples by content: find known samples, their splits, and conflicts between classes.
 
-A content that was ever held out is never trained on, under any name and in any drop."""
+A content that was ever held out is never trained on, under any name and in any drop.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ NAMED = 10
 """Number of samples that an error names."""
 
 BY_UPLOAD = "data.on_conflict: newest"
-"""Author of the changes that are made because an upload has an earlier image with another class."""
+"""Author of changes that are made because an upload has an earlier image with another class."""
 
 
 class Earlier(NamedTuple):
@@ -38,7 +39,7 @@ class Earlier(NamedTuple):
     class_name: str
     use: Use
     is_present: bool
-    """False if its drop is in quarantine: no run uses it now, but it was held out or trained on before."""
+    """False if its drop is in quarantine. No run uses it then, but it was held out or trained on before."""
 
 
 class KnownContent:
@@ -52,7 +53,7 @@ class KnownContent:
 
     @property
     def drops(self) -> Collection[str]:
-        """Ids of the drops that are known."""
+        """Ids of the known drops."""
         return {drop for drop, _, _ in self._drops}
 
     def tables(self) -> Iterator[tuple[str, SampleTable, bool]]:
@@ -102,7 +103,10 @@ class KnownContent:
         return Earlier(drop, row, table.keys[row], table.class_of(row), USES[table.use[row]], is_present)
 
     def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
-        """Return all contents, sorted, and of each its drop's number and its row; in order of the drops where equal."""
+        """Return all contents, sorted, each with the number of its drop and its row.
+
+        Equal contents are sorted by drop.
+        """
         if self._sorted is None:
             content = np.concatenate([np.array([], "S16"), *(table.content for _, table, _ in self._drops)])
             sizes = [len(table) for _, table, _ in self._drops]
@@ -119,17 +123,17 @@ class Resolved:
 
     table: SampleTable
     relabelled: list[Change] = field(default_factory=list)
-    """Earlier samples that this drop has with another class."""
+    """Earlier samples that have another class in this drop."""
     duplicates: dict[str, int] = field(default_factory=dict)
-    """Number of duplicates by earlier drop; under the drop's own name, '', duplicates within it."""
+    """Number of duplicates by earlier drop. The key '' has the number of duplicates within this drop."""
     unseen: list[str] = field(default_factory=list)
     """Classes that have held-out samples but no training samples in any drop."""
     respelt: dict[str, str] = field(default_factory=dict)
-    """Classes that differ only in upper and lower case from one of earlier drops, and that one."""
+    """Classes that differ only in upper and lower case from a class of earlier drops, with that class."""
     conflicts: list[str] = field(default_factory=list)
     """Conflicts between classes, in sentences."""
     outdated: list[str] = field(default_factory=list)
-    """Keys of images with a class that a person has corrected since. The correction stays."""
+    """Keys of images whose class a person has corrected in an earlier drop. The correction stays."""
 
     def sentences(self) -> Iterator[str]:
         """Yield notes on duplicates, conflicts and classes without training samples."""
@@ -163,9 +167,9 @@ def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], 
 
 
 def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
-    """Return the use of each content, S16 [N], of which some is held out: uint8 [N], indices into `USES`.
+    """Return the use of each content, S16 [N], if some of them are held out: uint8 [N], indices into `USES`.
 
-    The content is a digest, so it maps to a number in [0, 1): val is the low end, test the high end.
+    The content is a digest, so it maps to a number in [0, 1). Val is the low end, and test is the high end.
     """
     digits = np.frombuffer(content.tobytes(), np.uint8).reshape(len(content), CONTENT_BYTES)[:, :6].astype(np.float64)
     position = digits @ (256.0 ** -np.arange(1, 7))
@@ -184,7 +188,7 @@ class Resolver:
         self._known, self._held_out, self._on_conflict, self._drop_id = known, held_out, on_conflict, drop_id
 
     def resolve(self, table: SampleTable) -> Resolved:
-        """Return a drop's table with its final uses; the given table has the uses that the source states.
+        """Return a drop's table with its final uses. The given table has the uses that the source states.
 
         Raises `DropError` if classes conflict and the task refuses such drops.
         """
@@ -206,9 +210,9 @@ class Resolver:
     def _resolve_copies(
         self, table: SampleTable, rows: Sequence[int], use: NDArray[np.uint8], resolved: Resolved
     ) -> None:
-        """Keep one of several copies of an image in this drop, one a class where all classes are kept.
+        """Keep one of several copies of an image in this drop. If all classes are kept, keep one copy for each class.
 
-        Copies that the source has in val and in test are held out for both; none of them is trained on.
+        Copies that the source has in val and in test are held out for both. None of them is trained on.
         """
         held_out = _most_held_out(USES[use[row]] for row in rows)
         by_class: dict[str, list[int]] = {}
@@ -272,9 +276,9 @@ class Resolver:
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
-        """Train on a class's only images instead of holding them out: no other drop has training samples of it.
+        """Train on a class's only images instead of holding them out, if no other drop has training samples of it.
 
-        Unless that would leave the task without held-out samples.
+        This is not done if the task would then have no held-out samples.
         """
         trained = np.zeros(len(table.classes), np.bool_)
         trained[table.label[use == USES.index("train")]] = True

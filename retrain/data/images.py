@@ -1,4 +1,4 @@
-"""One image: from the bytes of a file to pixels of the task's size."""
+"""Decode one image: from the bytes of a file to pixels of the task's size."""
 
 import io
 import warnings
@@ -15,7 +15,10 @@ from retrain.errors import DropError
 
 
 def _register_heif() -> tuple[str, ...]:
-    """Have Pillow decode HEIC, if the package pillow-heif (the extra `heic`) is installed; return the format's name."""
+    """Register HEIC with Pillow if the package pillow-heif (the extra `heic`) is installed.
+
+    Return the format's name.
+    """
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -25,7 +28,7 @@ def _register_heif() -> tuple[str, ...]:
 
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *_register_heif())
-"""Formats that are decoded, as Pillow names them."""
+"""Formats that are decoded, by Pillow's names."""
 EXTENSIONS = frozenset(
     {"avif", "bmp", "gif", "heic", "heif", "jfif", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"}
 )
@@ -39,14 +42,14 @@ HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
 """Bytes after the first four of an image in HEIC."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/"
-"""First bytes of the file that stands for an image in a clone that Git LFS did not fill."""
+"""First bytes of the pointer file in place of an image, in a clone without Git LFS."""
 
 UPRIGHT, FIRST_TURNED = 1, 5
-"""Orientations of EXIF from this one on turn an image by 90 degrees."""
+"""EXIF's orientation of an upright image, and the first orientation that turns an image by 90 degrees."""
 
 GAP = 2
-"""A JPEG may be decoded at a smaller scale, but at least this many times as large as requested: the loss from the
-decoder's averaging is then hardly visible. Pillow's own `thumbnail` does the same."""
+"""A JPEG may be decoded at a smaller scale if it is still at least this many times as large as requested. The loss from
+the decoder's averaging is then hardly visible. Pillow's own `thumbnail` does the same."""
 
 # Pillow warns of the damaged metadata that many cameras write, and decodes the image all the same. Only its warning of
 # a decompression bomb is an error. Set once, because catch_warnings is not safe among threads.
@@ -55,20 +58,21 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def decode_image(data: bytes, size: Size) -> Pixels:
-    """Decode an image to RGB, uint8 [3, height, width]: upright by its EXIF, brought to the shape as the frame says.
+    """Decode an image to RGB, uint8 [3, height, width]. It is upright by its EXIF and has the shape of the frame.
 
-    Where `size` is no frame, it is resized to cover the shape and cropped to the middle.
+    If `size` is no frame, the image is resized to cover the shape and cropped to the middle.
 
-    The first frame of an animation counts; transparency is put on the frame's background. Large JPEGs are decoded at a
-    half, a quarter or an eighth of their size, if that is still `GAP` times what is asked for. Raises `DropError` with
-    the cause if the bytes are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
+    Only the first frame of an animation is used. Transparent images get the frame's background. Large JPEGs are decoded
+    at a half, a quarter or an eighth of their size, if that is still `GAP` times the requested size. Raises `DropError`
+    with the cause if the bytes are not a complete image in one of `FORMATS`, or if its header states more than
+    `MAX_PIXELS`.
     """
     with open_image(data, size) as opened:
         return pixels_of(opened.fitted())
 
 
 def fit_opened_image(image: Image.Image, size: Size) -> Pixels:
-    """Return the pixels of an image that Pillow has opened, as `decode_image` does of a file. It is not changed.
+    """Return the pixels of an image that Pillow has opened, as `decode_image` does. The image is not changed.
 
     A large JPEG is not decoded at a smaller scale, so its pixels differ slightly. Raises `DropError`.
     """
@@ -95,14 +99,14 @@ class OpenedImage(NamedTuple):
 
     image: Image.Image
     full_size: tuple[int, int]
-    """Width and height as its header has them."""
+    """Width and height from its header."""
     frame: Frame
-    """The frame to bring it to, before it is turned upright."""
+    """The frame that it is brought to, before it is turned upright."""
     width: float
     height: float
 
     def check(self) -> None:
-        """Decode the image, and do to it what may fail. Resizing takes longer than decoding and cannot fail."""
+        """Decode the image, and do all steps that can fail. Resizing takes longer than decoding and cannot fail."""
         self.image.load()
         if _rgb(self.image, self.frame.background).getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
             self.fitted()
@@ -116,7 +120,7 @@ class OpenedImage(NamedTuple):
 
 @contextmanager
 def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
-    """Open an image, to be decoded no smaller than `size` asks for. Errors inside become `DropError`."""
+    """Open an image. It will be decoded no smaller than `size`. Errors within the context become `DropError`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
@@ -132,7 +136,7 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
 
 
 def _unidentified(data: bytes) -> str:
-    """Return why no decoder accepts these bytes."""
+    """Return the reason why no decoder accepts these bytes."""
     if not data:
         return "the file is empty"
     if data.startswith(LFS_POINTER):
@@ -149,7 +153,10 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def _lying_as_stored(image: Image.Image, frame: Frame) -> Frame:
-    """Return the frame before the image is turned upright: on its side, where that turns it by 90 degrees."""
+    """Return the frame before the image is turned upright.
+
+    Its sides are swapped if the image is turned by 90 degrees.
+    """
     if frame.height == frame.width or image.getexif().get(ExifTags.Base.Orientation, 1) < FIRST_TURNED:
         return frame
     return frame._replace(height=frame.width, width=frame.height)
@@ -170,7 +177,7 @@ def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image
 
 
 def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height: float) -> Image.Image:
-    """Return all of the image in the middle of a black one."""
+    """Return the whole image in the middle of a black one."""
     scale = min(shape[0] / width, shape[1] / height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = Image.new("RGB", shape)

@@ -28,7 +28,7 @@ NOTHING_NEW = "it has no new image"
 
 
 class Packed(NamedTuple):
-    """The drop with the samples that were read; `new` is false if earlier drops had all of them."""
+    """A drop with the samples that were read. `new` is false if earlier drops had all of them."""
 
     drop: Drop
     new: bool
@@ -46,9 +46,9 @@ class Intake:
         tell: Callable[[str], None] = log.info,
         compare_with: Collection[str] | None = None,
     ) -> None:
-        """Create an intake that has read no drop yet; `tell` is called with its findings, in sentences.
+        """Create an intake that has read no drop yet. It calls `tell` with its findings, in sentences.
 
-        It reads only drops whose ids are in `compare_with`, or all if that is None.
+        It reads only drops whose ids are in `compare_with`, or all drops if that is None.
         """
         self.task, self.store, self._tell, self._compare_with = task, store, tell, compare_with
         self.known = KnownContent()
@@ -126,7 +126,7 @@ class Intake:
         return resolved
 
     def can_leave_out(self, content: bytes, class_name: str) -> bool:
-        """Return whether an image need not be packed: an earlier drop has it, or it was removed for good."""
+        """Return whether an image need not be packed, because an earlier drop has it or it was erased."""
         earlier = self.known.find(content)
         if any(one.use == "removed" for one in earlier):
             return True
@@ -134,7 +134,7 @@ class Intake:
         return bool(classes) and (class_name in classes or self.task.data.on_conflict != "keep_both")
 
     def check(self, reads: Iterable[tuple[ReadDrop, str]], tell: Callable[[str], None] | None = None) -> list[Packed]:
-        """Return the drops, with ids, that committing these one after another would create; nothing is written.
+        """Return the drops that committing these drops one after another would create. Nothing is written.
 
         Raises `DropError` if one could not be committed. `tell` is called with the findings.
         """
@@ -167,7 +167,10 @@ class Intake:
         return describe_alike(find_alike([*before, (drop_id, table)], since=len(before)), NAMED)
 
     def _holder(self, resolved: Resolved) -> Drop | None:
-        """If a drop has no new sample, return an earlier drop that has some of its samples; else None."""
+        """Return an earlier drop that has some of a drop's samples, if the drop has no new sample.
+
+        Otherwise return None.
+        """
         holders = [self._drops[name] for name in resolved.duplicates if name in self._drops]
         return holders[-1] if holders and not resolved.table.is_used().any() else None
 
@@ -198,7 +201,7 @@ class Intake:
             return Packed(drop, holder is None, amendment)
 
     def _amend(self, resolved: Resolved, upload: str | None, store: TaskStore) -> Amendment | None:
-        """Write the new labels of earlier images as an amendment, and return it; None if there are none.
+        """Write the new labels of earlier images as an amendment, and return it. Return None if there are none.
 
         An interrupted validation of an upload may have written it already.
         """
@@ -229,7 +232,7 @@ class Intake:
 
 
 def unseen_classes(table: SampleTable, known: KnownContent) -> list[str]:
-    """Return the classes with held-out samples in a drop and no training sample in it or in those that are known."""
+    """Return the classes with held-out samples in a drop but no training sample in it or in known drops."""
     counts = table.counts()
     held_out = counts["val"].keys() | counts["test"].keys()
     unseen = held_out - counts["train"].keys()
@@ -237,7 +240,7 @@ def unseen_classes(table: SampleTable, known: KnownContent) -> list[str]:
 
 
 def respelt_classes(table: SampleTable, known: KnownContent) -> dict[str, str]:
-    """Return the classes that differ only in upper and lower case from a known one, and the known one of each."""
+    """Return the classes that differ from a known class only in upper and lower case, each with the known class."""
     before = known.classes()
     folded = {name.casefold(): name for name in sorted(before)}
     new = (name for name in table.classes if name not in before)

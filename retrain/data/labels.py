@@ -1,4 +1,4 @@
-"""Read labels by one rule for a whole source. The rule is found in its files or stated by the task."""
+"""Read labels by one rule for a whole source. The task states the rule, or it is found in the source's files."""
 
 import json
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image of a source; `split` is None where the source has no splits."""
+    """One labelled image of a source. `split` is None where the source has no splits."""
 
     split: Split | None
     class_name: str
@@ -35,16 +35,16 @@ class Sample:
     """Extension in lower case, without the dot."""
     entry: SourceFile
     key: str
-    """Name within the drop, with characters that WebDataset does not interpret: a dot would start the extension."""
+    """Name within the drop, without characters that WebDataset interprets: a dot would start the extension."""
 
     @property
     def sort_key(self) -> tuple[int, str, str, str]:
-        """Return what samples are sorted by: split (train, val, test), class and name."""
+        """Return the sort key of samples: split (train, val, test), class and name."""
         return SPLITS.index(self.split or "train"), self.class_name, self.stem, self.key
 
 
 class Unread(NamedTuple):
-    """A file that is neither a sample nor litter, and why. `where` names its source too."""
+    """A file that is neither a sample nor litter, and the reason. `where` also names its source."""
 
     where: str
     place: str
@@ -57,11 +57,11 @@ class Unread(NamedTuple):
 
 
 NAMED = 10
-"""Files that an error names; the manifest names all."""
+"""Number of files that an error names. The manifest names all."""
 
 
 def name_files(unread: Sequence[Unread]) -> str:
-    """Return the first files and their causes, each cause once, for an error."""
+    """Return the first files with their causes for an error. Each cause is named once."""
     by_cause = defaultdict[str, list[Unread]](list)
     for bad in unread[:NAMED]:
         by_cause[bad.cause].append(bad)
@@ -73,7 +73,7 @@ def name_files(unread: Sequence[Unread]) -> str:
 
 
 class LabelRule(NamedTuple):
-    """The rule for labels: `folder`, `cls`, `txt`, `json` (and which field), or `csv`: a table of any kind."""
+    """The rule for labels: `folder`, `cls`, `txt`, `json` (with its field), or `csv` for a table of any kind."""
 
     kind: str
     field: str = ""
@@ -106,10 +106,10 @@ class FoundFiles:
     """Files that are next to no image."""
     folders: list[SourceFile] = field(default_factory=list)
     filled: set[PurePosixPath] = field(default_factory=set)
-    """The folders in which files lie that are no litter."""
+    """The folders that contain files other than litter."""
     unread: list[Unread] = field(default_factory=list)
     not_samples: Counter[str] = field(default_factory=Counter)
-    """Litter, labels and further files next to images, counted by their kind."""
+    """Number of files by kind: litter, labels and other files next to images."""
 
 
 def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
@@ -147,12 +147,14 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
 
 
 def bare_path(file: SourceFile) -> BarePath:
-    """Return where a file lies, without its extension: an image and its label share it."""
+    """Return a file's path without its extension. An image and its label have the same one."""
     return file.archive, str(file.name.parent / file.name.stem)
 
 
 def _beside(file: SourceFile, bare_paths: set[BarePath]) -> tuple[BarePath | None, str]:
-    """Return the place of the image next to which a file lies, and the extension: `1.json`, `1.mask.npy` of `1.png`."""
+    """Return the bare path of the image next to a file, and the file's extension, as for `1.json` or `1.mask.npy` of
+    `1.png`.
+    """
     if (exact := bare_path(file)) in bare_paths:
         return exact, file.name.suffix[1:].lower()
     first, _, rest = file.name.name.partition(".")
@@ -161,9 +163,9 @@ def _beside(file: SourceFile, bare_paths: set[BarePath]) -> tuple[BarePath | Non
 
 
 def choose_rule(asked: str, found: FoundFiles) -> LabelRule:
-    """Return the rule that a task asks for; where it says `auto`, the only one that the files allow.
+    """Return the rule that a task states. With `auto`, return the only rule that the files allow.
 
-    Raises `DropError`, with the choices, where labels may come from more than one place.
+    Raises `DropError`, with the choices, if labels may come from more than one place.
     """
     if asked != "auto":
         return LabelRule.parse(asked)
@@ -194,10 +196,10 @@ def _fields(example: SourceFile) -> str:
 
 
 def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
-    """Yield each image of `[split/]class/name` with its split, class and key; note all others as unread.
+    """Yield each image of `[split/]class/name` with its split, class and key. Record all others as unread.
 
-    Raises `DropError` if no image lies in a folder, or if a class has no image. Unless the task `asked` for folders, it
-    also raises if a class is named like a split and is not in a split's folder.
+    Raises `DropError` if no image is in a folder, or if a class has no image. Also raises it if a class has the name of
+    a split and is not in a split's folder, unless the task `asked` for folders.
     """
     if found.images and all(len(image.name.parts) == 1 for image in found.images):
         raise DropError(
@@ -224,7 +226,7 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
 
 
 def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
-    """Yield each image with its split, the label in the file next to it, and its key; record all others as unread."""
+    """Yield each image with its split, its key, and the label in the file next to it. Record all others as unread."""
     labelled = list(_images_with_label(found, rule))
     texts = map_ahead(lambda pair: _read_label(pair[1], rule), labelled)
     for (image, _), text in zip(labelled, texts, strict=True):
@@ -236,7 +238,7 @@ def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
 
 
 def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[SourceFile, SourceFile]]:
-    """Yield each image with the file that holds its label; note all others as unread, or as part of a sample."""
+    """Yield each image with the file of its label. Record all others as unread, or as part of a sample."""
     by_path = defaultdict[BarePath, list[SourceFile]](list)
     for image in found.images:
         by_path[bare_path(image)].append(image)
@@ -257,7 +259,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
 
 
 def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
-    """Return the label that a file holds, or why it holds none."""
+    """Return the label in a file, or the reason why it has none."""
     data = file.read()
     if rule.kind != "json":
         try:
@@ -276,7 +278,7 @@ def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
 
 
 def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
-    """Return the split that an image's archive or topmost folder is named after, and its path below that."""
+    """Return the split that an image's archive or topmost folder is named after, and the path below that."""
     parts = image.name.parts
     called = split_called(parts[0])
     if len(parts) > 1 and called and image.split in (None, called):
@@ -295,7 +297,7 @@ def count_files_beside(found: FoundFiles, rule: LabelRule) -> None:
 def make_sample(
     image: SourceFile, split: Split | None, label: str, key: str, aliases: Mapping[str, str], by_folder: bool
 ) -> Sample | Unread:
-    """Return a sample under its class's canonical name, or the image as unread if the label is no class's name."""
+    """Return a sample with its class's canonical name. If the label is no class's name, return the image as unread."""
     try:
         name = name_class(label, aliases)
     except DropError as error:
@@ -305,6 +307,6 @@ def make_sample(
 
 
 def name_class(label: str, aliases: Mapping[str, str]) -> str:
-    """Return the class that a label means, as drops keep it. Raises `DropError` if it is no class's name."""
+    """Return the class of a label, in the form that drops use. Raises `DropError` if it is no class's name."""
     name = canonical_class_name(label)
     return canonical_class_name(aliases[name]) if name in aliases else name

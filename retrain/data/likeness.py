@@ -1,8 +1,8 @@
 """Find near-duplicates: images whose hashes share a part, and whose thumbnails hardly differ.
 
-The hash (`SampleTable.likeness`, a dHash of 64 bits) finds candidates among all images, and their thumbnails decide.
-Near-duplicates are reported but not moved: two photographs of a camera's burst look as similar as an image and a copy
-that was saved again.
+The hash (`SampleTable.likeness`, a dHash of 64 bits) finds candidates among all images. The thumbnails then decide.
+Near-duplicates are reported but not moved. The reason is that two photographs of a camera's burst look as similar as an
+image and a copy that was saved again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,23 +19,23 @@ from retrain.utils.text import pluralize
 BANDS = 4
 """Number of parts of a hash. Two candidates have at least one equal part."""
 MOST_BITS = 10
-"""Largest number of bits in which the hashes of two candidates differ."""
+"""Largest number of different bits in the hashes of two candidates."""
 MOST_DISTANCE = 0.1
-"""Largest distance of near-duplicates' thumbnails, chosen on data: docs/evidence/near-duplicates.md."""
+"""Largest distance between the thumbnails of near-duplicates, chosen on data (docs/evidence/near-duplicates.md)."""
 LEAST_CONTRAST = 4.0
-"""Least standard deviation of the grey values of thumbnails that are compared. Others show a plain area."""
+"""Least standard deviation of the grey values of compared thumbnails. Other thumbnails show a plain area."""
 MOST_BITS_ALONE, MOST_BRIGHTNESS = 3, 16
 """Largest differences of the hashes, in bits, and of the mean grey values (0..255) of near-duplicates without
 thumbnails."""
 NEIGHBOURS = 32
-"""Number of images that each image is compared with: the next ones, sorted by hash, among those with an equal part.
-The work is therefore proportional to the number of images."""
+"""Number of images that each image is compared with. They are the next images, sorted by hash, that share a part of the
+hash. The work is therefore proportional to the number of images."""
 SMALLEST = 16
-"""Least shorter side, in pixels, of images that are compared. Most smaller images look alike."""
+"""Least length of the shorter side of compared images, in pixels. Most smaller images look alike."""
 PLAIN_BITS = 3
-"""Hashes with fewer bits set, or fewer not set, are of plain areas and gradients, and are not compared."""
+"""Least number of bits that are set, and that are not set. Other hashes are of plain areas or gradients."""
 AT_ONCE = 100_000
-"""Pairs of thumbnails that are compared at once."""
+"""Number of thumbnail pairs that are compared at once."""
 
 
 class Likeness(NamedTuple):
@@ -51,12 +51,12 @@ class Likeness(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Two samples that look alike; one of them is held out if `leaks`."""
+    """Two samples that look alike. One of them is held out if `leaks`."""
 
     first: Likeness
     second: Likeness
     distance: float
-    """How much their thumbnails differ. 0 if they are equal, or if one of them is missing."""
+    """The distance between their thumbnails. 0 if they are equal, or if one of them is missing."""
 
     @property
     def leaks(self) -> bool:
@@ -128,16 +128,17 @@ def candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def differing_bits(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return in how many bits the hashes of each pair, int64 [P, 2], differ: uint8 [P]."""
+    """Return the number of different bits in the hashes of each pair, int64 [P, 2]: uint8 [P]."""
     bits: NDArray[np.uint8] = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
     return bits
 
 
 def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return how much the thumbnails, uint8 [N, 64], of each pair, int64 [P, 2], differ: float32 [P].
+    """Return the distance between the thumbnails, uint8 [N, 64], of each pair, int64 [P, 2]: float32 [P].
 
-    Each thumbnail is first scaled to mean 0 and deviation 1: brightness and contrast do not matter. The result is the
-    root mean square of the differences. It is infinite if a thumbnail is plain, and NaN if one is missing (all zero).
+    Each thumbnail is first scaled to mean 0 and deviation 1, so brightness and contrast do not matter. The distance is
+    the root mean square of the differences. It is infinite if a thumbnail is plain, and NaN if one is missing (all
+    zero).
     """
     grey = thumbnails.astype(np.float32) - thumbnails.mean(1, dtype=np.float32, keepdims=True)
     deviation = grey.std(1, keepdims=True)
@@ -152,7 +153,7 @@ def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
 
 
 def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
-    """Yield a sentence for each of the first `most` pairs of a training and a held-out sample, and count all others."""
+    """Yield a sentence for each of the first `most` pairs of a training and a held-out sample. Count all others."""
     pairs = list(pairs)
     leaks = [pair for pair in pairs if pair.leaks]
     yield from (f"near-duplicates, one of them held out: {pair}" for pair in leaks[:most])

@@ -1,11 +1,11 @@
-"""List the files that operating systems, tools and stores leave next to images. Readers of sources skip these."""
+"""List the files that operating systems, tools and stores leave next to images. Readers of sources skip them."""
 
 from pathlib import PurePosixPath
 
 FOLDERS = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information"}
 )
-"""Folders all of whose files are litter."""
+"""Folders that contain only litter."""
 FILES = {
     "thumbs.db": "Thumbs.db",
     "ehthumbs.db": "Thumbs.db",
@@ -13,15 +13,15 @@ FILES = {
     "md5sums": "checksums",
     "sha256sums": "checksums",
 }
-"""Other files in lower case, and the kind that they count as."""
+"""Other files in lower case, with the kind of litter."""
 FOLDER_MARKER = "folder markers"
 """Empty objects that stand for folders in S3."""
 
 
 def litter_kind(name: PurePosixPath) -> str | None:
-    """Return which kind of litter a file or folder is, or None if it is a producer's own.
+    """Return the kind of litter, or None for a producer's own file or folder.
 
-    Hidden files and folders are litter. So is all that lies in a folder of litter.
+    Hidden files and folders are litter. All files in a folder of litter are litter, too.
     """
     for part in name.parts:
         if part in FOLDERS:

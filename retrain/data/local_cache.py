@@ -1,6 +1,6 @@
-"""The cache folder of this machine, shared by all tasks: names of its files, the processes that use it, unused files.
+"""The cache folder of this machine, which all tasks share: file names, active processes, and unused files.
 
-Imports no numpy: `retrain gc` needs only names, sizes and times.
+Imports no numpy, because `retrain gc` needs only names, sizes and times.
 """
 
 import os
@@ -24,17 +24,17 @@ DECODED = re.compile(r"([0-9a-f]{64}-\d[\w-]*?)(?:-(?:train|val|test))?\.(?:safe
 SHARD = re.compile(r"([0-9a-f]{64})\.(?:tar|part)")
 """Names of files in `shards/`. The group is the shard's digest."""
 WRITING = "writing-"
-"""Prefix of folders for files that are not complete. A process that is killed leaves them."""
+"""Prefix of folders for incomplete files. A killed process leaves such folders."""
 
 
 class CachedFile(NamedTuple):
-    """A file, or a folder of incomplete files, that `retrain` put into the cache."""
+    """A file, or a folder of incomplete files, that `retrain` wrote into the cache."""
 
     path: Path
     name: str
-    """`decoded_name` or the shard's digest; empty for incomplete files."""
+    """`decoded_name`, or the shard's digest. Empty for incomplete files."""
     size: int
-    """Bytes that it takes on the disk."""
+    """Number of bytes on the disk."""
     used_at: float
     """When it was last read or written, in seconds since 1970."""
 
@@ -55,7 +55,7 @@ def decoded_name(drop: Drop, image_size: Size) -> str:
 
 
 class CacheHold:
-    """A shared lock on the cache folder: `retrain gc` removes nothing from it while a process has one.
+    """A shared lock on the cache folder. While a process has one, `retrain gc` removes nothing from the folder.
 
     It is released by `close`, or with the last reference to it. A folder that cannot be opened is not locked.
     """
@@ -81,7 +81,7 @@ class CacheHold:
 
 @contextmanager
 def lock_unused(folder: Path) -> Iterator[str]:
-    """Lock the cache folder against new readers, and yield an empty text, or why it cannot be locked."""
+    """Lock the cache folder against new readers. Yield an empty text, or the reason why it cannot be locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     obstacle = ""
     try:
@@ -97,21 +97,21 @@ def lock_unused(folder: Path) -> Iterator[str]:
 
 
 def mark_used(path: Path) -> None:
-    """Set a file's time of access: many file systems are mounted without it, or set it once a day."""
+    """Set a file's time of access. Many file systems do not record it, or record it once a day."""
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def find_unused(folder: Path, needed: Collection[str], since: datetime) -> list[CachedFile]:
-    """Return the files that were neither read nor written since then, and whose name is not needed.
+    """Return the files that were neither read nor written since a time, and whose name is not needed.
 
-    Files that `retrain` did not put there are left alone.
+    Files that `retrain` did not write are left unchanged.
     """
     return [file for file in _cached_files(folder) if file.name not in needed and file.used_at < since.timestamp()]
 
 
 def remove_file(file: CachedFile) -> bool:
-    """Remove a file or folder, and return whether this succeeded: it may be a shard in use, or another user's."""
+    """Remove a file or folder, and return whether this succeeded. It may be a shard in use, or another user's file."""
     try:
         if file.path.is_dir():
             shutil.rmtree(file.path)

@@ -24,13 +24,13 @@ class BadSamples:
         self._found: list[LeftOut] = []
 
     def add(self, place: str, bad: LeftOut) -> None:
-        """Leave out a bad sample. Raises `DropError`, naming its place, if the task allows none."""
+        """Leave out a bad sample. Raises `DropError`, with its place, if the task allows none."""
         if self._max_share == 0:
             raise DropError(f"{place}: {bad.cause}")
         self._found.append(bad)
 
     def add_unread(self, unread: Sequence[Unread]) -> None:
-        """Leave out files that are not samples. Raises `DropError`, naming the first ones, if the task allows none."""
+        """Leave out files that are not samples. Raises `DropError`, with the first ones, if the task allows none."""
         if unread and self._max_share == 0:
             raise DropError(name_files(unread))
         self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
@@ -49,18 +49,18 @@ class BadSamples:
 
 @dataclass(frozen=True)
 class ReadDrop:
-    """A drop as it was read and validated, before it is compared with the committed drops."""
+    """A drop after reading and validation, before the comparison with the committed drops."""
 
     root: str
     """The source that it was read from, for messages."""
     table: SampleTable
-    """Samples of the drop, with the uses that the source states: train if it has no splits."""
+    """Samples of the drop with the uses that the source states. The use is train if the source has no splits."""
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
     held_out: Mapping[Split, float]
     """Shares of train that are held out."""
     source: str
-    """Digest of the splits, keys, classes and contents that were read, in any order."""
+    """Digest of the splits, keys, classes and contents, in any order."""
     reading: Reading
     uploaded: Uploaded | None = None
     """Files in the store that it was packed from."""
@@ -102,7 +102,7 @@ def _source_digest(rows: Iterable[SampleRow]) -> str:
 def build_manifest(
     drop_id: str, task: str, read: ReadDrop, table: SampleTable, listed: SampleList, missing: Collection[Split]
 ) -> Drop:
-    """Return the manifest of a drop whose samples are used as `table` says.
+    """Return the manifest of a drop. `table` has the uses of its samples.
 
     Raises `DropError` if a split is empty both here and in the task's earlier drops (`missing`).
     """

@@ -30,18 +30,18 @@ from retrain.utils.text import pluralize
 log = logging.getLogger("retrain")
 
 ON_DISK = 4
-"""Shards of an upload on this disk at once, 0.5 GB at most. Each is sent in parts, so few are fast enough."""
+"""Largest number of an upload's shards on this disk, 0.5 GB in all. Each is sent in parts, so a few are fast enough."""
 
 PACKED_FOLDER = "packed/"
-"""Folder of a drop for the shards that an upload is packed into."""
+"""Folder of a drop for the shards that are made from an upload."""
 
 ALL_BAD = 1 - 1e-9
 """Share of bad samples below which a dry run continues."""
 
 READ_AT_ONCE = 4
-"""Images that one thread reads after another."""
+"""Number of images that one thread reads one after another."""
 READS_AHEAD = 16
-"""Reads to prefetch before validation: reading may wait for a store, and validating takes a core."""
+"""Number of reads to prefetch before validation. Reading may wait for a store, and validating needs a core."""
 
 
 def pack(
@@ -56,14 +56,16 @@ def pack(
     dry_run: bool = False,
     tell: Callable[[str], None] = log.info,
 ) -> list[Packed]:
-    """Commit a source to the store as one drop, or as one for each part of a staging (`part`: only that one, from 1).
+    """Commit a source to the store as one drop, or as one drop for each part of a staging.
 
-    Only samples that the task lacks are packed. A drop's id is `drop_id`, or made of a digest of its samples. Nothing
-    is written to the store before all is validated. `tell` is called with findings, such as duplicates. `compare_with`:
-    the ids of the drops to compare with, instead of all the task's, for runs that are trained only on these.
+    `part`, from 1, selects one part. Only samples that the task lacks are packed. A drop's id is `drop_id`, or it is
+    made from a digest of its samples. Nothing is written to the store before everything is validated. `tell` is called
+    with findings, such as duplicates. `compare_with` has the ids of the drops to compare with, instead of all the
+    task's drops. This is for runs that are trained only on these drops.
 
-    Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
-    of this name has other content. `dry_run`: nothing is written; the drops are what would be committed.
+    With `dry_run`, nothing is written, and the returned drops are the drops that would be committed. Raises `DropError`
+    if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop of this name has
+    other content.
     """
     if dry_run:  # also names what the task would refuse
         task = task.model_copy(update={"data": task.data.model_copy(update={"max_bad_share": ALL_BAD})})
@@ -94,9 +96,9 @@ def pack_by_shards(
 ) -> Packed:
     """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
-    Its shards lie in `PACKED_FOLDER`, apart from what the producer put into the drop (`uploaded`). Each is sent to the
-    store as soon as it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does; the shards
-    that were sent before then stay in the store, where nothing reads them.
+    Its shards are in `PACKED_FOLDER`, apart from the producer's files (`uploaded`). Each is sent to the store right
+    after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards that were sent
+    before the error stay in the store, but nothing reads them.
     """
     intake = Intake(task, store, tell)
     intake.refresh()
@@ -129,7 +131,7 @@ def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[
 
 
 def check_drop_id(drop_id: str | None, drops: int) -> None:
-    """Raise `DropError` unless this id can name this number of drops."""
+    """Raise `DropError` unless this id is valid for this number of drops."""
     if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:
@@ -143,7 +145,7 @@ def _read(
     through: Callable[[Iterator[Shard]], Iterator[Shard]] = iter,
     decoded: DecodedSamples | None = None,
 ) -> ReadDrop:
-    """Validate the samples, and write shards of those that are good and new into `folder`.
+    """Validate the samples, and write shards of the good and new samples into `folder`.
 
     Each shard is written when `through` requests it.
     """
@@ -156,7 +158,7 @@ def _read(
 
 
 class _SampleReader:
-    """Reads and validates the samples of a source; `rows` are those in shards, in their order."""
+    """Reads and validates the samples of a source. `rows` has the samples in shards, in their order."""
 
     def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
         self._intake, self._frame, self._decoded = intake, intake.task.data.frame, decoded
@@ -168,7 +170,8 @@ class _SampleReader:
     def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
         """Write and yield shards of the good samples, split by split.
 
-        Samples are sorted by their keys' hash, not by class: a stream mixes few shards, so each must have every class.
+        Samples are sorted by a hash of their keys and not by class. A stream mixes few shards, so each must have every
+        class.
         """
         for split in SPLITS:
             members = sorted(

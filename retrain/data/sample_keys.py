@@ -26,21 +26,21 @@ def escape_path(path: str) -> str:
 
 
 def readable_key(key: str) -> str:
-    """Return the path, or the id in a table, that a key was made of; the key itself if it is a producer's own.
+    """Return the path, or the id in a table, from which a key was made. Return a producer's own key unchanged.
 
-    `possible_keys` finds the key of such a text. A text that cannot be printed stays encoded.
+    `possible_keys` finds the key for such a text. A text that cannot be printed stays encoded.
     """
     text = unquote(key)
     return text if text.isprintable() and key in (escape_path(text), escape(text)) else key
 
 
 def name_in_drop(name: str, drop_id: str) -> str:
-    """Return what reports call a sample of another drop. Erasures search the reports for this text."""
+    """Return the name of another drop's sample in reports. Erasures search the reports for this text."""
     return f"{name} of drop {drop_id}"
 
 
 def possible_keys(text: str) -> Iterator[str]:
-    """Yield the keys that a person may mean: a key, the path of an image with or without extension, a table's id."""
+    """Yield the possible keys for a person's text: a key, an image's path (with extension or without), a table's id."""
     yield text
     yield escape_path(text)
     yield escape(text)

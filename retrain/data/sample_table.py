@@ -35,9 +35,9 @@ class SampleRow(NamedTuple):
     class_name: str | None
     use: Use
     shard: int
-    """Position in the manifest's shards; `NOWHERE` if it was not packed."""
+    """Position in the manifest's shards. `NOWHERE` if it was not packed."""
     facts: ImageFacts | None
-    """Facts about the image; None for a bad sample."""
+    """Facts about the image. None for a bad sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class SampleTable:
     keys: tuple[str, ...]
     classes: tuple[str, ...]
     content: NDArray[np.bytes_]
-    """S16 [N]; empty where a sample is bad."""
+    """S16 [N]. Empty for a bad sample."""
     likeness: NDArray[np.uint8]
     """uint8 [N, 8]."""
     label: NDArray[np.int32]
@@ -60,7 +60,7 @@ class SampleTable:
     height: NDArray[np.int32]
     brightness: NDArray[np.uint8]
     thumbnail: NDArray[np.uint8]
-    """uint8 [N, 64]; zero in tables that were written before there were thumbnails."""
+    """uint8 [N, 64]. Zero in tables of versions without thumbnails."""
 
     @classmethod
     def of(cls, rows: Iterable[SampleRow]) -> Self:
@@ -113,7 +113,7 @@ class SampleTable:
         return iter(np.flatnonzero(self.shard == position).tolist())
 
     def to_bytes(self) -> bytes:
-        """Return the file's bytes; equal tables give equal bytes."""
+        """Return the file's bytes. Equal tables give equal bytes."""
         names, keys = ("\0".join(texts).encode() for texts in (self.classes, self.keys))
         arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         arrays["content"] = _as_bytes(self.content)
@@ -152,9 +152,9 @@ def name_table(data: bytes) -> SampleList:
 
 
 def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
-    """Return a drop's samples as its amendments leave them; None if its manifest has none.
+    """Return a drop's samples with its amendments applied, or None if its manifest names no table.
 
-    Raises `DamagedDrop` if the file's digest is not the manifest's.
+    Raises `DamagedDrop` if the file's digest differs from the manifest.
     """
     if drop.sample_list is None:
         return None
@@ -172,7 +172,7 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
 
 
 def amend_table(table: SampleTable, drop: Drop) -> SampleTable:
-    """Return a table as a drop's amendments leave it; samples that were erased are removed."""
+    """Return a table with a drop's amendments applied. Erased samples are removed."""
     named = [change.after for change in drop.changes if change.after is not None]
     classes = tuple(dict.fromkeys([*table.classes, *named]))
     label, use = table.label.copy(), table.use.copy()

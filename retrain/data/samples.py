@@ -17,7 +17,7 @@ from retrain.store.task_store import TaskStore
 
 
 class PixelSource(Protocol):
-    """Images of N samples: a tensor, or an object that reads images when they are indexed."""
+    """Images of N samples: a tensor, or an object that reads images when it is indexed."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor:
         """Return the images of rows, int64 [B]: uint8 [B, 3, size, size]."""
@@ -45,12 +45,12 @@ class Samples:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the training; the pixels may be elsewhere."""
+        """Return the device of the training. The pixels may be elsewhere."""
         return self.labels.device
 
     @property
     def pixels_on(self) -> torch.device:
-        """Return the device of the pixels, or the one that they are read to."""
+        """Return the device of the pixels, or the device that they are read to."""
         return self.images.device if isinstance(self.images, Tensor) else torch.device("cpu")
 
     @property
@@ -69,14 +69,14 @@ class Samples:
 
 
 def move_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, without waiting for it to arrive on a GPU."""
+    """Return a tensor on a device, without waiting for its arrival on a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def labels_of(dataset: Dataset, drop: Drop) -> Tensor:
-    """Return for each of a drop's own classes its index in the dataset's, int64."""
+    """Return the index of each of a drop's classes among the dataset's classes, int64."""
     label_of = {name: label for label, name in enumerate(dataset.classes)}
     return torch.tensor([label_of[name] for name in drop.classes])
 

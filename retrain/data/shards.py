@@ -1,4 +1,4 @@
-"""WebDataset shards: tars in which a sample is `key.png` (the original image file) and `key.cls` (its class name)."""
+"""WebDataset shards: tar files in which a sample is `key.png` (the original image) and `key.cls` (its class name)."""
 
 import hashlib
 import re
@@ -19,15 +19,15 @@ from retrain.store.keys import name_shard
 
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
-"""Files of a sample that are read; producers may add others."""
+"""Files of a sample that are read. Producers may add other files."""
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 """WebDataset's rule: a sample's key ends at the first dot after the last slash."""
 FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
-"""Extensions that win if a key has several images. Earlier versions read only these, so their shards read the same."""
+"""Extensions that take precedence if a key has several images. Earlier versions read only these extensions."""
 
 
 class Encoded(NamedTuple):
-    """One sample as a shard holds it: key, class name, and the bytes of the image's file with their extension."""
+    """One sample of a shard: key, class name, and the bytes of the image's file with their extension."""
 
     key: str
     class_name: str
@@ -66,7 +66,7 @@ def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: 
 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
-    """Write a shard. Every field of a header is fixed: equal samples give equal bytes.
+    """Write a shard. Every field of a header is fixed, so equal samples give equal bytes.
 
     The format is PAX because other formats refuse long names.
     """
@@ -91,11 +91,11 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:
-    """Yield the samples of a shard while it is read, without those whose keys are `left_out`.
+    """Yield the samples of a shard while it is read, without the samples whose keys are in `left_out`.
 
     Raises `DropError`, with `where` in its message, if the tar is incomplete or a sample is not one image of a class.
-    It raises at the end if size, SHA-256 or number of samples differ from the manifest, so a shard is valid only if the
-    iteration ends without an error.
+    It also raises at the end if size, SHA-256 or number of samples differ from the manifest. A shard is therefore valid
+    only if the iteration ends without an error.
     """
     whole, samples = HashingReader(stream), 0
     for key, files in read_samples(whole, where):
@@ -125,9 +125,9 @@ def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[
 
 
 def group_files(files: Iterable[tuple[str, str, bytes]], where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples that files (key, extension, bytes) in the order of a tar make: key, and bytes by extension.
+    """Yield the samples from files (key, extension, bytes) in the order of a tar: key, and bytes by extension.
 
-    Raises `DropError`, with `where` in its message, if a sample has two files of one extension.
+    Raises `DropError`, with `where` in its message, if a sample has two files with one extension.
     """
     for key, group in groupby(files, key=itemgetter(0)):
         sample: dict[str, bytes] = {}
@@ -150,7 +150,7 @@ def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]
 
 
 def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
-    """Return the bytes of a tar's next member. Raises `DropError`, naming it, if the tar ends within."""
+    """Return the bytes of a tar's next member. Raises `DropError`, with its name, if the tar ends within it."""
     stream.seek(member.offset_data)
     data = stream.read(member.size)
     if len(data) < member.size:
@@ -159,7 +159,7 @@ def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
 
 
 def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
-    """Return a sample by its key and files. Without a file `cls`, its class is the name of its folder.
+    """Return a sample from its key and files. Without a file `cls`, its class is the name of its folder.
 
     Raises `DropError`, without the sample's name, if it is not one image of a class.
     """
@@ -174,7 +174,7 @@ def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
 
 
 class ImageLocation(NamedTuple):
-    """A sample, and where its image lies in the shard: `length` bytes from `offset` on."""
+    """A sample, and the place of its image in the shard: `length` bytes from `offset` on."""
 
     key: str
     class_name: str
@@ -183,9 +183,10 @@ class ImageLocation(NamedTuple):
 
 
 def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ()) -> Iterator[ImageLocation]:
-    """Yield the samples of a shard in its order, without those whose keys are `left_out`, and without reading images.
+    """Yield the samples of a shard in its order, without reading images.
 
-    Raises `DropError`, with `where` in its message, if it is incomplete or a sample is not one image of a class.
+    Samples whose keys are in `left_out` are skipped. Raises `DropError`, with `where` in its message, if the tar is
+    incomplete or a sample is not one image of a class.
     """
     for key, files in groupby(_file_locations(shard, where), key=itemgetter(0)):
         if key not in left_out:

@@ -1,4 +1,4 @@
-"""Read a source: which of its files are samples, with which labels, and what all the others are."""
+"""Read a source: find its samples with their labels, and account for all other files."""
 
 import re
 from collections import defaultdict
@@ -47,7 +47,7 @@ from retrain.store.base import Missing, ObjectStore
 
 @dataclass(frozen=True)
 class Source:
-    """A source that was read: its samples, and what became of every other file."""
+    """A source after reading: its samples, and the treatment of every other file."""
 
     root: str
     samples: tuple[Sample, ...]
@@ -57,9 +57,10 @@ class Source:
 
 
 def read_source(source: Path) -> tuple[Sample, ...]:
-    """Return the samples of folders of classes, or of archives of them; a class may be called like a split.
+    """Return the samples of folders of classes, or of archives of such folders.
 
-    CIFAR-100 has a class `train`. Raises `DropError` at the first file that is neither a sample nor litter.
+    A class may have the name of a split, because CIFAR-100 has a class `train`. Raises `DropError` for the first file
+    that is neither a sample nor litter.
     """
     found = survey_source(source, Data(label_from="folder"))
     if found.unread:
@@ -90,7 +91,9 @@ def survey_source(source: Path, data: Data) -> Source:
 
 
 def survey_upload(store: ObjectStore, prefix: str, ours: Iterable[str], data: Data) -> Source:
-    """Read a producer's uploads below a prefix of a store (it ends in a slash), except `ours`, objects of our own."""
+    """Read a producer's uploads below a prefix of a store (it ends in a slash), without `ours`, the project's own
+    objects.
+    """
     files = [file for file in list_store(store, prefix) if str(file.name) not in ours]
     root = f"{store.url}/{prefix}".rstrip("/")
     archives = expand_archives(files, lambda file: _nested(list_stored_archive(store, prefix, file), file))
@@ -98,12 +101,12 @@ def survey_upload(store: ObjectStore, prefix: str, ours: Iterable[str], data: Da
 
 
 def _nested(files: Iterable[SourceFile], archive: SourceFile) -> Iterable[SourceFile]:
-    """Leave out the folder that a single archive was made of. An archive named after a split has no such folder."""
+    """Leave out the folder from which a single archive was made. An archive named after a split has no such folder."""
     return files if len(archive.name.parts) > 1 else _without_wrapper(files)
 
 
 def _without_wrapper(files: Iterable[SourceFile]) -> list[SourceFile]:
-    """Leave out the folder that an archive was made of, `pets/` in `pets/cat/1.png`, if it holds all classes."""
+    """Leave out an archive's outer folder, `pets/` in `pets/cat/1.png`, if it contains all classes."""
     files = list(files)
     meant = [file.name.parts for file in files if not (litter_kind(file.name) or file.is_folder)]
     below = {parts[1] for parts in meant if len(parts) > 2}
@@ -142,7 +145,7 @@ def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled
 
 
 def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
-    """Yield each image with the label in the row that names it; note images and rows that have no counterpart."""
+    """Yield each image with the label in its row. Record images without a row, and rows without an image."""
     if not found.tables:
         raise DropError(
             f"{found.root}: no table of labels in it; expected metadata.csv, .jsonl or .parquet; to read a table "
@@ -168,7 +171,7 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
 
 
 def _survey_table(table: Path, extension: str, data: Data) -> Source:
-    """Read a table that was named itself: its rows name files on this machine, or objects by their addresses."""
+    """Read a table that was passed itself. Its rows name files on this machine, or objects by their addresses."""
     if data.label_from not in ("auto", "csv"):
         raise DropError(f"{table}: labels come from the table; leave out --label-from {data.label_from}")
     found = FoundFiles(str(table))
@@ -186,14 +189,14 @@ def _survey_table(table: Path, extension: str, data: Data) -> Source:
 
 
 NO_PARTS = ("/", "..", "s3:", "gs:", "az:")
-"""Parts of a path or an address that do not go into a sample's key."""
+"""Parts of a path or an address that are left out of a sample's key."""
 
 STORED = re.compile(r"((?:s3|gs|az)://[^/]+)/(.+)")
-"""The address of an object: its bucket's, and its key."""
+"""Pattern of an object's address: the bucket's address, and the key."""
 
 
 def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore]) -> SourceFile:
-    """Return the file or object that a row names; with a problem if there is none, or if it is no image."""
+    """Return the file or object that a row names. It has a problem if it does not exist or is no image."""
     name = PurePosixPath(row.path)
     where = str(table)
     if not row.path:
@@ -215,7 +218,7 @@ def _read_url(open_bucket: Callable[[str], ObjectStore], address: str, key: str)
 
 
 def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], aliases: Mapping[str, str]) -> Source:
-    """Make samples, sort them, and raise `DropError` where two have one key or only some have a split."""
+    """Make samples, and sort them. Raises `DropError` if two have the same key, or if only some have a split."""
     made = [make_sample(*one, aliases, rule.kind == "folder") for one in labelled]
     samples = sorted(
         (one for one in made if isinstance(one, Sample)), key=lambda sample: (sample.sort_key, sample.entry.root)

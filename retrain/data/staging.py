@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Staging:
-    """How a source is divided into parts: `sizes` are numbers of classes, or percentages of the samples.
+    """How a source is divided into parts. `sizes` are numbers of classes, or percentages of the samples.
 
     `seed` decides which classes or samples are in which part.
     """
@@ -25,7 +25,7 @@ class Staging:
 
     @classmethod
     def parse(cls, by: Literal["classes", "share"], text: str, seed: int = 0) -> Self:
-        """Read the sizes as the command line gives them: `70+30`. Raises `DropError` for any other text."""
+        """Read the sizes from the command line, such as `70+30`. Raises `DropError` for any other text."""
         sizes = tuple(int(size) if size.isascii() and size.isdigit() else 0 for size in text.split("+"))
         if 0 in sizes:
             raise DropError(f"{by}: {text!r} is not a sum of positive whole numbers such as 70+30")
@@ -33,10 +33,11 @@ class Staging:
 
 
 def split_into_parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple[Sample, ...], ...]:
-    """Divide a source's samples at random; the same samples and staging give the same parts, each in source order.
+    """Divide a source's samples at random.
 
-    By classes, a part has all samples of its classes, of every split. By share, it has its percentage of each split.
-    Raises `DropError` unless the sizes add up to the number of classes, or to 100 percent.
+    The same samples and staging give the same parts, each in the order of the source. By classes, a part has all
+    samples of its classes in every split. By share, it has its percentage of each split. Raises `DropError` unless the
+    sizes add up to the number of classes, or to 100 percent.
     """
     samples = tuple(samples)
     divided = _by_classes(samples, staging) if staging.by == "classes" else _by_share(samples, staging)

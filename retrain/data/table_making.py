@@ -1,4 +1,4 @@
-"""Read the sample table of any drop. If an early drop has none, it is made from the shards and kept."""
+"""Read the sample table of any drop. If an early drop has none, make the table from the shards and store it."""
 
 from contextlib import suppress
 
@@ -13,14 +13,14 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 IMAGE_SIZE = 32
-"""Side of the square that large JPEGs are decoded for: the table hardly depends on it."""
+"""Side of the square to which large JPEGs are decoded. The table hardly depends on it."""
 
 NAME = "samples.safetensors"
 """File of such a table, next to the shards."""
 
 
 def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
-    """Return a drop's samples as its amendments leave them. Raises `DamagedDrop`."""
+    """Return a drop's samples with its amendments applied. Raises `DamagedDrop`."""
     if table := read_table(drop, store):
         return table
     key = store.keys.drop_file(drop.id, NAME)

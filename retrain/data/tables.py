@@ -12,7 +12,7 @@ from retrain.errors import DropError
 from retrain.utils.extras import import_extra
 
 TABLES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
-"""Names under which a table is found next to images, as Hugging Face's `imagefolder` has them."""
+"""Names of tables next to images, as in Hugging Face's `imagefolder`."""
 FORMATS = ("csv", "jsonl", "parquet")
 PATH = ("path", "file_name", "url")
 LABEL = ("label", "class")
@@ -26,11 +26,11 @@ class Row(NamedTuple):
     label: str
     split: Split | None
     id: str
-    """The sample's own id, or nothing."""
+    """The sample's own id, if there is one."""
 
 
 def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
-    """Yield the rows of a table. Raises `DropError`, naming `where` and the row, if it is none or lacks a column."""
+    """Yield the rows of a table. Raises `DropError`, with `where` and the row, if it is no table or lacks a column."""
     path = label = ""
     for number, row in enumerate(read_records(data, extension, where, (*PATH, *LABEL, "split", "id")), 1):
         if number == 1:
@@ -46,7 +46,7 @@ def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
 def read_records(
     data: bytes, extension: str, where: str, columns: Collection[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table as they are. Of Parquet, only `columns` are read, or all.
+    """Yield the rows of a table unchanged. Of Parquet, read only `columns`, or all.
 
     Raises `DropError` if it is no such table, and `UserError` if pyarrow is missing.
     """
@@ -66,9 +66,9 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
 
 
 def cell_text(value: object, column: str, where: str) -> str:
-    """Return a value as text: 3 for 3.0 (in a column of whole numbers with gaps), and nothing for NaN.
+    """Return a value as text. 3.0 becomes 3 (in a column of whole numbers with gaps), and NaN becomes empty.
 
-    Raises `DropError`, naming `where`, at any other number, at a list, and at an object.
+    Raises `DropError`, with `where`, for any other fraction, a list or an object.
     """
     if value is None or value != value:
         return ""

@@ -1,4 +1,4 @@
-"""Read untrusted tars as a stream. Nothing is extracted, sizes are checked, and a missing end is an error."""
+"""Read untrusted tar files as a stream. Nothing is extracted, sizes are checked, and a missing end is an error."""
 
 import hashlib
 import tarfile
@@ -10,18 +10,18 @@ from typing import BinaryIO, Self, cast
 from retrain.errors import DropError
 
 MAX_FILE = 64_000_000
-"""Bytes of the largest file in a drop: several are held in memory at once."""
+"""Largest file in a drop, in bytes. Several files are in memory at once."""
 MAX_NAME = 4096
-"""Bytes of the longest name."""
+"""Longest name, in bytes."""
 MAX_HEADER = 16_384
-"""Bytes of an extended header. tarfile holds it in memory, and may take a time that grows with its square."""
+"""Largest extended header, in bytes. tarfile holds it in memory, and its time may grow with the square of the size."""
 
 TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
-"""Errors of tarfile's parser at damaged tars."""
+"""Errors that tarfile's parser raises for damaged tar files."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is checked before tarfile parses it: a damaged one is not taken for the end of the archive."""
+    """A header that is checked before tarfile parses it. tarfile would take a damaged header for the archive's end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -33,17 +33,17 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"cut short, or {error}") from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        """Check the size that a header announces. Every version of tarfile calls this before it reads that much."""
+        """Check the size in a header. Every version of tarfile calls this before it reads this number of bytes."""
         _check_size(self, MAX_FILE if self.type in tarfile.REGULAR_TYPES else MAX_HEADER)
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]  # typeshed leaves it out
 
 
 def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the files and folders of an uncompressed tar, in its order; the stream may be moved on to read one.
+    """Yield the files and folders of an uncompressed tar in its order. The caller may read a member from the stream.
 
-    Raises `DropError`, naming `where`, if the tar is compressed, damaged or cut short, or if anything follows it, such
-    as another tar: readers would miss it. Also raises it at members that are links or devices or larger than
-    `MAX_FILE`, and at names that are absolute or contain `..`.
+    Raises `DropError`, with `where`, if the tar is compressed, damaged or cut short. Also raises it if anything follows
+    the tar, such as a second tar, because readers would miss it. Also raises it for links, devices and members larger
+    than `MAX_FILE`, and for names that are absolute or contain `..`.
     """
     try:
         with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:", tarinfo=_Header) as tar:
@@ -64,13 +64,13 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
 
 
 def plain_name(raw: str, where: str) -> PurePosixPath:
-    """Return a name as a path. Raises `DropError`, naming `where`, if it leaves the source or is not text."""
+    """Return a name as a path. Raises `DropError`, with `where`, if it leaves the source or is not text."""
     check_name(raw, where)
     return PurePosixPath(raw)
 
 
 def check_name(raw: str, where: str) -> None:
-    """Raise `DropError`, naming `where`, at a name that leaves the source or is not text."""
+    """Raise `DropError`, with `where`, for a name that leaves the source or is not text."""
     text = raw.removesuffix("Icon\r")  # how macOS calls a folder's icon
     if raw.startswith("/") or ".." in raw.split("/"):
         raise DropError(f"{where}: {raw}: the path leaves the source")
@@ -86,7 +86,7 @@ def _check_size(member: tarfile.TarInfo, limit: int) -> None:
 
 
 class HashingReader:
-    """A stream read once from its start to its end. It remembers the size and SHA-256 of the bytes that were read."""
+    """A stream that is read once from its start to its end. It records the size and SHA-256 of the bytes."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._sha256, self.size = stream, hashlib.sha256(), 0
@@ -99,11 +99,11 @@ class HashingReader:
         return data
 
     def tell(self) -> int:
-        """Return how much was read."""
+        """Return the number of bytes read so far."""
         return self.size
 
     def seek(self, position: int) -> None:
-        """Read on up to a position. Raises `ValueError` if it was passed."""
+        """Read on up to a position. Raises `ValueError` if the stream is already beyond it."""
         if position < self.size:
             raise ValueError("a header of the archive points to a place before it")
         while self.size < position and self.read(min(position - self.size, 1 << 20)):

@@ -1,7 +1,7 @@
 """Validate and commit drops whose producer wrote no manifest, from the objects under the drop in the store.
 
-Shards in which every sample has a `key.png` and a `key.cls` stay as they are; anything else is packed into shards of
-our own first. Both end with `drop.json`.
+Shards stay unchanged if every sample in them has a `key.png` and a `key.cls`. Anything else is packed into new shards
+first. In both cases `drop.json` is written at the end.
 """
 
 import logging
@@ -41,12 +41,12 @@ log = logging.getLogger("retrain")
 NOT_UPLOADED = re.compile(
     rf"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{{8}})?\.safetensors|{PACKED_FOLDER}{OWN_SHARD}"
 )
-"""Names of a drop's files that are not its producer's data. Shards by `pack_by_shards` are of an earlier attempt that
+"""Names of a drop's files that are not its producer's data. They include shards of an earlier `pack_by_shards` that
 wrote no manifest."""
 
 
 class NotPlain(Exception):
-    """A shard that readers of committed shards would misread. It is packed, as other sources are."""
+    """A shard that readers of committed shards would misread. It is packed like other sources."""
 
 
 def ingest_drop(
@@ -56,12 +56,12 @@ def ingest_drop(
     tell: Callable[[str], None] = log.info,
     cache_dir: Path | None = None,
 ) -> Drop | Amendment:
-    """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
+    """Commit the files that a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    Returns the drop. If it has new labels of earlier images and no new image, it becomes an amendment, and the
-    amendment is returned instead. `tell` is called with findings, such as duplicates. The images decoded on the way are
-    kept in `cache_dir` for a run on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong;
-    then nothing is committed.
+    Returns the drop. If the upload has new labels of earlier images and no new image, it becomes an amendment, and the
+    amendment is returned. `tell` is called with findings, such as duplicates. Decoded images are kept in `cache_dir`
+    for a run on this machine. If any part is wrong, this raises `DropError` with file, key and cause, and nothing is
+    committed.
     """
     check_drop_id(drop_id, 1)
     prefix = store.keys.drop_file(drop_id, "")
@@ -140,7 +140,7 @@ class _ShardReader:
         self._keys: dict[Split, set[str]] = {split: set() for split in SPLITS}
 
     def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
-        """Note a shard's samples and return the shard's record. Raises `DropError`, naming `where`."""
+        """Record a shard's samples, and return the shard's record. Raises `DropError`, with `where`."""
         whole, before = HashingReader(stream), len(self.rows)
         for key, class_name, found, pixels in parallel_map(self._examine_sample, self._plain_samples(whole, where)):
             if key in self._keys[split]:
@@ -184,7 +184,7 @@ class _ShardReader:
 def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
     """Yield key and extension of every file of a shard, with the bytes of images and labels.
 
-    Raises `NotPlain` at a name that is not `key.extension`, and at litter.
+    Raises `NotPlain` for a name that is not `key.extension`, and for litter.
     """
     for member in filter(TarInfo.isreg, read_members(stream, where)):
         named = split_name(member.name)

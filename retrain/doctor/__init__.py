@@ -1,4 +1,4 @@
-"""Check what may keep a task from running on this machine; `examination.examine` does all checks.
+"""Check what may keep a task from running on this machine. `examination.examine` does all checks.
 
 This file defines the checks' types. The package imports `pipeline` and the packages below it.
 """
@@ -17,11 +17,11 @@ class Finding(Record):
     """Its name: credentials, store, conditional writes, clock, files of drops, disk, device, model, champion, plan,
     MLflow, Model Registry or kubeflow."""
     state: Literal["ok", "warning", "failed"]
-    """A warning does not stop the next run; a failure does."""
+    """A warning does not stop the next run. A failure does."""
     found: str
     """Result of the check, or the problem."""
     mend: str | None = None
-    """Advice; None if nothing needs to be done, or if `found` already contains it."""
+    """Advice. None if nothing needs to be done, or if `found` already contains it."""
 
 
 class Check(NamedTuple):

@@ -14,7 +14,7 @@ FILES = "files of drops"
 RESTORE = "Restore them from a copy of the store. A run that reads an incomplete drop ends, and quarantines the drop."
 
 SKEW = 10.0
-"""Seconds that two clocks may differ. Leases are compared across machines; S3 refuses requests at 15 minutes."""
+"""Seconds that two clocks may differ. Leases are compared across machines. S3 refuses requests at 15 minutes."""
 
 
 def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ def finish_chart(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
 
 
 def save_chart(chart: alt.TopLevelMixin, path: Path, scale: float = 1) -> None:
-    """Write a chart as `path` with the suffixes .svg and .png, the latter enlarged by `scale`; create its folder."""
+    """Create a folder, and write a chart to `path` as .svg and .png. The .png is enlarged by `scale`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = chart.to_json()
     path.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")

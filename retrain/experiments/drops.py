@@ -45,7 +45,7 @@ def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) 
 
 
 def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
-    """Commit a split's missing drops; return all of them in order.
+    """Commit a split's missing drops, and return all of them in order.
 
     Raises `StudyError` if a data set is missing, `DropError` if the split does not suit it.
     """

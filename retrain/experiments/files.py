@@ -33,7 +33,7 @@ def all_studies() -> list[Study]:
 
 
 def load_study(name_or_path: str) -> Study:
-    """Read a study. Text with a suffix or a slash is a path; other text is a name, looked up in the folder.
+    """Read a study. Text with a suffix or a slash is a path. Other text is a name, looked up in the folder.
 
     A file with `extends: OTHER` takes absent fields from OTHER.yaml in the same folder. It never takes `findings` and
     `claims`, because these are about the other study's runs, and takes `paper` only if it has no `repeats` of its own.

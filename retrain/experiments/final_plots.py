@@ -124,7 +124,7 @@ def _figure(one: EndedRun, name: str) -> float | None:
 
 
 def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
-    """Return the number of images a run had trained on when it was fitted; None if it never was."""
+    """Return the number of images a run had trained on when it was fitted, or None if it never was."""
     iterations, result = fitted_at(one.curve, study.fitted, study.fitted_accuracy), one.record.result
     return iterations * result.cost.samples / result.cost.iterations if iterations and result else None
 

@@ -297,14 +297,14 @@ def format_percent(share: Estimate, spread: Spread = "error") -> str:
 
 
 def format_ratio(ratio: Estimate, spread: Spread = "error") -> str:
-    """Return a speed-up with its spread; `NOT_REACHED` if no seed has one."""
+    """Return a speed-up with its spread, or `NOT_REACHED` if no seed has one."""
     if ratio.mean is None:
         return NOT_REACHED if ratio.of else ABSENT
     return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_partly(ratio)}"
 
 
 def format_count(count: Estimate, spread: Spread = "error") -> str:
-    """Return a number of iterations with its spread; `NOT_REACHED` if no seed has one."""
+    """Return a number of iterations with its spread, or `NOT_REACHED` if no seed has one."""
     if count.mean is None:
         return NOT_REACHED if count.of else ABSENT
     return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_partly(count)}"

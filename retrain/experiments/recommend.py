@@ -47,9 +47,9 @@ class Scratch(NamedTuple):
     """The iterations and accuracy of training from scratch on the same dataset."""
 
     reached: Mapping[Level, float | None]
-    """Iterations to each level of its own accuracy; None if it was not trained on this dataset."""
+    """Iterations to each level of its own accuracy. None if it was not trained on this dataset."""
     early: float | None
-    """Scratch's accuracy after as many iterations as a race has; None if it was not trained on this dataset."""
+    """Scratch's accuracy after as many iterations as a race has. None if it was not trained on this dataset."""
     source: str
     """The source of these figures."""
 

@@ -14,7 +14,7 @@ from retrain.experiments.statistics import groups
 
 
 def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
-    """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures; return the page's path."""
+    """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures, and return the page's path."""
     kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(ran)), evidence / study.name)
     return rewrite_report(study, evidence)
 
@@ -46,7 +46,7 @@ def readme(evidence: Path) -> dict[Path, str]:
 
 
 def check(evidence: Path) -> list[str]:
-    """Compare all studies' pages and tables with their kept runs, without training; return the studies' names.
+    """Compare all studies' pages and tables with their kept runs, without training, and return the studies' names.
 
     Raises `StudyError` if there is none, or with the first file that differs from its kept runs.
     """

@@ -18,7 +18,7 @@ log = logging.getLogger("retrain")
 
 
 def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
-    """Commit the drops and run every cell that has not run; return the number of runs.
+    """Commit the drops and run every cell that has not run, and return the number of runs.
 
     It can be stopped at any moment and run again: ended runs are not repeated, and interrupted ones are resumed. Raises
     `StudyError` if a data set is missing.

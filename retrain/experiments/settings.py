@@ -133,7 +133,7 @@ class Study(ConfigModel):
     set: Settings = Field(default_factory=dict)
     """Overrides for the whole study."""
     data: tuple[Data, ...] = ()
-    """The data sets; several are split by source."""
+    """The data sets. Several are split by source."""
     redraw: bool = False
     """Draw a new split for each seed: which classes or images are in which drop, and which are held out for val."""
     stop_on: Literal["val", "test"] = "val"

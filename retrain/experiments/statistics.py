@@ -20,17 +20,17 @@ class Estimate(NamedTuple):
 
     mean: float | None
     error: float | None
-    """Standard error of the mean; None for fewer than two values."""
+    """Standard error of the mean. None for fewer than two values."""
     n: int
     of: int
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds; None for fewer than two values."""
+        """Standard deviation over seeds. None for fewer than two values."""
         return None if self.error is None else self.error * sqrt(self.n)
 
     def width(self, spread: Spread) -> float | None:
-        """Return the half width of the band around the mean; it is also printed after ±."""
+        """Return the half width of the band around the mean. It is also printed after ±."""
         return self.deviation if spread == "deviation" else self.error
 
     def band(self, spread: Spread) -> dict[str, float]:
@@ -144,7 +144,7 @@ def over_images(one: EndedRun) -> Curve:
 
 
 def _final(one: EndedRun) -> float | None:
-    """Return the final accuracy of a run; None if it diverged."""
+    """Return the final accuracy of a run, or None if it diverged."""
     return one.record.result.final_accuracy if one.record.result and one.record.outcome == "completed" else None
 
 

@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     row: Row
     top: list[Ranked]
-    """Likeliest first; empty where the image cannot be read."""
+    """Likeliest first. Empty where the image cannot be read."""
     error: str | None = None
 
 
@@ -77,7 +77,7 @@ class LabelledPredictions:
             yield answer
 
     def analyze(self, classes: Sequence[str], new: Collection[str] = ()) -> ErrorAnalysis:
-        """Return the errors; `new` are the classes that earlier models did not know. Unknown classes count as wrong.
+        """Return the errors. `new` are the classes that earlier models did not know. Unknown classes count as wrong.
 
         Raises `UserError` if it knows none of them. The names of the folders are then not names of classes.
         """

@@ -52,7 +52,10 @@ def champion_of(store: TaskStore) -> str:
 
 
 def new_classes(store: TaskStore, run_id: str) -> set[str]:
-    """Return the classes of a run's model that the champion before it did not know; none if it was never tested."""
+    """Return the classes of a run's model that its previous champion did not know.
+
+    None are new if it was never tested.
+    """
     errors = store.run(run_id).errors()
     return {figures.name for figures in errors.classes if figures.is_new} if errors else set()
 

@@ -103,7 +103,7 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
 def register(task: Task, build: PipelineBuilder) -> Registered:
     """Add the task's pipeline to Kubeflow's list of pipelines. Raises `SubmitError`.
 
-    Its version is named after this program's version and the digest of the compiled pipeline; the task is part of it.
+    Its version is named after this program's version and the digest of the compiled pipeline. The task is part of it.
     The digest leaves out the pipeline's comments, where kfp lists a STRUCT's fields in an order that changes. A version
     that is there already is not registered again.
     """

@@ -1,6 +1,6 @@
 """Outputs of a run's last step for the Kubeflow UI: metrics, a confusion matrix, a report and a model.
 
-Nothing depends on them. The run has ended before they are written; an output that cannot be written is omitted, with a
+Nothing depends on them. The run has ended before they are written. An output that cannot be written is omitted, with a
 warning.
 """
 
@@ -68,7 +68,7 @@ def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
 
 
 def run_metrics(attempts: Sequence[RunRecord]) -> dict[str, float]:
-    """Return the figures of a retraining; missing figures are left out.
+    """Return the figures of a retraining. Missing figures are left out.
 
     Iterations are of all attempts, accuracies are shares, and `promoted` is 1 or 0. KFP cannot keep null or NaN.
     """

@@ -23,7 +23,7 @@ class Submitted(NamedTuple):
 
     id: str
     state: str | None
-    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, ...; None if the server has not set it yet."""
+    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, .... None if the server has not set it yet."""
     new: bool
     """Whether this call submitted it."""
 
@@ -45,7 +45,7 @@ class Submission(Record):
     nothing: str | None = None
     error: str | None = None
     job: str | None = None
-    """Kubeflow's id of the job that executes it; None: any job."""
+    """Kubeflow's id of the job that executes it. None: any job."""
 
     def may_run_in(self, job: str) -> bool:
         """Return whether this job may execute it."""

@@ -47,7 +47,7 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
 def check_network(model: Model, classes: int, image_size: Shape, pretrained: bytes | None = None) -> None:
     """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
 
-    `pretrained` is the safetensors file of the weights that it starts from; they must fit the network. The images are
+    `pretrained` is the safetensors file of the weights that it starts from. They must fit the network. The images are
     real tensors: torch's `meta` device would compute nothing, but takes seconds to import.
     """
     network, frame = build_network(model, classes, image_size, seed=0).train(), as_frame(image_size)

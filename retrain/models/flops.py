@@ -30,7 +30,7 @@ KNOWN = {
 
 
 def count_flops(network: nn.Module, image_size: Shape) -> Flops:
-    """Return a network's operations for one image; the network is not changed.
+    """Return a network's operations for one image. The network is not changed.
 
     Torch's own counter takes longer to import than torch itself. It is used only for networks with modules that are
     not in `KNOWN`.

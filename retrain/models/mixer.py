@@ -43,7 +43,7 @@ class Mixer(nn.Module):
 
 
 def mixer(classes: int, image_size: Shape, width: int = 64, depth: int = 4, patch: int = 4) -> Mixer:
-    """Return an MLP-mixer; `width` is the number of channels of each patch, `patch` its side in pixels."""
+    """Return an MLP-mixer. `width` is the number of channels of each patch, `patch` its side in pixels."""
     return Mixer(classes, image_size, width, depth, patch)
 
 

@@ -63,7 +63,7 @@ def check_options(model: Model, build: Callable[..., Any]) -> None:
 
 
 def unknown_option(model: Model, build: Callable[..., Any], error: Exception) -> ModelError | None:
-    """Return the error that names an option, if `error` is Python's about an unexpected argument; else None."""
+    """Return the error that names an option, if `error` is Python's about an unexpected argument, or else None."""
     found = UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
     if found is None or found[1] not in model.options:
         return None

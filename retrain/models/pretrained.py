@@ -47,7 +47,7 @@ def resolve_task(task: Task) -> Task:
 
 
 def own_input(model: Model) -> dict[str, Any]:
-    """Return the fields of `data` that a network's own configuration states; none for networks that have none."""
+    """Return the fields of `data` that a network's own configuration states, or nothing for networks that have none."""
     if model.name.startswith(TIMM):
         config = timm_config(model)
         _, height, width = config.input_size
@@ -107,7 +107,7 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
 
 
 def _cached_by_hugging_face(model: Model) -> str:
-    """Return where the weights of a timm name are cached; nothing is downloaded."""
+    """Return where the weights of a timm name are cached. Nothing is downloaded."""
     if not model.name.startswith(TIMM):
         raise ModelError(f"model.pretrained: {HF_CACHE} holds the weights of timm's names, and not {model.name}")
     repository = timm_config(model).hf_hub_id
@@ -127,9 +127,9 @@ def _cached_by_hugging_face(model: Model) -> str:
 
 
 def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes | None:
-    """Return the weights that a resolved task starts from; None where there are none.
+    """Return the weights that a resolved task starts from, or None where there are none.
 
-    They are read from the task's store, or else from where the task says; `keep` copies them to the store. Raises
+    They are read from the task's store, or else from where the task says. `keep` copies them to the store. Raises
     `ModelError` if they are in neither place, and `TaskError` if they have another SHA-256.
     """
     sha256 = task.model.pretrained_sha256

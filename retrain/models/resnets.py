@@ -21,7 +21,7 @@ GROUPS = 8
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution; it has a bias only where no normalization follows that has one."""
+    """Return a convolution. It has a bias only where no normalization follows that has one."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
 
 
@@ -38,7 +38,7 @@ def _norm(channels: int, norm: Norm) -> nn.Module:
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
-    """Return the layers of a block's shortcut; None if its input already has its output's shape."""
+    """Return the layers of a block's shortcut, or None if its input already has its output's shape."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(_conv(inputs, outputs, 1, norm, stride), _norm(outputs, norm))

@@ -175,7 +175,7 @@ class Exporter(Collector):
         self._families: Sequence[Metric] = ()
 
     def refresh(self) -> None:
-        """Read new records. A task that cannot be read is logged and keeps its last figures; the others are updated."""
+        """Read new records. A task that cannot be read is logged and keeps its last figures. The others are updated."""
         for task in self._tasks:
             try:
                 task.refresh(self._totals)

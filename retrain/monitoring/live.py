@@ -54,7 +54,7 @@ class LiveMetrics(Collector):
         self._running = False
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric; none before the first training."""
+        """Yield every metric, or nothing before the first training."""
         if self._plan is None:
             return
         own = (self._plan.task.name, self._plan.method)

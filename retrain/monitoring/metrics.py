@@ -80,7 +80,7 @@ def mean_watts(record: RunRecord) -> float | None:
 
 
 def is_final(record: RunRecord) -> bool:
-    """Return whether a record ends a retraining; an attempt that missed and was followed by another does not."""
+    """Return whether a record ends a retraining. An attempt that missed and was followed by another does not."""
     escalated = record.outcome == "missed" and record.evaluation is None
     return record.purpose == "retrain" and not escalated
 

@@ -61,7 +61,7 @@ class Pace:
         return f"{rate:,.0f} images/s"
 
     def seconds_left(self, iteration: int) -> float:
-        """Return the seconds that the run still takes at most; 0 before its first iteration and after its last."""
+        """Return the seconds that the run still takes at most, or 0 before its first iteration and after its last."""
         done = iteration - self._first
         return (self._iterations - iteration) * (time.monotonic() - self._since) / done if done else 0.0
 
@@ -87,7 +87,7 @@ def _opening(plan: Plan, progress: Progress) -> str:
 
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
-    """Return the plan's warnings; none for a trial, since a study has hundreds of them."""
+    """Return the plan's warnings, or nothing for a trial, since a study has hundreds of them."""
     return () if plan.purpose == "trial" else plan.warnings
 
 

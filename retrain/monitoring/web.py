@@ -18,7 +18,7 @@ from retrain.errors import UserError
 CONNECTIONS = 1000
 """Most open connections. Waitress needs no thread to read a request, so slow clients do not delay others."""
 THREADS = 16
-"""Requests answered at the same time; others wait."""
+"""Requests answered at the same time. Others wait."""
 REQUEST_BYTES = 16 * 1024
 """Most bytes of request line and headers."""
 ANSWER_BYTES = 1 << 28

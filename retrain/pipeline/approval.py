@@ -46,7 +46,7 @@ class Candidate(NamedTuple):
 
 
 def read_candidate(store: TaskStore, run_id: str) -> Candidate | None:
-    """Return a candidate that awaits approval; None for other runs."""
+    """Return a candidate that awaits approval, or None for other runs."""
     approval = store.approvals.find(run_id)
     if approval is None or approval.verdict:
         return None

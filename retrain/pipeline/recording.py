@@ -33,7 +33,7 @@ def finish_approval(context: RecordContext, run_id: str) -> Ended:
 
 
 def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
-    """Compare a run's model with the champion on the test split; return None if the run has no model.
+    """Compare a run's model with the champion on the test split. Return None if the run has no model.
 
     The evaluation that the gate used is kept. For a promoted run it is the comparison with the previous champion.
     """

@@ -1,7 +1,7 @@
 """The records that stages pass to each other and that the store keeps: immutable, one JSON object each.
 
 Accuracies are shares (0..1), iterations are optimizer steps, times are UTC, durations are seconds. Other packages
-import records from here. This package imports only config, utils and errors; it does not need torch.
+import records from here. This package imports only config, utils and errors. It does not need torch.
 """
 
 from retrain.records.approval import Approval, Verdict

@@ -12,7 +12,7 @@ class Verdict(Record):
 
     kind: Literal["approved", "rejected", "expired"]
     author: str | None
-    """Person who decided; None if the approval expired."""
+    """Person who decided. None if the approval expired."""
     reason: str | None
     """The author's reason, if one was given."""
     at: datetime
@@ -31,7 +31,7 @@ class Approval(Record):
     requested_at: datetime
     expires_at: datetime
     verdict: Verdict | None = None
-    """The verdict; None while the candidate waits."""
+    """The verdict. None while the candidate waits."""
 
     @classmethod
     def requested(cls, run_id: str, at: datetime, timeout: timedelta) -> "Approval":

@@ -74,7 +74,7 @@ class Change(Record):
     before: str
     """Class of the sample before the amendment."""
     after: str | None
-    """Class of the sample after the amendment; None: no later run uses it."""
+    """Class of the sample after the amendment. None: no later run uses it."""
     reason: str
     author: str
 

@@ -46,7 +46,7 @@ class Erasure(Record):
     objects: NonNegativeInt = 0
     """Number of deleted objects of the store: former shards, sample lists, files of uploads."""
     completed_at: AwareDatetime | None = None
-    """Time of the end; None: the erasure was interrupted, or is in progress."""
+    """Time of the end. None: the erasure was interrupted, or is in progress."""
 
     def rows(self) -> dict[str, set[int]]:
         """Return the samples' rows by drop."""

@@ -66,7 +66,7 @@ class RunRecord(Record):
     """Metric that scored its model."""
     target: Target | None
     scratch: ScratchEstimate | None = None
-    """Scratch's iterations on this dataset; None for a run that measured them."""
+    """Scratch's iterations on this dataset. None for a run that measured them."""
     result: Result | None
     evaluation: Evaluation | None
     decision: Decision | None
@@ -111,7 +111,7 @@ class Promotion(Record):
     why: PromotionReason
     at: datetime
     author: str | None = None
-    """The person who approved, promoted or rolled back; None if the gate decided."""
+    """The person who approved, promoted or rolled back. None if the gate decided."""
     reason: str | None = None
     """The reason that this person gave."""
 

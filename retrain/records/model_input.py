@@ -27,9 +27,9 @@ class ModelInput(Record):
     interpolation: Literal["bicubic"] = "bicubic"
     """Interpolation with which an image is resized."""
     mean: tuple[float, float, float]
-    """Mean of each channel, of values in 0..1; it is subtracted."""
+    """Mean of each channel, of values in 0..1. It is subtracted."""
     std: tuple[float, float, float]
-    """Standard deviation of each channel, of values in 0..1; the difference is divided by it."""
+    """Standard deviation of each channel, of values in 0..1. The difference is divided by it."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the logits."""
 

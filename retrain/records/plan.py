@@ -56,11 +56,11 @@ class Target(Record):
     provenance: Literal["measured", "carried"]
     age: int
     scope: Scope | None = None
-    """Samples and classes of val that count; None: all of val."""
+    """Samples and classes of val that count. None: all of val."""
     standard_error: float = 0.0
     """Standard error of the baseline's score, from its validation samples."""
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
-    """Estimated final accuracy of scratch on this dataset; None if it was measured, or cannot be estimated."""
+    """Estimated final accuracy of scratch on this dataset. None if it was measured, or cannot be estimated."""
     expected_from: int = 0
     """Iterations before which no run of this task has come near its target. Until then, a subset of val may be
     enough."""
@@ -74,7 +74,7 @@ class ScratchEstimate(Record):
     schedule: int
     """Iterations of the full training."""
     standard_error: float
-    """Standard error of `iterations`; 0 if they were measured."""
+    """Standard error of `iterations`. 0 if they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
     """Number of the task's scratch runs in the estimate. It also includes the share that is typical of other tasks."""
@@ -92,15 +92,15 @@ class StopRule(Record):
     errors: float = 0.0
     """The least gain in standard errors of the newest accuracy on val. The larger of both gains applies."""
     excess: float | None = None
-    """Accuracy above a carried target at which the required gain doubles; None: the required gain is constant."""
+    """Accuracy above a carried target at which the required gain doubles. None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
-    """Iterations after which a run at a carried target ends even if it still improves; None: it continues. Not part of
+    """Iterations after which a run at a carried target ends even if it still improves. None: it continues. Not part of
     a run's id: unfinished runs of earlier versions are continued."""
     expect_from: Annotated[int | None, NotIdentity] = None
-    """Iterations from which the accuracy expected of scratch may end a run at a carried target; None: `improve_until`.
-    """
+    """Iterations from which the accuracy expected of scratch may end a run at a carried target. None:
+    `improve_until`."""
     patience: int | None
-    """Iterations without a gain after which a run below its target ends; None: it ends only with its schedule."""
+    """Iterations without a gain after which a run below its target ends. None: it ends only with its schedule."""
     tolerance: Annotated[float, NotIdentity] = 0.0
     """Largest distance below the target at which a run that has stopped improving counts as at its target."""
 
@@ -182,9 +182,9 @@ class Plan(Record):
     metric: Annotated[Metric, IdentityIfSet] = "accuracy"
     """Metric that scores the run's model: the task's `target.metric`."""
     target: Target | None
-    """Score that ends the run; None: it ends with its schedule."""
+    """Score that ends the run. None: it ends with its schedule."""
     stop_rule: StopRule | None = None
-    """Rule that ends the run; None: it ends at its target or with its schedule."""
+    """Rule that ends the run. None: it ends at its target or with its schedule."""
     averaging: Averaging = NoAverage()
     """The kind of averaging, never auto."""
     origin: Origin
@@ -195,10 +195,10 @@ class Plan(Record):
     warnings: Annotated[tuple[str, ...], NotIdentity] = ()
     """Warnings in sentences: what the target or the gate cannot show with so few samples, or unused settings."""
     scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
-    """Scratch's iterations on this dataset; None for a run that measures them."""
+    """Scratch's iterations on this dataset. None for a run that measures them."""
     loading: Annotated[Loading, NotIdentity] = Loading()
     shuffle_shards: int | None = None
-    """Number of shards whose samples are shuffled together. It decides their order; None: not streamed."""
+    """Number of shards whose samples are shuffled together. It decides their order. None: not streamed."""
     replaces_scratch: Annotated[bool, NotIdentity] = True
     """Whether this is the first retraining of this dataset: scratch would have been trained on it only once."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))

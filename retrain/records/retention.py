@@ -33,7 +33,7 @@ class Retention(Record):
     """None: this machine's cache, shared by all tasks. `removals` then has one element, and its keys are paths."""
     removals: tuple[Removal, ...]
     kept: dict[str, str]
-    """Why each run that has a model, an index or a state keeps it; for a cache, why it was left alone."""
+    """Why each run that has a model, an index or a state keeps it. For a cache, why it was left alone."""
     is_done: bool = False
     """False: nothing was removed yet."""
 

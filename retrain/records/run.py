@@ -23,7 +23,7 @@ class Point(Record):
     loss: float | None
     images: int
     train_loss: float | None
-    """Mean since the previous point; None, like `loss`, if it is not finite."""
+    """Mean since the previous point. None, like `loss`, if it is not finite."""
     train_accuracy: float | None = None
     """Accuracy on the augmented training batches since the previous point, by the weights at that time."""
     learning_rate: float
@@ -32,12 +32,12 @@ class Point(Record):
     standard_error: float | None = None
     """Standard error of `score`. None: the score is a share of `images`, so its error is binomial."""
     in_scope: float | None = None
-    """Score within the target's scope; None where the target has none."""
+    """Score within the target's scope. None where the target has none."""
     scope_among_all: float | None = None
     """Score on the scope's samples if later classes are possible as well. Its distance below `in_scope` is their
     cost."""
     newest: float | None = None
-    """Score on the validation samples of the drops that the parent did not know; None where they have none."""
+    """Score on the validation samples of the drops that the parent did not know. None where they have none."""
 
 
 class Curve(Record):
@@ -57,7 +57,7 @@ class Cost(Record):
     device_seconds: float
     device_seconds_all_in: float
     measured_joules: float | None = None
-    """Energy of the devices, all in, by NVML (GPUs) or RAPL (processors); None where nothing measured all of it."""
+    """Energy of the devices, all in, by NVML (GPUs) or RAPL (processors). None where nothing measured all of it."""
 
 
 class Machine(Record):
@@ -88,7 +88,7 @@ class Result(Record):
     final_score: float = Field(default_factory=lambda fields: fields["final_accuracy"])
     """The same by the plan's metric: a_scratch, if this becomes the baseline."""
     in_scope: float | None = None
-    """Score within the target's scope; None where the target has none."""
+    """Score within the target's scope. None where the target has none."""
     best_accuracy: float
     """Highest accuracy on all of val."""
     best_score: float = Field(default_factory=lambda fields: fields["best_accuracy"])
@@ -104,13 +104,13 @@ class Result(Record):
     """First iteration on the grid at 99 and 100 percent of the baseline's score (of this run's own final score, where
     it has no target): s(f, a), Verwimp et al., eq. 1."""
     speed_up: dict[Literal["99", "100"], float | None]
-    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached, and for a carried target."""
+    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2. None where not reached, and for a carried target."""
     model_digest: str | None
-    """SHA-256 of model.safetensors; None for a diverged run, because it leaves no model."""
+    """SHA-256 of model.safetensors. None for a diverged run, because it leaves no model."""
     index_digest: str | None
     """SHA-256 over the learning-speed counters of all drops, in order."""
     moments_digest: str | None = None
-    """SHA-256 of moments.safetensors; None where the optimizer's state is not kept."""
+    """SHA-256 of moments.safetensors. None where the optimizer's state is not kept."""
     cost: Cost
     machine: Machine
     started_at: datetime
@@ -140,7 +140,7 @@ class Comparison(Record):
 class Evaluation(Record):
     """Accuracy and score on the held-out test split, `evaluation.json`.
 
-    `old` and `new` are scores over the test samples of drops that the parent knew and did not; None where there are
+    `old` and `new` are scores over the test samples of drops that the parent knew and did not. None where there are
     none.
     """
 

@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
 
 
 def serve(source: Source, host: str, port: int, every: float, device: str) -> None:
-    """Serve a task's champion until SIGTERM or SIGINT; check for a new one every `every` seconds.
+    """Serve a task's champion until SIGTERM or SIGINT, and check for a new one every `every` seconds.
 
     Raises `UserError` if there is no champion or the port is taken.
     """

@@ -17,16 +17,16 @@ __all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_st
 
 
 MISTYPED = re.compile(r"(s3|gs|az|https?|file):")
-"""Start of an address that lacks a slash, such as `s3:/bucket/prefix`, and is not meant as a folder."""
+"""Start of an address that lacks a slash, such as `s3:/bucket/prefix`. It is not meant as a folder."""
 
 EXTRAS = {"gs": "gcs", "az": "azure"}
-"""The extra that installs the package for a kind of address."""
+"""The extra for each kind of address."""
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
 
-    `endpoint_url` is the address of a server other than the cloud's own; it is ignored for a folder. Raises
+    `endpoint_url` is the address of a server other than the cloud's own. It is ignored for a folder. Raises
     `StoreError` for any other kind of address.
     """
     scheme, separator, rest = url.partition("://")

@@ -19,7 +19,7 @@ class Approvals:
         self._objects, self._keys, self._ledger = objects, keys, ledger
 
     def request(self, approval: Approval) -> Approval:
-        """Let a candidate wait for approval. Return the request in the store. It may be an earlier one."""
+        """Request approval of a candidate, and return the stored request. It may be an earlier one."""
         try:
             self._objects.create(self._keys.approval(approval.run_id), approval.to_bytes())
         except Conflict:
@@ -36,7 +36,7 @@ class Approvals:
     def unfinished(self) -> list[Approval]:
         """Return the approvals of runs that are not in the ledger yet, oldest request first.
 
-        They have no verdict, or the process that wrote it died before the run was recorded.
+        They have no verdict, or the process that wrote the verdict died before the run was recorded.
         """
         requested = self.run_ids()
         return self.read(requested - self._ledger.run_ids()) if requested else []
@@ -52,7 +52,7 @@ class Approvals:
         return sorted((approval for approval, _ in found), key=lambda approval: approval.requested_at)
 
     def decide(self, run_id: str, verdict: Verdict) -> Approval:
-        """Give a candidate's verdict. Raises `RunError` if it awaits none, or another verdict came first."""
+        """Write a candidate's verdict. Raises `RunError` if it awaits none, or if another verdict was faster."""
         try:
             approval, version = self._read(run_id)
         except Missing:
@@ -69,7 +69,7 @@ class Approvals:
         return decided
 
     def expire(self, approval: Approval, now: datetime) -> Approval:
-        """Return the approval. If its time is up without a verdict, it has expired; write that verdict."""
+        """Return the approval. If its time is over without a verdict, write the verdict that it has expired."""
         verdict = approval.verdict_at(now)
         if verdict is None or approval.verdict:
             return approval

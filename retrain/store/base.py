@@ -18,7 +18,7 @@ class Missing(StoreError):
 
 
 class Conflict(StoreError):
-    """Another write came first: the object is not in the state that the caller expected."""
+    """Another write was faster, so the object is not in the state that the caller expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ def check_key(key: str) -> str:
 
 
 class ObjectStore(Protocol):
-    """Objects under keys, each written whole or not at all.
+    """Objects under keys. Each is written completely or not at all.
 
-    Every method raises `StoreError`, with a message that names the store, for a key that `is_key` refuses, and if the
-    store cannot be reached or refuses the credentials.
+    Every method raises `StoreError`, with a message that names the store, in three cases: `is_key` refuses the key, the
+    store cannot be reached, or it refuses the credentials.
     """
 
     url: str
-    """The store's address, as a task file writes it."""
+    """The store's address, in the form of a task file."""
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and version. Raises `Missing`."""
@@ -53,21 +53,22 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> str:
         """Write a new object and return its version.
 
-        Raises `Conflict` if the key already holds other bytes. If it holds the same bytes, the write counts as
-        successful: an earlier attempt succeeded, and its reply was lost. A claim's bytes must therefore name its owner.
+        Raises `Conflict` if the key already has other bytes. If it has the same bytes, the write counts as successful,
+        because an earlier attempt succeeded and only its reply was lost. A claim's bytes must therefore name its owner.
         """
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """Compare-and-swap: write `data` if the object still has `version`; return the new version.
+        """Write `data` if the object still has `version` (compare-and-swap), and return the new version.
 
-        Raises `Conflict` if it has another version and other bytes than `data`, `Missing` if there is none.
+        Raises `Conflict` if the object has another version and other bytes than `data`. Raises `Missing` if there is
+        none.
         """
 
     def write(self, key: str, data: bytes) -> None:
         """Write unconditionally. For objects with a single writer, or with the same content from every writer."""
 
     def delete(self, key: str) -> None:
-        """Remove the object; a missing one is no error."""
+        """Remove the object. It is no error if the object is missing."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of their keys (by code point)."""
@@ -75,7 +76,7 @@ class ObjectStore(Protocol):
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix` (it ends in a slash), in the order of their keys.
 
-        The objects in them are not listed, so the time does not grow with their number.
+        The objects in the folders are not listed, so the time does not grow with their number.
         """
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
@@ -85,10 +86,10 @@ class ObjectStore(Protocol):
         """Return `size` bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""
 
     def upload(self, path: Path, key: str) -> None:
-        """Stream the file at `path` into the store; it is visible only when whole."""
+        """Stream the file at `path` into the store. The object becomes visible only when it is complete."""
 
     def download(self, key: str, path: Path) -> None:
-        """Stream the object into `path`. The file appears only when whole. Raises `Missing`.
+        """Stream the object into `path`. The file appears only when it is complete. Raises `Missing`.
 
         The file is not flushed to disk, and an object that is fetched in parts is not checked. The caller must compare
         its digest.
@@ -102,9 +103,9 @@ class ObjectStore(Protocol):
 
 
 def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
-    """Return the version of an object that has these bytes already, after a conditional write of them was refused.
+    """Return the version of an object that already has these bytes, after a conditional write of them was refused.
 
-    Then an earlier attempt succeeded, and its reply was lost. Raises `Conflict` if the object has other bytes.
+    In this case an earlier attempt succeeded, and its reply was lost. Raises `Conflict` if the object has other bytes.
     """
     with suppress(Missing):
         current, version = store.read(key)
@@ -114,7 +115,7 @@ def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
 
 
 def probe_conditional_writes(store: ObjectStore) -> None:
-    """Check with a temporary object that the store honours the conditions of `create` and `replace`.
+    """Check with a temporary object that the store obeys the conditions of `create` and `replace`.
 
     Raises `StoreError` if the store overwrites an object against a condition, or refuses a `replace` that it should
     accept.
@@ -144,6 +145,9 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(store: ObjectStore, key: str, kind: type[R], damaged: type[UserError] = StoreError) -> tuple[R, str]:
-    """Return a record and its version. Raises `Missing`, or `damaged` with the object's name if it cannot be parsed."""
+    """Return a record and its version.
+
+    Raises `Missing`. If it cannot be parsed, raises `damaged` with the object's name.
+    """
     data, version = store.read(key)
     return parse_record(kind, data, f"{store.url}/{key}", damaged), version

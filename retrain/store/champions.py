@@ -22,7 +22,7 @@ NO_AUTHOR = Author()
 
 
 class ChampionSnapshot(NamedTuple):
-    """The champion as it was read, and the version of its object. A swap compares the version."""
+    """The champion at the time of reading, and the version of its object. A swap compares the version."""
 
     champion: Champion | None
     version: str | None
@@ -39,7 +39,7 @@ def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
 
 
 def compared_champion(seen: ChampionSnapshot, run_id: str) -> str | None:
-    """Return the run that a candidate is compared with: the champion or, if it was promoted, the one it replaced."""
+    """Return the run that a candidate is compared with: the champion, or the champion that the candidate has replaced."""
     before = None
     for entry in seen.champion.history if seen.champion else ():
         if entry.run_id == run_id:
@@ -62,7 +62,7 @@ class ChampionPointer:
             return ChampionSnapshot(None, None)
 
     def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = NO_AUTHOR) -> Champion:
-        """Promote a run if the champion is still the one that was seen. Raises `Conflict` if it is not."""
+        """Promote a run if the champion is still the one in the snapshot. Otherwise raise `Conflict`."""
         history = seen.champion.history if seen.champion else ()
         entry = Promotion(
             sequence=len(history) + 1,
@@ -83,7 +83,7 @@ class ChampionPointer:
     def promote_manually(
         self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = NO_AUTHOR
     ) -> Champion:
-        """Promote a run at a person's request. Raises `RunError` if it is the champion, or another came first."""
+        """Promote a run at a person's request. Raises `RunError` if it is the champion, or another run was faster."""
         if seen.run_id == run_id:
             raise RunError(f"{run_id} is already the champion: nothing to promote")
         try:
@@ -95,7 +95,7 @@ class ChampionPointer:
 
 
 def standing_runs(champion: Champion) -> list[str]:
-    """Return the ids of the promoted runs that no rollback has undone, oldest first; the last is the champion's."""
+    """Return the ids of the promoted runs that no rollback has undone, oldest first. The last one is the champion's."""
     runs: list[str] = []
     for entry in champion.history:
         if entry.why == "rolled back":
@@ -106,9 +106,9 @@ def standing_runs(champion: Champion) -> list[str]:
 
 
 def rollback_target(champion: Champion) -> str:
-    """Return the run to roll back to: the one that the champion replaced. Raises `RunError` if it was the first.
+    """Return the run to roll back to: the run that the champion replaced. Raises `RunError` if there is none.
 
-    Each rollback undoes one more promotion, so two rollbacks in a row lead back by two champions.
+    Each rollback undoes one more promotion. Two rollbacks in a row therefore go back by two champions.
     """
     runs = standing_runs(champion)
     if len(runs) == 1:

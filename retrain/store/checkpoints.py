@@ -1,4 +1,4 @@
-"""A run's saved states in the store: the newest two, each named by its own digest."""
+"""The checkpoints of a run in the store. The newest two are kept. Each name contains the digest."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +11,10 @@ KEEP_NEWEST = 2
 
 
 class Checkpoints:
-    """The states of one run, `state/<iteration>-<digest>.safetensors`, written during training.
+    """The checkpoints of one run, `state/<iteration>-<digest>.safetensors`, written during training.
 
-    A context manager. Leaving it waits until the last state is in the store. An error of writing a state is raised by
-    the next save, or at the end.
+    It is a context manager. Leaving it waits until the last checkpoint is in the store. If writing a checkpoint fails,
+    the next save raises the error, or else the end of the context does.
     """
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys, run_id: str) -> None:
@@ -30,12 +30,12 @@ class Checkpoints:
         self._wait()
 
     def save(self, iteration: int, state: bytes) -> None:
-        """Start to write a state in a thread, once the previous one is written. Only the newest two are kept."""
+        """Write a checkpoint in a thread, after the previous one is written. Only the newest two are kept."""
         self._wait()
         self._writing = self._writer.submit(self._write, iteration, state)
 
     def load(self) -> bytes | None:
-        """Return the newest state that matches its digest, or None. Remove states that do not."""
+        """Return the newest checkpoint that matches its digest, or None. Remove checkpoints that do not match."""
         for entry in self._newest_first():
             try:
                 state, _ = self._objects.read(entry.key)
@@ -47,12 +47,12 @@ class Checkpoints:
         return None
 
     def iteration(self) -> int:
-        """Return the newest state's iteration; 0 if there is none."""
+        """Return the newest checkpoint's iteration, or 0 if there is none."""
         newest = next(iter(self._newest_first()), None)
         return int(newest.key.removeprefix(self.prefix).partition("-")[0]) if newest else 0
 
     def clear(self) -> None:
-        """Remove all states: the run has ended."""
+        """Remove all checkpoints, because the run has ended."""
         self._wait()
         for entry in self._newest_first():
             self._objects.delete(entry.key)

@@ -1,7 +1,7 @@
-"""Record which run each drop, and each correction of drops, belongs to. This is decided once, by a claim.
+"""Record the run that each drop, and each correction of drops, belongs to. A claim decides this once.
 
-The owner of a claim is a run, not a process: equal plans are equal runs, so any watcher can finish what another began,
-and no watcher needs to know which process has died.
+The owner of a claim is a run and not a process. Equal plans are equal runs, so any watcher can finish a run that
+another watcher began. No watcher needs to know which process has died.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ CORRECTION = "_"
 
 
 class Claim(Record):
-    """`claims/<drop-id>.json`, created only once: equal claims are equal bytes."""
+    """`claims/<drop-id>.json`. It is created only once. Equal claims have equal bytes."""
 
     drop: str
     """A drop's id, or the name of a correction."""
@@ -36,7 +36,7 @@ class Claims:
         self._plans: dict[str, Plan] = {}
 
     def refresh(self) -> None:
-        """Read the claims that are new, and forget those that were withdrawn."""
+        """Read the new claims, and forget withdrawn ones."""
         keys = [entry.key for entry in self._objects.list(self._keys.claims)]
         drops = [key.removeprefix(self._keys.claims).removesuffix(".json") for key in keys]
         self._owners = {drop: self._owners.get(drop) or self._owner(drop) for drop in drops}
@@ -56,11 +56,11 @@ class Claims:
         return [plan for plan in plans if not self._overtaken(plan)]
 
     def claim(self, plan: Plan, corrections: Iterable[str] = ()) -> bool:
-        """Claim corrections and a plan's new drops for its run, and return whether the run has them: all or none.
+        """Claim corrections and a plan's new drops for its run. Return whether the run has all of them.
 
-        Drops that an ended run claimed stay with that run, and do not prevent the others. Every process claims in the
-        order in which drops were committed, so if two runs claim the same drops, one of them gets all. Claims that
-        `refresh` found are not read again.
+        Drops that an ended run claimed stay with that run, and do not prevent the other claims. Every process claims in
+        the order in which the drops were committed. So if two runs claim the same drops, one of them gets all. Claims
+        that `refresh` found are not read again.
         """
         given: list[str] = []
         for drop in (*sorted(corrections), *(ref.id for ref in plan.dataset.drops[plan.known :])):
@@ -77,12 +77,12 @@ class Claims:
         self._withdraw(plan.run_id, [drop for drop, owner in self._owners.items() if owner == plan.run_id])
 
     def release(self, plan: Plan) -> None:
-        """Give up a run's claims: its drops are free for the next plan."""
+        """Give up a run's claims, so that its drops are free for the next plan."""
         self.refresh()
         self.withdraw(plan)
 
     def _create(self, drop: str, run_id: str) -> str:
-        """Claim a drop for a run, and return the run that has the claim: another one, if it was first."""
+        """Claim a drop for a run. Return the run that has the claim. This is another run if that run was faster."""
         try:
             self._objects.create(self._keys.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
         except Conflict:
@@ -109,7 +109,7 @@ class Claims:
         return run_id in self._ended
 
     def _overtaken(self, plan: Plan) -> bool:
-        """Return whether the champion, perhaps of a run started by hand, has already seen all drops of this plan."""
+        """Return whether the champion has already seen all drops of this plan, for example after a run started by hand."""
         champion = self._champion.read().run_id
         if champion is None or not self._has_ended(champion):
             return False

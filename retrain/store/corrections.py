@@ -36,7 +36,7 @@ class Amendments:
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Write an amendment. `upload` is the id of the upload that becomes this amendment, if any.
 
-        Raises `Conflict` if another one came first; the lease of the intake prevents this.
+        Raises `Conflict` if another amendment was faster. The lease of the intake prevents this.
         """
         amendment = self.prepare(changes, upload)
         self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
@@ -47,7 +47,7 @@ class Amendments:
         return next((one for one in self.read() if one.upload == drop_id), None)
 
     def forget_keys(self, rows: Mapping[str, Collection[int]]) -> None:
-        """Remove the keys of samples from all amendments; `rows` has the samples' row numbers by drop."""
+        """Remove the keys of samples from all amendments. `rows` has the samples' row numbers by drop."""
         for amendment in self.read():
             changes = tuple(
                 change.model_copy(update={"key": ERASED}) if change.row in rows.get(change.drop, ()) else change
@@ -81,7 +81,7 @@ class Erasures:
         return sum(1 for _ in self._objects.list(self._keys.erasures))
 
     def append(self, erasure: Erasure) -> Erasure:
-        """Write a new erasure. Raises `Conflict` if another one came first; the task's lease prevents this."""
+        """Write a new erasure. Raises `Conflict` if another one was faster. The task's lease prevents this."""
         self._objects.create(self._keys.erasure(erasure.sequence), erasure.to_bytes())
         return erasure
 

@@ -20,11 +20,11 @@ class Drifts:
         self._objects, self._keys = objects, keys
 
     def keep(self, drift: Drift) -> None:
-        """Write a measurement. A repeated one has the same result, so it may replace the first."""
+        """Write a measurement. A repeated measurement has the same result, so it may replace the first."""
         self._objects.write(self._keys.drift(drift.run_id, drift.drop), drift.to_bytes())
 
     def of(self, champion: str | None) -> dict[str, Drift]:
-        """Return the drifts measured with a champion's features, by drop; none without a champion.
+        """Return the drifts measured with a champion's features, by drop. Empty without a champion.
 
         A damaged record is logged and left out, because no run depends on it.
         """

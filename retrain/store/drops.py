@@ -29,26 +29,27 @@ OWN_FILES = re.compile(rf"_SUCCESS|samples(-[0-9a-f]{{8}})?\.safetensors|(packed
 
 
 NAMED = 10
-"""Most late files that a message names."""
+"""Largest number of late files that a message names."""
 
 
 @dataclass
 class Arrivals:
-    """When a drop's files were written, by the store's clock."""
+    """The times at which a drop's files were written, by the store's clock."""
 
     committed: datetime | None = None
-    """When its manifest was written."""
+    """Time at which its manifest was written."""
     manifest_size: int = 0
     """Bytes of the manifest."""
     listed: datetime | None = None
-    """When its sample list was written: before the manifest, unless both were copied from another store."""
+    """Time at which its sample list was written. This is before the manifest, unless both were copied from another
+    store."""
     success: datetime | None = None
     newest: list[tuple[datetime, str]] = field(default_factory=list)
-    """The `NAMED` newest of its producer's files, newest first."""
+    """The `NAMED` newest files of its producer, newest first."""
 
     @property
     def manifest_version(self) -> tuple[datetime | None, int]:
-        """Return a value that changes when a manifest is rewritten, as by an erasure."""
+        """Return a value that changes when a manifest is rewritten, as after an erasure."""
         return self.committed, self.manifest_size
 
     def add(self, name: str, size: int, at: datetime | None) -> None:
@@ -65,7 +66,7 @@ class Arrivals:
             self.newest = nlargest(NAMED, [*self.newest, (at, name)])
 
     def later(self) -> list[str]:
-        """Return the names of the newest files written after the manifest; none if the times are not reliable."""
+        """Return the names of the newest files written after the manifest. Empty if the times are not reliable."""
         if self.committed is None or self.listed is None or self.listed > self.committed:
             return []
         return [name for at, name in reversed(self.newest) if at > self.committed]
@@ -79,12 +80,12 @@ class Arrivals:
 
 
 class CommittedDrops(NamedTuple):
-    """The drops whose manifests are in the store, by id: those to be used, and those in quarantine."""
+    """The drops whose manifests are in the store, by id: usable ones, and quarantined ones."""
 
     usable: tuple[str, ...]
     quarantined: frozenset[str]
     uploaded: Mapping[str, Uploaded]
-    """Number and size of the files that producers uploaded, by drop; shards included."""
+    """Number and size of the files that producers uploaded, by drop. Shards are included."""
     arrivals: Mapping[str, Arrivals]
     """When each drop's files were written."""
 
@@ -95,7 +96,7 @@ class Quarantine(Record):
     drop: str
     task: str
     cause: str
-    """The shard, the key, and what is wrong."""
+    """The shard, the key and the cause."""
     found_at: datetime
 
 
@@ -109,7 +110,7 @@ class DropStates:
 
     committed: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
-    """Drops with `_SUCCESS`: their upload has ended."""
+    """Drops with `_SUCCESS`. Their upload is complete."""
     quarantined: set[str] = field(default_factory=set)
     amended: set[str] = field(default_factory=set)
     """Uploads that became amendments of earlier drops."""
@@ -139,7 +140,7 @@ class Drops:
         self.amendments = Amendments(objects, keys)
 
     def find(self, drop_id: str) -> Drop | None:
-        """Return a drop as it is amended now, or None if it is not committed. Raises `DamagedDrop`."""
+        """Return a drop with its amendments applied, or None if it is not committed. Raises `DamagedDrop`."""
         drop = self.find_manifest(drop_id)
         return drop and amend(drop, self.amendments.read())
 
@@ -174,7 +175,7 @@ class Drops:
         return drop
 
     def find_undamaged(self, drop_id: str) -> Drop | None:
-        """Return a drop as it was committed; None also if its manifest is damaged."""
+        """Return a drop as it was committed. Return None if there is none or its manifest is damaged."""
         with suppress(DamagedDrop):
             return self.find_manifest(drop_id)
         return None
@@ -185,23 +186,23 @@ class Drops:
         self._objects.replace(key, drop.to_bytes(), self._objects.read(key)[1])
 
     def read(self, drop_id: str) -> Drop:
-        """Return a drop as it is amended now.
+        """Return a drop with its amendments applied.
 
         Raises `DropError` if there is no such drop, and `DamagedDrop` if its manifest is damaged.
         """
         return amend(self.read_manifest(drop_id), self.amendments.read())
 
     def read_many(self, ids: Iterable[str]) -> Iterator[Drop]:
-        """Yield drops as they are amended now, in this order. Raises the errors of `read`."""
+        """Yield drops with their amendments applied, in this order. Raises the errors of `read`."""
         amendments = self.amendments.read()
         for drop in map_ahead(self.read_manifest, ids):
             yield amend(drop, amendments)
 
     def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
-        """Yield the drops of a dataset as they were amended at that time. Raises the errors of `read`.
+        """Yield the drops of a dataset with the amendments of that time. Raises the errors of `read`.
 
         Samples that were erased since then are left out (`Drop.erased_since`). If no version of a drop has the
-        dataset's digest, the newest is yielded; the caller must compare the digests.
+        dataset's digest, this yields the newest version. The caller must compare the digests.
         """
         refs, amendments = tuple(refs), self.amendments.read()
         for ref, drop in zip(refs, map_ahead(self.read_manifest, [ref.id for ref in refs]), strict=True):
@@ -236,7 +237,10 @@ class Drops:
         return _in_order(self.read_many(self.committed().usable))
 
     def readable(self) -> tuple[Drop, ...]:
-        """Return the same without drops whose manifests are damaged, and log these: for callers that only display."""
+        """Return the same without drops whose manifests are damaged, and log these.
+
+        Only for callers that display drops.
+        """
         amendments = self.amendments.read()
 
         def read_undamaged(drop_id: str) -> Drop | None:
@@ -269,11 +273,11 @@ class Drops:
                 self._objects.replace(key, report.model_copy(update={"cause": cause}).to_bytes(), version)
 
     def quarantine_damaged(self, damaged: DamagedDrop) -> None:
-        """Put a damaged drop into quarantine: the next plan leaves it out."""
+        """Put a damaged drop into quarantine, so that the next plan leaves it out."""
         self.quarantine(damaged.drop, str(damaged))
 
     def quarantine_reports(self) -> dict[str, Quarantine | None]:
-        """Return the report of each drop in quarantine; None for a report that a person wrote by hand."""
+        """Return the report of each drop in quarantine, or None for a report that a person wrote by hand."""
         found = {}
         for drop in sorted(self.committed().quarantined):
             with suppress(Missing):  # a person has just deleted it
@@ -288,8 +292,8 @@ class Drops:
     def scan(self, ids: Iterable[str] | None = None) -> DropStates:
         """Return the states of the drops with these ids, or of all drops.
 
-        For given ids, only the objects that determine the state are requested; for all drops, every object is listed.
-        Memory grows with the number of drops, not of objects.
+        For given ids, only the objects that determine the state are requested. For all drops, every object is listed.
+        Memory grows with the number of drops and not with the number of objects.
         """
         states = DropStates()
         kinds = {"drop.json": states.committed, "_SUCCESS": states.ended, "quarantine.json": states.quarantined}
@@ -309,7 +313,7 @@ class Drops:
 
 
 def late_files(drop: Drop, found: CommittedDrops) -> str | None:
-    """Return a sentence about files that were added or changed after a drop's commit; None if there are none.
+    """Return a sentence about files that were added or changed after a drop's commit, or None if there are none.
 
     It names up to `NAMED` of them, if the store's times are reliable.
     """

@@ -23,7 +23,7 @@ class TaskKeys:
         return f"{self.task}/drops/"
 
     def drop_file(self, drop: str, name: str) -> str:
-        """Return the key of a file of a drop; with an empty name, the prefix of all its files."""
+        """Return the key of a file of a drop. With an empty name, return the prefix of all its files."""
         return f"{self.task}/drops/{drop}/{name}"
 
     def manifest(self, drop: str) -> str:

@@ -1,8 +1,9 @@
 """The lease of a task, or of a drop's validation: one holder at a time, a heartbeat and an expiry.
 
-Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
-Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the holder's process was on
-this machine and has ended, its lease is free at once."""
+Results are correct without it, because of claims and conditional writes. The lease only prevents two workers from doing
+the same work. Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the holder's
+process was on this machine and has ended, its lease is free at once.
+"""
 
 import logging
 import os
@@ -22,20 +23,20 @@ BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/se
 
 
 class Holder(Record):
-    """A process that holds a lease: its machine, process number and name."""
+    """A process that holds a lease, with its machine, process number and name."""
 
     host: str
     pid: int
     machine: str | None
-    """Host name, boot and namespace of process numbers; None if the system does not report them."""
+    """Host name, boot and namespace of process numbers. None if the system does not report them."""
     name: str
-    """Random name, another one for each lease that the process takes."""
+    """Random name. Each lease of the process has another one."""
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
 
     def is_gone(self) -> bool:
-        """Return whether this machine can tell that the holder's process has ended; False if it cannot tell."""
+        """Return True if the holder's process has ended, as far as this machine can tell. Otherwise return False."""
         return self.machine is not None and self.machine == _machine() and not Path(f"/proc/{self.pid}").exists()
 
 
@@ -52,17 +53,17 @@ def _machine() -> str | None:
 
 
 LEASE_SECONDS = 60.0
-"""Seconds that a lease lasts without a heartbeat; it is renewed three times as often."""
+"""Seconds that a lease lasts without a heartbeat. It is renewed three times as often."""
 
 log = logging.getLogger("retrain")
 
 
 class LeaseLost(StoreError):
-    """Another process may hold the lease by now: this process must stop its work."""
+    """Another process may hold the lease by now, so this process must stop its work."""
 
 
 class LeaseState(Record):
-    """The content of `lease.json`. Releasing a lease lets it expire at once."""
+    """The content of `lease.json`. A released lease expires at once."""
 
     holder: Holder
     expires_at: datetime
@@ -74,7 +75,7 @@ class LeaseState(Record):
 
 
 class Lease:
-    """A lease that this process holds. `check` it before each write. Safe for threads."""
+    """A lease that this process holds. Call `check` before each write. It is safe for threads."""
 
     def __init__(self, objects: ObjectStore, key: str, state: LeaseState, version: str, seconds: float) -> None:
         self._objects, self.key, self._state, self._version = objects, key, state, version
@@ -84,7 +85,7 @@ class Lease:
     def check(self) -> None:
         """Raise `LeaseLost` if another process may hold the lease, or if it was released.
 
-        A lease that has expired, because this process was suspended or the store could not be reached, is renewed. That
+        A lease expires if this process was suspended or the store could not be reached. It is then renewed. This
         succeeds only if no other process has held it since.
         """
         if self._is_released:
@@ -97,7 +98,7 @@ class Lease:
         self._put(datetime.now(UTC) + timedelta(seconds=self._seconds))
 
     def release(self) -> None:
-        """Release the lease. A failure to do so does not fail the work under it: the lease expires by itself."""
+        """Release the lease. If this fails, the work is still successful, because the lease expires by itself."""
         self._is_released = True
         try:
             self._put(datetime.now(UTC))
@@ -118,7 +119,7 @@ class Lease:
 
 
 def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> Lease | None:
-    """Take the lease under this key if it is free; None while another process holds it."""
+    """Take the lease under this key if it is free. Return None while another process holds it."""
     version = None
     with suppress(Missing):
         current, version = read_lease(objects, key)
@@ -134,16 +135,16 @@ def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> L
 
 
 def read_lease(objects: ObjectStore, key: str) -> tuple[LeaseState, str]:
-    """Return a lease as it is in the store, and its version.
+    """Return a lease from the store, and its version.
 
-    Raises `Missing` if it was never held, `StoreError` if it cannot be read.
+    Raises `Missing` if it was never held, and `StoreError` if it cannot be read.
     """
     return read_record(objects, key, LeaseState)
 
 
 @contextmanager
 def try_lease(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
-    """Hold a lease within the context; yield None if another holder has it."""
+    """Hold a lease within the context. Yield None if another holder has it."""
     lease = acquire(objects, key, seconds)
     if lease is None:
         yield None
@@ -167,7 +168,10 @@ def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
 
 
 def _renew_until(lease: Lease, stopped: Event, interval: float) -> None:
-    """Renew until `stopped` is set or the lease is lost. An error of the store alone does not mean that it is lost."""
+    """Renew until `stopped` is set or the lease is lost.
+
+    After an error of the store alone, the lease may still be held.
+    """
     while not stopped.wait(interval):
         try:
             lease.renew()

@@ -8,7 +8,7 @@ from retrain.utils.parallel import map_ahead
 
 
 class DamagedRecord(StoreError):
-    """A record of the ledger was damaged, or written by a version that this one cannot read."""
+    """A record of the ledger is damaged, or a version that this one cannot read has written it."""
 
 
 class Ledger:
@@ -18,7 +18,7 @@ class Ledger:
         self._objects, self._keys = objects, keys
 
     def write(self, record: RunRecord) -> RunRecord:
-        """Add a record and return the one that the ledger holds in the end: the first one written wins."""
+        """Add a record, and return the record in the ledger. The first one that was written is kept."""
         key = self._keys.record(record.run_id)
         try:
             self._objects.create(key, record.to_bytes())
@@ -32,7 +32,7 @@ class Ledger:
         return sorted(map_ahead(self._parse, keys), key=lambda record: (record.ended_at, record.run_id))
 
     def run_ids(self) -> set[str]:
-        """Return the ids of the runs that have a record, without reading one."""
+        """Return the ids of the runs that have a record, without reading records."""
         names = (entry.key.removeprefix(self._keys.ledger) for entry in self._objects.list(self._keys.ledger))
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
@@ -44,7 +44,7 @@ class Ledger:
             return None
 
     def final(self, run_id: str) -> RunRecord | None:
-        """Return the record that a retraining ended with, escalations included, or None while it has not ended."""
+        """Return the last record of a retraining, including its escalations. Return None while it has not ended."""
         record = self.find(run_id)
         return self.final(record.followed_by) if record and record.followed_by else record
 

@@ -22,9 +22,9 @@ PRIVATE = ".retrain"
 class LocalStore:
     """Objects as files under `root`. The first write creates this folder.
 
-    A temporary file is written, flushed to disk and then renamed, so readers never see an object change.
-    All writes that replace or remove an object hold the store's one lock. `create` needs no lock, because creating a
-    hard link fails if the file exists. Temporary files of killed processes stay in `.retrain/` and do no harm.
+    A temporary file is written, flushed to disk and then renamed, so readers never see an object change. All writes
+    that replace or remove an object hold the store's only lock. `create` needs no lock, because creating a hard link
+    fails if the file exists. Temporary files of killed processes stay in `.retrain/` and do no harm.
     """
 
     def __init__(self, root: Path) -> None:
@@ -64,7 +64,7 @@ class LocalStore:
         self._put(key, BytesIO(data))
 
     def delete(self, key: str) -> None:
-        """Remove the object; a missing one is no error."""
+        """Remove the object. It is no error if the object is missing."""
         with self._translate_errors(key), self._lock():
             self._path(key).unlink(missing_ok=True)
 
@@ -80,7 +80,7 @@ class LocalStore:
         yield from filter(is_key, (name.rstrip("/") for name in names))
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield the broken symbolic links: they have a path, but no bytes."""
+        """Yield the broken symbolic links. They have a path, but no bytes."""
         with self._translate_errors(prefix):
             yield from self._walk_broken(prefix.rpartition("/")[0], prefix)
 
@@ -171,7 +171,7 @@ def _version(data: bytes) -> str:
 
 
 def _children(folder: Path) -> list[tuple[str, int, float]]:
-    """Return names, sizes and modification times. Names of folders end in a slash: they then sort as keys do."""
+    """Return names, sizes and modification times. Names of folders end in a slash, so that they sort like keys."""
     children = []
     for entry in _scan(folder):
         with suppress(FileNotFoundError):  # deleted since, or a broken link
@@ -183,7 +183,7 @@ def _children(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """Return a folder's entries in any order; none if it does not exist."""
+    """Return a folder's entries in any order. Empty if the folder does not exist."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         return list(entries)
     return []

@@ -1,4 +1,4 @@
-"""Requests to object stores of all kinds: retries, and the durations of this process's requests."""
+"""Requests to object stores of all kinds: retry them, and measure the durations of this process's requests."""
 
 import logging
 import random
@@ -10,8 +10,8 @@ from typing import TypeVar
 from retrain.utils.histograms import Durations
 
 ATTEMPTS = 4
-"""Attempts of each request. The clients wait up to 1, 2 and 4 s between them: an unreachable server fails within 15 s.
-"""
+"""Attempts of each request. The clients wait up to 1, 2 and 4 s between them. An unreachable server fails within 15
+s."""
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUESTS = Durations(BOUNDS)
@@ -24,7 +24,7 @@ log = logging.getLogger("retrain")
 
 
 def retry_if(is_broken: Callable[[Exception], bool], call: Callable[[], Reply]) -> Reply:
-    """Return what `call` returns. Call it again after an error for which `is_broken` returns true.
+    """Return the result of `call`. Call it again after an error for which `is_broken` returns true.
 
     The call must be safe to repeat. The last attempt's error is raised.
     """
@@ -39,7 +39,7 @@ def retry_if(is_broken: Callable[[Exception], bool], call: Callable[[], Reply]) 
 
 
 def backoff(attempt: int) -> None:
-    """Wait before the next attempt. The time is random: clients that failed together do not retry together."""
+    """Wait before the next attempt. The time is random, so clients that failed together do not retry together."""
     time.sleep(random.uniform(0, 2**attempt / 10))
 
 
@@ -51,7 +51,7 @@ def observe_request(service: str, operation: str, seconds: float, failed: bool =
 
 @contextmanager
 def timed_request(service: str, operation: str) -> Iterator[None]:
-    """Count and log the request that is made within."""
+    """Count and log the request within the context."""
     started, failed = time.perf_counter(), True
     try:
         yield

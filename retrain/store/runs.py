@@ -1,4 +1,4 @@
-"""The files of one run, `runs/<run-id>/`. Each is written once; `result.json` has their digests and is last."""
+"""The files of one run, `runs/<run-id>/`. Each is written once. `result.json` comes last and contains their digests."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the watcher and the exporter read only records, and do not 
     from torch import Tensor
 
 DAMAGED = RunError
-"""The error for a damaged record of a run. The run fails; after a `StoreError` it would be retried."""
+"""The error for a damaged record of a run. The run fails. After a `StoreError` it would be retried."""
 
 
 READ_AHEAD = 4
@@ -46,7 +46,7 @@ class RunFiles:
     run_id: str
 
     def write_plan(self, plan: Plan) -> None:
-        """Write the plan, unless it is there already: the same run id is the same plan."""
+        """Write the plan, unless it is already there. The same run id means the same plan."""
         if self._find("plan.json", Plan) is None:
             self._write("plan.json", plan)
 
@@ -85,7 +85,7 @@ class RunFiles:
         return self._find("result.json", Result)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
-        """Write the evaluation; a later one, against a later champion, replaces it."""
+        """Write the evaluation. A later evaluation against a later champion replaces it."""
         self._write("evaluation.json", evaluation)
 
     def evaluation(self) -> Evaluation | None:
@@ -97,7 +97,7 @@ class RunFiles:
         self._write("errors.json", errors)
 
     def errors(self) -> ErrorAnalysis | None:
-        """Return the model's errors on its test split; None for runs of earlier versions, or without a model."""
+        """Return the model's errors on its test split, or None for runs of earlier versions, or without a model."""
         return self._find("errors.json", ErrorAnalysis)
 
     def write_decision(self, decision: Decision) -> None:
@@ -113,7 +113,7 @@ class RunFiles:
         self._write("removed.json", removed)
 
     def removed(self) -> Removed | None:
-        """Return when the run's large files were removed; None if they were not."""
+        """Return the time at which the run's large files were removed, or None."""
         return self._find("removed.json", Removed)
 
     def forget_removed(self) -> None:
@@ -125,7 +125,7 @@ class RunFiles:
         return self._write_tensors("model.safetensors", weights)
 
     def weights(self) -> "dict[str, Tensor]":
-        """Return the weights. Raises `RunError` if they differ from the result's digest, or hold NaN."""
+        """Return the weights. Raises `RunError` if they do not match the result's digest, or contain NaN."""
         result = self.result()
         return self._read_tensors("model.safetensors", result.model_digest if result else None, "model")
 
@@ -134,7 +134,10 @@ class RunFiles:
         return self._write_tensors("moments.safetensors", moments)
 
     def moments(self) -> "dict[str, Tensor]":
-        """Return the optimizer's moments. Raises `RunError` if the run kept none, and as `weights`."""
+        """Return the optimizer's moments.
+
+        Raises `RunError` if the run did not store them, and the errors of `weights`.
+        """
         result = self.result()
         if result is None or result.moments_digest is None:
             raise RunError(
@@ -179,8 +182,8 @@ class RunFiles:
     def index(self, drops: Collection[str]) -> "Iterator[tuple[DropRef, dict[str, Tensor]]]":
         """Yield the index of these drops, in the order in which this run was trained on them.
 
-        Only a few files are prefetched: a large index takes little memory. The files of other drops are read only for
-        the digest. Raises `RunError`, after the last one, if the index is not the one that the result names.
+        Only a few files are prefetched, so a large index takes little memory. The files of other drops are read only
+        for the digest. Raises `RunError` after the last file if the index does not match the result's digest.
         """
         total, own = hashlib.sha256(), self.plan().dataset.drops
         for drop, data in zip(own, map_ahead(self._read_index_file, own, ahead=READ_AHEAD), strict=True):
@@ -214,10 +217,10 @@ class RunFiles:
 
 
 class EndedRunFiles(RunFiles):
-    """The files of a run that has ended. They no longer change: plan, result and weights are read once."""
+    """The files of a run that has ended. They no longer change, so plan, result and weights are read once."""
 
     def plan(self) -> Plan:
-        """Return the plan. Raises as `RunFiles.plan`."""
+        """Return the plan. Raises the errors of `RunFiles.plan`."""
         return self._plan
 
     def result(self) -> Result | None:
@@ -225,7 +228,7 @@ class EndedRunFiles(RunFiles):
         return self._result
 
     def weights(self) -> "dict[str, Tensor]":
-        """Return the weights. The caller must not change them. Raises as `RunFiles.weights`."""
+        """Return the weights. The caller must not change them. Raises the errors of `RunFiles.weights`."""
         return self._weights
 
     @cached_property

@@ -33,7 +33,7 @@ class TaskStore:
 
     @property
     def url(self) -> str:
-        """Return the object store's address, as a task file writes it."""
+        """Return the object store's address, in the form of a task file."""
         return self.objects.url
 
     def run(self, run_id: str) -> RunFiles:
@@ -41,11 +41,11 @@ class TaskStore:
         return RunFiles(self.objects, self.keys, run_id)
 
     def ended_run(self, run_id: str) -> EndedRunFiles:
-        """Return the files of a run that has ended, each of which is read once."""
+        """Return the files of a run that has ended. Each is read once."""
         return EndedRunFiles(self.objects, self.keys, run_id)
 
     def claims(self) -> Claims:
-        """Return the claims of the task, not yet read: `refresh` reads them."""
+        """Return the claims of the task. They are not read before `refresh` is called."""
         return Claims(self.objects, self.keys)
 
     def validation(self, drop: str) -> "TaskStore":
@@ -56,23 +56,23 @@ class TaskStore:
     def lock(self, *, patient: bool = False, seconds: float = LEASE_SECONDS) -> Iterator["TaskStore"]:
         """Hold the task's lease within the context, and yield a store whose writes fail once the lease is lost.
 
-        A `patient` caller waits until the lease is free. Any other waits only for a holder that may be dead: until the
-        lease has expired. It raises `TaskLocked` once the lease has been renewed.
+        A `patient` caller waits until the lease is free. Any other caller waits only until the lease would expire,
+        because its holder may be dead. If the holder renews the lease, this raises `TaskLocked`.
         """
         with hold_lease(self.objects, self.keys, patient, seconds) as lease:
             yield self.guarded(lease)
 
     @contextmanager
     def lock_intake(self) -> Iterator["TaskStore"]:
-        """Hold the lease of the intake within the context: drops and amendments are committed one at a time.
+        """Hold the lease of the intake within the context, so that drops and amendments are committed one at a time.
 
-        What a drop contributes depends on the drops before it.
+        Which samples a drop adds depends on the drops before it.
         """
         with hold_lease(self.objects, self.keys.intake, True, LEASE_SECONDS) as lease:
             yield self.guarded(lease)
 
     def try_lease(self, seconds: float = LEASE_SECONDS) -> AbstractContextManager[Lease | None]:
-        """Hold the task's lease within the context; yield None if another process holds it."""
+        """Hold the task's lease within the context. Yield None if another process holds it."""
         return try_lease(self.objects, self.keys.lease, seconds)
 
     def guarded(self, lease: Lease) -> "TaskStore":

@@ -52,7 +52,9 @@ def summary_of(record: RunRecord) -> dict[str, float]:
 
 
 def figures_of(files: RunFiles) -> Iterator[Figure]:
-    """Yield the figures of an ended run's curve, evaluation by evaluation; none if the run failed without a curve."""
+    """Yield the figures of an ended run's curve, evaluation by evaluation, or nothing if the run failed without a
+    curve.
+    """
     try:
         points = files.curve().points
     except Missing:

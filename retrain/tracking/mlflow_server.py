@@ -37,7 +37,7 @@ class Exported(NamedTuple):
     runs: int
     versions: int
     champion: str | None
-    """Version that the alias names now; None if there is no champion."""
+    """Version that the alias names now. None if there is no champion."""
 
 
 def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
@@ -138,7 +138,7 @@ class _Export:
         return {one.tags[RUN_ID]: str(one.version) for one in found if RUN_ID in one.tags}
 
     def _export_version(self, entry: Promotion, run: "Run") -> dict[str, str]:
-        """Upload and register a promoted model; return its version by run id, or {} if `retrain gc` removed it."""
+        """Upload and register a promoted model, and return its version by run id, or {} if `retrain gc` removed it."""
         with tempfile.TemporaryDirectory() as folder:
             exported = Path(folder) / FOLDER
             try:

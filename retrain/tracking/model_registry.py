@@ -28,7 +28,7 @@ class Registered(NamedTuple):
 
     versions: int
     champion: str | None
-    """Version that is marked now; None if there is no champion."""
+    """Version that is marked now. None if there is no champion."""
 
 
 def export_to_registry(store: TaskStore, address: str | None = None) -> Registered:
@@ -96,7 +96,7 @@ class _Export:
         return "replaced" if run_id in self._standing else "rolled back"
 
     def _add_version(self, entry: Promotion, model_id: str) -> Resource | None:
-        """Create a version; return None if the run's record is not in the ledger yet, and a later export adds it."""
+        """Create a version. Return None if the run's record is not in the ledger yet, and a later export adds it."""
         record = self._store.ledger.find(entry.run_id)
         if record is None:
             return None
@@ -139,7 +139,7 @@ class _Export:
             self._client.change(f"/registered_models/{model['id']}", changes)
 
     def _find_or_create(self, kind: str, collection: str, resource: Resource, parent: str | None = None) -> Resource:
-        """Return the resource of this name; create it if it is absent, even if another process does the same."""
+        """Return the resource of this name, and create it if it is absent, even if another process does the same."""
         name = resource["name"]
         found = self._client.find(kind, name, parent) or self._client.create(collection, resource)
         found = found or self._client.find(kind, name, parent)

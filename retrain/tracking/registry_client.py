@@ -19,8 +19,8 @@ from retrain.utils.text import mask_credentials, system_cause
 
 PREFIX = "/api/model_registry"
 VERSIONS = ("v1", "v1alpha3")
-"""Versions of the API. The requests are the same in both; old servers know only the second, and new ones will drop it.
-"""
+"""Versions of the API. The requests are the same in both. Old servers know only the second, and new ones will drop
+it."""
 ADDRESS, TOKEN, TOKEN_FILE = "MODEL_REGISTRY_URL", "MODEL_REGISTRY_TOKEN", "MODEL_REGISTRY_TOKEN_FILE"
 """Environment variables. A pod's token is in a file, because Kubernetes renews it."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
@@ -73,7 +73,7 @@ class RegistryClient:
                 return
 
     def create(self, path: str, resource: Resource) -> Resource | None:
-        """Create a resource; return None if its name is taken, because another process has created it."""
+        """Create a resource. Return None if its name is taken, because another process has created it."""
         status, reply = self._request("POST", path, resource, accepted=(201, 409))
         return reply if status == 201 else None
 
@@ -128,7 +128,7 @@ def _read_token() -> str | None:
 
 
 def _parse(data: bytes) -> Resource | None:
-    """Return the object of a JSON text; None if it is something else, such as a website's error page."""
+    """Return the object of a JSON text, or None if it is something else, such as a website's error page."""
     try:
         content = json.loads(data)
     except ValueError:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 POWERCAP = Path("/sys/class/powercap")
-"""Linux's folder of RAPL counters. Often only root can read it; most virtual machines and containers lack it."""
+"""Linux's folder of RAPL counters. Often only root can read it. Most virtual machines and containers lack it."""
 MICRO, MILLI = 1e-6, 1e-3
 
 
@@ -27,12 +27,12 @@ class EnergyMeter:
         return self._read is not None
 
     def joules(self) -> float:
-        """Return the energy in joules since the last call, or since the meter was made; 0 if nothing measures it."""
+        """Return the energy in joules since the last call, or since the meter was made, or 0 if nothing measures it."""
         return self._read() if self._read else 0.0
 
 
 def _processor_counter(folder: Path) -> Callable[[], float] | None:
-    """Return a function that reads the energy of all CPU packages since its last call; memory modules are excluded."""
+    """Return a function that reads the energy of all CPU packages since its last call. Memory modules are excluded."""
     packages = [package for package in sorted(folder.glob("intel-rapl:*")) if package.name.count(":") == 1]
     try:
         spans = [int((package / "max_energy_range_uj").read_text()) for package in packages]
@@ -52,7 +52,7 @@ def _processor_counter(folder: Path) -> Callable[[], float] | None:
 
 
 def _gpu_counter(device: "torch.device") -> Callable[[], float] | None:
-    """Return a function that reads a GPU's energy since its last call; None without NVML or a counter in the GPU."""
+    """Return a function that reads a GPU's energy since its last call, or None without NVML or a counter in the GPU."""
     try:
         import pynvml
     except ImportError:

@@ -15,11 +15,11 @@ class Groups:
     """The samples within the target's scope, and the samples of the drops that the parent was not trained on."""
 
     scope: Tensor | None
-    """bool [N]; None if the target has no scope."""
+    """bool [N]. None if the target has no scope."""
     classes: int | None
     """Number of classes in the scope, the first ones. Predictions for its samples are limited to them."""
     newest: Tensor | None
-    """bool [N]; None if the run has no parent."""
+    """bool [N]. None if the run has no parent."""
     scope_size: int
     newest_size: int
 

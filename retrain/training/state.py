@@ -1,7 +1,7 @@
 """Save a run's whole state as one safetensors file, and load it.
 
 On the CPU a resumed run ends with exactly the same bits as an uninterrupted one. All processes of a run share one
-state; the same number of processes must load it.
+state. The same number of processes must load it.
 """
 
 import json

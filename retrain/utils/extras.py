@@ -1,7 +1,7 @@
-"""Optional packages: which extra installs each, and the error if it is missing.
+"""Optional packages: the extra that installs each, and the error if it is missing.
 
-The core installs and runs without them. Code that needs one imports it through this module when it is used: other
-commands do not pay for the import.
+The core installs and runs without them. Code imports such a package through this module, at its first use. Other
+commands therefore do not spend time on the import.
 """
 
 import importlib

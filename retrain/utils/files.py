@@ -1,4 +1,4 @@
-"""Files that appear only when complete: written under a temporary name, then renamed by the caller.
+"""Write files that appear only when they are complete: under a temporary name first. The caller renames them.
 
 A reader never sees half a file, and a crash leaves nothing under the final name.
 """
@@ -33,7 +33,7 @@ def temp_copy(source: BinaryIO, folder: Path) -> AbstractContextManager[Path]:
 
 
 def durable_copy(source: BinaryIO, folder: Path) -> AbstractContextManager[Path]:
-    """Yield a temporary copy of `source` that is flushed to disk, since there is no other copy."""
+    """Yield a temporary copy of `source` that is flushed to disk, because there is no other copy."""
 
     def fill(file: BinaryIO) -> None:
         shutil.copyfileobj(source, file, BUFFER)

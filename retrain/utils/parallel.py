@@ -38,7 +38,7 @@ def map_ahead(
 
 
 def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of this size; the last one may be shorter."""
+    """Yield the items in lists of this size. The last one may be shorter."""
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk

@@ -21,7 +21,7 @@ def join_names(names: Iterable[str]) -> str:
 
 
 NAMED = 5
-"""Most names that `name_some` lists."""
+"""Largest number of names that `name_some` lists."""
 
 
 def name_some(names: Collection[str]) -> str:
@@ -48,12 +48,12 @@ def has_credentials(address: str) -> bool:
 
 
 def mask_credentials(text: str) -> str:
-    """Return a message in which users and queries of addresses are replaced by asterisks."""
+    """Return a message with asterisks in place of the users and queries of addresses."""
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
 
 def system_cause(error: Exception) -> str:
-    """Return the system's reason in an error of an HTTP client, such as `Connection refused`; else the whole error."""
+    """Return the system's reason in an HTTP client's error, such as `Connection refused`, or else the whole error."""
     found = _ERRNO.search(str(error))
     return found[1] if found else mask_credentials(str(error))
 

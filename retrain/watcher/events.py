@@ -74,7 +74,7 @@ class _Wrapped(BaseModel):
 
 
 class _CloudEvent(BaseModel):
-    """A CloudEvent in structured mode; in binary mode the body is the event itself."""
+    """A CloudEvent in structured mode. In binary mode the body is the event itself."""
 
     specversion: Literal["1.0"]
     type: str = ""

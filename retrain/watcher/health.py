@@ -44,7 +44,7 @@ class Health(Collector):
             self._problems.pop(task, None)
 
     def set_oldest_waiting(self, task: str, oldest: datetime | None) -> None:
-        """Set the time of the oldest drop or correction that waits for a run; None if none waits."""
+        """Set the time of the oldest drop or correction that waits for a run. None if none waits."""
         with self._lock:
             self._oldest[task] = oldest
 
@@ -54,7 +54,7 @@ class Health(Collector):
             self._in_flight[task] = in_flight
 
     def set_deferred(self, task: str, state: TriggerState | None) -> None:
-        """Set the conditions that a task's trigger waits for; None if it waits for nothing."""
+        """Set the conditions that a task's trigger waits for. None if it waits for nothing."""
         with self._lock:
             self._deferred[task] = {one.condition for one in state.unmet} if state else set()
 
@@ -75,7 +75,7 @@ class Health(Collector):
             return self._working or time.monotonic() - self._alive_at < MAX_SILENCE
 
     def problems(self) -> list[str]:
-        """Return one line for each task that cannot be checked or advanced; empty if the watcher is ready."""
+        """Return one line for each task that cannot be checked or advanced, or empty if the watcher is ready."""
         with self._lock:
             return [f"{task}: {problem}" for task, problem in sorted(self._problems.items())]
 

@@ -98,7 +98,7 @@ class ValidationOutcome(NamedTuple):
     """The outcome of a validation."""
 
     cause: str | None
-    """The reason for its quarantine; None if the drop is committed."""
+    """The reason for its quarantine. None if the drop is committed."""
     findings: tuple[str, ...]
     """Duplicates, conflicts and other findings, in sentences."""
     decoded: tuple[tuple[Path, int], ...] = ()
@@ -126,7 +126,7 @@ class Ingestion:
     def __init__(
         self, task: Task, store: TaskStore, health: Health, lease: float, cache_dir: Path | None = None
     ) -> None:
-        """Prepare the ingestion; a validation's lease lasts `lease` seconds without a heartbeat.
+        """Prepare the ingestion. A validation's lease lasts `lease` seconds without a heartbeat.
 
         Validated drops are kept decoded in `cache_dir`, for runs on this machine.
         """
@@ -134,7 +134,7 @@ class Ingestion:
         self._health, self._lease = health, lease
 
     def validate(self, states: DropStates) -> UserError | None:
-        """Validate every drop that has ended without a manifest; return the last problem, or None.
+        """Validate every drop that has ended without a manifest, and return the last problem, or None.
 
         A failure does not stop the validation of the other drops. `TaskLocked` is returned if the only problem is
         that another watcher is validating a drop.
@@ -159,7 +159,7 @@ class Ingestion:
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
 
     def _validate(self, drop: str) -> bool:
-        """Validate a drop unless another watcher already has; return whether it is committed.
+        """Validate a drop unless another watcher already has, and return whether it is committed.
 
         Raises `TaskLocked` while another watcher validates it, and any other `UserError` if the drop was neither
         committed nor quarantined.

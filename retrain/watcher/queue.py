@@ -53,7 +53,7 @@ class EventSource(Protocol):
     """A source of events."""
 
     def receive(self, wait: float) -> ReceivedEvents:
-        """Return the waiting events; wait at most `wait` seconds for the first one."""
+        """Return the waiting events, and wait at most `wait` seconds for the first one."""
 
     def delete(self, messages: "list[Message]") -> None:
         """Delete messages whose drops have been checked."""
@@ -66,7 +66,7 @@ class EventQueue:
         self._queue, self._health, self._locations = queue, health, TaskLocations(tasks)
 
     def receive(self, wait: float) -> ReceivedEvents:
-        """Return the waiting events; wait at most `wait` seconds for the first one.
+        """Return the waiting events, and wait at most `wait` seconds for the first one.
 
         An error of the queue is logged and counted, and does not stop the watcher.
         """

@@ -46,7 +46,7 @@ class EventReceiver:
         self._landed = Condition()
 
     def receive(self, wait: float) -> ReceivedEvents:
-        """Return the drops since the last call; wait at most `wait` seconds for the first one."""
+        """Return the drops since the last call, and wait at most `wait` seconds for the first one."""
         with self._landed:
             self._landed.wait_for(lambda: self._drops, wait)
             drops, self._drops = self._drops, {}

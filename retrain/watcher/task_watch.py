@@ -69,7 +69,7 @@ class TaskWatch:
         clock: Clock = utc_now,
         cache_dir: Path | None = None,
     ) -> None:
-        """Prepare the watch. `cache_dir` has the decoded drops of runs on this machine; None if runs are elsewhere."""
+        """Prepare the watch. `cache_dir` has the decoded drops of runs on this machine. None if runs are elsewhere."""
         self.task = task
         self.store = open_task_store(task)
         self._executor, self._health = executor, health
@@ -87,7 +87,7 @@ class TaskWatch:
 
     @property
     def oldest(self) -> datetime | None:
-        """Return the time of the oldest drop or correction that waits for a run; None if none waits."""
+        """Return the time of the oldest drop or correction that waits for a run, or None if none waits."""
         return min([*self._waiting.values(), *self._corrections.values()], default=None)
 
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
@@ -251,7 +251,7 @@ class TaskWatch:
             log.warning("%s: the drift of the waiting drops is not measured: %s", self.task.name, problem)
 
     def _defer(self, state: TriggerState) -> None:
-        """Postpone the run; the waiting drops and corrections keep waiting."""
+        """Postpone the run. The waiting drops and corrections keep waiting."""
         if self._deferred_until is None:
             log.info("%s: %s", self.task.name, state.reason)
         soon = self._clock() + timedelta(seconds=self._pace.check)

@@ -79,7 +79,7 @@ class Watcher:
                 self.health.succeeded(watch.task.name)
 
     def _check_drops(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:
-        """Check these drops of each task, or all drops if a poll is due; return the watches that did not fail."""
+        """Check these drops of each task, or all drops if a poll is due, and return the watches that did not fail."""
         everywhere = time.monotonic() >= self._next_poll
         wanted = {watch: None if everywhere else drops.get(watch.task.name, ()) for watch in self._watches}
         checked = [watch for watch, ids in wanted.items() if self._run_step(watch, partial(watch.check_drops, ids))]

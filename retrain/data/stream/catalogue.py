@@ -25,8 +25,9 @@ ARRAYS = "safetensors"
 class Catalogue(NamedTuple):
     """A drop's training samples, in the order of the manifest's shards, and its held-out splits.
 
-    `counts` int64 [shards], training samples of each of the manifest's shards; `offset` int64 and `length` int32 [N],
-    the bytes of N training samples in their shards; `labels` int64, indices into the drop's own `classes`.
+    `counts`, int64 [shards], has the number of training samples in each of the manifest's shards. `offset`, int64, and
+    `length`, int32 [N], locate the bytes of N training samples in their shards. `labels`, int64, has indices into the
+    drop's own `classes`.
     """
 
     counts: Tensor
@@ -38,10 +39,10 @@ class Catalogue(NamedTuple):
 
 
 def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, folder: Path) -> Catalogue:
-    """Return a drop's catalogue from below `folder`; made and put there first if it is not, or is damaged.
+    """Return a drop's catalogue from below `folder`. If it is missing or damaged, make it and store it there first.
 
-    Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
-    folder cannot be written.
+    Raises `DamagedDrop`, with shard and key, if the shards differ from the manifest, and `UserError` if the folder
+    cannot be written.
     """
     files = catalogue_files(drop, image_size, folder)
     found = _opened(files)
@@ -56,12 +57,12 @@ def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: 
 
 
 def catalogue_files(drop: Drop, image_size: Size, folder: Path) -> dict[str, Path]:
-    """Return where a drop's catalogue lies: its held-out splits' pixels, and its arrays."""
+    """Return the paths of a drop's catalogue: the pixels of its held-out splits, and its arrays."""
     return {name: folder / f"{decoded_name(drop, image_size)}.{name}" for name in (*HELD_OUT, ARRAYS)}
 
 
 def _opened(files: Mapping[str, Path]) -> Catalogue | None:
-    """Open a catalogue if its files are those that were written together."""
+    """Open a catalogue if its files were written together."""
     try:
         with safe_open(files[ARRAYS], "pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -76,7 +77,10 @@ def _opened(files: Mapping[str, Path]) -> Catalogue | None:
 
 
 def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, files: Mapping[str, Path]) -> None:
-    """Write the files to a temporary folder, then rename them. The arrays come last: they have the others' digests."""
+    """Write the files to a temporary folder, and then rename them.
+
+    The arrays come last, because they contain the digests.
+    """
     folder = files[ARRAYS].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

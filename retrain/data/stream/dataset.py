@@ -1,4 +1,4 @@
-"""A streamed dataset: training samples are read from shards as they are needed, held-out splits from decoded files."""
+"""A streamed dataset: training samples are read from shards when needed, and held-out splits from decoded files."""
 
 from collections.abc import Collection, Sequence
 from itertools import chain
@@ -35,8 +35,8 @@ def load_streamed(
 ) -> dict[Split, Samples]:
     """Return the wanted splits of a dataset. `drops` are the manifests of its drops in the same order.
 
-    Raises `DamagedDrop` at the first drop that is damaged or has changed since the dataset was made, and `TaskError`
-    if the cache is too small for the shards that are mixed.
+    Raises `DamagedDrop` for the first drop that is damaged or has changed since the dataset was made. Raises
+    `TaskError` if the cache is too small for the shards that are shuffled together.
     """
     check_drops(dataset, drops, splits)
     hold = CacheHold(cache_dir)

@@ -25,15 +25,15 @@ class HeldShards:
         self._batches = 0
 
     def follow(self, order: Tensor) -> None:
-        """Fetch shards in the order in which these samples, int64 [n], need them: batches are taken from it."""
+        """Fetch shards in the order in which these samples, int64 [n], need them. Batches are taken from this order."""
         shards = shards_by_first_use(order, self.pixels.counts)
         self._places = {shard: place for place, shard in enumerate(shards)}
         self._ahead.follow([self.pixels.shards[shard] for shard in shards])
 
     def need(self, rows: Tensor) -> None:
-        """Hold the shards of a batch's rows, int64 [B], and release those that no batch in progress needs.
+        """Hold the shards of a batch's rows, int64 [B], and release shards that no batch in progress needs.
 
-        Raises `DamagedDrop` if one is not what the manifest says, and `StoreError`.
+        Raises `DamagedDrop` if one differs from the manifest, and `StoreError`.
         """
         shards = set(shard_of(rows, self.pixels.counts).tolist())
         self._ahead.reach(max((self._places.get(shard, 0) for shard in shards), default=0))

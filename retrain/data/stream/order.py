@@ -1,4 +1,4 @@
-"""The order of an epoch over shards: shuffled as widely as the shards that are open at once allow.
+"""The order of an epoch over shards. It is shuffled as much as a limited number of open shards allows.
 
 A plain shuffle would need every shard at once, and a bounded cache cannot hold them all.
 """
@@ -13,10 +13,10 @@ from retrain.recipe.sampling import sort_by_random_key
 def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int) -> Tensor:
     """Return the samples `kept`, int64 [n], in an order that needs only about `window` shards at once.
 
-    `counts` int64 [shards] are the shards' numbers of samples; samples follow one another in the order of shards. The
-    shards are laid out in random order, each one unit long, and every sample moves to a random place in the `window`
-    units from the start of its shard on. The next samples to read are therefore in at most window + 1 shards. With a
-    window much larger than the number of shards this is a plain shuffle.
+    `counts`, int64 [shards], has the shards' numbers of samples. Samples are numbered in the order of the shards. The
+    shards are put into random order, each one unit long. Every sample moves to a random place in the `window` units
+    after the start of its shard. The next samples to read are therefore in at most window + 1 shards. With a window
+    much larger than the number of shards, this is a plain shuffle.
     """
     unit, units = torch.randperm(len(counts), generator=generator), len(counts) + window
 
@@ -28,12 +28,12 @@ def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, win
 
 
 def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
-    """Return the shard, int64 [n], that each sample lies in."""
+    """Return the shard of each sample, int64 [n]."""
     return torch.bucketize(samples, counts.cumsum(0), right=True)
 
 
 def shards_by_first_use(order: Tensor, counts: Tensor) -> list[int]:
-    """Return the shards in which an order's samples lie, by when they are first needed.
+    """Return the shards of an order's samples, sorted by their first use.
 
     Shards are downloaded in this order.
     """

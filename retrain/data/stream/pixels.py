@@ -22,9 +22,9 @@ from retrain.errors import DamagedDrop, DropError
 
 
 class FilePixels:
-    """Images uint8 [N, 3, size, size], the files' one after another. Indexed by rows, like a tensor.
+    """Images uint8 [N, 3, size, size], from several files one after another. They are indexed by rows, like a tensor.
 
-    The files are opened for each batch, so they stay locked against removal (`hold`) as long as this object is used.
+    The files are opened for each batch. While this object is used, `hold` locks them against removal.
     """
 
     def __init__(self, paths: Sequence[Path], image_size: Size, hold: CacheHold) -> None:
@@ -54,10 +54,10 @@ class _File(NamedTuple):
 
 
 class ShardPixels:
-    """Images of the training samples of all drops, one after another in `shards`. Indexed like a tensor.
+    """Images of the training samples of all drops, one after another in `shards`. They are indexed like a tensor.
 
-    `counts` int64 [shards] are their training samples; `offset` int64 and `length` int32 [N] say where a sample lies in
-    its shard.
+    `counts`, int64 [shards], has the shards' numbers of training samples. `offset`, int64, and `length`, int32 [N],
+    locate a sample in its shard.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class ShardPixels:
         return float(self._length.mean(dtype=torch.float64))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size], fetching shards as needed.
+        """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size]. Fetch missing shards.
 
-        Raises `DamagedDrop` if one cannot be decoded, or a shard is not what the manifest says.
+        Raises `DamagedDrop` if an image cannot be decoded, or a shard differs from the manifest.
         """
         return self._read(rows.cpu(), self.cache.hold)
 
     def read_held(self, rows: Tensor) -> Tensor:
-        """Return the same in a process without a store, while the parent process holds the shards."""
+        """Return the images in a process without a store. Meanwhile, the parent process holds the shards."""
         return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
 
     def _read(self, rows: Tensor, opened: Callable[[ShardRef], BinaryIO]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A bounded cache of shards on this machine's disk, shared by all its processes and filled ahead of use."""
+"""A bounded cache of shards on this machine's disk. All its processes share it, and shards are prefetched."""
 
 import hashlib
 import os
@@ -28,7 +28,10 @@ class ShardRef(NamedTuple):
 
 
 class ShardCache:
-    """Files `<sha256>.tar` in a folder. While one is fetched, `<sha256>.part`, sparse and as large, reserves room."""
+    """Files `<sha256>.tar` in a folder.
+
+    While a shard is fetched, a sparse file `<sha256>.part` of the same size reserves room.
+    """
 
     def __init__(self, store: ObjectStore, folder: Path, limit: int) -> None:
         self.store, self.folder, self.limit = store, folder, limit
@@ -39,9 +42,9 @@ class ShardCache:
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
     def hold(self, ref: ShardRef) -> BufferedReader:
-        """Return the shard's file, fetched first if it is not there; it is not removed until it is closed.
+        """Return the shard's open file. Fetch it first if it is missing. It is not removed while it is open.
 
-        Raises `DamagedDrop` if what the store has is not what the manifest says, `UserError` if there is no room.
+        Raises `DamagedDrop` if the stored shard differs from the manifest, and `UserError` if there is no room.
         """
         while True:
             with suppress(FileNotFoundError):
@@ -54,7 +57,10 @@ class ShardCache:
             self.fetch(ref)
 
     def fetch(self, ref: ShardRef) -> None:
-        """Get a shard from the store, unless it is here or another process has just got it. Raises like `hold`."""
+        """Download a shard, unless it is here or another process has just downloaded it.
+
+        Raises the errors of `hold`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / f"{ref.shard.sha256}{FETCHING}") as part:
             if self.path(ref).exists():
@@ -66,7 +72,10 @@ class ShardCache:
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
 
     def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
-        """Return whether these are the manifest's bytes, checked once a process. Remove the file if they are not."""
+        """Return whether a file matches the manifest.
+
+        It is checked once a process, and removed if it does not match.
+        """
         if ref.shard.sha256 in self._checked:
             return True
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -78,9 +87,10 @@ class ShardCache:
         return True
 
     def _keep_room(self, part: BinaryIO, size: int) -> None:
-        """Reserve room for a shard by making its sparse file as large.
+        """Reserve room for a shard with a sparse file of the same size.
 
-        While other shards are being fetched, wait: they can be removed later. Raises `UserError` if all are in use.
+        While other shards are being fetched, this waits, because they can be removed later. Raises `UserError` if all
+        are in use.
         """
         while True:
             with (self.folder / "room.lock").open("ab") as room:
@@ -97,7 +107,7 @@ class ShardCache:
             time.sleep(POLL_SECONDS)
 
     def _make_room(self, size: int) -> int:
-        """Remove shards without a reader, least recently used first, until there is room; return the bytes used."""
+        """Remove shards without a reader until there is room, least recently used first. Return the bytes used."""
         files = sorted((status.st_mtime, path, status.st_size) for path, status in self._files())
         used = sum(held for _, _, held in files)
         for _, path, held in files:
@@ -129,7 +139,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a file unless a process has locked it; return whether it is gone."""
+    """Remove a file unless a process has locked it. Return whether it is gone."""
     with suppress(BlockingIOError):
         with suppress(FileNotFoundError), path.open("rb") as file:
             flock(file, LOCK_EX | LOCK_NB)
@@ -139,13 +149,13 @@ def _remove(path: Path) -> bool:
 
 
 SHARDS_AHEAD = 4
-"""Shards fetched at once, beyond the furthest that is needed."""
+"""Number of shards that are fetched beyond the last needed one."""
 
 
 class ReadAhead:
-    """Fetches shards ahead of use, until it is closed; a context manager.
+    """Prefetches shards until it is closed. It is a context manager.
 
-    Errors are ignored here: they are raised when the shard is held.
+    It ignores errors, because they are raised again when the shard is held.
     """
 
     def __init__(self, cache: ShardCache) -> None:
@@ -169,7 +179,7 @@ class ReadAhead:
         self._route, self._begun = route, 0
 
     def reach(self, position: int) -> None:
-        """Fetch the shards of the route up to a position that is needed now, and `SHARDS_AHEAD` more."""
+        """Fetch the shards of the order up to a needed position, and `SHARDS_AHEAD` more."""
         until = min(position + 1 + SHARDS_AHEAD, len(self._route))
         for ref in self._route[self._begun : until]:
             self._threads.submit(self.cache.fetch, ref)

@@ -48,7 +48,7 @@ def pack_drops(regime: Regime, seed: int, task: Task, store: TaskStore, root: Pa
 
 
 def choose_drop_images(regime: Regime, seed: int, pictures: Mapping[Split, Pool]) -> Iterator[list[DropImage]]:
-    """Yield the images of each drop in turn; no picture is in two drops."""
+    """Yield the images of each drop in turn. No picture is in two drops."""
     names = sorted(pictures["train"], key=lambda name: stable_hash(name, seed))
     arrived: dict[str, int] = {}
     """Percentage of each class's images that the drops so far contain."""

@@ -85,7 +85,7 @@ class SequenceFigures(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over `n` seeds, and its standard error; None for a single seed."""
+    """A mean over `n` seeds, and its standard error. None for a single seed."""
 
     mean: float
     error: float | None
@@ -130,7 +130,7 @@ def compare(runs: Runs, regime: str, seed: int, method: str, against: str, level
 
 
 def compare_on_drop(runs: Runs, key: Key, against: str, level: float = 100) -> Comparison | None:
-    """Compare two methods on one drop; return None if a result is missing."""
+    """Compare two methods on one drop. Return None if a result is missing."""
     run, other = runs.get(key), runs.get(key._replace(method=against))
     if run is None or other is None:
         return None
@@ -158,7 +158,7 @@ class AdviceFigures(NamedTuple):
 
 
 def advice_figures(runs: Runs, advice: SuiteAdvice) -> AdviceFigures | None:
-    """Compare an advised preset with the best one; return None unless all presets and scratch have run."""
+    """Compare an advised preset with the best one. Return None unless all presets and scratch have run."""
     presets = {"default": DEFAULT_TO_PLAIN, "naive": NAIVE, "paper": PAPER}
     methods = {**presets, "scratch": PLAIN}
     keys = {choice: Key(advice.regime, advice.seed, method, 2) for choice, method in methods.items()}
@@ -186,7 +186,7 @@ def all_in(run: SuiteRun) -> float:
 
 
 def sequence_figures(runs: Runs, regime: str, seed: int) -> SequenceFigures | None:
-    """Return the figures of a sequence; None unless the default and both baselines are there for every drop."""
+    """Return the figures of a sequence, or None unless the default and both baselines are there for every drop."""
     numbers = drops_of(runs, regime, seed)
     found = [
         tuple(runs.get(Key(regime, seed, method, drop)) for method in (DEFAULT, PLAIN, AVERAGED)) for drop in numbers
@@ -234,7 +234,7 @@ class RegimeFigures(NamedTuple):
         return estimate([figure(sequence) for sequence in self.sequences.values()])
 
     def speed_up(self, method: str, baseline: str, level: int = 100, seeds: Collection[int] = ()) -> float | None:
-        """Return L_r: scratch's iterations divided by the method's, both summed over seeds; None without results.
+        """Return L_r: scratch's iterations divided by the method's, both summed over seeds, or None without results.
 
         Only these `seeds` count, or all that the method was run with.
         """
@@ -267,7 +267,7 @@ COMPARISONS = (
 
 
 def regime_figures(runs: Runs, regime: str, methods: Sequence[str] = ()) -> RegimeFigures | None:
-    """Return a regime's figures; None before one sequence is complete.
+    """Return a regime's figures, or None before one sequence is complete.
 
     `methods` are the variants to compare with plain scratch.
     """

@@ -24,7 +24,7 @@ class Goal(NamedTuple):
     goal: str
     measured: str
     met: bool | None
-    """Whether the goal is met; None: nothing was measured."""
+    """Whether the goal is met. None: nothing was measured."""
 
 
 def check_goals(results: Sequence[RegimeResult], advised: Sequence[AdviceFigures] = ()) -> list[Goal]:

@@ -37,7 +37,10 @@ LABELS = {DEFAULT_TO_PLAIN: "default"}
 
 
 def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
-    """Write the page, its picture and a copy of the results; return a summary. Raises `StudyError` without results."""
+    """Write the page, its picture and a copy of the results, and return a summary.
+
+    Raises `StudyError` without results.
+    """
     runs, advice = read_runs(folder), read_advice(folder)
     results = collect_regimes(runs, regimes)
     if not results:

@@ -38,7 +38,7 @@ class SuiteRun(Record):
     outcome: str
     """How the last attempt ended."""
     promoted: bool | None
-    """The gate's decision; None for a calibration."""
+    """The gate's decision. None for a calibration."""
     start: str
     """The plan's reason for the initial weights."""
     attempts: int

@@ -18,7 +18,7 @@ log = logging.getLogger("retrain")
 def run_suite(
     regimes: Sequence[Regime], seeds: Collection[int] | None, out: Path, root: Path, jobs: int, with_variants: bool
 ) -> int:
-    """Run every regime with every seed; return how many results are new.
+    """Run every regime with every seed, and return how many results are new.
 
     A sequence that fails is reported, and the others continue. Raises `StudyError` at the end if there was one.
     """
@@ -50,7 +50,7 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
 
 
 def run_sequence(regime: Regime, seed: int, root: Path, out: Path, commit: str, variants: Sequence[str]) -> int:
-    """Run one sequence in this process; return how many results are new."""
+    """Run one sequence in this process, and return how many results are new."""
     from retrain.experiments.regimes.sequence import DropSequence, Place
 
     return DropSequence(regime, seed, Place(root, out, commit), {name: VARIANTS[name] for name in variants}).run()

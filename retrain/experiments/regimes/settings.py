@@ -20,9 +20,9 @@ class Images(ConfigModel):
     """A data set, cut down to a number of images of each class."""
 
     source: Literal["cifar100", "cifar100-coarse", "digits", "glyphs", "shapes"]
-    """cifar100 and cifar100-coarse (its 20 superclasses) lie below --root; the others need no files."""
+    """cifar100 and cifar100-coarse (its 20 superclasses) lie below --root. The others need no files."""
     classes: PositiveInt
-    """How many of its classes; the seed chooses which."""
+    """How many of its classes. The seed chooses which."""
     train: PositiveInt
     """Training images of each class, over all drops."""
     val: PositiveInt
@@ -37,7 +37,7 @@ class DropSetting(ConfigModel):
     """One drop: new classes, or more images of the classes that have landed before."""
 
     new_classes: Annotated[int, Field(ge=0)] = 0
-    """Number of new classes in this drop; 0: it has images of all earlier classes instead."""
+    """Number of new classes in this drop. 0: it has images of all earlier classes instead."""
     percent: Annotated[int, Field(ge=1, le=100)] = 100
     """Percentage of the images of each of its classes that land with this drop."""
     shift: tuple[Shift, ...] = ()

@@ -25,7 +25,7 @@ SIGNED = rising((None, BAD), (0, GOOD))
 
 
 def _panel(kind: str, title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json) -> Json:
-    """Return a panel; `queries` are PromQL by their legend."""
+    """Return a panel. `queries` are PromQL by their legend."""
     return {
         "type": kind,
         "title": title,
@@ -96,7 +96,7 @@ def table(title: str, description: str, query: str) -> Json:
 def dashboard(
     uid: str, title: str, description: str, tasks: str, rows: Mapping[str, Sequence[Json]], span: str
 ) -> Json:
-    """Return a dashboard of titled rows, each of panels of equal width; `tasks` is the metric whose tasks are offered.
+    """Return a dashboard of titled rows, each of panels of equal width. `tasks` is the metric whose tasks are offered.
 
     `span` is the range of time that it opens with, such as "now-90d".
     """

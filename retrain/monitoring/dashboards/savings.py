@@ -26,7 +26,7 @@ def _sum(metric: str) -> str:
 
 
 def _money(metric: str) -> str:
-    """Return a metric in money, summed by currency; the currency is the end of its name."""
+    """Return a metric in money, summed by currency. The currency is the end of its name."""
     selected = f'{{__name__=~"{metric}_[a-z]{{3}}",task=~"$task"}}'
     named = (
         f'label_replace(max by (__name__, task, method) ({selected}), "currency", "$1", "__name__", ".*_([a-z]{{3}})")'

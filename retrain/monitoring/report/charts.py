@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
-"""Times on axes in 24 hours, as on the rest of the page; days, months and years keep their default format."""
+"""Times on axes in 24 hours, as on the rest of the page. Days, months and years keep their default format."""
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
@@ -86,7 +86,7 @@ def spent_chart(steps: Sequence[Step]) -> Chart:
 
 
 def saved_chart(steps: Sequence[Step]) -> Chart:
-    """Return a chart of iterations saved so far, gross and net; below zero is a loss."""
+    """Return a chart of iterations saved so far, gross and net. Below zero is a loss."""
     zero = table([{"zero": 0}]).mark_rule(color="var(--muted)", aria=False).encode(y="zero:Q")
     lines = _lines(steps, {"gross": ("gross", "gross"), "net": ("net", "net")})
     base = table(_rows(steps)).encode(x=time_axis())
@@ -108,7 +108,7 @@ def _rows(steps: Sequence[Step]) -> list[Row]:
 
 
 def _gap(base: alt.Chart, edge: str, colour: str) -> alt.Chart:
-    """Return the area between the iterations spent and this edge; empty where they are equal."""
+    """Return the area between the iterations spent and this edge, or empty where they are equal."""
     area: alt.Chart = base.mark_area(interpolate="step-after", color=f"var(--{colour})", opacity=0.14, aria=False)
     return area.encode(y=f"{edge}:Q", y2="used_all_in:Q")
 

@@ -21,9 +21,9 @@ class Headline(NamedTuple):
 
     total: Savings
     saved_share: float | None
-    """Net savings as a share of the iterations of training from scratch; None before the first savings."""
+    """Net savings as a share of the iterations of training from scratch. None before the first savings."""
     saved_amounts: Sequence["Amount"]
-    """Net savings in money, energy and CO2; empty if the task sets neither price nor power."""
+    """Net savings in money, energy and CO2. Empty if the task sets neither price nor power."""
     device_seconds: float
     outcomes: Counter[str]
     newest: RunRecord | None

@@ -49,13 +49,13 @@ class Month(NamedTuple):
     runs: int
     device_seconds: float
     cost: Mapping[str, float]
-    """Money spent and saved (net), by currency; empty if no task sets a price."""
+    """Money spent and saved (net), by currency. Empty if no task sets a price."""
     saved: Mapping[str, float]
     saved_whole: Mapping[str, float]
 
 
 def read_fleet(tasks: Iterable[Task]) -> list[FleetTask]:
-    """Read every task's ledger and state. A task that cannot be read gets a `problem`; the others are not affected."""
+    """Read every task's ledger and state. A task that cannot be read gets a `problem`. The others are not affected."""
     return [_read(task) for task in tasks]
 
 
@@ -88,7 +88,7 @@ def _month(name: str, records: Sequence[RunRecord]) -> Month:
 
 
 def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | None = None) -> str:
-    """Return the page as HTML; `link_to` returns the address of a task's own page, if these exist."""
+    """Return the page as HTML. `link_to` returns the address of a task's own page, if these exist."""
     records = [record for task in tasks for record in task.records]
     return (
         make_environment()

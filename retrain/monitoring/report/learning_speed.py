@@ -30,7 +30,9 @@ class Index:
 
     @property
     def share(self) -> float:
-        """Return the share of samples that count as easy, and that count as hard (each c/2); 0 for other samplings."""
+        """Return the share of samples that count as easy, which equals the share of hard ones (c/2). 0 for other
+        samplings.
+        """
         return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 STEPS = 60
 """Most points of a cumulative chart."""
 LISTED = 2000
-"""Number of newest runs in the table; the totals are over all runs."""
+"""Number of newest runs in the table. The totals are over all runs."""
 IN_A_PART = 50
-"""Runs in one part of the table; all parts but the first are collapsed."""
+"""Runs in one part of the table. All parts but the first are collapsed."""
 HALF, WHOLE, NARROW = 536, 1080, 344
 """Widths of charts in pixels: two side by side, one alone, and on a phone."""
 REVIEWED = 200

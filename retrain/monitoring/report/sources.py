@@ -19,7 +19,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 PLANS = 20
-"""Number of newest runs whose whole plan is read; the ledger has the reasons of the others."""
+"""Number of newest runs whose whole plan is read. The ledger has the reasons of the others."""
 AMENDMENTS = 50
 """Number of newest amendments that the page lists."""
 
@@ -95,7 +95,10 @@ def _champion_errors(store: TaskStore, champion: Champion | None) -> ErrorAnalys
 
 
 def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:
-    """Return the champion's learning-speed index, for the next run's sampling; None if one of its files is missing."""
+    """Return the champion's learning-speed index, which the next run samples by.
+
+    None if one of its files is missing.
+    """
     if champion is None:
         return None
     run_id = champion.run_id

@@ -25,10 +25,10 @@ class Reign(NamedTuple):
     since: datetime
     until: datetime
     score: float | None
-    """On the test split; None if it was not evaluated there."""
+    """On the test split. None if it was not evaluated there."""
     metric: Metric
     author: str | None
-    """The person who approved, promoted or rolled back; None if the gate decided."""
+    """The person who approved, promoted or rolled back. None if the gate decided."""
     reason: str | None
 
 

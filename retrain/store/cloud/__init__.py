@@ -1,5 +1,5 @@
-"""Objects in Google Cloud Storage and in Azure Blob Storage, by obstore. Only this package imports obstore.
+"""Objects in Google Cloud Storage and in Azure Blob Storage, through obstore. Only this package imports obstore.
 
-`store.CloudStore` is an `ObjectStore`; `retrain.store.open_store` opens it. What differs between the two services is in
-`services.py`.
+`store.CloudStore` is an `ObjectStore`, and `retrain.store.open_store` opens it. `services.py` has the differences
+between the two services.
 """

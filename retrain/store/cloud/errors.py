@@ -16,7 +16,7 @@ from retrain.utils.text import mask_credentials
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 TOKEN = re.compile(r"token request")
 REFUSED = re.compile(rf"status code: 40[13]|{TOKEN.pattern}")
-"""Text of errors where the service, or the issuer of its tokens, refused the credentials."""
+"""Text of errors in which the service, or the issuer of its tokens, refused the credentials."""
 UNREACHABLE = re.compile(r"\(Connect\)|connect error|dns error|Connection refused")
 NOT_FOUND = re.compile(r"status code: 404")
 STATUS = re.compile(r"non-2xx status code: (\d{3})")
@@ -47,7 +47,7 @@ class Location(NamedTuple):
 
 @contextmanager
 def translate_errors(place: Location) -> Iterator[None]:
-    """Raise errors of obstore and of the local disk as `StoreError`, or `Missing`."""
+    """Raise errors of obstore and of the local disk as `StoreError` or `Missing`."""
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
@@ -55,21 +55,21 @@ def translate_errors(place: Location) -> Iterator[None]:
 
 
 def unusable_credentials(place: Location, error: Exception) -> StoreError:
-    """Return the error for credentials that obstore cannot read, before it has sent any request."""
+    """Return the error for credentials that obstore cannot read. It has sent no request yet."""
     return StoreError(f"{place}: {_first_lines(error)}. {place.service.advice}")
 
 
 def retry(call: Callable[[], Reply]) -> Reply:
-    """Return what `call` returns; repeat it if its reply broke.
+    """Return the result of `call`. Repeat it if its reply broke.
 
-    obstore itself retries what a server refuses temporarily. It does not retry after a broken reply, because it cannot
-    know whether the request may be sent twice.
+    obstore itself repeats a request that the server refuses temporarily. It does not do so after a broken reply,
+    because it cannot know whether the request may be sent twice.
     """
     return retry_if(lambda error: isinstance(error, GenericError) and is_broken_reply(error), call)
 
 
 def is_broken_reply(error: Exception) -> bool:
-    """Return whether the connection or the reply broke, rather than that the server refused or was not reached."""
+    """Return whether the connection or the reply broke. False if the server refused or could not be reached."""
     text = str(error)
     return not (STATUS.search(text) or UNREACHABLE.search(text) or REFUSED.search(text) or IMPOSSIBLE.search(text))
 
@@ -106,7 +106,7 @@ def _cause(place: Location, error: Exception) -> str:
 
 
 def _first_lines(error: Exception) -> str:
-    """Return what happened without the Rust structures that follow; of a refusal in XML, only its code."""
+    """Return the error's text without the Rust structures after it. For a refusal in XML, return only its code."""
     text = GENERIC.sub("", " ".join(str(error).partition("Debug source:")[0].split()))
     if code := CODE.search(text):
         text = f"{text.partition(': <')[0]}: {code[1]}"

@@ -39,7 +39,7 @@ class Service:
     version: Literal["version", "e_tag"]
     """Value that a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
     variables: tuple[str, ...]
-    """Environment variables that may hold credentials; one is enough."""
+    """Environment variables that may contain credentials. One is enough."""
     file: Path | None
     """File in which the cloud's own command-line tool keeps credentials."""
     advice: str
@@ -115,7 +115,9 @@ SERVICES: Mapping[str, Service] = {
 
 
 def credentials_method(scheme: str) -> str:
-    """Return where obstore finds this process's credentials: a variable, a file, or else the machine's identity."""
+    """Return where obstore finds this process's credentials: in a variable, in a file, or else in the machine's
+    identity.
+    """
     service = SERVICES[scheme]
     named = [name for name in service.variables if os.environ.get(name)]
     if named:

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta, PutMode, PutResult
 
 PART = 8 << 20
-"""Bytes of a request when a file is uploaded. A larger file is uploaded in parallel parts."""
+"""Bytes of a request in an upload. A larger file is uploaded in parallel parts."""
 CONNECTIONS = 8
-"""Parts of one file that are uploaded at once."""
+"""Number of parts of one file that are uploaded at once."""
 PAGE = 1000
-"""Objects of a listing that are taken at a time."""
+"""Number of objects in a page of a listing."""
 BUFFER = 1 << 20
 
 
 class CloudStore:
-    """Objects of a bucket or container under a prefix. Safe for threads, not across forks."""
+    """Objects of a bucket or container under a prefix. It is safe for threads, but not across forks."""
 
     def __init__(self, scheme: str, bucket: str, prefix: str, endpoint_url: str | None = None) -> None:
         self._service = SERVICES[scheme]
@@ -70,15 +70,15 @@ class CloudStore:
             retry(partial(self._put, self._path(key), data, "overwrite"))
 
     def delete(self, key: str) -> None:
-        """Remove the object; a missing one is no error."""
+        """Remove the object. It is no error if the object is missing."""
         with suppress(Missing), self._translate_errors(key), self._timed("DeleteObject"):
             retry(partial(obstore.delete, self._client, self._path(key)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
-        `folder/` is passed over; `list_unusual` yields it. An object whose name has an empty or a dotted part is a
-        `StoreError`, because obstore then cannot list the others.
+        `folder/` is skipped, and `list_unusual` yields it. Raises `StoreError` if an object's name has an empty or a
+        dotted part, because obstore then cannot list the other objects.
         """
         for entry in self._entries(prefix):
             if is_key(entry.key) and not self._marks_folder(entry):
@@ -106,7 +106,7 @@ class CloudStore:
             return bytes(retry(lambda: self._get(self._path(key), {"range": (start, start + size)}).bytes()))
 
     def upload(self, path: Path, key: str) -> None:
-        """Upload the file at `path`, a large one in parallel parts; it is visible only when whole."""
+        """Upload the file at `path`. A large file is sent in parallel parts. It becomes visible only when complete."""
         with self._translate_errors(key), self._timed("PutObject"):
             target = self._path(key)
             retry(lambda: obstore.put(self._client, target, path, chunk_size=PART, max_concurrency=CONNECTIONS))
@@ -158,7 +158,10 @@ class CloudStore:
         return str(found[self._service.version])
 
     def _entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield the objects whose key starts with `prefix`: of its folder, those from it on, until they pass it."""
+        """Yield the objects whose key starts with `prefix`.
+
+        They are found by listing the prefix's folder from there on.
+        """
         start = self._prefix + prefix
         folder = start.rpartition("/")[0]
         offset = None if start.endswith("/") or not start else start[:-1]
@@ -170,7 +173,7 @@ class CloudStore:
                     return
 
     def _listed(self, folder: str | None, after: str | None) -> "Iterator[ObjectMeta]":
-        """Yield the objects of a folder after a path. A broken listing is resumed after the last object it returned."""
+        """Yield the objects of a folder after a path. A broken listing is resumed after its last object."""
         attempt = 0
         while True:
             try:
@@ -190,7 +193,7 @@ class CloudStore:
             return next(listing, ())
 
     def _marks_folder(self, entry: Entry) -> bool:
-        """Return whether an empty object is really called `folder/`: obstore lists it as `folder`."""
+        """Return whether an empty object is really called `folder/`, because obstore lists it as `folder`."""
         if entry.size:
             return False
         try:

@@ -1,4 +1,4 @@
-"""An object read in sequence, across broken connections."""
+"""Read an object in sequence, across broken connections."""
 
 import io
 from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
 
 MAX_RECONNECTS = 5
-"""Number of broken connections of one object after which the error is raised."""
+"""Number of broken connections after which the error is raised, for one object."""
 CHUNK = 1 << 20
 """Bytes that a stream takes from the connection at a time."""
 
@@ -34,11 +34,11 @@ class CloudStream(io.RawIOBase):
         self._position = self._cuts = 0
 
     def readable(self) -> bool:
-        """Return True: the stream can be read, and not written."""
+        """Return True, because the stream can be read."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with the next bytes and return how many; 0 at the end. Raises `StoreError`."""
+        """Fill `buffer` with the next bytes, and return their number. 0 at the end. Raises `StoreError`."""
         view = memoryview(buffer).cast("B")
         if not self._chunk:
             with translate_errors(self._place):

@@ -1,4 +1,4 @@
-"""Translate botocore's errors into messages: which store, which key, what happened, what to check."""
+"""Translate botocore's errors into messages with the store, the key, the cause and advice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ REFUSALS = {
     "PermanentRedirect": REGION,
     "RequestTimeTooSkewed": ("this machine's clock differs from the server's", "Set this machine's clock."),
 }
-"""What is wrong and what to do, by the server's error code; a reply without a body has only its status."""
+"""Cause and advice by the server's error code. A reply without a body has only its status."""
 
 BAD_CREDENTIALS = (
     botocore.NoCredentialsError,
@@ -120,5 +120,5 @@ def _failure(place: Location, error: Exception) -> StoreError:
 
 
 def _error_text(error: Exception) -> str:
-    """Return an error's text without passwords: botocore quotes addresses of proxies, and these may have one."""
+    """Return an error's text without passwords. botocore quotes addresses of proxies, and these may contain one."""
     return mask_credentials(str(error))

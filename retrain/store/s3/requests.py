@@ -1,6 +1,6 @@
-"""Requests to S3: repeat them if their replies broke, and time them by operation.
+"""Requests to S3: repeat them if their replies broke, and measure them by operation.
 
-Botocore retries errors before the reply's body, and none after.
+botocore retries errors before the reply's body, but not errors within the body.
 """
 
 import time
@@ -14,12 +14,12 @@ from retrain.store.s3.errors import BROKEN_REPLY
 
 
 def retry(call: Callable[[], Reply]) -> Reply:
-    """Return what `call` returns; repeat it if its reply broke."""
+    """Return the result of `call`. Repeat it if its reply broke."""
     return retry_if(_is_worth_a_retry, call)
 
 
 def _is_worth_a_retry(error: Exception) -> bool:
-    """Return whether a reply broke, or the reply was lost that ended a multipart upload."""
+    """Return whether a reply broke, or the final reply of a multipart upload was lost."""
     refusal = error.__context__
     upload_has_ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
     return isinstance(error, BROKEN_REPLY) or upload_has_ended
@@ -42,6 +42,6 @@ def _observe(model: Any, context: dict[str, Any], **_: Any) -> None:
 
 
 def _observe_error(context: dict[str, Any], event_name: str, **_: Any) -> None:
-    """Observe a request without a reply; the event's name ends in the operation's."""
+    """Record a request without a reply. The event's name ends in the operation's name."""
     seconds = time.perf_counter() - context["retrain_started"]
     observe_request("S3", event_name.rpartition(".")[2], seconds, failed=True)

@@ -16,24 +16,24 @@ from retrain.store.s3.errors import Location, translate_errors
 from retrain.utils.text import has_credentials
 
 BATCH = 10
-"""Most messages that SQS returns or deletes in one request."""
+"""Largest number of messages that SQS returns or deletes in one request."""
 LONGEST_WAIT = 20.0
-"""Seconds that SQS holds a request open for a message."""
+"""Longest time in seconds that SQS waits for a message in a request."""
 VISIBILITY = 300
-"""Seconds for which SQS hides a received message from other watchers: longer than its drops take to check."""
+"""Seconds for which SQS hides a received message from other watchers. Checking its drops takes less time."""
 
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=2, read_timeout=30)
 
 
 class Message(NamedTuple):
-    """One message, and the handle that deletes it."""
+    """One message, with the handle that deletes it."""
 
     body: str
     receipt: str
 
 
 class SqsQueue:
-    """An SQS queue, given by its URL. boto3 finds the credentials, and the region if the host is not one of AWS.
+    """An SQS queue, given by its URL. boto3 finds the credentials. It finds the region if the host is not one of AWS.
 
     SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
     """
@@ -65,7 +65,7 @@ class SqsQueue:
         return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Delete handled messages. Raises `StoreError`; SQS then delivers them again, without harm."""
+        """Delete handled messages. Raises `StoreError`. SQS then delivers them again, which does no harm."""
         for start in range(0, len(messages), BATCH):
             batch = messages[start : start + BATCH]
             entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]

@@ -1,4 +1,4 @@
-"""A store in an S3 bucket, on AWS or any server that speaks its protocol and honours conditional writes."""
+"""A store in an S3 bucket, on AWS or on any server that supports its protocol and conditional writes."""
 
 import io
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ CONFIG = Config(
 )
 
 LARGE = 2 * PART
-"""Bytes from which an object is transferred in parts. For smaller ones, the additional requests cost more than they
-gain."""
+"""Size in bytes from which an object is transferred in parts. For smaller objects, the additional requests cost more
+than they gain."""
 
 TRANSFER = TransferConfig(
     multipart_threshold=LARGE,
@@ -59,16 +59,16 @@ DESCRIPTIONS = create_loader()
 
 
 def _make_client(endpoint_url: str | None) -> Any:
-    """Return a client in a separate session, with the credentials and region of the environment as it is now."""
+    """Return a client in a separate session, with the current credentials and region of the environment."""
     session = get_session()
     session.register_component("data_loader", DESCRIPTIONS)
     return session.create_client("s3", endpoint_url=endpoint_url, config=CONFIG)
 
 
 class S3Store:
-    """Objects of a bucket under a prefix; boto3 finds the credentials. Safe for threads, not across forks.
+    """Objects of a bucket under a prefix. boto3 finds the credentials. It is safe for threads, but not across forks.
 
-    Versions are ETags without their quotes: AWS accepts both forms, some servers only this one.
+    Versions are ETags without their quotes. AWS accepts both forms, and some servers accept only this form.
     """
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str | None = None) -> None:
@@ -100,14 +100,14 @@ class S3Store:
             retry(partial(self._client.put_object, **self._object(key), Body=data))
 
     def delete(self, key: str) -> None:
-        """Remove the object; a missing one is no error."""
+        """Remove the object. It is no error if the object is missing."""
         with self._translate_errors(key):
             retry(partial(self._client.delete_object, **self._object(key)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
-        Names that are no keys (`folder/`, empty) are passed over; `list_unusual` yields them.
+        Names that are no keys (`folder/`, empty) are skipped, and `list_unusual` yields them.
         """
         return (entry for entry in self._entries(prefix) if is_key(entry.key))
 
@@ -204,7 +204,7 @@ class S3Store:
         return S3Stream(reply, get, self._place(key), start)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
-        """Send a conditional write, and repeat it while the server answers that another one is under way (409)."""
+        """Send a conditional write. Repeat it while the server answers that another one is in progress (409)."""
         with self._translate_errors(key):
             for attempt in range(ATTEMPTS):
                 try:

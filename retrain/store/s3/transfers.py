@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONNECTION_ERRORS = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
 """Errors of an incomplete or damaged body. botocore repeats a request only until its body begins."""
 MAX_RECONNECTS = 5
-"""The error is raised when the connection breaks this many times while one object is read."""
+"""Number of broken connections after which the error is raised, for one object."""
 
 
 class S3Stream(io.RawIOBase):
@@ -47,18 +47,18 @@ class S3Stream(io.RawIOBase):
         self._place = place
         self._position = start
         self._end = 0
-        """Size of the object in bytes; 0 until the stream has reconnected."""
+        """Size of the object in bytes. It is 0 until the stream has reconnected."""
         self.size: int = reply["ContentLength"]
         """Size of the first reply in bytes."""
         self._cuts = 0
         self.version = self.etag.strip('"')
 
     def readable(self) -> bool:
-        """Return True: the stream can be read, and not written."""
+        """Return True, because the stream can be read."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with the next bytes and return how many; 0 at the end."""
+        """Fill `buffer` with the next bytes, and return their number. 0 at the end."""
         view = memoryview(buffer).cast("B")
         with translate_errors(self._place):
             chunk = self._next(len(view))
@@ -67,7 +67,7 @@ class S3Stream(io.RawIOBase):
         return len(chunk)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Return the connection to the pool."""
         if not self.closed:
             self._body.close()
         super().close()
@@ -86,7 +86,10 @@ class S3Stream(io.RawIOBase):
                 self._resume(error)
 
     def _resume(self, cut: Exception) -> None:
-        """Request the rest of the object. Raises `cut` if no bytes are left: reconnecting cannot repair that error."""
+        """Request the rest of the object.
+
+        Raises `cut` if no bytes are left, because reconnecting cannot repair that error.
+        """
         self._body.close()
         try:
             reply = retry(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self.etag))
@@ -101,9 +104,9 @@ class S3Stream(io.RawIOBase):
 
 
 PART = 8 << 20
-"""Bytes of a request; AWS advises 8 to 16 MB."""
+"""Bytes of a request. AWS recommends 8 to 16 MB."""
 CONNECTIONS = 10
-"""Maximum number of connections that transfer parts at once, for all objects together; the default of boto3."""
+"""Largest number of connections that transfer parts at once, for all objects together. It is boto3's default."""
 BUFFER = 1 << 20
 """Bytes that each connection holds in memory."""
 
@@ -149,7 +152,7 @@ def _taken(take: Callable[[], int]) -> Iterator[int]:
 
 @contextmanager
 def _emptied(parts: deque[int]) -> Iterator[None]:
-    """Clear the queue on leaving: the other threads stop after an error in this one."""
+    """Clear the queue at the end of the context, so that the other threads stop after an error in this one."""
     try:
         yield
     finally:
