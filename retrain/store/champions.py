@@ -39,7 +39,7 @@ def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
 
 
 def compared_champion(seen: ChampionSnapshot, run_id: str) -> str | None:
-    """Return the run that a candidate is compared with: the champion, or the champion that the candidate has replaced."""
+    """Return the run that a candidate is compared with: the champion, or the champion that it has replaced."""
     before = None
     for entry in seen.champion.history if seen.champion else ():
         if entry.run_id == run_id:
