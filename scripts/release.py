@@ -2,14 +2,18 @@
 
 It checks that the version is the same everywhere and has a dated section in CHANGELOG.md. Then it builds the source
 distribution, the wheel, the chart's package, a bill of materials for each image, the release notes and the checksums.
+Two builds of one commit give the same bytes.
 """
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import yaml
@@ -33,8 +37,10 @@ def main(root: Path = ROOT) -> None:
     target.mkdir(exist_ok=True)
     for old in target.iterdir():
         old.unlink()
-    build_distributions(root, target)
-    package(root / "charts" / "retrain", destination=target)
+    os.umask(0o022)  # decides the rights of the wheel's files
+    moment = int(_git(root, "log", "-1", "--format=%ct"))
+    build_distributions(root, target, moment)
+    normalize_archive(Path(package(root / "charts" / "retrain", destination=target)), moment)
     for image in IMAGES:
         write_bill_of_materials(root, version, image, target)
     (target / f"retrain-{version}-notes.md").write_text(find_notes(root, version) or "")
@@ -76,13 +82,33 @@ def find_notes(root: Path, version: str) -> str | None:
     return (found[1].strip() + "\n" if found[1].strip() else None) if found else None
 
 
-def build_distributions(root: Path, target: Path) -> None:
-    """Build the source distribution, and the wheel from it. Their files have the time of the last commit."""
-    command = ["uv", "build", "--quiet", "--no-build-isolation"]
-    line = [*command, "--python", sys.executable, "--out-dir", str(target), str(root)]
-    committed = {"SOURCE_DATE_EPOCH": _git(root, "log", "-1", "--format=%ct")}
-    subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | committed)
+def build_distributions(root: Path, target: Path, moment: int) -> None:
+    """Build the source distribution, and the wheel from it. All files have this time, in Unix seconds."""
+    uv = [sys.executable, "-m", "uv", "build", "--quiet", "--no-build-isolation", "--python", sys.executable]
+    line = [*uv, "--out-dir", str(target)]
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(moment)}
+    subprocess.run([*line, "--sdist", str(root)], check=True, env=environment)
+    [source] = target.glob("*.tar.gz")
+    normalize_archive(source, moment)
+    subprocess.run([*line, "--wheel", str(source)], check=True, env=environment)
     (target / ".gitignore").unlink(missing_ok=True)  # written by uv
+
+
+def normalize_archive(path: Path, moment: int) -> None:
+    """Rewrite a .tar.gz file without what differs between builds: times (Unix seconds), owners and group rights."""
+    with tarfile.open(path) as archive:
+        members = [(member, archive.extractfile(member)) for member in archive.getmembers()]
+        contents = [(member, file.read() if file else b"") for member, file in members]
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=moment) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for member, content in sorted(contents, key=lambda one: one[0].name):
+            plain = tarfile.TarInfo(member.name)
+            plain.type, plain.size, plain.mtime = member.type, len(content), moment
+            plain.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            archive.addfile(plain, io.BytesIO(content))
 
 
 def write_bill_of_materials(root: Path, version: str, image: str, folder: Path) -> None:

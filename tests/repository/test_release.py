@@ -1,9 +1,11 @@
 """`make release` builds distributions that work outside the repository, the chart, notes, SBOM and checksums."""
 
 import hashlib
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import yaml
 import retrain
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "release.py"))
 VERSION = retrain.__version__
 PARTS = (
     "CHANGELOG.md",
@@ -101,6 +104,10 @@ def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None
     with tarfile.open(dist / source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"studies/digits.yaml", "tasks", "pyproject.toml", "CHANGELOG.md"} <= names
+    committed = int(subprocess.check_output(["git", "-C", root, "log", "-1", "--format=%ct"]))
+    for name in (source, chart):
+        with tarfile.open(dist / name) as archive:
+            assert {member.mtime for member in archive.getmembers()} == {committed}
     with tarfile.open(dist / chart) as archive:
         assert "retrain/values.schema.json" in archive.getnames()
     documents = {image: json.loads((dist / bill).read_text()) for image, bill in bills.items()}
@@ -115,6 +122,32 @@ def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None
     ]
     assert any(name.startswith("nvidia") for name in parts["image"] - parts["cpu"])
     assert "### Added" in (dist / notes).read_text()
+
+
+def write_archive(path: Path, moment: int, mode: int, owner: str) -> None:
+    """Write a script and a text as a program would that keeps times, rights and owners."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, rights in (("run.sh", mode | 0o100), ("notes.md", mode)):
+            member = tarfile.TarInfo(f"release/{name}")
+            member.mtime, member.mode, member.uname, member.size = moment, rights, owner, len(name)
+            archive.addfile(member, io.BytesIO(name.encode()))
+
+
+def test_archives_of_equal_files_become_equal_bytes(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.tar.gz", tmp_path / "other.tar.gz"
+    write_archive(one, 1_000_000_000, 0o664, "ann")
+    write_archive(other, 1_100_000_000, 0o640, "bob")
+    for path in (one, other):
+        SCRIPT["normalize_archive"](path, 1_200_000_000)
+    assert one.read_bytes() == other.read_bytes()
+    with tarfile.open(one) as archive:
+        members = archive.getmembers()
+        contents = [file.read() for file in map(archive.extractfile, members) if file]
+    assert contents == [b"notes.md", b"run.sh"]
+    assert [(one.name, one.mode, one.mtime, one.uname) for one in members] == [
+        ("release/notes.md", 0o644, 1_200_000_000, ""),
+        ("release/run.sh", 0o755, 1_200_000_000, ""),
+    ]
 
 
 def test_release_that_is_inconsistent_is_refused(root: Path) -> None:
