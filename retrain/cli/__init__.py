@@ -1,6 +1,6 @@
 """The command line: one file for each group of commands. A command parses its options, calls the library and prints.
 
-Import `app` and `main` from here. Heavy imports stay inside the commands: `--help` answers at once.
+Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
 import logging
@@ -100,7 +100,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. A `UserError` prints one message and exits with 2; SIGTERM exits with 75: run it again."""
+    """Run the command line.
+
+    After a `UserError`, print one message and exit with 2. After SIGTERM, exit with 75: run it again.
+    """
     signal.signal(signal.SIGTERM, raise_preempted)
     check_output()
     try:
@@ -119,7 +122,7 @@ def main() -> None:
 
 
 def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
-    """Return the error that says where a missing package comes from, or None for one that is always installed."""
+    """Return the error that says how to install a missing package. None if the package is always installed."""
     package = (missing.name or "").partition(".")[0]
     if package in ("torch", "torchvision"):
         return UserError(f"{package} is not installed, and this needs it: use the image without -slim")

@@ -68,7 +68,7 @@ def _decide(
     device: str,
     overrides: "Sequence[str]",
 ) -> None:
-    """Write the verdict, then finish the run. If that is interrupted, the next run or the watcher finishes it."""
+    """Write the verdict, and then finish the run. After an interruption, the next run or the watcher finishes it."""
     from retrain.records import Approval, Verdict
     from retrain.utils.clock import utc_now
 

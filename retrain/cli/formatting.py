@@ -29,11 +29,11 @@ ABSENT = "-"
 WIDE = 116
 """Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
 AWAITS = "awaits approval"
-"""Name of the row about a candidate that waits for a person."""
+"""Name of the row about a candidate that awaits a person's verdict."""
 OWN_RUNS = " (runs from scratch in full)"
-"""Runs from scratch count with all their iterations: they neither save nor lose any."""
+"""Text about runs from scratch. They count with all their iterations, so they neither save nor lose any."""
 GAP = 2
-"""Characters between two columns."""
+"""Number of characters between two columns."""
 
 
 class Column(NamedTuple):
@@ -52,8 +52,11 @@ def console(width: int | None = None) -> Console:
 
 
 def print_tables(*parts: str | Table) -> None:
-    """Print tables and texts, one below the other. Lines of a table are as long as its figures need: a terminal that is
-    too narrow wraps them instead of cutting figures off."""
+    """Print tables and texts, one below the other.
+
+    Lines of a table are as long as its figures need. A terminal that is too narrow wraps them instead of cutting off
+    figures.
+    """
     shown = console()
     needed = max((part.min_width or 0 for part in parts if isinstance(part, Table)), default=0)
     (shown if needed <= shown.width else console(needed)).print(*parts, sep="\n")
@@ -80,7 +83,7 @@ def details(title: str, rows: Rows) -> Table:
 
 
 def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
-    """Return a table with a line for each record. Only texts in its last column are cut off."""
+    """Return a table with a line for each record. Only texts in its last column may be cut off."""
     wide = console().width >= WIDE
     shown = [column for column in columns if wide or not column.only_wide]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -162,7 +165,7 @@ def _plan_rows(plan: Plan) -> Rows:
 
 
 def _describe_end(rule: StopRule, target: Target | None) -> str:
-    """Return when a run ends, at its target and below it."""
+    """Return when a run ends, both at its target and below it."""
     count = rule.confirmations
     at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} is at the target"
     if target and target.scope and rule.improve_until:
@@ -205,7 +208,7 @@ def _describe_target(target: Target, metric: Metric) -> str:
 
 
 def _format_l_r(record: RunRecord, level: Literal["99", "100"]) -> str:
-    """Return L_r, or `-`: a carried target has none, since scratch was not measured on this dataset."""
+    """Return L_r, or `-` for a carried target, because scratch was not measured on this dataset."""
     is_comparable = record.result and record.target and record.target.scope is None
     return format_speed_up(record.result.speed_up[level]) if record.result and is_comparable else ABSENT
 
@@ -241,7 +244,7 @@ def history_table(records: Sequence[RunRecord]) -> Table:
 
 
 def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidate: Candidate | None = None) -> Table:
-    """Return a run's record as a table; given the ledger, with the savings of the task's runs together.
+    """Return a run's record as a table. If the ledger is given, add the savings of all the task's runs.
 
     `candidate` is the run if it awaits approval. Its record has no decision of the gate yet.
     """
@@ -369,7 +372,7 @@ def _status_rows(status: Status) -> Rows:
 
 
 def _attention_rows(status: Status) -> Rows:
-    """Yield what needs a person's attention, with what to do."""
+    """Yield the facts that need a person's attention, each with advice."""
     for approval in status.awaiting:
         yield AWAITS, approval.describe(task_argument(status.task), utc_now())
     for unfinished in status.unfinished:
@@ -390,6 +393,6 @@ def _format_score(score: float, metric: Metric) -> str:
 
 
 def _describe_store(store: str) -> str:
-    """Return a store's address. Mark a missing local folder: it would look like an empty task."""
+    """Return a store's address. Mark a missing local folder, because it would look like an empty task."""
     folder = Path(store).expanduser()
     return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (this folder does not exist yet)"

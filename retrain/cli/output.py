@@ -14,7 +14,10 @@ class OutputError(UserError):
 
 
 class CheckedOutput(io.FileIO):
-    """The file of standard output. Raises `OutputError` if the disk is full; a closed pipe remains an `OSError`."""
+    """The file of standard output.
+
+    Raises `OutputError` if the disk is full. A closed pipe still raises an `OSError`.
+    """
 
     def write(self, data: Any, /) -> int:
         """Write, as `FileIO` does."""
@@ -45,7 +48,7 @@ def check_output() -> None:
 
 
 def write_utf8() -> None:
-    """Write standard output in UTF-8 from now on, in every locale: programs read it.
+    """Write standard output in UTF-8 from now on, in every locale, because programs read it.
 
     A path that the locale's encoding cannot express is written with its own bytes.
     """

@@ -28,7 +28,7 @@ PLAN = "Restore the object that it names from a copy of the store, then check wi
 
 
 def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
-    """Yield findings about the store, this machine and the next run; only about the store if it cannot be used.
+    """Yield findings about the store, this machine and the next run. If the store cannot be used, stop after the store.
 
     A drop with a damaged manifest is skipped with a warning, because the next run quarantines it and continues.
     """
@@ -44,7 +44,7 @@ def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
 
 
 def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
-    """Yield findings about the next run. The plan needs model and champion: it is not checked if one of them failed."""
+    """Yield findings about the next run. The plan needs model and champion, so it is skipped if one of them failed."""
     has_failed = False
     checks = (
         (Check("model", lambda: _check_model(task, store, drops)), MODEL),
@@ -61,7 +61,7 @@ def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iter
 
 
 def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
-    """Warn, not fail, if the factory is missing here: the image of Kubeflow's pods may have it."""
+    """Check the model. A missing factory is only a warning, because the image of Kubeflow's pods may have it."""
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
         return Finding(

@@ -1,8 +1,10 @@
-"""A client of the Kubeflow Pipelines API server: submit a task's pipeline once for each run, or on a schedule.
+"""A client of the Kubeflow Pipelines API server. It submits a task's pipeline once for each run, or on a schedule.
 
-A run is submitted under the run id of its plan, and is first looked up by that name. So a run is found again after a
-crash between its submission and its record. The server allows several runs with one name. Therefore the name is looked
-up again afterwards, and submissions that race all find the same run."""
+The id of a plan's run is also the name of the run on Kubeflow. Before a submission, the client looks for a run with
+this name. So it finds a run again after a crash between the submission and its record. The server allows several runs
+with one name. The client therefore looks for the name once more afterwards. Submissions that race then all find the
+same run.
+"""
 
 import io
 import json
@@ -53,10 +55,10 @@ def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted
 
 
 def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
-    """Return the run of this name on the task's server, and submit it if there is none. Raises `SubmitError`.
+    """Return the run of this name on the task's server. Submit it if there is none. Raises `SubmitError`.
 
-    Submitters that race can create several runs of one name: then the first one that has not ended is returned. The
-    server's times are whole seconds, so the lowest id breaks ties.
+    Processes that race can create several runs of one name. Then the first run that has not ended is returned. The
+    server's times are whole seconds, so the lowest id decides among equal times.
     """
     with _connection(task.kubeflow) as client:
         experiment = _experiment(client, task)
@@ -103,9 +105,9 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
 def register(task: Task, build: PipelineBuilder) -> Registered:
     """Add the task's pipeline to Kubeflow's list of pipelines. Raises `SubmitError`.
 
-    Its version is named after this program's version and the digest of the compiled pipeline. The task is part of it.
-    The digest leaves out the pipeline's comments, where kfp lists a STRUCT's fields in an order that changes. A version
-    that is there already is not registered again.
+    Its version is named after this program's version and the digest of the compiled pipeline. The task is part of the
+    digest. The pipeline's comments are not, because kfp lists a STRUCT's fields there in varying order. An existing
+    version is not registered again.
     """
     name = f"retrain-{task.name}"
     space = task.kubeflow.namespace
@@ -127,7 +129,10 @@ def register(task: Task, build: PipelineBuilder) -> Registered:
 
 
 def _without_host(task: Task) -> Task:
-    """Return the task without the server's address: no pod uses it, and each forwarded port would make a version."""
+    """Return the task without the server's address.
+
+    No pod uses it, and each forwarded port would make a new version.
+    """
     return task.model_copy(update={"kubeflow": task.kubeflow.model_copy(update={"host": None})})
 
 
@@ -153,8 +158,8 @@ def _experiment(client: Client, task: Task) -> str:
 def _find_or_create(find: Callable[[], list[Any] | None], create: Callable[[], Any]) -> tuple[Any, bool]:
     """Find an object of the server or create it. Return it, and whether this call created it.
 
-    The server allows each name once. If several processes create it at the same time, all but one are refused, and find
-    the object of that one.
+    The server allows each name once. If several processes create it at the same time, the server refuses all but one.
+    The others find the object of that process.
     """
     if found := find():
         return found[0], False
@@ -180,7 +185,7 @@ def _to_submitted(run: V2beta1Run, new: bool) -> Submitted:
 
 
 def _equals(key: str, name: str) -> str:
-    """Return a filter by name. The server decodes it once more than any other parameter."""
+    """Return a filter by name. The server decodes it once more than other parameters."""
     return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": name}]}))
 
 
@@ -192,7 +197,7 @@ def _compile(pipeline: GraphComponent, folder: str) -> str:
 
 @contextmanager
 def _connection(settings: Kubeflow) -> Iterator[Client]:
-    """Yield a client of the API server. Errors inside become a `SubmitError` that names the server."""
+    """Yield a client of the API server. Errors within the context become a `SubmitError` that names the server."""
     settings.require_host()
     logging.disable(logging.ERROR)  # the client logs tracebacks of the errors that it raises
     try:
@@ -210,7 +215,10 @@ def _connection(settings: Kubeflow) -> Iterator[Client]:
 
 
 def _explain(error: ApiException) -> str:
-    """Return the cause once (a reply repeats it for each layer of the server), and what to do without a token."""
+    """Return the cause once, and advice if there is no token.
+
+    A reply repeats the cause for each layer of the server.
+    """
     try:
         reply = json.loads(error.body)
         if "error_message" in reply:
@@ -226,7 +234,7 @@ def _explain(error: ApiException) -> str:
 
 
 def _explain_upload(error: ApiException, message: str) -> str:
-    """Return the message alone. The reply to an upload also has a stack trace, and does not mention a missing right."""
+    """Return only the message. The reply to an upload also has a stack trace, and does not mention a missing right."""
     if error.status == HTTPStatus.BAD_REQUEST:
         return f"{message}. The right to create `pipelines` may be missing"
     return message

@@ -1,6 +1,6 @@
-"""The pipeline's last step, and what it shares with the others: the task's store, and the error of a failed step.
+"""The pipeline's last step, and functions that all steps use: the task's store, and the error of a failed step.
 
-Imports no torch: the step starts at once.
+Imports no torch, so that the step starts at once.
 """
 
 import logging
@@ -22,10 +22,10 @@ log = logging.getLogger("retrain")
 
 
 def finish(parameter: Parameter, submission: str, job: str, state: str, message: str) -> None:
-    """Record a failure that no step could record, and exit with 1 if the retraining failed.
+    """Record a failure that no step could record. Exit with 1 if the retraining failed.
 
-    The ledger decides, not the state: Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed pod,
-    while kfp on one machine reports SUCCEEDED and FAILED.
+    The ledger decides this and not the state. Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed
+    pod. kfp on one machine reports SUCCEEDED and FAILED.
     """
     task, store = open_store(parameter)
     found = read_submission(store, submission) or Submission(error="planning did not end")
@@ -46,7 +46,7 @@ def finish(parameter: Parameter, submission: str, job: str, state: str, message:
 
 
 def _has_approval(store: TaskStore, plan: Plan) -> bool:
-    """Return whether a verdict decides the run, even if the verdict has only just been given."""
+    """Return whether a verdict decides the run, even if it was given only a moment ago."""
     return find_approval(store, next_run.latest_attempt(store, plan), utc_now()) is not None
 
 
@@ -57,7 +57,7 @@ def _record_end(task: Task, store: TaskStore, plan: Plan, message: str) -> RunRe
 
 
 def open_store(parameter: Parameter) -> tuple[Task, TaskStore]:
-    """Return the task in a pipeline's parameter, and its store. Logs as `retrain` does from here on."""
+    """Return the task in a pipeline's parameter, and its store. Also configure logging as in `retrain`."""
     if not log.handlers:  # kfp's handler would mix these lines with its own output
         log.addHandler(make_handler(format_from_environment()))
         log.setLevel(logging.INFO)
@@ -72,7 +72,7 @@ def find_record(store: TaskStore, plan: Plan) -> RunRecord | None:
 
 
 def write_error(store: TaskStore, plan: Plan, text: str) -> None:
-    """Write an error for `finish`, in case this was the step's last retry."""
+    """Write an error for `finish`, because this may be the step's last retry."""
     store.objects.write(_error_key(store, next_run.latest_attempt(store, plan)), text.encode())
 
 

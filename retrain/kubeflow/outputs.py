@@ -1,6 +1,6 @@
 """Outputs of a run's last step for the Kubeflow UI: metrics, a confusion matrix, a report and a model.
 
-Nothing depends on them. The run has ended before they are written. An output that cannot be written is omitted, with a
+Nothing depends on them. The run has ended before they are written. If an output cannot be written, it is omitted with a
 warning.
 """
 
@@ -26,7 +26,7 @@ from retrain.utils.processes import run_in_subprocess
 log = logging.getLogger("retrain")
 
 CLASSES = 50
-"""Most classes in the confusion matrix, those with most errors. Kubeflow keeps the matrix in its metadata."""
+"""Largest number of classes in the confusion matrix. Kubeflow stores the matrix in its metadata."""
 
 
 def write_outputs(
@@ -55,7 +55,7 @@ def write_outputs(
 def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
     """Return the records of a retraining's attempts, oldest first.
 
-    A candidate that waits for approval has no record yet: a preliminary one without savings is returned.
+    A candidate that awaits approval has no record yet. It gets a preliminary record without savings.
     """
     files = store.run(run_id)
     plan = files.plan()

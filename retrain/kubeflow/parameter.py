@@ -1,8 +1,9 @@
-"""The task as a parameter of the pipeline: an object of JSON (Kubeflow's STRUCT). Imports no kfp.
+"""The task as a parameter of the pipeline: a JSON object (Kubeflow's STRUCT). Imports no kfp.
 
-Kubeflow keeps the object in protobuf's Struct. All numbers there are doubles. A step may get 16.0 for 16 (from kfp on
+Kubeflow stores the object in protobuf's Struct, where all numbers are doubles. A step may get 16.0 for 16 (from kfp on
 one machine) or 16 for 16.0 (from Kubeflow's launcher). So every whole number is read as an integer, and becomes a float
-again in the fields that hold floats. `model.options` alone holds both kinds: there, a whole number must be an integer.
+again in the fields that have floats. Only `model.options` can have both kinds. There, a whole number must be an
+integer.
 """
 
 import json
@@ -15,17 +16,17 @@ from retrain.config.validation import validate_document
 from retrain.errors import TaskError
 
 Parameter = str | dict[str, Any]
-"""The task as a step gets it: a STRUCT, or a text of JSON. Pipelines of version 0.1 and of studies pass a text, and so
-do the processes that torchrun starts."""
+"""The task in the form in which a step gets it: a STRUCT, or a text of JSON. Pipelines of version 0.1 and of studies
+pass a text, and so do the processes that torchrun starts."""
 
 LAST_CHARACTER = "\uffff"
-"""The last character that Kubeflow can store: its connection to MySQL uses at most 3 bytes of UTF-8 for each."""
+"""The last character that Kubeflow can store. Its connection to MySQL uses at most 3 bytes of UTF-8 for a character."""
 
 SOURCE = "the pipeline's parameter task"
 
 
 def write_parameter(task: Task) -> dict[str, Any]:
-    """Return a task as a STRUCT, without fields that are null: kfp cannot pass null.
+    """Return a task as a STRUCT, without fields that are null, because kfp cannot pass null.
 
     Raises `TaskError` if a step would read another task.
     """
@@ -88,7 +89,7 @@ def read_parameter(parameter: Parameter) -> Task:
 
 
 def restore_integers(value: Any) -> Any:
-    """Return JSON with every float that is whole, at any depth, as an integer."""
+    """Return JSON in which every whole float, at any depth, is replaced by an integer."""
     match value:
         case float() if value.is_integer():
             return int(value)

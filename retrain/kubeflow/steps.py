@@ -1,11 +1,12 @@
-"""Run the pipeline's steps: call the stages, and separate permanent errors from those worth a retry.
+"""Run the pipeline's steps: call the stages, and separate permanent errors from errors that a retry may fix.
 
-KFP retries a failed pod for any error. So a step fails only with errors that a retry may fix: a preempted machine, an
+KFP retries a failed pod after any error. So a step fails only with errors that a retry may fix: a preempted machine, an
 unreachable store, or an unexpected error. Any other `UserError` (a damaged drop, a model that does not match) is
-written into the ledger and the step succeeds. The later steps find that the run has ended, and `finish` fails. Kubeflow
-still shows such a run as succeeded, because Argo ignores the result of an exit handler: the ledger is authoritative.
+written into the ledger, and the step succeeds. The later steps find that the run has ended, and `finish` fails.
+Kubeflow still shows such a run as succeeded, because Argo ignores the result of an exit handler. Only the ledger has
+the true result.
 
-The steps that train or evaluate import torch when they are called: planning starts at once.
+The steps that train or evaluate import torch when they are called, so that planning starts at once.
 """
 
 import logging
@@ -104,7 +105,10 @@ def complete(parameter: Parameter, run_id: str, device: str) -> str:
 
 
 def trial(parameter: Parameter, run_id: str, device: str) -> str:
-    """Run all stages of one trial of a study. Trials need no lock: everything they share is created only if absent."""
+    """Run all stages of one trial of a study.
+
+    Trials need no lock, because shared objects are created only if absent.
+    """
     from retrain.pipeline.train import run_as_leader
 
     opened = _open(parameter, device)
@@ -133,7 +137,7 @@ def record(parameter: Parameter, run_id: str, device: str) -> str:
 def _run_stage(stage: Callable[["Context", Plan], object], parameter: Parameter, run_id: str, device: str) -> str:
     """Run a stage of a run that has not ended, and return the id of its latest attempt.
 
-    A pod waits while another process holds the task's lock: failing would use up its retries.
+    While another process holds the task's lock, the pod waits. If it failed instead, it would use up its retries.
     """
     from retrain.pipeline.train import run_as_leader
 

@@ -36,9 +36,9 @@ def require_submittable(task: Task) -> None:
 def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:
     """Submit a plan in the store, unless it is already submitted.
 
-    The submission is first bound to the plan: its pods execute this run even if drops land in the meantime. Then it is
-    bound to the job: no other job of the same name executes it. Raises `SubmitError`, and `ModelError` before anything
-    is submitted.
+    The submission is first bound to the plan, so its pods execute this run even if drops land meanwhile. Then it is
+    bound to the job, so no other job of the same name executes it. Raises `SubmitError`. Raises `ModelError` before
+    anything is submitted.
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:
@@ -101,7 +101,7 @@ def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitte
 
 
 def _record_failure_in_subprocess(task: Task, plan: Plan, error: str) -> None:
-    """Record a failed run from a subprocess: the code that does it is large."""
+    """Record a failed run in a subprocess, because this needs much code."""
     run_in_subprocess(f"recording the failure of {plan.run_id}", SUBMIT_SECONDS, _record_failure, task, plan, error)
 
 
@@ -114,7 +114,7 @@ def _finish_approval(task: Task, run_id: str) -> None:
 
 
 def _record_failure(task: Task, plan: Plan, error: str) -> None:
-    """Give a run a record, unless it has got one just now."""
+    """Write a run's record, unless another process has just written it."""
     from retrain.pipeline.record_context import RecordContext
     from retrain.pipeline.recording import record_failure
 

@@ -23,8 +23,8 @@ from retrain.models.resnets import RESNETS, check_width, resnet_factory
 def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
     """Return a newly initialized network, [N, 3, height, width] -> [N, classes] logits.
 
-    The same seed gives the same weights, and the caller's random state is left as it was. Raises `ModelError` for a
-    name or option that does not exist.
+    The same seed gives the same weights. The caller's random state does not change. Raises `ModelError` for a name or
+    option that does not exist.
     """
     factory = _find_factory(model)
     check_options(model, factory)
@@ -45,10 +45,10 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
 
 
 def check_network(model: Model, classes: int, image_size: Shape, pretrained: bytes | None = None) -> None:
-    """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
+    """Build a network and try it on two images, as training will use it. Raises `ModelError` if this fails.
 
-    `pretrained` is the safetensors file of the weights that it starts from. They must fit the network. The images are
-    real tensors: torch's `meta` device would compute nothing, but takes seconds to import.
+    `pretrained` is the safetensors file of its initial weights. They must fit the network. The images are real tensors.
+    Torch's `meta` device would compute nothing, but its import takes seconds.
     """
     network, frame = build_network(model, classes, image_size, seed=0).train(), as_frame(image_size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -77,15 +77,15 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
 
 
 def has_normalization(network: nn.Module) -> bool:
-    """Return whether a network has BatchNorm layers. Shrinking its weights then does not change what it computes.
+    """Return whether a network has BatchNorm layers. Shrinking its weights then does not change its outputs.
 
-    Other normalizations do not count: a network with GroupNorm ended 7 points lower when it was shrunk.
+    Other normalizations do not count. A network with GroupNorm ended 7 points lower when it was shrunk.
     """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def weight_scale(network: nn.Module) -> float | None:
-    """Return the root mean square of the weights in the linear or convolutional layer where it is smallest.
+    """Return the root mean square of a layer's weights, for the linear or convolutional layer where it is smallest.
 
     None without such layers, or if weights are not finite, as after a diverged run. Steps of Adam have the size of the
     learning rate, so they change this layer most.
@@ -107,7 +107,7 @@ def is_installed(model: Model) -> bool:
 
 
 def to_device_channels_last(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network on a device, its convolutions' weights in channels_last order, ready to be trained there."""
+    """Return the network on a device, ready for training. Its convolutions' weights are in channels_last order."""
     network = network.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         avoid_strided_convolutions(network)
@@ -180,9 +180,10 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
 
 
 def _inception_arguments(model: Model) -> dict[str, Any]:
-    """Return arguments without which training cannot use a network of the Inception family.
+    """Return the arguments that training needs for a network of the Inception family.
 
-    With auxiliary classifiers it returns several outputs. Its pretrained weights need images that it normalizes itself.
+    With auxiliary classifiers, such a network would return several outputs. Its pretrained weights need images that the
+    network normalizes itself.
     """
     if model.name not in ("googlenet", "inception_v3"):
         return {}
@@ -212,7 +213,7 @@ def timm_factory(model: Model) -> Callable[..., nn.Module]:
 
 
 def timm_arguments(model: Model, image_size: Shape) -> dict[str, Any]:
-    """Return what `timm.create_model` needs besides name and classes: the options, and the size if it is not timm's."""
+    """Return the arguments of `timm.create_model` besides name and classes: the options, and a size other than timm's."""
     config = timm_config(model)
     is_other_size = config.fixed_input_size and image_shape(image_size) != config.input_size
     return ({"img_size": image_size} if is_other_size else {}) | model.options

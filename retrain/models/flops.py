@@ -41,7 +41,7 @@ def count_flops(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
-    """Return the operations for one image: each product counts once more for every factor that has a gradient."""
+    """Return the operations for one image. Each product counts once more for every factor that has a gradient."""
     forward, backward = 0, 0
 
     def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -59,7 +59,7 @@ def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_torch(network: nn.Module, image_size: Shape) -> Flops:
-    """Return the operations for one image by torch's counter. It uses only shapes, and computes nothing."""
+    """Return the operations for one image by torch's counter. It uses only shapes and computes no values."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shapes = network.to("meta")

@@ -1,4 +1,4 @@
-"""A small MLP-mixer (Tolstikhin et al., 2021): patches, mixed across places and across channels by perceptrons."""
+"""A small MLP-mixer (Tolstikhin et al., 2021). Perceptrons mix its patches across places and across channels."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,10 @@ from retrain.config.frame import Shape, as_frame
 
 
 class MixerBlock(nn.Module):
-    """Two residual perceptrons, one across patches and one across channels: [N, patches, width] -> the same."""
+    """Two residual perceptrons, one across patches and one across channels.
+
+    Input and output are [N, patches, width].
+    """
 
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()
@@ -16,7 +19,7 @@ class MixerBlock(nn.Module):
         self.across_channels = _perceptron(width, 2 * width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Add what each perceptron finds to its input."""
+        """Add the output of each perceptron to its input."""
         tokens = tokens + self.across_patches(self.norm1(tokens).transpose(1, 2)).transpose(1, 2)
         mixed: Tensor = tokens + self.across_channels(self.norm2(tokens))
         return mixed
@@ -43,7 +46,7 @@ class Mixer(nn.Module):
 
 
 def mixer(classes: int, image_size: Shape, width: int = 64, depth: int = 4, patch: int = 4) -> Mixer:
-    """Return an MLP-mixer. `width` is the number of channels of each patch, `patch` its side in pixels."""
+    """Return an MLP-mixer. `width` is the number of channels of each patch, and `patch` is its side in pixels."""
     return Mixer(classes, image_size, width, depth, patch)
 
 

@@ -1,12 +1,12 @@
 """Work around a bug in oneDNN's convolutions on the CPU.
 
-The backward pass of a strided 1x1 convolution writes past the end of its buffer if the images are channels_last and
-have fewer channels than a vector register holds floats: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN#6035, not
-fixed in torch 2.15). Narrow residual networks have such convolutions in their shortcuts, and training them corrupts the
-heap.
+The backward pass of a strided 1x1 convolution writes past the end of its buffer in one case: the images are
+channels_last, and have fewer channels than a vector register has floats (8 with AVX2, 16 with AVX-512). The bug is
+uxlfoundation/oneDNN#6035. It is not fixed in torch 2.15. Narrow residual networks have such convolutions in their
+shortcuts, and training them corrupts the heap.
 
-A strided 1x1 convolution reads only every n-th pixel. This module selects these pixels first and convolves without a
-stride.
+A strided 1x1 convolution reads only every n-th pixel. This module first selects these pixels and then convolves without
+a stride.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Check `model.options` by the signature of the network that gets them."""
+"""Check `model.options` by the signature of the network's factory."""
 
 import inspect
 import re
@@ -13,9 +13,9 @@ from retrain.utils.text import did_you_mean
 SET_BY_CALLER = frozenset(
     {"self", "classes", "image_size", "num_classes", "img_size", "weights", "progress", "pretrained"}
 )
-"""Arguments that no option can be: the caller sets them."""
+"""Arguments that cannot be options, because the caller sets them."""
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
-"""Python's message about an argument that a function does not take."""
+"""Python's message about an argument that a function does not accept."""
 
 
 class NetworkOptions(NamedTuple):
@@ -24,15 +24,15 @@ class NetworkOptions(NamedTuple):
     names: Sequence[str]
     """Names of the parameters with a default. A task may set them."""
     known: frozenset[str]
-    """All parameters, also those that the network's name decides."""
+    """All parameters, including the ones that the network's name determines."""
     is_whole: bool
-    """Whether these are all: a function with `**options` may accept others."""
+    """Whether these are all options. A function with `**options` may accept others."""
 
 
 def find_options(build: Callable[..., Any]) -> NetworkOptions:
     """Return the options of a network, given the function that builds it.
 
-    If the function takes `**options`, the parameters of its annotated return class count as well.
+    If the function has `**options`, the parameters of its annotated return class count as well.
     """
     signature = inspect.signature(build)
     arguments = list(signature.parameters.values())
@@ -50,7 +50,10 @@ def _takes_any(arguments: Sequence[inspect.Parameter]) -> bool:
 
 
 def check_options(model: Model, build: Callable[..., Any]) -> None:
-    """Raise `ModelError` if a network does not take one of a model's options. The message names those that exist."""
+    """Raise `ModelError` if a network does not accept one of a model's options.
+
+    The message lists the options that exist.
+    """
     if model.name.startswith(TIMM):  # its functions also take arguments that their classes do not
         return
     try:
@@ -63,7 +66,7 @@ def check_options(model: Model, build: Callable[..., Any]) -> None:
 
 
 def unknown_option(model: Model, build: Callable[..., Any], error: Exception) -> ModelError | None:
-    """Return the error that names an option, if `error` is Python's about an unexpected argument, or else None."""
+    """Return the error that names an option, if `error` is Python's about an unexpected argument. Otherwise None."""
     found = UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
     if found is None or found[1] not in model.options:
         return None

@@ -1,7 +1,7 @@
-"""Pretrained weights: where they are found, what images they take, and how a task keeps them.
+"""Pretrained weights: find them, find the images that they need, and store them for a task.
 
-A plan contains only their SHA-256. The task's store keeps a copy: a later run, a pod or another machine starts from the
-same file. Only safetensors are read. Nothing is downloaded except from the task's own stores.
+A plan contains only the SHA-256 of the weights. The task's store has a copy, so that a later run, a pod or another
+machine starts from the same file. Only safetensors are read. Nothing is downloaded except from the task's own stores.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # planning without pretrained weights needs no torch
     from torch import Tensor, nn
 
 HF_CACHE = "hf-cache"
-"""Stands for the weights of a timm name in Hugging Face's local cache."""
+"""Setting for the weights of a timm name in Hugging Face's local cache."""
 
 TIMM = "timm/"
 """Prefix of the names of timm's networks."""
@@ -31,9 +31,10 @@ INSTALL_TIMM = "it needs timm: pip install 'retrain-classifiers[timm]'"
 
 
 def resolve_task(task: Task) -> Task:
-    """Return the task with what its network decides: size and normalization of images, and the weights' SHA-256.
+    """Return the task with the settings that its network determines: image size, normalization and the weights'
+    SHA-256.
 
-    What the task file itself says stays. Raises `ModelError` if the network or its weights cannot be found, and
+    Settings in the task file take precedence. Raises `ModelError` if the network or its weights cannot be found, and
     `TaskError` if the weights have another SHA-256 than the task states.
     """
     model = task.model
@@ -47,7 +48,7 @@ def resolve_task(task: Task) -> Task:
 
 
 def own_input(model: Model) -> dict[str, Any]:
-    """Return the fields of `data` that a network's own configuration states, or nothing for networks that have none."""
+    """Return the fields of `data` that a network's own configuration states. Empty if the network has none."""
     if model.name.startswith(TIMM):
         config = timm_config(model)
         _, height, width = config.input_size
@@ -85,7 +86,7 @@ def _nearest_timm_name(name: str) -> str:
 
 
 def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
-    """Return the bytes of the pretrained weights from where the task says they are. Raises `ModelError`."""
+    """Return the bytes of the pretrained weights from the place in the task file. Raises `ModelError`."""
     location = str(model.pretrained)
     if location == HF_CACHE:
         location = _cached_by_hugging_face(model)
@@ -107,7 +108,7 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
 
 
 def _cached_by_hugging_face(model: Model) -> str:
-    """Return where the weights of a timm name are cached. Nothing is downloaded."""
+    """Return the path of a timm name's cached weights. Nothing is downloaded."""
     if not model.name.startswith(TIMM):
         raise ModelError(f"model.pretrained: {HF_CACHE} holds the weights of timm's names, and not {model.name}")
     repository = timm_config(model).hf_hub_id
@@ -127,10 +128,10 @@ def _cached_by_hugging_face(model: Model) -> str:
 
 
 def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes | None:
-    """Return the weights that a resolved task starts from, or None where there are none.
+    """Return the initial weights of a resolved task, or None if it has none.
 
-    They are read from the task's store, or else from where the task says. `keep` copies them to the store. Raises
-    `ModelError` if they are in neither place, and `TaskError` if they have another SHA-256.
+    They are read from the task's store, or else from the place in the task file. `keep` copies them to the store.
+    Raises `ModelError` if they are in neither place, and `TaskError` if they have another SHA-256.
     """
     sha256 = task.model.pretrained_sha256
     if sha256 is None:
@@ -157,11 +158,12 @@ def _check_digest(data: bytes, sha256: str, where: str) -> None:
 
 
 def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
-    """Return the pretrained tensors of all of a network but its classifiers, from the bytes of a safetensors file.
+    """Return the pretrained tensors of a network without its classifiers, from the bytes of a safetensors file.
 
-    The last layer is of other classes, and is newly initialized. So are other layers with an output for each class, as
-    networks that were distilled have. Raises `ModelError` naming the first tensor that does not fit. Integers, such as
-    a count of batches, may be absent from the file, and auxiliary classifiers from the network.
+    The last layer was trained on other classes, so it is newly initialized. Other layers with an output for each class
+    are newly initialized, too. Distilled networks have such layers. Raises `ModelError` with the first tensor that does
+    not fit. Integers, such as a count of batches, may be missing in the file. Auxiliary classifiers may be missing in
+    the network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -192,9 +194,9 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
 
 
 def _other_heads(state: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]", head: str) -> set[str]:
-    """Return the prefixes of the layers that, like the last one, have as many outputs as network and file have classes.
+    """Return the prefixes of other layers with an output for each class, in the network and in the file.
 
-    Empty if both have the same number: then all layers fit.
+    Empty if both have the same number of classes, because all layers then fit.
     """
     classes, theirs = (
         next((len(each) for name, each in tensors.items() if name.startswith(head)), 0) for tensors in (state, weights)

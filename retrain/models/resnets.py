@@ -1,6 +1,7 @@
-"""Residual networks (He et al., 2016) as torchvision builds them, bit for bit, but of any width and with a small stem.
+"""Residual networks (He et al., 2016) as torchvision builds them, bit for bit. They can have any width and a small
+stem.
 
-They are the default, and importing torchvision takes longer than importing torch.
+They are the default network. They are built here because importing torchvision takes longer than importing torch.
 """
 
 import math
@@ -17,11 +18,11 @@ from retrain.config.task import Model
 Norm = Literal["batch", "group", "none"]
 
 GROUPS = 8
-"""Most groups of a GroupNorm: networks of these widths have 4 to 32 channels in a group."""
+"""Largest number of groups of a GroupNorm. Networks of these widths then have 4 to 32 channels in a group."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution. It has a bias only where no normalization follows that has one."""
+    """Return a convolution. It has no bias if a normalization follows that has one."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
 
 
@@ -67,7 +68,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones: [N, inputs, S, S] -> [N, 4 * channels, S / stride, S / stride]."""
+    """A 3x3 convolution between two 1x1 ones.
+
+    It computes [N, inputs, S, S] -> [N, 4 * channels, S / stride, S / stride].
+    """
 
     expansion = 4
 
@@ -101,7 +105,7 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 
 
 class ResNet(nn.Module):
-    """[N, 3, S, S] -> [N, classes] logits, by four stages of blocks, each of twice the channels of the one before."""
+    """Computes [N, 3, S, S] -> [N, classes] logits, by four stages of blocks. Each stage doubles the channels."""
 
     layer1: nn.Module
     layer2: nn.Module
@@ -132,7 +136,10 @@ class ResNet(nn.Module):
             self._start_blocks_as_shortcuts()
 
     def _start_blocks_as_shortcuts(self) -> None:
-        """Set every block's last convolution to zero: without normalization, activations would double in each block."""
+        """Set every block's last convolution to zero.
+
+        Without normalization, activations would otherwise double in each block.
+        """
         for block in self.modules():
             if isinstance(block, BasicBlock | Bottleneck):
                 nn.init.zeros_((block.conv3 if isinstance(block, Bottleneck) else block.conv2).weight)
@@ -146,7 +153,7 @@ class ResNet(nn.Module):
 
 
 def check_width(width: object) -> None:
-    """Raise `ValueError` for a number of channels that is none: torch's own messages do not name it."""
+    """Raise `ValueError` for an invalid number of channels. Torch's own messages do not name it."""
     if not isinstance(width, int) or width < 1:
         raise ValueError(f"width must be a whole number of at least 1, not {width!r}")
 

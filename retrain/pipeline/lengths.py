@@ -10,16 +10,18 @@ EVALUATION_SHARE = 1 / 3
 """Cost of an evaluated image relative to a trained one: the forward pass without the backward pass."""
 
 EVALUATIONS = 60
-"""Evaluations in scratch's schedule if `training.evaluate_every` is auto. A target can be met only at one of them."""
+"""Evaluations in scratch's schedule if `training.evaluate_every` is auto. A run can meet its target only at an
+evaluation."""
 
 MOST_EVALUATION = 0.1
-"""Largest share of a training's work that evaluations may take if `training.evaluate_every` is auto."""
+"""Largest share of the training's work for evaluations if `training.evaluate_every` is auto."""
 
 
 def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
-    """Return the iterations between evaluations, the same for all methods.
+    """Return the number of iterations between evaluations. It is the same for all methods.
 
-    auto: `EVALUATIONS` in scratch's schedule, or fewer if they would take more than `MOST_EVALUATION` of the training.
+    auto: there are `EVALUATIONS` in scratch's schedule, or fewer if they would take more than `MOST_EVALUATION` of the
+    training.
     """
     if task.training.evaluate_every != "auto":
         return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))

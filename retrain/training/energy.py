@@ -1,6 +1,6 @@
-"""Measure the energy of the training device: of a GPU by NVML, of CPUs by RAPL, where the machine provides them.
+"""Measure the energy of the training device, if the machine provides it: NVML for a GPU, RAPL for CPUs.
 
-Imports torch only for a GPU: observers import this module, and a watcher starts without torch.
+Torch is imported only for a GPU, because observers import this module, and a watcher starts without torch.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ MICRO, MILLI = 1e-6, 1e-3
 
 
 class EnergyMeter:
-    """Joules since the last reading, as the device counts them."""
+    """Reads the energy in joules since the last reading."""
 
     def __init__(self, device: "torch.device") -> None:
         self._read = _gpu_counter(device) if device.type == "cuda" else _processor_counter(POWERCAP)
@@ -27,7 +27,7 @@ class EnergyMeter:
         return self._read is not None
 
     def joules(self) -> float:
-        """Return the energy in joules since the last call, or since the meter was made, or 0 if nothing measures it."""
+        """Return the energy in joules since the last call, or since the start. 0 if nothing measures it."""
         return self._read() if self._read else 0.0
 
 

@@ -23,11 +23,12 @@ from retrain.training.setup import Run
 from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
 
 CHUNK, GPU_CHUNK = 128, 512
-"""Images in a forward pass. On the CPU as many as training batches usually have, to reuse their freed memory; on a GPU
-more, because the CPU could not launch smaller ones fast enough."""
+"""Images in a forward pass. On the CPU, this is the usual size of training batches, so that their freed memory is
+reused. On a GPU it is larger, because the CPU could not launch smaller passes fast enough."""
 
 ROUNDING = 1e-6
-"""Tolerance when an accuracy is compared with the needed one, a product of floats: equal accuracies must pass."""
+"""Tolerance when an accuracy is compared with the needed accuracy. The needed accuracy is a product of floats, and
+equal accuracies must pass."""
 
 
 class MeasuredScores(NamedTuple):
@@ -35,8 +36,8 @@ class MeasuredScores(NamedTuple):
 
     `in_scope` and `newest` are the scores of the two groups of samples (`Groups`). They are None if the group is empty,
     or if not all samples were evaluated. `in_scope` predicts among the scope's classes, `scope_among_all` among all
-    classes. `standard_error` is that of the score; None if the score is a share of the images: its error is then
-    binomial.
+    classes. `standard_error` is the error of the score. It is None if the score is a share of the images, because its
+    error is then binomial.
     """
 
     accuracy: float
@@ -80,9 +81,9 @@ def measure(
     """Measure accuracy and loss over samples[order], and stop early if the accuracy is unlikely to reach `needed`.
 
     `order` [N] must be a random order that was drawn before the network was trained. A result with fewer than N images
-    means that the accuracy over all N is below `needed`. The probability that this is wrong is at most `RISK`, or
-    `EARLY_RISK` at each check if `early` (both in `stopping`). Several processes share the work and get the same
-    result.
+    means that the accuracy over all N is below `needed`. The probability that this is wrong is at most `RISK`. If
+    `early`, it is at most `EARLY_RISK` at each check. (`stopping` defines both.) Several processes share the work and
+    get the same result.
     """
     groups = groups or Groups.none()
     total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
@@ -174,9 +175,10 @@ def measure_score(
 def _predict_columns(
     network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, classes: int | None
 ) -> Tensor:
-    """Return loss, likeliest class, and whether the label is among the `TOP` likeliest, float32 [5, N].
+    """Return loss, most likely class, and whether the label is among the `TOP` most likely classes, float32 [5, N].
 
-    The last two rows repeat the second and third within the scope: the first `classes` classes; None: all of them.
+    The last two rows repeat the second and third row within the scope, which is the first `classes` classes. With None,
+    it is all classes.
     """
     if not len(indices):  # some networks fail on an empty batch
         return torch.zeros(5, 0, device=indices.device)
@@ -188,12 +190,12 @@ def _predict_columns(
 
 
 def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each label is among the `TOP` likeliest classes, bool [N]."""
+    """Return whether each label is among the `TOP` most likely classes, bool [N]."""
     return (logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]).any(1)
 
 
 def compute_logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
-    """Return the logits of images, float32 [N, K]; images: uint8 [N, 3, size, size]."""
+    """Return the logits, float32 [N, K], of images, uint8 [N, 3, size, size]."""
     with _eval_mode(network):
         return torch.cat(
             [_logits(network, some, normalize).float() for some in torch.split(images, _chunk(images.device))]
@@ -210,8 +212,8 @@ def evaluate_samples(network: nn.Module, samples: Samples, normalize: Normalize)
 def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor]:
     """Return a network's predictions for N samples, on their device.
 
-    These are the likeliest class, int64 [N], its probability, float32 [N], and the `TOP` likeliest classes, int64
-    [N, TOP], or all of them if the network has fewer.
+    The predictions are the most likely class, int64 [N], its probability, float32 [N], and the `TOP` most likely
+    classes, int64 [N, TOP]. If the network has fewer classes, they are all classes.
     """
     with _eval_mode(network):
         found = [_likeliest(_logits(network, images, normalize).float()) for images in _chunks(samples)]
@@ -247,7 +249,7 @@ def _chunk(device: torch.device) -> int:
 def count_exactly(run: Run) -> None:
     """Count each training sample once, as the network classifies it now: not augmented, in evaluation mode.
 
-    With several processes, each counts all samples and gets the same counts.
+    With several processes, each process counts all samples and gets the same counts.
     """
     run.ranks.sync_buffers(run.network)
     correct, losses = evaluate_samples(run.network, run.train, run.normalize)
@@ -256,7 +258,7 @@ def count_exactly(run: Run) -> None:
 
 
 TRAIN_SAMPLES = 2000
-"""Training samples for the training accuracy: its standard error is then at most 1.1 points."""
+"""Number of training samples for the training accuracy. Its standard error is then at most 1.1 points."""
 
 
 def measure_train_accuracy(run: Run) -> float:

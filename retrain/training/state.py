@@ -1,6 +1,6 @@
 """Save a run's whole state as one safetensors file, and load it.
 
-On the CPU a resumed run ends with exactly the same bits as an uninterrupted one. All processes of a run share one
+On the CPU, a resumed run ends with exactly the same bits as an uninterrupted run. All processes of a run share one
 state. The same number of processes must load it.
 """
 
@@ -43,9 +43,9 @@ def save_state(run: Run) -> bytes:
 
 
 def load_state(run: Run, state: bytes) -> None:
-    """Load the state that `save_state` returned into a new `Run`.
+    """Load the result of `save_state` into a new `Run`.
 
-    Raises `RunError`, and changes nothing, if the state belongs to another run, network or optimizer.
+    Raises `RunError` and changes nothing if the state belongs to another run, network or optimizer.
     """
     tensors, position = _read(state)
     if position.run_id != run.plan.run_id:

@@ -1,8 +1,9 @@
-"""The device work of one iteration, and its recording as one CUDA graph that is replayed.
+"""The device work of one iteration. It can be recorded as one CUDA graph that is replayed.
 
 A replay launches the whole iteration at once: augmentation, forward and backward pass, penalty, optimizer, averaging
-and counters. What changes between iterations is copied into tensors with fixed addresses: the batch, the learning rate
-and the share of the newest weights in the average. This follows torch's guide on CUDA graphs ("whole-network capture").
+and counters. Values that change between iterations are copied into tensors with fixed addresses. These are the batch,
+the learning rate and the share of the newest weights in the average. This follows torch's guide on CUDA graphs
+("whole-network capture").
 """
 
 from collections.abc import Callable
@@ -18,15 +19,16 @@ from retrain.training.optimizers import body_held_until
 from retrain.training.setup import Compute, Run
 
 WARM_UP = 3
-"""Iterations before the recording: libraries choose their algorithms and allocate their workspaces meanwhile."""
+"""Number of iterations before the recording. Meanwhile, libraries choose their algorithms and allocate their
+workspaces."""
 
 
 def compute_step(
     run: Run, pixels: Tensor, batch: Batch, iteration: int, rate: float | Tensor, share: float | Tensor
 ) -> None:
-    """Do the device work of an iteration on a batch; `pixels` are its transformed images.
+    """Do the device work of an iteration on a batch. `pixels` are its transformed images.
 
-    `rate` is the learning rate, `share` the share of the newest weights in their average.
+    `rate` is the learning rate, and `share` the share of the newest weights in their average.
     """
     bf16, labels = run.plan.task.training.bf16, batch.labels
     images, targets = run.mix(run.augment(pixels, run.augmentation, run.rows), labels, iteration)
@@ -52,11 +54,11 @@ class Recorder(Protocol):
     """Records work on a device."""
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return a function that repeats the work on the same tensors. The work itself is not done yet."""
+        """Return a function that repeats the work on the same tensors. The work is not done while it is recorded."""
 
 
 class CudaGraphRecorder:
-    """Records work as a CUDA graph, with the random generators that it draws from besides the default one."""
+    """Records work as a CUDA graph. It registers the random generators that the work uses, except the default one."""
 
     def __init__(self, *generators: torch.Generator) -> None:
         self._generators = generators
@@ -72,7 +74,7 @@ class CudaGraphRecorder:
 
 
 class _Inputs(NamedTuple):
-    """Tensors with fixed addresses, from which the recorded work reads what changes between iterations."""
+    """Tensors with fixed addresses. The recorded work reads the values from them that change between iterations."""
 
     pixels: Tensor
     batch: Batch
@@ -91,7 +93,7 @@ class _Inputs(NamedTuple):
 
 
 class RecordedStep:
-    """`compute_step`, recorded once the work no longer depends on the iteration, and replayed from then on."""
+    """`compute_step`, which is recorded once the work no longer depends on the iteration, and replayed from then on."""
 
     def __init__(self, run: Run, recorder: Recorder) -> None:
         """Prepare the recording. Raises `TaskError` if this run's steps cannot be recorded."""
@@ -116,7 +118,7 @@ class RecordedStep:
         self._replay()
 
     def _is_steady(self, run: Run, iteration: int) -> bool:
-        """Return whether all later iterations do the same work, on other values."""
+        """Return whether all later iterations do the same work, only on other values."""
         return self._done >= WARM_UP and iteration >= body_held_until(run.plan) and run.statistics.is_done(iteration)
 
     def _record(self, run: Run, pixels: Tensor, batch: Batch, iteration: int) -> _Inputs:

@@ -1,6 +1,7 @@
 """Decide when an evaluation may stop early, and when a run ends.
 
-A part of val can show that the target is not reached yet. Only all of val can show that it is reached.
+A part of val can show that the target is not reached yet. Only all of val can show that it is reached. docs/concepts.md
+explains the rules with an example.
 """
 
 import math
@@ -20,14 +21,18 @@ RISK = 1e-3
 """Largest probability that an evaluation stops although all of val would reach the needed accuracy."""
 
 EARLY_RISK = 0.5
-"""The same for each check early in a run: the evaluation stops if its accuracy so far is below the needed one."""
+"""The same probability for each check early in a run. The evaluation stops if its accuracy so far is below the needed
+one."""
 
 FIRST, GROWTH = 128, 1.5
-"""Samples before the first check, and the factor by which the samples grow from check to check."""
+"""Number of samples before the first check, and the factor by which the samples grow from check to check."""
 
 
 def subset_ends(total: int) -> Iterator[int]:
-    """Yield after how many of `total` samples to check whether the rest can still reach the target; `total` is last."""
+    """Yield the numbers of samples, up to `total`, after which to check the evaluation.
+
+    A check decides whether the rest can still reach the target. The last number is `total`.
+    """
     size = FIRST
     while size < total:
         yield size
@@ -38,8 +43,9 @@ def subset_ends(total: int) -> Iterator[int]:
 def tail_probability(correct: int, seen: int, enough: int, total: int) -> float:
     """Return the probability that at most `correct` of `seen` samples are correct, if `enough` of all `total` are.
 
-    Samples are drawn without replacement, so the distribution is hypergeometric. An evaluation that stops when this is
-    at most `risk` is wrong with probability at most `risk`, for any network: a better network fails more rarely.
+    Samples are drawn without replacement, so the distribution is hypergeometric. An evaluation that stops when this
+    probability is at most `risk` is wrong with a probability of at most `risk`. This holds for any network, because a
+    better network fails more rarely.
     """
     least, most = max(0, seen - (total - enough)), min(correct, enough)
     if most < least:
@@ -55,9 +61,9 @@ def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> float:
-    """Return the lowest accuracy that has to be exact. A lower accuracy needs no exact value, as it decides nothing.
+    """Return the lowest accuracy that must be exact. A lower accuracy decides nothing, so it need not be exact.
 
-    With a stop rule or a target's scope it is 0, because these need every accuracy exactly.
+    With a stop rule or a target's scope, the result is 0, because these need every accuracy exactly.
     """
     if target is None or rule is not None or target.scope is not None:
         return 0.0
@@ -65,7 +71,7 @@ def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> floa
 
 
 def is_early(target: Target | None, iteration: int) -> bool:
-    """Return whether the iteration is before all iterations at which the task's runs came near their targets."""
+    """Return whether this iteration is before the first one at which any of the task's runs came near its target."""
     return target is not None and iteration < target.expected_from
 
 
@@ -75,36 +81,37 @@ def rejection_risk(early: bool, checks: int) -> float:
 
 
 MARGIN_ERRORS = 1.0
-"""Standard errors by which a run that improves fast must exceed the accuracy expected of scratch to end at its rule's
-`improve_until`. The margin shrinks in proportion to the iterations, to zero at twice `improve_until`. If scratch does
-not fit its data, runs that could end earlier by this expectation ended too low: by 2 points with clothes or 450 images
-a class. If it does, runs that could not end earlier took twice as long and were 3 points above scratch."""
+"""Margin above the accuracy expected of scratch that a run needs to end at `improve_until` while it improves fast, in
+standard errors. The margin shrinks in proportion to the iterations, and is zero at twice `improve_until`. In trials,
+some runs could end in this way even before `improve_until`. If scratch does not fit its data, such runs ended too low:
+by 2 points with clothes or 450 images a class. If scratch fits its data, runs that could not end before `improve_until`
+took twice as long and were 3 points above scratch."""
 
 TARGET_ERRORS = 0.5
-"""Standard errors by which a run may be below a carried target to end, from its rule's `improve_until` on."""
+"""Distance below a carried target at which a run may end from `improve_until` on, in standard errors."""
 
 SLOW_GAIN = 0.008
-"""Rise of the score within its rule's window below which a run below the expected accuracy may end as well, from
-`improve_until` on. The expectation can be far too high: it depends on how many classes are new, not on how hard they
-are."""
+"""Rise of the score within a window below which a run improves slowly. From `improve_until` on, such a run may end even
+if it is below the expected accuracy. This expectation can be far too high, because it depends on how many classes are
+new, and not on how hard they are."""
 
 LEAST_POINTS = 4
-"""Least number of evaluations from which the slope of the score over the loss is estimated."""
+"""Least number of evaluations for an estimate of the slope of the score over the loss."""
 
 CurveName = Literal["score", "newest"]
 
 IMPROVING: tuple[CurveName, ...] = ("score", "newest")
-"""The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
+"""The curves that must stop improving: the score on all of val, and on the drops that the parent did not know."""
 
 SMALL_ERROR = 0.01
-"""Largest standard error of an accuracy that does not lengthen the rule's windows: that of 80% on 1,600 images."""
+"""Largest standard error of an accuracy that does not lengthen the windows. 80% on 1,600 images has this error."""
 
 LARGE_ERROR = 0.02
-"""Standard error of an accuracy above which the loss decides whether a run still improves: that of 80% on 400 images.
-With a limit of 0.01, runs that were already 2 points above scratch took up to 1.7 times as long."""
+"""Standard error of an accuracy above which the loss decides whether a run still improves. 80% on 400 images has this
+error. With a limit of 0.01, runs that were already 2 points above scratch took up to 1.7 times as long."""
 
 PATIENCE_SHARE = 0.7
-"""Largest patience, as a share of a run's iterations so far: the first 30% of a run are never part of a plateau."""
+"""Largest patience, as a share of a run's iterations so far. The first 30% of a run are never part of a plateau."""
 
 
 def judge(
@@ -112,10 +119,11 @@ def judge(
 ) -> Literal["reached", "plateau", "missed"] | None:
     """Return how a run ends with its newest point, or None if it continues. All `points` must be on all of val.
 
-    `reached`: the mean of its last evaluations is good enough, of as many as the rule needs to confirm it. `missed`:
-    the budget is spent. `plateau`: nothing has improved for the rule's patience, and the run is further
-    below its target than the rule's tolerance; otherwise it has `reached` it. At the end of the budget the last
-    evaluation suffices. Without a rule a run ends when it first reaches its target.
+    - `reached`: the mean of its last evaluations is good enough. The rule states their number (`confirmations`). At the
+      end of the budget, one evaluation is enough. Without a rule, a run ends when it first reaches its target.
+    - `missed`: the budget is spent.
+    - `plateau`: nothing has improved for the rule's patience, and the run is further below its target than the rule's
+      tolerance. If it is not further below, the run has `reached` its target.
     """
     if target is None:
         return None
@@ -139,13 +147,18 @@ def judge(
 def is_good_enough(
     points: Sequence[Point], target: Target, rule: StopRule | None, confirmations: int, spent: bool
 ) -> bool:
-    """Return whether a run has reached its target in the mean of its last evaluations, `confirmations` of them.
+    """Return whether a run has reached its target, in the mean of its last `confirmations` evaluations.
 
-    A target that is carried over from earlier drops says nothing about new samples. So all curves must have stopped
-    improving, or the budget is spent. The further a run is above the carried target, on old and on new drops, the more
-    it must gain to continue. A run that has lost as much since its best evaluation is in the dip that follows a start
-    with a large step. From `improve_until` on a run must improve fast and be below the score expected of scratch to
-    continue, and from twice that on it ends. Before that, no run ends while its loss says that a noisy score rises.
+    A carried target says nothing about new samples. So a run at a carried target continues until one of these is true:
+
+    - The budget is spent.
+    - All curves have stopped improving. The further the run is above the target, on old and on new drops, the larger a
+      rise must be to count. A run that has lost this much since its best evaluation does not count as having stopped:
+      it may be in the dip after a start with large steps.
+    - It has reached `improve_until`, and it either improves slowly or is above the score expected of scratch.
+    - It has reached twice `improve_until`.
+
+    In the second and third case, the run still continues if its score is noisy and its loss shows that the score rises.
     """
     score, last = _mean(points, "score", confirmations), points[-1]
     if target.scope is None:
@@ -170,11 +183,13 @@ def is_good_enough(
 def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate | None:
     """Return the accuracy that scratch would end with on all of val, from the plan's estimate and the run itself.
 
-    The plan's estimate is about the baseline's samples and classes. Images of new classes may improve scratch on these
-    samples too: if the run is more accurate there than estimated, scratch is assumed to be as accurate as the run. The
-    run also shows what new classes cost: of the samples that it classifies correctly among the baseline's classes, it
-    classifies a share correctly among all classes. Scratch is assumed to keep that share, and to be as accurate on
-    later classes as on its first. Both figures are means over the later half of the run's evaluations.
+    The plan's estimate is for the baseline's samples and classes. Images of new classes may improve scratch on these
+    samples, too. So if the run is more accurate there than the estimate, scratch is assumed to be as accurate as the
+    run.
+
+    The run also shows how much accuracy new classes cost. It classifies some samples correctly among the baseline's
+    classes, and a share of these correctly among all classes. Scratch is assumed to keep the same share, and to be as
+    accurate on later classes as on its first. Both figures are means over the later half of the run's evaluations.
     """
     planned = target.expected
     recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]
@@ -191,9 +206,9 @@ def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate 
 
 
 def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score: float) -> float:
-    """Return how far a run is above its carried target on old and on new drops, and above the expected accuracy.
+    """Return how far a run is above its carried target, on old and on new drops, and above the expected accuracy.
 
-    It is 0 if the run is below one of them.
+    The smallest of these distances counts. It is 0 if the run is below one of them.
     """
     excess = min(value for value in (last.in_scope, last.newest) if value is not None) - target
     if expected is not None:
@@ -204,7 +219,7 @@ def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score
 def _may_end_while_improving(
     points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float
 ) -> bool:
-    """Return whether a run at its carried target need not continue: it is about as good as scratch would be.
+    """Return whether a run at its carried target may end although it improves, because it is about as good as scratch.
 
     It may end from the rule's `expect_from` on if it is above the expected accuracy, and from `improve_until` on if it
     rises slowly. A rough expectation is used only from `improve_until` on.
@@ -222,16 +237,17 @@ def _may_end_while_improving(
 
 
 def _is_at_its_end(last: Point, rule: StopRule) -> bool:
-    """Return whether a run at its carried target ends in any case: it must cost less than scratch would."""
+    """Return whether a run at its carried target must end now, so that it costs less than scratch would."""
     return rule.improve_until is not None and last.iteration >= 2 * rule.improve_until
 
 
 def still_learns(points: Sequence[Point], rule: StopRule) -> bool:
     """Return whether the loss on val falls so fast that the score should rise by the rule's least gain in a window.
 
-    With few validation samples the score is too noisy to show such a rise. The loss shows it, because every sample
-    changes it. The slope of the score over the loss converts a change of the loss into one of the score. It is fitted
-    by least squares over the evaluations without the first quarter. False without losses, or if it is not negative.
+    With few validation samples, the score is too noisy to show such a rise. The loss shows it, because every sample
+    changes the loss. The slope of the score over the loss converts a change of the loss into a change of the score. It
+    is fitted by least squares over the evaluations without the first quarter. Returns False without losses, or if the
+    slope is not negative.
     """
     last = points[-1]
     before = [point for point in points if point.iteration <= last.iteration - rule.window]
@@ -244,26 +260,26 @@ def still_learns(points: Sequence[Point], rule: StopRule) -> bool:
 
 
 def _rises_slowly(points: Sequence[Point], rule: StopRule, score: float) -> bool:
-    """Return whether the score rises by less than `SLOW_GAIN` per window, over one window or more if it is noisy."""
+    """Return whether the score rises by less than `SLOW_GAIN` per window. If it is noisy, use several windows."""
     windows = noise_factor(points[-1])
     before = [point for point in points if point.iteration <= points[-1].iteration - windows * rule.window]
     return bool(before) and score - _mean(before, "score", rule.confirmations) < windows * SLOW_GAIN
 
 
 def _mean(points: Sequence[Point], curve: Literal["score", "in_scope"], count: int) -> float:
-    """Return the mean of the last `count` values of a curve, or of as many as there are."""
+    """Return the mean of the last `count` values of a curve. If there are fewer values, use all of them."""
     return fmean(value for point in points[-count:] if (value := getattr(point, curve)) is not None)
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:
-    """Return the rise of the score that counts as a gain: the rule's least one, or its errors of the newest score."""
+    """Return the rise of the score that counts as a gain: the larger of the rule's gain and its standard errors."""
     return max(rule.gain, rule.errors * _standard_error(last))
 
 
 def noise_factor(last: Point) -> float:
-    """Return the factor on the rule's windows: 1 up to a standard error of `SMALL_ERROR`, and larger above it.
+    """Return the factor on the rule's windows. It is 1 up to a standard error of `SMALL_ERROR`, and larger above it.
 
-    With few validation samples only a large gain differs from noise, and a run takes longer to make it.
+    With few validation samples, only a large gain differs from noise, and a run takes longer to make it.
     """
     return max(1.0, _standard_error(last) / SMALL_ERROR)
 
@@ -281,7 +297,8 @@ def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) 
 def has_plateau(points: Sequence[Point], curve: CurveName, window: float, gain: float) -> bool:
     """Return whether a curve's best score has risen by less than `gain` over the last `window` iterations.
 
-    A curve shorter than the window has no plateau. A curve without values, because no drop is new, always has one.
+    A curve that is shorter than the window has no plateau. A curve without values always has one. This is the case if
+    no drop is new.
     """
     values = [(point.iteration, value) for point in points if (value := getattr(point, curve)) is not None]
     if not values:

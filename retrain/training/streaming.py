@@ -17,7 +17,7 @@ from retrain.errors import UserError
 from retrain.training.loaders import Batch, EpochSampler, Position
 
 BATCHES_AHEAD = 4
-"""Batches that each worker decodes ahead."""
+"""Number of batches that each worker decodes ahead."""
 
 
 class _Sent(NamedTuple):
@@ -52,7 +52,7 @@ class StreamingLoader:
         self._begin()
 
     def next(self) -> Batch:
-        """Return the next batch once it is decoded."""
+        """Return the next batch after it is decoded."""
         if self._decoded is None:
             self._decoded = iter(self._workers())
         images = next(self._decoded)
@@ -101,7 +101,7 @@ class _DecodingDataset(Dataset["Tensor | UserError"]):
         self.pixels = pixels
 
     def __getitems__(self, rows: list[int]) -> Tensor | UserError:
-        """Return the rows' images, or the error, because a raised error would reach the user with a traceback."""
+        """Return the rows' images, or the error. A raised error would reach the user with a traceback."""
         try:
             return self.pixels.read_held(torch.tensor(rows))
         except UserError as error:
@@ -115,5 +115,5 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals(worker: int) -> None:
-    """Ignore signals in a worker: the training process saves its state first and needs the workers until then."""
+    """Ignore signals in a worker. The training process saves its checkpoint first, and needs the workers until then."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

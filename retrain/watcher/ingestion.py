@@ -1,6 +1,7 @@
-"""Validate drops that ended with `_SUCCESS`, then commit or quarantine them.
+"""Validate drops that ended with `_SUCCESS`, and then commit or quarantine them.
 
-Each validation runs in a subprocess and is counted before it begins, because a crash may take the watcher down too."""
+Each validation runs in a subprocess and is counted before it begins, because a crash may take the watcher down too.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from retrain.utils.processes import WorkerCrashed, run_in_subprocess
 from retrain.watcher.health import Health
 
 MAX_ATTEMPTS = 3
-"""Unfinished validations of a drop after which it is quarantined."""
+"""Number of unfinished validations of a drop after which it is quarantined."""
 
 
 class ValidationAttempts(Record):
@@ -45,11 +46,11 @@ class CountedValidation(NamedTuple):
 
 @contextmanager
 def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS) -> Iterator[CountedValidation]:
-    """Hold a drop's lease and count the body as one of its validations.
+    """Hold a drop's lease, and count the body as one of its validations.
 
-    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` if another process holds the lease, and if it was
+    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` if another process holds the lease, or if it was
     lost before a write. A validation stays counted if its subprocess or this process died. Any other end resets the
-    count, also an error or a request to stop.
+    count, including an error and a request to stop.
     """
     key = store.keys.validations(drop)
     with store.validation(drop).try_lease(seconds) as lease:
@@ -76,7 +77,7 @@ def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS
 
 
 def _clear_attempts(ours: TaskStore, key: str) -> None:
-    """Reset the count, unless the lease is lost: then the count belongs to its new holder."""
+    """Reset the count. If the lease is lost, do nothing, because the count belongs to its new holder."""
     with suppress(LeaseLost):
         ours.objects.delete(key)
 
@@ -102,13 +103,13 @@ class ValidationOutcome(NamedTuple):
     findings: tuple[str, ...]
     """Duplicates, conflicts and other findings, in sentences."""
     decoded: tuple[tuple[Path, int], ...] = ()
-    """Files of decoded images that were written for a run on this machine, with their times of modification."""
+    """Files of decoded images for a run on this machine, with their times of modification."""
     amended: bool = False
     """Whether the drop had only new labels for images of earlier drops, and so became an amendment."""
 
 
 def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:
-    """Commit a drop, or return why it must be quarantined, with the findings. Raises `StoreError`."""
+    """Commit a drop, or return the reason for its quarantine, with the findings. Raises `StoreError`."""
     from retrain.data import decoded  # imports numpy and Pillow; only the subprocess needs them
     from retrain.data.uploads import ingest_drop
 
@@ -134,10 +135,10 @@ class Ingestion:
         self._health, self._lease = health, lease
 
     def validate(self, states: DropStates) -> UserError | None:
-        """Validate every drop that has ended without a manifest, and return the last problem, or None.
+        """Validate every drop that has ended without a manifest. Return the last problem, or None.
 
-        A failure does not stop the validation of the other drops. `TaskLocked` is returned if the only problem is
-        that another watcher is validating a drop.
+        A failure does not stop the validation of the other drops. `TaskLocked` is returned only if the single problem
+        is that another watcher is validating a drop.
         """
         busy: UserError | None = None
         problem: UserError | None = None
@@ -177,7 +178,7 @@ class Ingestion:
         return not outcome.amended
 
     def _commit_or_explain(self, drop: str, before: ValidationAttempts) -> ValidationOutcome:
-        """Commit a drop, or return why it must be quarantined. Raises `UserError` if this cannot be decided now."""
+        """Commit a drop, or return the reason for its quarantine. Raises `UserError` if this cannot be decided now."""
         if before.begun >= MAX_ATTEMPTS:
             return ValidationOutcome(f"{before.begun} validations began and never ended, the last: {before.how}", ())
         self._health.heartbeat(working=True)

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from retrain.store.s3.sqs import Message, SqsQueue  # boto3 is slow to import: not for a watcher that polls folders
 
 MAX_MESSAGES = 1000
-"""Most messages per turn. Many messages about one drop cause one check, and the turn ends before SQS delivers them
-again."""
+"""Largest number of messages in a turn. Many messages about one drop cause one check. The turn ends before SQS delivers
+them again."""
 
 log = logging.getLogger("retrain")
 
 
 class ReceivedEvents(NamedTuple):
-    """Messages that could be parsed, each with the tasks that it names, and the ids of their drops by task."""
+    """Messages that could be parsed, each with its tasks, and the ids of the drops by task."""
 
     messages: "list[tuple[Message, frozenset[str]]]"
     drops: dict[str, set[str]]
 
     def deletable(self, failed: Collection[str]) -> "list[Message]":
-        """Return the messages that may be deleted: those that name none of the `failed` tasks."""
+        """Return the messages that may be deleted: the messages that name none of the `failed` tasks."""
         return [message for message, tasks in self.messages if tasks.isdisjoint(failed)]
 
 

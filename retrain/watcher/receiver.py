@@ -25,11 +25,11 @@ TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
 """Environment variable with the token that authenticates requests. Without it, no events are accepted."""
 ORIGIN = "HTTP_WEBHOOK_REQUEST_ORIGIN"
 SHORTEST_TOKEN = 16
-"""Least number of characters: a shorter token can be guessed."""
+"""Least number of characters. A shorter token can be guessed."""
 BODY_BYTES = 1 << 20
 """Largest size of a request's body, in bytes. An event has about 1 KB."""
 MOST_WAITING = 10_000
-"""Most drops kept until the watcher's next turn. More are refused, and the next poll finds them."""
+"""Largest number of drops that wait for the watcher's next turn. More are refused, and the next poll finds them."""
 
 log = logging.getLogger("retrain")
 
@@ -53,7 +53,7 @@ class EventReceiver:
         return ReceivedEvents([], drops)
 
     def delete(self, messages: object) -> None:
-        """Do nothing: events are not stored."""
+        """Do nothing, because events are not stored."""
 
     def answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request with an event in its body."""

@@ -44,14 +44,14 @@ class Pace(NamedTuple):
 
 DEFAULT_PACE = Pace()
 MANY = 0.1
-"""Share of a task's drops from which on all objects are listed, 1,000 per request, instead of three requests per drop.
-"""
+"""Share of a task's drops from which on all objects are listed, 1,000 per request. Below it, each drop takes three
+requests."""
 DRIFT_SECONDS = 3600.0
 """Seconds that measuring the drift of the waiting drops may take."""
 
 
 def measure_drifts(task: Task) -> None:
-    """Measure the drift of a task's waiting drops. Runs in a subprocess, because it may crash and needs torch."""
+    """Measure the drift of a task's waiting drops. This runs in a subprocess, because it may crash and needs torch."""
     from retrain.pipeline.drift import measure_task
 
     measure_task(task)
@@ -91,10 +91,10 @@ class TaskWatch:
         return min([*self._waiting.values(), *self._corrections.values()], default=None)
 
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
-        """Validate the drops with these ids whose upload has ended, or all of them, and note what waits for a run.
+        """Validate the drops with these ids whose upload has ended, or all of them. Record which ones wait for a run.
 
-        Raises `TaskLocked` if the only problem is that another watcher is validating a drop. The caller must check
-        again, since that watcher may die. Raises any other `UserError` if the store refuses.
+        Raises `TaskLocked` only if the single problem is that another watcher is validating a drop. The caller must
+        check again, because that watcher may die. Raises any other `UserError` if the store refuses.
         """
         self._claims.refresh()
         found = list(self.store.objects.folders(self.store.keys.drops) if drops is None else drops)
@@ -121,9 +121,9 @@ class TaskWatch:
             raise problem
 
     def advance(self) -> None:
-        """Start a run for the waiting drops if none is in flight, and restart a run in flight that has stopped.
+        """Start a run for the waiting drops if no run is active. Restart an active run that has stopped.
 
-        Raises `UserError` if that fails now.
+        Raises `UserError` if this fails now.
         """
         self._claims.refresh()
         if self._is_due() and not self._claims.in_flight():
@@ -134,7 +134,10 @@ class TaskWatch:
             self._check_runs()
 
     def notify(self) -> None:
-        """Deliver unconfirmed events to the task's webhooks and tracker. One that refuses does not delay the others."""
+        """Deliver unconfirmed events to the task's webhooks and trackers.
+
+        A failure of one does not delay the others.
+        """
         self._notifier.notify()
         self._tracker.follow()
 
@@ -145,7 +148,7 @@ class TaskWatch:
         self._next_check[plan.run_id] = time.monotonic() + pause
 
     def _check_runs(self) -> None:
-        """Ensure that the runs in flight are still running, unless another watcher is doing so."""
+        """Ensure that the active runs are still running, unless another watcher is doing so."""
         with self.store.try_lease(self._pace.lease) as lease:
             if lease is None:
                 return
@@ -168,7 +171,7 @@ class TaskWatch:
                 self._ingestion.quarantine(self.store, drop, str(since))
 
     def _add_corrections(self) -> None:
-        """Note the newest amendment and erasure if no run has them. While an erasure is not complete, note neither."""
+        """Record the newest amendment and erasure if no run has them. Record neither while an erasure is incomplete."""
         amendment, erasure = self.store.drops.amendments.newest(), self.store.erasures.newest()
         found: dict[str, datetime] = {}
         if amendment:
@@ -202,7 +205,8 @@ class TaskWatch:
         return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
-        """Return whether something waits and a scheduled time has passed since, also while no watcher was running.
+        """Return whether something waits and a scheduled time has passed since. It may have passed while no watcher was
+        running.
 
         A trigger that postponed the run is evaluated again when a drop lands, when its time comes, and regularly.
         """
@@ -212,7 +216,7 @@ class TaskWatch:
         return self.task.schedule is None or self.oldest <= last_scheduled(self.task.schedule, now)
 
     def _claim(self) -> None:
-        """Plan a run and claim what waits for it, postpone the run, or note that none is needed."""
+        """Plan a run and claim the waiting drops for it, or postpone the run, or record that none is needed."""
         self._measure_drift()
         try:
             planned = next_run.plan_next_run(self.store, self.task, Request(), self._clock())
@@ -234,12 +238,12 @@ class TaskWatch:
             self._forget_waiting()
 
     def _forget_waiting(self) -> None:
-        """Forget the drops and corrections that waited: a run has them, or none is needed."""
+        """Forget the waiting drops and corrections, because a run has them or none is needed."""
         self._waiting.clear()
         self._corrections.clear()
 
     def _measure_drift(self) -> None:
-        """Have the drift of the waiting drops measured, once for a champion, if the trigger asks for it."""
+        """Measure the drift of the waiting drops once for each champion, if the trigger requires it."""
         champion = self.store.champion.read().run_id
         new = {(champion, drop) for drop in self._waiting} - self._measured
         if self.task.trigger.drift == "ignore" or champion is None or not new:

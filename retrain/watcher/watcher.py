@@ -12,7 +12,7 @@ from retrain.watcher.queue import EventSource, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
-"""Seconds between turns if nothing lands: the longest delay between the end of a run and the start of the next."""
+"""Seconds between turns if nothing lands. This is the longest delay between the end of a run and the next start."""
 RETRY_SECONDS = 20.0
 """Seconds until all drops are checked again, after a failure or while another watcher validates one."""
 
@@ -20,10 +20,10 @@ log = logging.getLogger("retrain")
 
 
 class Watcher:
-    """Watches tasks independently: a broken task does not stop the others. SIGKILL is safe at any point.
+    """Watches tasks independently. A broken task does not stop the others. SIGKILL is safe at any point.
 
-    Events from a queue name the drops to check immediately. All drops are also checked every `poll_seconds`, because
-    events can get lost.
+    Events from a queue name drops that are checked immediately. All drops are also checked every `poll_seconds`,
+    because events can get lost.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Watcher:
         return ReceivedEvents([], {})
 
     def _delete(self, events: ReceivedEvents, failed: Collection[str]) -> None:
-        """Delete each message unless one of its own tasks failed: a broken task does not keep another task's events."""
+        """Delete each message unless one of its own tasks failed. A broken task does not keep another task's events."""
         if self._queue:
             self._queue.delete(events.deletable(failed))
 

@@ -40,7 +40,7 @@ log = logging.getLogger("retrain")
 
 
 class Delivered(Record):
-    """`notifications/<endpoint>/<event>.json`: marks an event that the endpoint has confirmed."""
+    """`notifications/<endpoint>/<event>.json` marks an event that the endpoint has confirmed."""
 
     id: str
     at: datetime
@@ -85,7 +85,7 @@ class Endpoint:
         return Delivery(sent)
 
     def _first_seen(self, now: datetime) -> datetime:
-        """Return when the first delivery to this endpoint was tried. Earlier events are not sent."""
+        """Return the time of the first delivery to this endpoint. Earlier events are not sent."""
         key = f"{self._prefix}since.json"
         try:
             self._store.objects.create(key, Delivered(id="since", at=now).to_bytes())
