@@ -348,6 +348,9 @@ WATCHER_QUEUE_ERRORS = Name(
     (),
     "Messages that are not events, and failed requests to the queue.",
 )
+WATCHER_WEBHOOKS = Name(
+    "retrain_watcher_webhooks_failing", "gauge", TASK, "Webhooks that did not confirm an event; it is sent again later."
+)
 
 SERVED_MODEL = Name(
     "retrain_serving_model_info", "gauge", ("task", "model"), "Always 1. The labels name the model that is served."
@@ -382,7 +385,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
     "The watcher": (
         *(WATCHER_LAG, WATCHER_IN_FLIGHT, WATCHER_TRIGGER, WATCHER_SUBMISSIONS, WATCHER_QUARANTINED, WATCHER_ERRORS),
-        WATCHER_QUEUE_ERRORS,
+        *(WATCHER_QUEUE_ERRORS, WATCHER_WEBHOOKS),
     ),
     "`retrain serve`": (SERVED_MODEL, SERVED_REQUESTS, SERVED_IMAGES, SERVED_SECONDS, SERVED_ERRORS),
     "A training while it runs": (

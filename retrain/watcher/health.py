@@ -29,6 +29,7 @@ class Health(Collector):
         self._counts: Counter[tuple[Name, str]] = Counter()
         self._oldest: dict[str, datetime | None] = {}
         self._in_flight: Counter[str] = Counter()
+        self._failing_webhooks: Counter[str] = Counter()
         self._deferred: dict[str, set[Condition]] = {}
         self._problems = dict.fromkeys(self._tasks, "not checked yet")
         self._alive_at, self._working = time.monotonic(), False
@@ -52,6 +53,11 @@ class Health(Collector):
         """Set the number of a task's runs in flight."""
         with self._lock:
             self._in_flight[task] = in_flight
+
+    def set_failing_webhooks(self, task: str, failing: int) -> None:
+        """Set the number of a task's webhooks that did not confirm an event."""
+        with self._lock:
+            self._failing_webhooks[task] = failing
 
     def set_deferred(self, task: str, state: TriggerState | None) -> None:
         """Set the conditions that a task's trigger waits for. None if it waits for nothing."""
@@ -83,7 +89,7 @@ class Health(Collector):
         """Yield the watcher's metrics, every task with a value from the start."""
         with self._lock:
             oldest, counts, in_flight = dict(self._oldest), self._counts.copy(), self._in_flight.copy()
-            deferred = dict(self._deferred)
+            deferred, failing = dict(self._deferred), self._failing_webhooks.copy()
         yield family(names.WATCHER_LAG, [((task,), _seconds_since(oldest.get(task))) for task in self._tasks])
         yield family(names.WATCHER_IN_FLIGHT, [((task,), in_flight[task]) for task in self._tasks])
         waits = [((task, one), one in deferred.get(task, ())) for task in self._tasks for one in CONDITIONS]
@@ -91,6 +97,7 @@ class Health(Collector):
         for name in (names.WATCHER_SUBMISSIONS, names.WATCHER_QUARANTINED, names.WATCHER_ERRORS):
             yield family(name, [((task,), counts[name, task]) for task in self._tasks])
         yield family(names.WATCHER_QUEUE_ERRORS, [((), counts[names.WATCHER_QUEUE_ERRORS, ""])])
+        yield family(names.WATCHER_WEBHOOKS, [((task,), failing[task]) for task in self._tasks])
 
 
 def _seconds_since(moment: datetime | None) -> float:

@@ -138,7 +138,8 @@ class TaskWatch:
 
         A failure of one does not delay the others.
         """
-        self._notifier.notify()
+        deliveries = self._notifier.notify()
+        self._health.set_failing_webhooks(self.task.name, sum(one.problem is not None for one in deliveries))
         self._tracker.follow()
 
     def _needs_check(self, plan: Plan) -> bool:

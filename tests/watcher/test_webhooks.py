@@ -19,11 +19,14 @@ from support.terminal import Ran, retrain
 
 from retrain.config.task import Task
 from retrain.errors import TaskError
+from retrain.pipeline.executor import InProcessExecutor
 from retrain.records import Approval, Verdict
 from retrain.store import LocalStore
 from retrain.store.champions import Author
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
 from retrain.watcher.webhooks import FIRST_PAUSE, HOSTS, LONGEST_PAUSE, Notifier
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies.md"
@@ -195,6 +198,25 @@ def test_refused_event_is_sent_again_after_growing_pauses(place: Place, receiver
     place.now += LONGEST_PAUSE
     assert notifier.notify()[0].confirmed == 1
     assert set(receiver.ids) == {"run-scratch-1"}
+
+
+def test_watcher_counts_webhooks_that_fail(place: Place, receiver: Receiver) -> None:
+    def failing() -> float:
+        metrics = (sample for family in health.collect() for sample in family.samples)
+        return next(one.value for one in metrics if one.name == "retrain_watcher_webhooks_failing")
+
+    health = Health(["pets"])
+    watch = TaskWatch(place.task, InProcessExecutor("cpu"), health, clock=lambda: place.now)
+    assert failing() == 0
+    place.store.ledger.write(known_ledger.pets()[0])
+    receiver.status = 500
+    for _ in range(2):  # the second time it only waits
+        watch.notify()
+        assert failing() == 1
+    receiver.status = 200
+    place.now += LONGEST_PAUSE
+    watch.notify()
+    assert failing() == 0
 
 
 def test_redirects_are_not_followed(place: Place, receiver: Receiver) -> None:
