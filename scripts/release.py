@@ -22,6 +22,8 @@ from helm_python import package
 import retrain
 
 ROOT = Path(__file__).parents[1]
+GOLDEN = "tests/store/golden"
+"""Folder with a store of each version."""
 IMAGES = ("image", "cpu", "slim")
 """The images. Each has its locked packages in `requirements-IMAGE.lock`."""
 UNLOCKED = {"cpu": ("torch", "torchvision")}
@@ -65,6 +67,11 @@ def find_problems(root: Path, version: str) -> list[str]:
     if find_notes(root, version) is None:
         wrong.append(
             f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD': give the release's section that heading."
+        )
+    if not (root / GOLDEN / f"{version}.tar.xz").exists():
+        wrong.append(
+            f"{GOLDEN}/{version}.tar.xz is missing: write it with {GOLDEN}/write.py, so that later versions are tested "
+            "with a store of this one."
         )
     if changed := _git(root, "status", "--porcelain", "--untracked-files=no"):
         wrong.append(f"Files have uncommitted changes: commit or revert them.\n{changed}")

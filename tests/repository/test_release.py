@@ -29,7 +29,7 @@ PARTS = (
     "pyproject.toml",
     *(f"requirements-{image}.lock" for image in ("image", "cpu", "slim")),
 )
-FOLDERS = ("charts/retrain", "pipelines", "retrain", "studies", "tasks")
+FOLDERS = ("charts/retrain", "pipelines", "retrain", "studies", "tasks", "tests/store/golden")
 
 
 def commit(root: Path) -> None:
@@ -155,13 +155,16 @@ def test_release_that_is_inconsistent_is_refused(root: Path) -> None:
     chart.write_text(chart.read_text().replace(f"version: {VERSION}", "version: 9.9.9"))
     changelog = root / "CHANGELOG.md"
     changelog.write_text(changelog.read_text().replace(f"## [{VERSION}] - ", "## [Unreleased]: "))
+    (root / "tests" / "store" / "golden" / f"{VERSION}.tar.xz").unlink()
     refused = make_release(root)
     assert refused.returncode == 1
-    first, second, third, *changed = refused.stderr.splitlines()
+    first, second, third, fourth, *changed = refused.stderr.splitlines()
     assert first.startswith(
         f"The version of charts/retrain/Chart.yaml is 9.9.9, but retrain/__init__.py says {VERSION}: "
     )
     assert second.startswith(f"CHANGELOG.md has no section '## [{VERSION}] - YYYY-MM-DD'")
-    assert third == "Files have uncommitted changes: commit or revert them."
-    assert [line.split()[-1] for line in changed] == ["CHANGELOG.md", "charts/retrain/Chart.yaml"]
+    golden = f"tests/store/golden/{VERSION}.tar.xz"
+    assert third.startswith(f"{golden} is missing: write it with tests/store/golden/write.py")
+    assert fourth == "Files have uncommitted changes: commit or revert them."
+    assert [line.split()[-1] for line in changed] == ["CHANGELOG.md", "charts/retrain/Chart.yaml", golden]
     assert not (root / "dist").exists()
