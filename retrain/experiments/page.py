@@ -51,7 +51,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         "## Set-up",
         *_paragraphs(study.regime),
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
-        f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
+        f"below comes from `{study.name}/runs.jsonl`. `retrain study report --check` computes all of them again.",
         f"**Environment.** {_made_with(study, kept)}",
         *_findings(study),
         *_methods(study),
@@ -165,13 +165,13 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
     meaning = (
         f"Figures after ± and in parentheses are {spread}s."
         if printed
-        else f"Figures after ± are {spread}s; the paper's tables do not state them."
+        else f"Figures after ± are {spread}s. The paper's tables do not state them."
     )
     notes = [f"{meaning} `{ABSENT}` means that this study has no such run."]
     if study.size == "mini":
-        notes.append("The rows name the paper's data and networks; ours are described under Set-up.")
+        notes.append("The rows name the paper's data and networks. Ours are described under Set-up.")
     if "time" in columns:
-        notes.append("The paper's times are minutes; ours are iterations until the network is fitted.")
+        notes.append("The paper's times are minutes. Ours are iterations until the network is fitted.")
     yield " ".join(notes)
     yield markdown_table(titles, lines)
 
