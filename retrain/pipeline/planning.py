@@ -13,7 +13,7 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
-from retrain.pipeline.plan_warnings import setting_warnings, target_warnings
+from retrain.pipeline.plan_warnings import length_warnings, setting_warnings, target_warnings
 from retrain.pipeline.start import read_missing_fit, resolve_start
 from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
 from retrain.pipeline.trigger import TriggerState
@@ -266,7 +266,8 @@ def _assemble(
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
-    warnings = (*setting_warnings(task, dataset, whole, evaluate_every), *target_warnings(target, baseline))
+    warnings = [*setting_warnings(task, dataset, whole, evaluate_every), *target_warnings(target, baseline)]
+    warnings += length_warnings(task, whole) if method == "scratch" else ()
     return Plan(
         task=task,
         method=method,

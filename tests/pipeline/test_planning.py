@@ -1,17 +1,11 @@
 """Planning the next run from drops and history, without a store."""
 
 import pytest
-from support.histories import TASK, Past, drop, one_drop
+from support.histories import TASK, Past, configured, drop, one_drop
 
 from retrain.config.fields import identity
-from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request, equal_work, escalate
 from retrain.records import Plan, parse_record
-
-
-def configured(**parts: object) -> Task:
-    """Return the task with other settings."""
-    return Task.model_validate({**TASK.model_dump(), **parts})
 
 
 def reason(planned: Plan | NoRunNeeded) -> str:
@@ -208,31 +202,6 @@ def test_diverged_run_is_not_repeated() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "diverged", promoted=None)
     assert "diverged" in reason(past.next())
-
-
-@pytest.mark.parametrize(
-    ("training", "warning"),
-    [
-        ({"class_weights": "inverse", "balanced_sampling": True}, "both correct for rare classes: set one of them"),
-        ({"warmup": 500}, "training.warmup 500 is not shorter than scratch's 500 iterations"),
-        ({"class_weights": "inverse", "warmup": 499}, None),
-        ({"batch_size": 501}, "training.batch_size 501 is larger than the 500 training samples"),
-        ({"batch_size": 500, "evaluate_every": "auto"}, None),
-        ({"evaluate_every": 10}, "training.evaluate_every 10 counts epochs, and scratch's training has no more"),
-        ({"evaluate_every": 9}, None),
-    ],
-)
-def test_plan_warns_of_settings_without_their_effect(training: dict[str, object], warning: str | None) -> None:
-    plan = Past().landed(drop(1)).plan(task=configured(training={**TASK.training.model_dump(), **training}))
-    given = [text for text in plan.warnings if text.startswith("training.")]
-    assert len(given) == (warning is not None)
-    assert all(str(warning) in text for text in given)
-
-
-def test_plan_warns_of_a_single_class() -> None:
-    for classes, warned in ((("cat",), True), (("cat", "dog"), False)):
-        plan = Past().landed(drop(1, classes=classes)).plan()
-        assert any("only one class, 'cat', so any model is always right" in text for text in plan.warnings) is warned
 
 
 def test_drops_without_a_training_image_start_no_run() -> None:

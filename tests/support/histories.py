@@ -25,6 +25,11 @@ CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
 """Curve of a scratch run that ends at 80%: it reaches 99% of that at 150, and 100% at 200."""
 
 
+def configured(**parts: object) -> Task:
+    """Return the task with other settings."""
+    return Task.model_validate({**TASK.model_dump(), **parts})
+
+
 def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:
     """Return a drop that landed in this minute. All its classes have the same number of samples."""
     each = dict.fromkeys(classes, samples // len(classes))

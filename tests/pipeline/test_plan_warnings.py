@@ -1,0 +1,54 @@
+"""A plan warns of settings that do not do what they seem to do."""
+
+import pytest
+from support.histories import TASK, Past, configured, drop
+
+
+@pytest.mark.parametrize(
+    ("training", "warning"),
+    [
+        ({"class_weights": "inverse", "balanced_sampling": True}, "both correct for rare classes: set one of them"),
+        ({"warmup": 500}, "training.warmup 500 is not shorter than scratch's 500 iterations"),
+        ({"class_weights": "inverse", "warmup": 499}, None),
+        ({"batch_size": 501}, "training.batch_size 501 is larger than the 500 training samples"),
+        ({"batch_size": 500, "evaluate_every": "auto"}, None),
+        ({"evaluate_every": 10}, "evaluate_every 10 counts epochs, so scratch's training has only 1 evaluation."),
+        ({"evaluate_every": 2}, "has only 5 evaluations."),
+        ({"evaluate_every": 1}, None),
+    ],
+)
+def test_plan_warns_of_settings_without_their_effect(training: dict[str, object], warning: str | None) -> None:
+    plan = Past().landed(drop(1)).plan(task=configured(training={**TASK.training.model_dump(), **training}))
+    given = [text for text in plan.warnings if text.startswith("training.")]
+    assert len(given) == (warning is not None)
+    assert all(str(warning) in text for text in given)
+
+
+def _short_trainings(training: dict[str, object], **model: object) -> list[str]:
+    task = configured(training={**TASK.training.model_dump(), **training}, model={**TASK.model.model_dump(), **model})
+    return [text for text in Past().landed(drop(1)).plan(task=task).warnings if text.startswith("scratch has only")]
+
+
+@pytest.mark.parametrize(
+    ("training", "few", "advice"),
+    [
+        ({"epochs": 10, "batch_size": 128}, "39 iterations", "set training.batch_size to 16, or training.epochs to 77"),
+        ({"epochs": 1, "batch_size": 16}, "31 iterations", "allow: set training.epochs to 10 or more"),
+        ({"iterations": 20}, "20 iterations", "allow: set training.iterations to 300 or more"),
+    ],
+)
+def test_plan_warns_of_a_short_training_from_scratch(training: dict[str, object], few: str, advice: str) -> None:
+    [given] = _short_trainings(training)
+    assert f"only {few}, " in given
+    assert advice in given
+
+
+def test_long_or_pretrained_training_is_no_warning() -> None:
+    assert _short_trainings({"epochs": 5, "batch_size": 16}) == []
+    assert _short_trainings({"epochs": 1, "batch_size": 16}, pretrained="weights.safetensors") == []
+
+
+def test_plan_warns_of_a_single_class() -> None:
+    for classes, warned in ((("cat",), True), (("cat", "dog"), False)):
+        plan = Past().landed(drop(1, classes=classes)).plan()
+        assert any("only one class, 'cat', so any model is always right" in text for text in plan.warnings) is warned
