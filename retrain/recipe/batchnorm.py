@@ -29,36 +29,43 @@ class StatisticsCorrection:
         self._collect()
 
     def _collect(self) -> None:
-        """List the layers' tensors, to correct all of them in one call. A call for each would take 1 ms per step."""
+        """Prepare to correct all statistics as one tensor. A call for each of them would take 1 ms per step."""
+        if not self._layers:
+            return
+        self._end = min(layer.end for layer in self._layers)
+        self._batches = [layer.batches.view(1) for layer in self._layers]
         self._statistics = [tensor for layer in self._layers for tensor in layer.statistics]
-        self._before = [tensor.clone() for tensor in self._statistics]
-        self._batches = [layer.batches for layer in self._layers]
-        device = self._batches[0].device if self._batches else None
+        self._corrected = torch.cat(self._statistics)
+        self._parts = self._corrected.split_with_sizes([len(tensor) for tensor in self._statistics])
+        device = self._corrected.device
         kept = [1 - layer.momentum for layer in self._layers]
         self._kept = torch.tensor(kept, dtype=torch.float32, device=device)
+        channels = torch.tensor([sum(map(len, layer.statistics)) for layer in self._layers])
+        self._layer_of = torch.arange(len(channels)).repeat_interleave(channels).to(device)
 
     def is_done(self, iteration: int) -> bool:
         """Return whether nothing is left to correct from iteration `iteration` on, counted from 0."""
-        return not any(layer.share(iteration) > NEGLIGIBLE for layer in self._layers)
+        return all(iteration >= layer.end for layer in self._layers)
 
-    @torch.no_grad()
     def before_forward(self, iteration: int) -> None:
         """Keep a copy of the statistics before iteration `iteration`, counted from 0."""
-        left = [layer for layer in self._layers if layer.share(iteration) > NEGLIGIBLE]
-        if len(left) < len(self._layers):
-            self._layers = left
-            self._collect()
-        elif left:
-            torch._foreach_copy_(self._before, self._statistics)
+        if not self._layers:
+            return
+        with torch.no_grad():
+            if iteration < self._end:
+                torch.cat(self._statistics, out=self._corrected)
+            else:
+                self._layers = [layer for layer in self._layers if iteration < layer.end]
+                self._collect()
 
-    @torch.no_grad()
     def after_backward(self) -> None:
         """Correct the statistics for all forward passes since `before_forward`."""
         if not self._layers:
             return
-        weights = correction_weights(self._kept, torch.stack(self._batches)).unbind()
-        torch._foreach_lerp_(self._before, self._statistics, [weight for weight in weights for _ in STATISTICS])
-        torch._foreach_copy_(self._statistics, self._before)
+        with torch.no_grad():
+            weights = correction_weights(self._kept, torch.cat(self._batches))
+            self._corrected.lerp_(torch.cat(self._statistics), weights.index_select(0, self._layer_of))
+            torch._foreach_copy_(self._statistics, self._parts)
 
 
 def correction_weights(kept: Tensor, batches: Tensor) -> Tensor:
@@ -68,7 +75,7 @@ def correction_weights(kept: Tensor, batches: Tensor) -> Tensor:
     (r - q^N c) / (1 - q^N) = c + w (r - c), where w = 1 / (1 - q^N) is the weight. `kept` is q, float32 [L], and
     `batches` N, int64 [L]. Without a batch r equals c, and the weight has no effect.
     """
-    return 1 / (1 - kept ** batches.clamp(min=1))
+    return (1 - kept ** batches.clamp(min=1)).reciprocal()
 
 
 class _Layer:
@@ -78,10 +85,8 @@ class _Layer:
         self.statistics = [layer.get_buffer(name) for name in STATISTICS]
         self.batches = layer.get_buffer("num_batches_tracked")
         self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_starts_afresh`
-
-    def share(self, batches: int) -> float:
-        """Return the share of the initial values after this number of batches."""
-        return math.exp(batches * math.log1p(-self.momentum)) if self.momentum < 1 else float(not batches)
+        self.end = math.ceil(math.log(NEGLIGIBLE) / math.log1p(-self.momentum)) if self.momentum < 1 else 1
+        """Batches after which the share of the initial values is negligible."""
 
 
 def _starts_afresh(module: nn.Module) -> bool:

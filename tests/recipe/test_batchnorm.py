@@ -57,6 +57,32 @@ def test_several_forward_passes_are_batches_of_their_own() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def two_layers() -> nn.Sequential:
+    """Return a network whose first layer is corrected for 30 batches, and its second one for 197."""
+    torch.manual_seed(0)
+    first, second = nn.BatchNorm2d(4, momentum=0.5), nn.BatchNorm2d(6, momentum=0.1)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), first, nn.Conv2d(4, 6, 3), second)
+
+
+def test_each_layer_is_corrected_by_its_own_momentum_and_batches() -> None:
+    """Every third iteration leaves out the second layer."""
+    ours, plain, seen = two_layers(), two_layers(), {1: 0, 3: 0}
+    correction = StatisticsCorrection(ours)
+    for iteration, images in enumerate(batches(60)):
+        used = 2 if iteration % 3 == 1 else 4
+        correction.before_forward(iteration)
+        ours[:used](images)
+        correction.after_backward()
+        for position, momentum in ((1, 0.5), (3, 0.1)):
+            if position < used:
+                seen[position] += 1
+                plain[position].momentum = momentum / (1 - (1 - momentum) ** seen[position])  # type: ignore[assignment]
+        plain[:used](images)
+        for (name, own), theirs in zip(ours.named_buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(own, theirs, rtol=1e-3, atol=1e-5, msg=f"{name} after {iteration}")
+    assert seen == {1: 60, 3: 40}
+
+
 def test_batchnorm_correction_ends_once_initial_values_are_gone() -> None:
     net = network()
     correction = StatisticsCorrection(net)
