@@ -1,12 +1,11 @@
 """Optimizers by their settings, and the changes a recipe makes to gradients before their step."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from retrain.config.optimizers import AdamW, Sgd
@@ -39,17 +38,36 @@ class Optimizer:
         self.rate = setting.learning_rate
         """Learning rate of the next step."""
         self.columns: Columns = {name: [torch.zeros_like(each) for each in self.parameters] for name in remembered}
-        self._update, self._groups = update, _decay_groups(setting, self.parameters)
+        self._update, self._groups = update, _groups(setting, self.parameters)
+        self._steps: Tensor | None = None
+
+    def count_steps(self) -> None:
+        """Count the steps of each parameter in the column `step`. They are views of one tensor, for fast additions."""
+        self._steps = torch.zeros(len(self.parameters), device=self.parameters[0].device)
+        self.columns["step"] = list(self._steps.unbind())
 
     @torch.no_grad()
     def step(self, rate: float | Tensor | None = None) -> None:
         """Do one step. `rate` is a number, or a float32 scalar on the parameters' device."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        self._add_step([position for position, gradient in enumerate(gradients) if gradient is not None])
         for decay, positions in self._groups:
-            used = [position for position in positions if self.parameters[position].grad is not None]
+            used = [position for position in positions if gradients[position] is not None]
+            if not used:
+                continue
             parameters = [self.parameters[position] for position in used]
             columns = {name: [column[position] for position in used] for name, column in self.columns.items()}
-            gradients = [parameter.grad for parameter in parameters]
-            self._update(parameters, gradients, columns, lr=self.rate if rate is None else rate, weight_decay=decay)
+            own = [gradients[position] for position in used]
+            self._update(parameters, own, columns, lr=self.rate if rate is None else rate, weight_decay=decay)
+
+    def _add_step(self, used: Sequence[int]) -> None:
+        """Count a step of the parameters at these positions."""
+        if self._steps is None or not used:
+            return
+        if len(used) == len(self._steps):
+            self._steps.add_(1)
+        else:
+            torch._foreach_add_([self.columns["step"][position] for position in used], 1)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -65,17 +83,17 @@ def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Opt
     decoupled = isinstance(setting, AdamW)
     update = partial(_adam, betas=setting.betas, decoupled=decoupled)
     optimizer = Optimizer(parameters, setting, ("exp_avg", "exp_avg_sq"), update)
-    optimizer.columns["step"] = [torch.zeros((), device=each.device) for each in optimizer.parameters]
+    optimizer.count_steps()
     return optimizer
 
 
-def _decay_groups(setting: Setting, parameters: Iterable[Tensor]) -> list[tuple[float, list[int]]]:
-    """Return weight decays, each with the positions of its parameters. No group is empty."""
-    groups: dict[float, list[int]] = {}
+def _groups(setting: Setting, parameters: Iterable[Tensor]) -> list[tuple[float, list[int]]]:
+    """Return weight decays, each with the positions of its parameters of one dtype. No group is empty."""
+    groups: dict[tuple[float, torch.dtype], list[int]] = {}
     for position, parameter in enumerate(parameters):
         decays = setting.decayed == "all" or parameter.ndim > 1
-        groups.setdefault(setting.weight_decay if decays else 0.0, []).append(position)
-    return list(groups.items())
+        groups.setdefault((setting.weight_decay if decays else 0.0, parameter.dtype), []).append(position)
+    return [(decay, positions) for (decay, _), positions in groups.items()]
 
 
 def _adam(
@@ -88,23 +106,24 @@ def _adam(
     betas: tuple[float, float],
     decoupled: bool,
 ) -> None:
-    """Step like `torch.optim.Adam(..., fused=True)`, or like `AdamW` if weight decay is decoupled."""
-    beta1, beta2 = betas
-    adam(
+    """Step like `torch.optim.Adam(..., fused=True)`, or like `AdamW` if weight decay is decoupled.
+
+    Their functional interface would sort the tensors and count the steps one by one: 0.2 ms in every step.
+    """
+    update = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    update(
         parameters,
         gradients,
         columns["exp_avg"],
         columns["exp_avg_sq"],
         [],
         columns["step"],
-        fused=True,
-        amsgrad=False,
-        beta1=beta1,
-        beta2=beta2,
         lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
         weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled,
         eps=1e-8,
+        amsgrad=False,
         maximize=False,
     )
 

@@ -76,3 +76,25 @@ def test_biases_and_norms_decay_only_where_asked(
         optimizer.step()
         expected.step()
     assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
+
+
+def test_mixed_types_and_missing_gradients_step_as_in_torch() -> None:
+    """A parameter of another type, and steps in which all, some or none of the parameters have a gradient."""
+
+    def mixed() -> list[nn.Parameter]:
+        return [*parameters(), nn.Parameter(torch.ones(4, 2, dtype=torch.float64)), nn.Parameter(torch.ones(2))]
+
+    ours, theirs = mixed(), mixed()
+    matrices, vectors = ([each for each in theirs if (each.ndim > 1) == wanted] for wanted in (True, False))
+    optimizer = build_optimizer(AdamW(learning_rate=0.1, weight_decay=0.2), ours)
+    groups = [{"params": matrices, "weight_decay": 0.2}, {"params": vectors, "weight_decay": 0.0}]
+    expected = torch.optim.AdamW(groups, lr=0.1, fused=True)
+    for used in (5, 2, 4, 0, 5):
+        optimizer.zero_grad()
+        expected.zero_grad()
+        for mine, their in list(zip(ours, theirs, strict=True))[:used]:
+            mine.grad, their.grad = torch.full_like(mine, used - 2.5), torch.full_like(their, used - 2.5)
+        optimizer.step()
+        expected.step()
+        assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
+    assert [step.item() for step in optimizer.columns["step"]] == [4, 4, 3, 3, 2]
