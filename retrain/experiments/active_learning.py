@@ -26,7 +26,7 @@ from retrain.training.evaluation import compute_logits
 
 
 def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
-    """Commit a cell's drop: the pool's samples with the smallest margins, and its share of those held out.
+    """Commit a cell's drop: the pool's samples with the smallest margins, and a share of the held-out samples.
 
     Does nothing if the drop is already committed, or if the run that the cell continues from has no model.
     """

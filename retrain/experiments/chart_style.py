@@ -8,11 +8,11 @@ import altair as alt
 import vl_convert
 
 COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-"""Okabe and Ito's palette for colour-blind readers, without yellow: it is hard to see on white."""
+"""Okabe and Ito's palette for colour-blind readers, without yellow, which is hard to see on white."""
 DASHES = [[1, 0], [5, 3], [2, 2]]
-"""Solid, dashed, dotted: one for each round through the colours."""
+"""Solid, dashed and dotted: one for each pass through the colours."""
 SHAPES = ["circle", "triangle-up", "square"]
-"""Shapes of points, one for each round through the colours."""
+"""Shapes of points, one for each pass through the colours."""
 
 
 def chart_of(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:

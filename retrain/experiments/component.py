@@ -1,4 +1,4 @@
-"""Data split along its first principal component: a shift of domain within one data set (Ash & Adams, figure 8)."""
+"""Split data along its first principal component: a shift of domain within one data set (Ash & Adams, figure 8)."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -14,13 +14,13 @@ from retrain.data.staging import Staging
 from retrain.experiments.subsets import is_train, write_folder
 
 SIDE = 16
-"""Side to which images are scaled. The first component only has coarse light and shade."""
+"""Side to which images are scaled. The first component contains only coarse light and shade."""
 
 
 def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:
     """Write a source's samples as one image folder for each size (percent), from low to high scores.
 
-    Every split is cut at its own percentiles of the training samples' component. Raises `DropError`.
+    Every split is divided at its own percentiles of the training samples' component. Raises `DropError`.
     """
     samples = read_source(source)
     scores = scores_of(samples)
@@ -44,9 +44,9 @@ def scores_of(samples: Sequence[Sample]) -> Tensor:
 
 
 def component_scores(pixels: Tensor, training: Tensor) -> Tensor:
-    """Return each image's score [N] on the first principal component of the training ones; pixels: float [N, D].
+    """Return each image's score [N] on the first principal component of the training images. pixels: float [N, D].
 
-    A component has no sign of its own. The one chosen gives light images the lower scores, on every machine.
+    A component has no sign of its own. The sign is chosen so that light images have the lower scores, on every machine.
     """
     centred = pixels - pixels[training].mean(0)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Find a study's data set by its name: an image folder or tars below the root, or one that a library loads."""
+"""Find a study's data set by its name: an image folder or tars below the root, or a data set that a library loads."""
 
 import inspect
 from collections.abc import Iterable
@@ -41,10 +41,10 @@ BY_HAND = {
 
 
 def find_data_set(name: str, root: Path, download: bool, scratch: Path) -> Path:
-    """Return a source of labelled images, as `retrain drop pack` takes it.
+    """Return a source of labelled images, in the form for `retrain drop pack`.
 
-    It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `scratch`. Raises
-    `StudyError`, with how to get it, if it is missing.
+    It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `scratch`. If it is
+    missing, this raises `StudyError` with instructions how to get it.
     """
     if (root / name).exists():
         return root / name

@@ -36,7 +36,7 @@ def load_study(name_or_path: str) -> Study:
     """Read a study. Text with a suffix or a slash is a path. Other text is a name, looked up in the folder.
 
     A file with `extends: OTHER` takes absent fields from OTHER.yaml in the same folder. It never takes `findings` and
-    `claims`, because these are about the other study's runs, and takes `paper` only if it has no `repeats` of its own.
+    `claims`, because these describe the other study's runs. It takes `paper` only if it has no `repeats` of its own.
     `paper: OTHER`, or a list, means the rows of OTHER.yaml. Raises `StudyError` with one line for each problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
@@ -87,8 +87,8 @@ def _read(path: Path) -> dict[Any, Any]:
 def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
     """Return a study's document with the paper's rows from the files that it names, if it names any.
 
-    A row whose method, split or variant this study lacks has no figure of ours. Neither have the rows of files after
-    the first, because these are about other data sets.
+    A row has no figure of ours in two cases: this study lacks its method, split or variant, or it comes from a file
+    after the first. Such files are about other data sets.
     """
     named = document.get("paper")
     names = [named] if isinstance(named, str) else named or []

@@ -55,7 +55,7 @@ def _by_group_plot(
 
 
 def varies(groups: Sequence[Group]) -> str:
-    """Return what differs between groups: drops if that does, else split if that does, else variant."""
+    """Return what differs between groups: drops if they differ, else split if it differs, else variant."""
     for field in ("drops", "split"):
         if len({getattr(group, field) for group in groups}) > 1:
             return field
@@ -65,7 +65,7 @@ def varies(groups: Sequence[Group]) -> str:
 def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
     """Return a point for each run that reached `Study.fitted` or `Study.fitted_accuracy`.
 
-    Time is counted in images: an image is the same work with every batch size and on every machine.
+    Time is counted in images, because an image is the same work with every batch size and on every machine.
     """
     until = f"a training accuracy of {study.fitted_accuracy:.0%}" if study.fitted_accuracy else ""
     title = f"training images until {until or f'a training loss of {study.fitted:g}'}"
@@ -73,7 +73,7 @@ def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 
 
 def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return a point for each run: its final accuracy over the correlation of its final with its initial weights."""
+    """Return a point for each run: its final accuracy over the correlation between its final and initial weights."""
     name = "correlation of weights"
     return _scatter(
         study, by_group, "correlation of final with initial weights", ".2~f", lambda one: _figure(one, name)
@@ -83,7 +83,7 @@ def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _scatter(
     study: Study, by_group: Groups, title: str, number: str, place: Callable[[EndedRun], float | None]
 ) -> alt.TopLevelMixin:
-    """Return final accuracies, a point for each run, by start; with a panel for each network if there are several."""
+    """Return final accuracies by start, with a point for each run. If there are several networks, each has a panel."""
     points = list(_scattered(study, by_group, place))
     kinds = list(dict.fromkeys(point["method"] for point in points))
     scale = alt.Scale(zero=False)

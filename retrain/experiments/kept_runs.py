@@ -1,4 +1,4 @@
-"""The records that a study's figures come from, in one file. Figures can be recomputed from it without retraining."""
+"""Read and write a study's kept runs: one file with all records for its figures, so that no run has to be repeated."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ ABOUT = {
 LEARNING_MAP = "map of samples by epoch"
 """Shares of correctly classified samples: a row for each epoch, a column for each group of samples, easy ones first."""
 GRADIENTS = "gradient norms"
-"""Mean norms along a training, as [iteration, norm]; `, old` or `, new` follows."""
+"""Mean norms along a training, as [iteration, norm]. `, old` or `, new` follows."""
 
 Measure = float | list[list[float]]
 """One figure, or a map of them."""
 Figures = dict[str, Measure]
 MAP = "map of learning speeds"
-"""Shares of old samples by learning speed in the previous run (rows) and in this one (columns), slow ones first."""
+"""Shares of old samples by learning speed in the previous run (rows) and in this run (columns), slow samples first."""
 
 
 class EndedRun(NamedTuple):

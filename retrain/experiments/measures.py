@@ -59,7 +59,7 @@ def mean_gradient_norms(run: Run) -> dict[str, float]:
 
 
 def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield how the old samples' learning speeds in this run agree with those in the run that it continues from."""
+    """Yield how well the old samples' learning speeds in this run agree with their speeds in the previous run."""
     plan = run.plan
     if plan.parent is None or not plan.known:
         return
@@ -89,7 +89,8 @@ def gradient_curves(context: Context, run: Run) -> Iterator[tuple[str, Measure]]
 def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     """Yield which samples were classified correctly in each epoch (Verwimp et al., figure 11): a row per epoch.
 
-    A row has the shares for `SAMPLE_BINS` groups of samples, from those learnt first to those learnt last.
+    A row has the shares for `SAMPLE_BINS` groups of samples. The groups are sorted from samples learnt first to samples
+    learnt last.
     """
     each = len(run.train) / run.plan.task.training.batch_size
     ends = {round(each * epoch) for epoch in range(1, round(run.plan.iterations / each) + 1)}

@@ -31,7 +31,7 @@ ABSENT = "-"
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
 SIZES = {"mini": "It is cut down to run on a CPU.", "paper": "It has the paper's size."}
 OWN = "Ours, "
-"""Begins an item of `repeats` that is in no paper."""
+"""Start of an item of `repeats` that is in no paper."""
 ASPECTS = (
     "Verwimp et al. name four aspects: initialization, objective, sampling and schedule. Their own choices are "
     "shrink-and-perturb, L2-init, sampling that uses easy and hard samples less often, and a shorter schedule."
@@ -126,7 +126,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _methods(study: Study) -> Iterator[str]:
-    """Yield what each method of the study is."""
+    """Yield a description of each method of the study."""
     yield "## Methods"
     yield (
         "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (previous "

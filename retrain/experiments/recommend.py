@@ -23,8 +23,8 @@ RACED: tuple[Preset, ...] = ("default", "naive", "paper")
 """The presets that race. The first one is preferred if differences are within the measurement error."""
 
 BUDGET_SHARE = 0.25
-"""Iterations of all races together, as a share of one full training from scratch. More, if that would end before the
-first evaluation of each race."""
+"""Iterations of all races together, as a share of one full training from scratch. There are more iterations if each
+race would otherwise end before its first evaluation."""
 
 Level = Literal["100", "99"]
 LEVELS: tuple[Level, ...] = ("100", "99")
@@ -55,7 +55,7 @@ class Scratch(NamedTuple):
 
 
 class Resolution(NamedTuple):
-    """The smallest differences that the measurements can show. Smaller ones mean nothing."""
+    """The smallest differences that the measurements can show. Smaller differences mean nothing."""
 
     iterations: int
     """Iterations between two evaluations."""
@@ -100,7 +100,7 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, 
 def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, workers: Workers) -> Recommendation:
     """Race the presets within a budget of iterations. None means a quarter of one training from scratch.
 
-    Raises `StudyError` if there is no champion with a new drop to race from, or if the budget is too small.
+    Raises `StudyError` if there is no champion with a new drop, or if the budget is too small.
     """
     plans = plan_races(store, task, budget, seeds)
     ended = {record.run_id for record in store.ledger.read()}
@@ -181,8 +181,8 @@ def _whole(plan: Plan) -> int:
 def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
     """Return a plan with a schedule of `limit` iterations, as a retry if earlier attempts failed.
 
-    A carried target is left out. It is about the old drops, and a warm start knows these before it has learnt anything
-    about the new ones.
+    A carried target is left out. It concerns only the old drops. A warm start knows these before it has learnt anything
+    about the new drops.
     """
     schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _whole(plan)})
     recipe = plan.recipe.model_copy(update={"schedule": schedule})
@@ -231,8 +231,8 @@ def _resolution(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Resolut
 def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> Advice:
     """Return the preset that reaches scratch's accuracy soonest with every seed, if sooner than scratch itself.
 
-    If none does, 99 percent of that accuracy is compared, with scratch's own iterations to 99 percent. If none reaches
-    that either, the highest final accuracy decides.
+    If no preset does, the iterations to 99 percent of this accuracy are compared, including scratch's. If no preset
+    reaches 99 percent, the highest final accuracy decides.
     """
     for level in LEVELS:
         sure = {each.preset: each.reached[level] for each in races}
@@ -266,7 +266,7 @@ def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> 
 
 
 def _describe_end(best: Preset, finals: Mapping[Preset, float], resolution: Resolution) -> str:
-    """Return at which accuracy the best preset ended, and which others ended too close to it to tell them apart."""
+    """Return the final accuracy of the best preset, and the presets that are too close to it to be distinguished."""
     least = finals[best] - resolution.accuracy
     close = [f"{name} at {value:.2%}" for name, value in finals.items() if name != best and value >= least]
     if close:

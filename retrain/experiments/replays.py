@@ -44,6 +44,9 @@ class StepObserver:
 
 
 def repeat_training(run: Run, measure: Callable[[int], None]) -> None:
-    """Train a prepared run to its end, and call `measure` with the number of iterations after each. Save nothing."""
+    """Train a prepared run to its end, and save nothing.
+
+    After each iteration, call `measure` with the number of iterations.
+    """
     with closing(run.loader), use_threads(run.threads):
         run_loop(run, StepObserver(measure), save=lambda _: None, leaving=lambda: False)

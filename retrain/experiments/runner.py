@@ -18,9 +18,9 @@ log = logging.getLogger("retrain")
 
 
 def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
-    """Commit the drops and run every cell that has not run, and return the number of runs.
+    """Commit the drops, run every cell that has not run, and return the number of runs.
 
-    It can be stopped at any moment and run again: ended runs are not repeated, and interrupted ones are resumed. Raises
+    It can be stopped at any moment and run again. Ended runs are not repeated, and interrupted runs are resumed. Raises
     `StudyError` if a data set is missing.
     """
     with worker_pool(workers) as each:

@@ -1,4 +1,4 @@
-"""The runs of a study's grid: the plan and the record of each cell. Imports no torch: a report needs none."""
+"""The runs of a study's grid: the plan and the record of each cell. Imports no torch, because a report needs none."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -30,12 +30,12 @@ class Data(NamedTuple):
 
 
 def _without_dataset(parent: Plan) -> Plan:
-    """Return the plan of a run with an empty dataset: all of the next run's data is then new."""
+    """Return the plan of a run with an empty dataset, so that all of the next run's data is new."""
     return Plan.model_validate(dict(parent) | {"dataset": Dataset(drops=(), classes=())})
 
 
 class Runs:
-    """A study's runs in a store: the named one, otherwise the task's."""
+    """A study's runs in a store. This is the named store, or else the task's."""
 
     def __init__(self, study: Study, store_url: str | None) -> None:
         self.study, self.store_url = study, store_url
@@ -134,7 +134,7 @@ class Runs:
 
 
 def _measures_of(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:
-    """Return the named measures of a run, as far as they exist."""
+    """Return the named measures of a run, if they exist."""
     found = read_measures(store, run_id)
     return {figure: value for name in names for figure, value in found.get(name, {}).items()}
 

@@ -77,7 +77,7 @@ def estimate(values: Sequence[float | None]) -> Estimate:
 def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]:
     """Return the ended runs by group, in the grid's order of variants and splits, then by drops.
 
-    Those on the first drop come with `drops` 1 and the method `FIRST`.
+    Runs on the first drop have `drops` 1 and the method `FIRST`.
     """
     variants, splits, methods = list(study.variants), list(study.splits), [FIRST, *study.methods]
 
@@ -169,9 +169,10 @@ def reached_at(curve: Curve, accuracy: float) -> int | None:
 
 
 def fitted_at(curve: Curve, loss: float | None, accuracy: float | None = None) -> int | None:
-    """Return the first evaluation's iteration at which the training batches since the previous one were fitted.
+    """Return the iteration of the first evaluation at which the run was fitted.
 
-    That is, with a mean loss of at most `loss`, or an accuracy of at least `accuracy` if that is given.
+    This means that the training batches since the previous evaluation had a mean loss of at most `loss`, or, if
+    `accuracy` is given, at least this accuracy.
     """
 
     def is_fitted(point: Point) -> bool:
@@ -219,7 +220,7 @@ class ChainCost(NamedTuple):
 
     method: str
     iterations: Estimate
-    """Sum over drops; no value for a seed that did not reach it on every drop."""
+    """Sum over drops. A seed that did not reach the accuracy on every drop has no value."""
 
 
 def accumulated(

@@ -79,8 +79,8 @@ def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) ->
 def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
     """Return a split's drops with `step` training images each, in the given order.
 
-    The first drop has all validation images, as in Ash & Adams, except one image of val and one of test for each later
-    drop, since a drop needs images of every split. Raises `StudyError` if there are too few samples.
+    As in Ash & Adams, the first drop has all validation images. The exceptions are one image of val and one of test for
+    each later drop, because a drop needs images of every split. Raises `StudyError` if there are too few samples.
     """
     step, steps = split.step or 0, split.steps or 0
     train = sorted(filter(is_train, samples), key=order)
@@ -99,9 +99,10 @@ def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list
 
 
 def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) -> list[Path]:
-    """Write two parts as image folders: two sources, or one split by classes. Of the second, keep `split.kept` percent.
+    """Write two parts as image folders, from two sources or from one split by classes.
 
-    Raises `DropError` if the sizes do not add up to the number of classes.
+    Of the second part, keep `split.kept` percent. Raises `DropError` if the sizes do not add up to the number of
+    classes.
     """
     samples = [read_source(source) for source in sources]
     first, second = (

@@ -23,10 +23,10 @@ INPUT, OUTPUT = "images", "logits"
 """Names of the ONNX program's input, float32 [N, 3, H, W], and output, float32 [N, K]."""
 
 OPSET = 20
-"""ONNX operator set: onnxruntime has read it since 1.17."""
+"""ONNX operator set. onnxruntime can read it since version 1.17."""
 
 Run = Callable[[Tensor], Tensor]
-"""[N, 3, H, W] normalized images -> [N, K] logits."""
+"""Function from normalized images [N, 3, H, W] to logits [N, K]."""
 
 
 class Program(NamedTuple):
@@ -43,7 +43,7 @@ def check_installed(formats: tuple[Format, ...]) -> None:
 
 
 def write_program(kind: Format, network: nn.Module, shape: tuple[int, int, int], folder: Path) -> Program:
-    """Write a network in evaluation mode, for images of a shape and any number of them, and load what was written.
+    """Write a network in evaluation mode, and load the written program. It accepts any number of images of one shape.
 
     Raises `ModelError` if torch cannot trace the network, and `OSError` if the file cannot be written.
     """
@@ -89,7 +89,7 @@ def _onnx_runner(path: Path) -> Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's tracers from logging their progress and warning of their own insides."""
+    """Stop torch's tracers from logging their progress and from warning about their internals."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

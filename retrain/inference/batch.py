@@ -1,6 +1,6 @@
-"""Predict lists of images that may hold unreadable ones, and compare the answers with true classes.
+"""Predict lists of images that may contain unreadable ones, and compare the answers with true classes.
 
-Images are decoded ahead in threads, in order, in bounded memory.
+Threads decode images ahead, in order and in bounded memory.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,16 +22,16 @@ from retrain.utils.text import name_some
 
 
 class Answer(NamedTuple):
-    """The result for one image: its most probable classes, or why it cannot be read."""
+    """The result for one image: its most probable classes, or the reason why it cannot be read."""
 
     row: Row
     top: list[Ranked]
-    """Likeliest first. Empty where the image cannot be read."""
+    """Most likely first. Empty where the image cannot be read."""
     error: str | None = None
 
 
 def predict_rows(model: Model, rows: Iterable[Row], top: int = 1, batch_size: int = BATCH) -> Iterator[Answer]:
-    """Yield the `top` likeliest classes of every row's image, in order."""
+    """Yield the `top` most likely classes of every row's image, in order."""
 
     def decode(row: Row) -> tuple[Row, NDArray[np.uint8] | ImageError]:
         try:

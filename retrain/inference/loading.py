@@ -23,10 +23,10 @@ class Source(NamedTuple):
 
 
 def find_source(task_or_store: Task | str | Path, factories: Collection[str] = ()) -> Source:
-    """Return the source that a task, its name, its file, or its folder in a store (`s3://bucket/prefix/birds`) means.
+    """Return the source for a task, its name, its file, or its folder in a store (`s3://bucket/prefix/birds`).
 
-    A store does not say which code may be run: `factories` lists it (`package.module:factory`). Raises
-    `UserError` if there is no such task or folder.
+    A store does not state which code may be run, so `factories` lists it (`package.module:factory`). Raises `UserError`
+    if there is no such task or folder.
     """
     if isinstance(task_or_store, Task):
         return _source_of_task(task_or_store, factories)

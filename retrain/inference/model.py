@@ -45,11 +45,11 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """Return the likeliest class of each image."""
+        """Return the most likely class of each image."""
         return [self.classes[index] for index in self.logits.argmax(1).tolist()]
 
     def top(self, count: int = 5) -> list[list[Ranked]]:
-        """Return the `count` likeliest classes of each image, likeliest first."""
+        """Return the `count` most likely classes of each image, most likely first."""
         values, indices = self.probabilities.topk(min(count, len(self.classes)), dim=1)
         return [
             [Ranked(self.classes[index], value) for index, value in zip(*row, strict=True)]
@@ -82,9 +82,9 @@ class Model:
     def predict(self, images: Iterable[ImageInput] | Tensor, batch_size: int = BATCH) -> Predictions:
         """Predict the classes of images.
 
-        `images` are paths, bytes of image files or Pillow images; or a tensor [N, 3, H, W] of the model's image size,
-        either pixels (uint8) or outputs of `preprocess` (float). Raises `ImageError` at the first image that cannot be
-        read, and `UserError` if the tensor has another shape.
+        `images` are paths, bytes of image files or Pillow images. They can also be a tensor [N, 3, H, W] of the model's
+        image size, with pixels (uint8) or outputs of `preprocess` (float). Raises `ImageError` for the first image that
+        cannot be read, and `UserError` if the tensor has another shape.
         """
         if isinstance(images, Tensor):
             self._check_shape(images)

@@ -18,13 +18,13 @@ ImageInput = str | Path | bytes | Image.Image
 
 
 class Preprocess:
-    """Decode, resize, crop and normalize images as a task says."""
+    """Decodes, resizes, crops and normalizes images as a task states."""
 
     def __init__(self, data: Data) -> None:
         self.data, self._normalize = data, Normalize(data)
 
     def __call__(self, image: ImageInput) -> Tensor:
-        """Return an image as the network takes it, float32 [3, H, W]. Raises `ImageError` if it cannot be read."""
+        """Return an image as the network's input, float32 [3, H, W]. Raises `ImageError` if it cannot be read."""
         return self.normalize(torch.from_numpy(self.decode(image))[None])[0]
 
     def decode(self, image: ImageInput) -> NDArray[np.uint8]:
@@ -40,7 +40,7 @@ class Preprocess:
             raise ImageError(f"{name}{error}") from error
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Return pixels, uint8 [N, 3, H, W], as the network takes them: float32, same shape."""
+        """Return pixels, uint8 [N, 3, H, W], as the network's input: float32, same shape."""
         return self._normalize(pixels)
 
 

@@ -38,9 +38,9 @@ COLUMNS = Columns()
 def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool = False) -> Iterator[Row]:
     """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
 
-    An image in a folder has the folder's name as its label. Standard input holds a path a line. Raises `UserError` if a
-    source is none of these, a folder has no images, or no source names an image, before any image is returned; and
-    also for a table without the column of the paths or, if `labelled`, of the labels.
+    An image in a folder has the folder's name as its label. Standard input has one path on each line. Before any image
+    is returned, this raises `UserError` in these cases: a source is none of these, a folder has no images, no source
+    names an image, or a table lacks the column of the paths or, if `labelled`, of the labels.
     """
     sources = list(sources)
     for source in sources:

@@ -1,4 +1,4 @@
-"""Write predictions as CSV, JSON lines or Parquet, to a file that appears only when it is whole, or to a stream."""
+"""Write predictions as CSV, JSON lines or Parquet, to a file that appears only when it is complete, or to a stream."""
 
 import csv
 import json

@@ -44,10 +44,10 @@ class LiveMetrics(Collector):
         self._running, self._plan = True, plan
 
     def stepped(self, progress: Progress) -> None:
-        """Do nothing: a scrape reads the counters."""
+        """Do nothing, because a scrape reads the counters."""
 
     def evaluated(self, point: Point) -> None:
-        """Do nothing: a scrape reads the points."""
+        """Do nothing, because a scrape reads the points."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Stop counting the run's seconds."""
@@ -86,13 +86,13 @@ class LiveMetrics(Collector):
             yield names.TRAINING_RATE, {(): point.learning_rate}
 
     def _elapsed(self) -> float:
-        """Return the seconds in the loop, including those before an interruption of the run."""
+        """Return the seconds in the loop, including the seconds before an interruption of the run."""
         return self._seconds + time.monotonic() - self._since if self._running else self._progress.seconds
 
     def _eta(self, plan: Plan) -> float | None:
         """Return the seconds until the run ends, at the mean speed of this process.
 
-        The run ends at its target or with its schedule: the earlier of the two counts.
+        The run ends at its target or with its schedule. The earlier of the two counts.
         """
         done = self._progress.iteration - self._first
         if not self._running or done == 0:
@@ -106,7 +106,7 @@ class LiveMetrics(Collector):
 def iterations_to_target(progress: Progress, target: float) -> float | None:
     """Return the iterations until a straight line through the last evaluations reaches the target.
 
-    None while there are fewer than two, or the line does not rise.
+    None while there are fewer than two evaluations, or if the line does not rise.
     """
     points = progress.points[-TREND:]
     if len(points) < 2:

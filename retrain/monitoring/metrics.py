@@ -48,7 +48,7 @@ def histogram(name: Name, durations: Durations) -> Metric:
 
 
 def families(name: Name, values: Values) -> Iterator[Metric]:
-    """Yield a metric with its values; for money, one metric per currency (the last label of `values`)."""
+    """Yield a metric with its values. For money, yield one metric per currency (the last label of `values`)."""
     if names.CURRENCY not in name.name:
         yield family(name, values)
         return
@@ -86,7 +86,10 @@ def is_final(record: RunRecord) -> bool:
 
 
 def _runs(record: RunRecord) -> Values:
-    """Yield 0 for outcomes that have not occurred: Prometheus sees no increase in a series that first appears."""
+    """Yield 0 for outcomes that have not occurred.
+
+    Prometheus sees no increase in a series that appears for the first time.
+    """
     for outcome in OUTCOMES:
         yield (record.task, record.method, record.purpose, outcome), float(outcome == record.outcome)
 
@@ -186,9 +189,9 @@ def _speed_ups(record: RunRecord) -> Values:
 
 
 def _target_met(record: RunRecord) -> float | None:
-    """Return 1 if the retraining met its target, 0 if not, None if it had none.
+    """Return 1 if the retraining met its target, 0 if not, and None if it had none.
 
-    A first attempt without a target could not miss. A later one without a target is scratch, after all schedules
+    A first attempt without a target could not miss it. A later attempt without a target is scratch, after all schedules
     missed.
     """
     if record.target is None and record.attempt == 0:

@@ -1,16 +1,16 @@
-"""Every metric, once: its name, type, labels and meaning. docs/metrics.md is generated from here.
+"""Every metric, once, with its name, type, labels and meaning. docs/metrics.md is generated from this file.
 
 A saving can be negative, but a Prometheus counter must never fall. Therefore the iterations of runs and the iterations
-of scratch are counters, and their difference is a gauge. No label holds a run's id, so the number of series does not
-grow with the number of runs; only `retrain_champion_info` names a model, in one series a task. A metric has one unit,
-so a currency is part of the name: amounts of two currencies are never added up.
+of scratch are counters, and their difference is a gauge. Labels contain no run's id, so the number of series does not
+grow with the number of runs. The only exception is `retrain_champion_info`. It names a model, in one series for each
+task. A metric has one unit, so its name contains the currency. Amounts of two currencies are never added up.
 """
 
 from typing import Literal, NamedTuple
 
 Unit = Literal["iterations", "flops", "device_seconds", "energy_joules", "co2_grams", "cost"]
 CURRENCY = "{currency}"
-"""Stands in a name for the currency's ISO 4217 code in lower case."""
+"""Placeholder in a name for the currency's ISO 4217 code in lower case."""
 
 
 class Name(NamedTuple):

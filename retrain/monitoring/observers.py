@@ -87,7 +87,7 @@ def _opening(plan: Plan, progress: Progress) -> str:
 
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
-    """Return the plan's warnings, or nothing for a trial, since a study has hundreds of them."""
+    """Return the plan's warnings. Return none for a trial, because a study has hundreds of trials."""
     return () if plan.purpose == "trial" else plan.warnings
 
 
@@ -98,7 +98,7 @@ def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
 
 
 def _score(point: Point, plan: Plan) -> str:
-    """Return the score and the target. A carried target is only about the part of val that the baseline had."""
+    """Return the score and the target. A carried target concerns only the baseline's part of val."""
     metric = "" if plan.metric == "accuracy" else f"{METRIC_NAMES[plan.metric]} "
     earlier = f", {point.in_scope:.2%} on the baseline's part of val" if point.in_scope is not None else ""
     target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
@@ -113,7 +113,9 @@ def _short_score(point: Point, plan: Plan) -> str:
 
 
 class LogLines:
-    """Log lines at the start and end, at evaluations (limited in frequency), and after a long time without a line."""
+    """Writes log lines at the start and end, at evaluations (limited in frequency), and after a long time without a
+    line.
+    """
 
     EVERY_SECONDS = 1.0
     SILENT_SECONDS = 15.0

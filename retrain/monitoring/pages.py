@@ -1,4 +1,4 @@
-"""Render the tasks' pages in a subprocess: the memory for drawing is freed when it ends."""
+"""Render the tasks' pages in a subprocess. The memory for drawing is freed when the subprocess ends."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

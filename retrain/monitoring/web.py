@@ -16,13 +16,14 @@ from waitress.wasyncore import close_all, loop
 from retrain.errors import UserError
 
 CONNECTIONS = 1000
-"""Most open connections. Waitress needs no thread to read a request, so slow clients do not delay others."""
+"""Largest number of open connections. Waitress needs no thread to read a request, so slow clients do not delay
+others."""
 THREADS = 16
-"""Requests answered at the same time. Others wait."""
+"""Number of requests that are answered at the same time. Others wait."""
 REQUEST_BYTES = 16 * 1024
-"""Most bytes of request line and headers."""
+"""Largest number of bytes of request line and headers."""
 ANSWER_BYTES = 1 << 28
-"""Bytes of a reply that are buffered in memory for a slow client; the rest goes to a temporary file."""
+"""Bytes of a reply that are buffered in memory for a slow client. The rest goes to a temporary file."""
 IDLE_SECONDS = 30
 """Seconds after which an idle connection is closed."""
 
@@ -33,18 +34,18 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Posts(NamedTuple):
-    """The one path that takes POST requests, and OPTIONS that ask whether it does."""
+    """The only path that accepts POST requests, and OPTIONS requests that ask for this."""
 
     path: str
     body_bytes: int
-    """Most bytes of a request's body."""
+    """Largest number of bytes of a request's body."""
 
 
 class WebServer:
     """Serve an application in a separate thread until `close`."""
 
     def __init__(self, host: str, port: int, application: App, posts: Posts | None = None) -> None:
-        """Listen; port 0 takes a free one. Raises `OSError` if the address cannot be opened."""
+        """Listen on an address. Port 0 selects a free port. Raises `OSError` if the address cannot be opened."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
         self.port: int = listening.getsockname()[1]
@@ -81,7 +82,10 @@ class WebServer:
 
 @contextmanager
 def serving(host: str, port: int, application: App, posts: Posts | None = None) -> Iterator[int]:
-    """Serve inside the context and yield the port (0 takes a free one). Raises `UserError` if it cannot be opened."""
+    """Run the server within the context and yield the port (0 selects a free one).
+
+    Raises `UserError` if it cannot be opened.
+    """
     try:
         server = WebServer(host, port, application, posts)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The figures of an ended run as trackers take them: settings, a summary, and a curve."""
+"""The figures of an ended run in the form for trackers: settings, a summary, and a curve."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

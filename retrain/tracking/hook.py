@@ -58,7 +58,7 @@ class TrackerUpdates:
         self._not_before: datetime | None = None
 
     def follow(self) -> None:
-        """Export what is new. Raises `StoreError`."""
+        """Export new entries. Raises `StoreError`."""
         now = self._clock()
         if self._task.tracking == Tracking() or (self._not_before and now < self._not_before):
             return

@@ -40,9 +40,10 @@ def probe_mlflow(task: str) -> str:
 
 @contextmanager
 def connect(uri: str | None = None) -> "Iterator[MlflowClient]":
-    """Yield a client of an MLflow server that has answered; by default of the one of $MLFLOW_TRACKING_URI.
+    """Yield a client of an MLflow server that has answered. The default is the server at $MLFLOW_TRACKING_URI.
 
-    Raises `UserError` if MLflow's client is not installed, there is no address, or the server is away or refuses.
+    Raises `UserError` if MLflow's client is not installed, there is no address, or the server is unreachable or
+    refuses.
     """
     address = _find_address(uri)
     for name, value in DEFAULTS.items():
@@ -70,9 +71,9 @@ def _is_server(address: str) -> bool:
 
 
 def _check_answers(address: str) -> None:
-    """Raise `UserError` if a server is silent or away. MLflow's client would try for up to a minute.
+    """Raise `UserError` if a server is silent or unreachable. MLflow's client would try for up to a minute.
 
-    Any answer counts, even a refusal: MLflow reports it at once.
+    Any answer counts, even a refusal, because MLflow reports it at once.
     """
     import requests  # which MLflow uses, so that the environment's proxies apply
 

@@ -1,8 +1,8 @@
 """Export a task's ledger and champions to an MLflow server.
 
 Every run of the ledger becomes an MLflow run of the experiment that is named after the task. Every promoted model
-becomes a version of the registered model of that name, and the alias `champion` names the champion's version. What is
-in MLflow already is not changed. An interrupted export is completed by the next one.
+becomes a version of the registered model of that name. The alias `champion` names the champion's version. Existing
+entries in MLflow are not changed. The next export completes an interrupted one.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
 """Tags of an MLflow run: its id in the ledger, and, written last, that it was exported completely."""
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
-"""Most figures in one request to MLflow."""
+"""Largest number of figures in one request to MLflow."""
 
 
 class Exported(NamedTuple):
@@ -41,7 +41,7 @@ class Exported(NamedTuple):
 
 
 def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
-    """Bring an MLflow server up to date with a task's store; by default the one of $MLFLOW_TRACKING_URI.
+    """Update an MLflow server with a task's store. The default is the server at $MLFLOW_TRACKING_URI.
 
     Raises `UserError` if MLflow's client is not installed, there is no address, or the server refuses.
     """

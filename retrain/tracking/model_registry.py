@@ -34,8 +34,8 @@ class Registered(NamedTuple):
 def export_to_registry(store: TaskStore, address: str | None = None) -> Registered:
     """Update a Model Registry with a task's champions. The default is the registry at $MODEL_REGISTRY_URL.
 
-    It is repeated if the champion has changed meanwhile: of several processes, the last one to write is then up to
-    date. Raises `UserError` if there is no address, or the server refuses.
+    The export is repeated if the champion has changed meanwhile. If several processes export, the last one to write is
+    then up to date. Raises `UserError` if there is no address, or the server refuses.
     """
     client, added = RegistryClient(address), 0
     while True:

@@ -1,8 +1,8 @@
 """Requests to the REST API of a Kubeflow Model Registry.
 
-The official Python client (`model-registry` 0.3) is not used. It cannot complete a registration that was interrupted,
-waits up to five minutes for each reply, changes the logging of the whole process, and each of its releases speaks to
-some servers only.
+The official Python client (`model-registry` 0.3) is not used, for four reasons. It cannot complete an interrupted
+registration. It waits up to five minutes for each reply. It changes the logging of the whole process. Each of its
+releases works only with some servers.
 """
 
 import json
@@ -24,14 +24,14 @@ it."""
 ADDRESS, TOKEN, TOKEN_FILE = "MODEL_REGISTRY_URL", "MODEL_REGISTRY_TOKEN", "MODEL_REGISTRY_TOKEN_FILE"
 """Environment variables. A pod's token is in a file, because Kubernetes renews it."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
-"""Seconds for one request. None is repeated: the next export continues."""
+"""Seconds for one request. No request is repeated, because the next export continues."""
 PROBE = urllib3.Timeout(connect=5, read=5)
 """Seconds for a request of `retrain doctor`."""
 NETWORK = f"Check ${ADDRESS}, that the server is up, and the network between."
 PAGE = 100
-"""Most resources in one reply."""
+"""Largest number of resources in one reply."""
 MAX_MESSAGE = 200
-"""Most letters of a reply in an error message."""
+"""Largest number of letters of a reply in an error message."""
 
 Resource = dict[str, Any]
 
@@ -104,7 +104,7 @@ class RegistryClient:
         return status, content
 
     def _send(self, method: str, path: str, body: Resource | None, query: dict[str, str] | None) -> tuple[int, bytes]:
-        """Return a reply. Redirects are not followed: they could lead the token elsewhere."""
+        """Return a reply. Redirects are not followed, because they could lead the token elsewhere."""
         url = f"{self._url}{PREFIX}/{self._version}{path}"
         content = {"fields": query} if body is None else {"json": body}
         try:

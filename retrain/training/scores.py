@@ -22,7 +22,7 @@ class Predictions(NamedTuple):
     likeliest: Tensor
     """The most likely class, int64 [N]. It is -1 if it is not a class of the labels."""
     in_top: Tensor
-    """Whether the label is among the `TOP` likeliest classes, bool [N]."""
+    """Whether the label is among the `TOP` most likely classes, bool [N]."""
 
     def select(self, mask: Tensor) -> "Predictions":
         """Return the predictions for the samples that a mask, bool [N], selects."""

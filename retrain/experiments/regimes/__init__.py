@@ -1,1 +1,1 @@
-"""The suite of regimes: what the continuous run saves by default, on many kinds of data, networks and drops."""
+"""The suite of regimes: it measures what the default recipe saves on many kinds of data, networks and drops."""

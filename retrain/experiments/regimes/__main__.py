@@ -1,4 +1,4 @@
-"""`python -m retrain.experiments.regimes run` and `report`."""
+"""Run `python -m retrain.experiments.regimes run` or `report`."""
 
 import argparse
 import logging

@@ -1,6 +1,6 @@
 """Compute the suite's figures from its results, with pure functions.
 
-Nothing here uses the accounting of `retrain.pipeline`, so these figures can check the ledger's. An evaluated image
+No function here uses the accounting of `retrain.pipeline`, so these figures can check the ledger's. An evaluated image
 costs a third of a trained image. A run that never reaches scratch's accuracy is charged its own iterations and
 scratch's, because training from scratch would have to follow it.
 
@@ -60,15 +60,15 @@ class SequenceFigures(NamedTuple):
     scratch: int
     """Iterations of plain scratch to its own accuracy, summed over drops."""
     scratch_averaged: int
-    """The same for scratch with averaging."""
+    """The same sum for scratch with averaging."""
     used: int
     """Iterations of all runs of the default."""
     used_all_in: float
-    """The same, with evaluations."""
+    """The iterations of `used`, and in addition the evaluations."""
     net: float
     """Saving against plain scratch: s_scratch of the drops whose run was promoted, minus `used_all_in`."""
     net_averaged: float
-    """The same, against scratch with averaging."""
+    """The same saving against scratch with averaging."""
     net_ledger: float
     """Net saving in the ledger."""
     ledger_error: float
@@ -142,7 +142,7 @@ def compare_on_drop(runs: Runs, key: Key, against: str, level: float = 100) -> C
 
 
 class AdviceFigures(NamedTuple):
-    """Iterations to scratch's accuracy of the advised preset, the best one and scratch, in runs of full length."""
+    """Iterations to scratch's accuracy of the advised preset, the best preset and scratch, in runs of full length."""
 
     advice: SuiteAdvice
     taken: int

@@ -1,4 +1,4 @@
-"""The methods that the suite compares on every regime, and the variants that show what each idea gives."""
+"""The methods that the suite compares in every regime, and the variants that show the effect of each idea."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -36,7 +36,7 @@ METHODS = {
     NAIVE: Method({"recipe": {"preset": "naive"}}, "plain"),
     PAPER: Method({"recipe": {"preset": "paper"}}, "plain"),
 }
-"""Scratch comes first: the others take their targets from it."""
+"""Scratch comes first, because the other methods take their targets from it."""
 
 
 def _default_with(overrides: dict[str, Any]) -> Method:

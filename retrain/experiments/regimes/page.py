@@ -58,7 +58,7 @@ def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
 
 
 def collect_regimes(runs: Runs, regimes: Sequence[Regime]) -> list[RegimeResult]:
-    """Return the figures of the regimes that have a complete sequence; journeys last."""
+    """Return the figures of the regimes that have a complete sequence. Journeys come last."""
     ordered = sorted(regimes, key=lambda regime: regime.kind == "journey")
     return [(regime, found) for regime in ordered if (found := regime_figures(runs, regime.name, list(VARIANTS)))]
 

@@ -1,4 +1,4 @@
-"""*Live training*: the trainings that run now, from the processes themselves."""
+"""The dashboard *Live training* shows the active trainings, from the metrics of their processes."""
 
 from retrain.monitoring.dashboards.panels import RUNBOOK, Json, dashboard, series, stat
 

@@ -8,20 +8,20 @@ Json = dict[str, Any]
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOK = "docs/operations.md"
-"""Path of the runbooks; the chart prepends the address."""
+"""Path of the runbooks. The chart prepends the address."""
 GOOD, DOUBTFUL, BAD = "#56B4E9", "#E69F00", "#D55E00"
-"""Blue, orange and vermilion: colours that colour-blind people distinguish too (Okabe & Ito)."""
+"""Blue, orange and vermilion. Colour-blind people can distinguish these colours, too (Okabe & Ito)."""
 WIDTH, HEIGHT = 24, 8
 
 
 def rising(*steps: tuple[float | None, str]) -> Json:
-    """Return thresholds. Each colour is for values from its threshold up; None means minus infinity."""
+    """Return thresholds. Each colour is for values from its threshold up. None means minus infinity."""
     return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
 
 
 NEUTRAL = rising((None, GOOD))
 SIGNED = rising((None, BAD), (0, GOOD))
-"""Losses are red."""
+"""Thresholds that show losses in red."""
 
 
 def _panel(kind: str, title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json) -> Json:
@@ -67,7 +67,7 @@ def bars(title: str, description: str, queries: Mapping[str, str], unit: str, th
 def series(
     title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json = NEUTRAL, steps: bool = True
 ) -> Json:
-    """Return a panel of lines over time; in steps where a value holds until the next run ends."""
+    """Return a panel of lines over time. Values that hold until the next run ends are drawn as steps."""
     panel = _panel("timeseries", title, description, queries, unit, thresholds)
     panel["fieldConfig"]["defaults"] |= {
         "color": {"mode": "palette-classic"},

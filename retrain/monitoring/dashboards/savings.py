@@ -1,4 +1,4 @@
-"""*Compute savings*: what continual retraining saved, and whether quality held."""
+"""The dashboard *Compute savings* shows what continual retraining saved, and whether quality held."""
 
 from retrain.monitoring.dashboards.panels import (
     BAD,

@@ -17,11 +17,12 @@ Row = Mapping[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
-"""Times on axes in 24 hours, as on the rest of the page. Days, months and years keep their default format."""
+"""Format of times on axes: 24 hours, as on the rest of the page. Days, months and years keep their default format."""
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""Replacement of the link, only for pointers: otherwise hundreds of tab stops precede the table with all links."""
+"""Replacement of the link, only for pointers. Otherwise, hundreds of tab stops would precede the table with all
+links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
 """A title describes the mark as the label did, and is also shown as a tooltip."""
@@ -52,7 +53,7 @@ def milliseconds(time: datetime) -> int:
 
 
 def time_axis(span: tuple[datetime, datetime] | None = None, labels: bool = True) -> alt.X:
-    """Return the column `at` as times in UTC along x; charts of one span line up."""
+    """Return the column `at` as times in UTC along x. Charts with the same span line up."""
     domain = [milliseconds(end) for end in span] if span else alt.Undefined
     axis = alt.Axis(grid=False, tickCount=5, format=CLOCK, labels=labels, labelFlush=True, labelOverlap=True)
     return alt.X("at:T", title=None, axis=axis, scale=alt.Scale(type="utc", domain=domain, padding=10))
@@ -108,7 +109,7 @@ def _rows(steps: Sequence[Step]) -> list[Row]:
 
 
 def _gap(base: alt.Chart, edge: str, colour: str) -> alt.Chart:
-    """Return the area between the iterations spent and this edge, or empty where they are equal."""
+    """Return the area between the iterations spent and this edge. It is empty where they are equal."""
     area: alt.Chart = base.mark_area(interpolate="step-after", color=f"var(--{colour})", opacity=0.14, aria=False)
     return area.encode(y=f"{edge}:Q", y2="used_all_in:Q")
 
@@ -131,7 +132,7 @@ def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.
 
 
 def _first_dashed(names: Sequence[str]) -> alt.Scale:
-    """Return a scale that dashes the first of the lines: they then differ by more than colour."""
+    """Return a scale that dashes the first of the lines, so that the lines differ by more than colour."""
     return alt.Scale(domain=names, range=[[6, 4], [1, 0]])
 
 
@@ -163,7 +164,7 @@ def _target(score: float) -> alt.Chart:
 
 
 def _crossings(shown: BaselineComparison) -> Sequence[alt.Chart]:
-    """Return hollow diamonds at 99 percent and dots at 100: both stay visible in the same place."""
+    """Return hollow diamonds at 99 percent and dots at 100. Both stay visible in the same place."""
     rows = [
         {**crossing._asdict(), "label": f"{crossing.curve} at {crossing.level}%: iteration {crossing.iteration}"}
         for crossing in shown.crossings

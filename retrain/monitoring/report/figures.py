@@ -84,7 +84,7 @@ def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
 
 
 def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Mapping[str, float]:
-    """Return the sums of a figure over records by currency; under "" if it is not in money."""
+    """Return the sums of a figure over records, by currency. A figure that is not in money has the key ""."""
     sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
         for (_, _, *currency), amount in figure(record):
@@ -100,7 +100,7 @@ def cumulative(records: Sequence[RunRecord]) -> list[Step]:
 
 
 def thin(items: Sequence[T], limit: int) -> list[T]:
-    """Return at most `limit` of the items, evenly spaced, the first and the last among them."""
+    """Return at most `limit` of the items, evenly spaced. The first and the last item are among them."""
     last = len(items) - 1
     if last < limit:
         return list(items)
@@ -131,7 +131,7 @@ def count(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Format savings with their sign: + is a gain."""
+    """Format savings with their sign. + is a gain."""
     return f"{value:+,.0f}".replace("-", MINUS)
 
 

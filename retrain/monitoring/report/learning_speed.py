@@ -1,4 +1,4 @@
-"""The learning-speed picture: how many samples are easy, middle and hard, as the next run's sampling will see them."""
+"""The learning-speed picture shows how many samples the next run's sampling counts as easy, middle and hard."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Index:
 
 
 class Bar(NamedTuple):
-    """`samples` of a group with low <= learning speed < high; the last bar holds 1 too."""
+    """The `samples` of a group with low <= learning speed < high. The last bar also contains 1."""
 
     group: Group
     low: float

@@ -11,7 +11,7 @@ from retrain.records import ClassFigures, ErrorAnalysis
 CLASSES = 30
 """Number of classes in the table of the lowest accuracies."""
 MATRIX = 20
-"""Number of classes in the confusion matrix, those with the most errors: more are unreadable at this width."""
+"""Number of classes in the confusion matrix, with the most errors first. More would be unreadable at this width."""
 
 
 def worst_classes(errors: ErrorAnalysis) -> list[ClassFigures]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrain.pipeline.review import Review  # imports torch
 
 STEPS = 60
-"""Most points of a cumulative chart."""
+"""Largest number of points of a cumulative chart."""
 LISTED = 2000
 """Number of newest runs in the table. The totals are over all runs."""
 IN_A_PART = 50
@@ -31,11 +31,11 @@ IN_A_PART = 50
 HALF, WHOLE, NARROW = 536, 1080, 344
 """Widths of charts in pixels: two side by side, one alone, and on a phone."""
 REVIEWED = 200
-"""Near-duplicates and odd images that the page of `retrain data review` lists."""
+"""Largest number of near-duplicates and odd images on the page of `retrain data review`."""
 
 
 class Drawing(NamedTuple):
-    """One chart in two widths; the browser shows the one that fits the window."""
+    """One chart in two widths. The browser shows the width that fits the window."""
 
     wide: Markup
     narrow: Markup
@@ -111,7 +111,7 @@ def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 @cache
 def make_environment() -> Environment:
-    """Return the Jinja environment of the templates: filters that format figures, and what every page shows."""
+    """Return the Jinja environment of the templates, with filters that format figures and values for every page."""
     environment = Environment(
         loader=PackageLoader("retrain.monitoring.report"),
         autoescape=True,

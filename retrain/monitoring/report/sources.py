@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReportData:
-    """The state of one task at `now`. `records` are oldest first; `curves` and `plans` are by run id."""
+    """The state of one task at `now`. `records` are oldest first. `curves` and `plans` are by run id."""
 
     task: str
     store: str
@@ -41,7 +41,7 @@ class ReportData:
     awaiting: Sequence[Approval] = ()
     """Candidates that await approval."""
     drifts: Sequence[Drift] = ()
-    """Waiting drops whose images differ from those that the champion was tested on."""
+    """Waiting drops whose images differ from the champion's test images."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None

@@ -41,7 +41,7 @@ class Timeline(NamedTuple):
 
 
 def make_timeline(sources: ReportData) -> Timeline:
-    """Return the newest champions with the drops and runs since the first of them; all of these without a champion."""
+    """Return the newest champions, with the drops and runs since the first of them. Without a champion, return all."""
     reigns = _reigns(sources)[-REIGNS:]
     drops, runs = sources.drops, sources.records[-RUNS:]
     if len(reigns) == REIGNS:
