@@ -78,7 +78,7 @@ def _start_or_resume(run: Run, state: bytes | None) -> Iterator[Callable[[], boo
     with (
         closing(run.loader),
         use_threads(run.threads),
-        defer_signals() as leaving,
+        defer_signals(announce=run.ranks.rank == 0) as leaving,
         run.ranks.preempt_on_lost_rank(),
     ):
         if run.train.device.type == "cpu":

@@ -6,6 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from retrain.utils.logs import LOGGER
+
+FIRST = (
+    "Ctrl-C: the run ends after this iteration and saves its state; press Ctrl-C again to end it now, without saving"
+)
+SECOND = "Ctrl-C again: the run ends without saving; the same command resumes it at the last saved state"
+
 
 class Preempted(SystemExit):
     """The run was interrupted after a checkpoint.
@@ -23,11 +30,12 @@ def raise_preempted(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def defer_signals() -> Iterator[Callable[[], bool]]:
+def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
     """Defer SIGTERM and Ctrl-C within the context, and yield a function that returns whether one arrived.
 
-    Raises `Preempted` at the end if one arrived. A second Ctrl-C takes effect at once. This works only in the main
-    thread, because Python runs signal handlers there.
+    Raises `Preempted` at the end if one arrived. A second Ctrl-C takes effect at once. `announce` logs what Ctrl-C
+    does; of several processes at a terminal, one should. This works only in the main thread, because Python runs signal
+    handlers there.
     """
     came = False
 
@@ -35,7 +43,19 @@ def defer_signals() -> Iterator[Callable[[], bool]]:
         nonlocal came
         came = True
         if signum == signal.SIGINT:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            signal.signal(signal.SIGINT, end_at_once)
+            if announce:
+                LOGGER.warning(FIRST)
+
+    def end_at_once(signum: int, frame: FrameType | None) -> None:
+        handler = before[signal.SIGINT]
+        signal.signal(signal.SIGINT, handler)
+        if announce:
+            LOGGER.warning(SECOND)
+        if callable(handler):
+            handler(signum, frame)
+        else:
+            raise KeyboardInterrupt
 
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     # A process under nohup or in the background ignores some of them already.

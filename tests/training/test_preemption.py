@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from retrain.training.preemption import Preempted, defer_signals, raise_preempted
+from retrain.training.preemption import FIRST, SECOND, Preempted, defer_signals, raise_preempted
 
 
 def come(number: int = signal.SIGTERM) -> None:
@@ -50,12 +50,13 @@ def test_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
     assert reached == ["end"]
 
 
-def test_ctrl_c_is_deferred_once_and_obeyed_the_second_time() -> None:
+def test_ctrl_c_is_deferred_once_and_obeyed_the_second_time(caplog: pytest.LogCaptureFixture) -> None:
     before, reached = signal.getsignal(signal.SIGINT), list[str]()
     with pytest.raises(KeyboardInterrupt):
         interrupted_by_hand(reached)
     assert reached == ["noted"]
     assert signal.getsignal(signal.SIGINT) is before
+    assert caplog.messages == [FIRST, SECOND]
 
 
 def test_ctrl_c_that_is_ignored_stays_so() -> None:

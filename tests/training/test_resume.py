@@ -170,6 +170,7 @@ def test_command_exits_75_on_a_signal_and_leaves_its_state(tmp_path: Path, how: 
     assert process.returncode == os.EX_TEMPFAIL, said
     assert "Traceback" not in said
     assert ": preempted after " in said
+    assert ("press Ctrl-C again to end it now" in said) is (how == signal.SIGINT)
     assert "its checkpoint is saved, and the same command resumes it" in said
     assert states_in(tmp_path)
     assert list(context_of(tmp_path).store.objects.list(f"{TASK.name}/ledger/")) == []
