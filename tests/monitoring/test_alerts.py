@@ -16,9 +16,11 @@ from support.programs import free_port, need
 
 from retrain.config.task import Task
 from retrain.monitoring import names
+from retrain.monitoring.web import serving
 from retrain.records import Approval, RunRecord
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
+from retrain.watcher.health import Health, health_app
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "charts" / "retrain" / "files" / "alerts.yaml"
@@ -92,7 +94,7 @@ def troubled() -> list[RunRecord]:
 
 
 def trouble(store: LocalStore) -> None:
-    """A task with a reason for every alert but those of a run that fails and of an exporter that goes."""
+    """A task with a reason for every alert but those of a failed run, a missing exporter and a failing webhook."""
     known_ledger.write(store, troubled())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
     store.write(TaskKeys("pets").quarantine("d-13"), b"{}")
@@ -115,7 +117,12 @@ def test_alerts_reach_their_receiver_through_alertmanager(
         alerting = {"alertmanagers": [{"static_configs": [{"targets": [receiver]}]}]}
         port = free_port()
         more = {"rule_files": [str(tmp_path / "rules.yaml")], "alerting": alerting}
-        with monitoring.prometheus(tmp_path, [f"127.0.0.1:{port}"], **more) as prometheus:
+        health = Health(["pets"])
+        health.set_failing_webhooks("pets", 1)
+        with (
+            serving("127.0.0.1", 0, health_app(health)) as watcher,
+            monitoring.prometheus(tmp_path, [f"127.0.0.1:{one}" for one in (port, watcher)], **more) as prometheus,
+        ):
             monitoring.wait_for(lambda: told.get("RetrainExporterDown"), "the alert of an exporter that is not there")
             with monitoring.exporter([task], port=port):
                 monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
