@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from retrain.config.frame import Shape
 from retrain.config.task import Model
+from retrain.models.blocked_layout import apply_in_blocks, fits_blocks, is_mixed_precision_on_cpu
 
 Norm = Literal["batch", "group", "none"]
 
@@ -134,6 +135,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if norm == "none":
             self._start_blocks_as_shortcuts()
+        self._fits_blocks = fits_blocks(width, self.bn1)
 
     def _start_blocks_as_shortcuts(self) -> None:
         """Set every block's last convolution to zero.
@@ -146,10 +148,18 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        found = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        if self.training and self._fits_blocks and is_mixed_precision_on_cpu(images):
+            found = apply_in_blocks(self._convolve, images)
+        else:
+            found = self._convolve(images)
+        return self.fc(torch.flatten(self.avgpool(found), 1))  # type: ignore[no-any-return]  # as above
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        """Return the output of the last stage."""
+        found: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             found = stage(found)
-        return self.fc(torch.flatten(self.avgpool(found), 1))  # type: ignore[no-any-return]  # as above
+        return found
 
 
 def check_width(width: object) -> None:

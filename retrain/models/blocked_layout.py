@@ -1,0 +1,42 @@
+"""Train residual networks in oneDNN's blocked memory layout: in bfloat16 on the CPU.
+
+In the layout channels_last, oneDNN computes only the convolutions. Batch normalization, ReLU and additions are torch's
+own loops, a fifth of a step of a thin network. In the blocked layout (nChw16c, blocks of 16 channels), oneDNN computes
+all of these layers, more than twice as fast. `docs/performance.md` has the measurements.
+
+The two layouts round sums differently. Training in float32 keeps channels_last, because recorded results in float32
+must stay repeatable bit for bit. Evaluation keeps it, too: exported networks are compared with it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 16
+"""Channels of a block. oneDNN pads other numbers of channels: at width 24, steps took 5% longer than channels_last."""
+
+
+def fits_blocks(width: int, normalization: nn.Module) -> bool:
+    """Return whether a residual network of this width has only layers that oneDNN computes in whole blocks."""
+    return width % BLOCK == 0 and isinstance(normalization, nn.BatchNorm2d)
+
+
+def is_mixed_precision_on_cpu(images: Tensor) -> bool:
+    """Return whether these are bfloat16 images under autocast, on a CPU with fast bfloat16, and not being compiled."""
+    return (
+        images.dtype == torch.bfloat16
+        and images.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def apply_in_blocks(body: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the body's output for bfloat16 images, computed in the blocked layout: float32 in torch's own layout.
+
+    The gradients of its weights are float32. BatchNorm layers must be in training mode.
+    """
+    with torch.autocast("cpu", enabled=False):  # oneDNN rounds the weights itself
+        return body(images.to_mkldnn()).to_dense(torch.float32)
