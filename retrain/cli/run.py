@@ -196,5 +196,10 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
         raise typer.Exit(AWAITS_APPROVAL)
     records = [] if as_json else store.ledger.read()
     formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)
+    if ended.purpose == "trial" and ended.method == "scratch" and not as_json:
+        named = task_argument(task.name)
+        typer.echo(
+            f"A trial is not the baseline, and gives no target: `retrain baseline --task {named}` measures both."
+        )
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
         raise typer.Exit(NOT_PROMOTED)

@@ -203,6 +203,7 @@ def test_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: 
     assert (ran.code, record.purpose, record) == (0, "trial", records(home)[-1])
     assert (home / "store" / "pets" / "champion.json").read_bytes() == champion
     assert f"runs {len(records(home))}, including 1 trial" in " ".join(command("status", *T).out.split())
+    assert "`retrain baseline --task pets` measures both." in command("run", *T, "--trial", "--method", "scratch").out
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,6 @@ WRONG = [
     ("run -t fish", "fish"),
     ("run", "Missing option '--task'"),
     ("run -t pets -q", "No such option: -q. Write it before the command: retrain -q run ..."),
-    ("drop list --log-format json", "before the command: retrain --log-format drop ..."),
     ("drop pack images -t pets --label-from json", "--label-from: data.label_from: is not valid"),
     ("run -t broken.yaml", "broken.yaml"),
     ("run -t pets --method naive --set model.name=no_such_net", "no_such_net"),
