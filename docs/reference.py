@@ -30,8 +30,8 @@ A run that had begun keeps its plan and checkpoints, and the same command resume
 | 3 | `run`: the candidate passed the gate and awaits `retrain approve` (`gate.approval: manual`) |
 | 75 | stopped by SIGTERM, or by Ctrl-C in training, after the state was saved: the same command resumes it. \
 `watch`, `exporter` and `serve` exit with 0 instead |
-| 130 | stopped by Ctrl-C outside of training, or by a second one in training, which ends it without saving. Nothing is \
-half-written, and the same command can be run again |
+| 130 | stopped by Ctrl-C outside of training, or by a second one in training, which ends it without saving. \
+Nothing is half-written, and the same command can be run again |
 """
 METRICS_HEADER = """# Metrics
 
