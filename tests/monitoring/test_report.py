@@ -26,7 +26,7 @@ from retrain.monitoring.report.speed_ups import compare_with_baselines
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context
 from retrain.pipeline.planning import Request
-from retrain.records import Decision
+from retrain.records import Curve, Decision
 from retrain.records.ledger import total_savings
 from retrain.records.plan import Scope
 from retrain.store import LocalStore, open_store
@@ -116,6 +116,21 @@ def test_run_with_a_carried_target_has_no_speed_up(sources: ReportData) -> None:
     shown = render_page(replace(sources, records=[*others, carried]))
     assert shown.count("L_99 –, L_100 –") == 2
     assert "L_99 /" not in shown
+
+
+def test_carried_target_is_drawn_with_scores_in_its_scope(sources: ReportData) -> None:
+    *others, last = sources.records
+    assert last.target
+    target = last.target.model_copy(update={"scope": Scope(drops=last.drops[:1], classes=2)})
+    first, *points = sources.curves[last.run_id].points
+    curve = Curve(points=(first, *(point.model_copy(update={"in_scope": point.score / 2}) for point in points)))
+    records, curves = [*others, last.model_copy(update={"target": target})], {**sources.curves, last.run_id: curve}
+    [shown] = compare_with_baselines(records, curves)
+    drawn = [(point.iteration, point.score) for point in shown.curves["this run"].points]
+    assert drawn == [(point.iteration, point.score / 2) for point in points]
+    assert shown.curves["scratch"] == curves[target.baseline_run]
+    page = render_page(replace(sources, records=records, curves=curves))
+    assert "samples and 2 classes; on all of val this run ended at " in page
 
 
 def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: ReportData) -> None:

@@ -21,7 +21,10 @@ class Crossing(NamedTuple):
 
 
 class BaselineComparison(NamedTuple):
-    """The curves of a run with a target and of its baseline, as far as they are still in the store."""
+    """The curves of a run with a target and of its baseline, as far as they are still in the store.
+
+    If the target has a scope, both curves are of the scope's samples and classes.
+    """
 
     record: RunRecord
     target: float
@@ -47,6 +50,8 @@ def compare_with_baselines(records: Sequence[RunRecord], curves: Mapping[str, Cu
 def _compare(record: RunRecord, curves: Mapping[CurveName, Curve]) -> BaselineComparison:
     if record.target is None or record.result is None:
         raise ValueError(f"{record.run_id} has no target or no result")
+    if record.target.scope:
+        curves = {**curves, "this run": _within_scope(curves["this run"])}
     reached = {"scratch": record.target.baseline_reached_at, "this run": record.result.reached_at}
     crossings = (
         Crossing(name, level, point.iteration, point.score)
@@ -56,3 +61,11 @@ def _compare(record: RunRecord, curves: Mapping[CurveName, Curve]) -> BaselineCo
         if point.iteration == iteration
     )
     return BaselineComparison(record, record.target.accuracy, curves, tuple(crossings))
+
+
+def _within_scope(curve: Curve) -> Curve:
+    """Return a run's curve on the samples and classes that its target was measured on."""
+    points = (
+        point.model_copy(update={"score": point.in_scope}) for point in curve.points if point.in_scope is not None
+    )
+    return Curve(points=tuple(points))
