@@ -21,7 +21,7 @@ demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three
 # Tests start many processes, each of which would compile this project again.
 test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
 
-test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests; as root on Debian, install what they need first
+test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests. As root on Debian, first install what they need
 	@scripts/debian_packages.sh
 	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
@@ -29,7 +29,7 @@ test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests; as root on Debian, install 
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration"
 
-coverage: $(READY) ## Run the fast tests and report the lines they do not execute; a quarter slower, so not part of make test
+coverage: $(READY) ## Run the fast tests and report the lines they do not execute. It takes a quarter longer, so make test leaves it out
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration" \
 		--cov=retrain --cov-report=term-missing:skip-covered
 
@@ -41,7 +41,7 @@ lint: $(READY) ## Check formatting, style, types, which package imports which, s
 	$(BIN)/codespell
 	$(BIN)/python scripts/vocabulary.py
 
-audit: $(READY) ## Look up every locked dependency in PyPI's advisories; list those that could not be looked up
+audit: $(READY) ## Look up every locked dependency in PyPI's advisories, and list the dependencies that could not be looked up
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 format: $(READY) ## Format the code and sort its imports
@@ -70,7 +70,7 @@ CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidi
 ARM64 = --python-platform aarch64-manylinux_2_28 --only-binary :all: --no-binary kfp-server-api
 
 # jsonschema imports rfc3987-syntax where it is installed, for 1.8 s of processor time; kfp and altair import jsonschema.
-lock: $(READY) ## Resolve requirements.lock, the locks of the images, and those of the tests' two servers
+lock: $(READY) ## Resolve requirements.lock, the locks of the images, and the locks of the tests' two servers
 	echo rfc3987-syntax | $(COMPILE) --upgrade --all-extras --group dev --excludes /dev/stdin pyproject.toml \
 		-o requirements.lock
 	$(MAKE) --no-print-directory image-locks FOLDER=.
@@ -93,7 +93,7 @@ docs: $(READY) ## Generate the parts of the docs and the dashboards that come fr
 	$(BIN)/python docs/messages.py
 	$(BIN)/python -m retrain.monitoring.dashboards charts/retrain/dashboards
 
-site: $(READY) ## Build the documentation site in build/site; a dead link fails it
+site: $(READY) ## Build the documentation site in build/site. A dead link makes it fail
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . build/site
 
 site-versions: $(READY) ## Build the site of every release (tags vX.Y.Z) and of main in build/versions, with a selector
@@ -110,10 +110,10 @@ IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(if $
 	$(addprefix --label org.opencontainers.image.,$(LABELS)) \
 	--label org.opencontainers.image.description='Keeps image classifiers up to date for a fraction of the compute'
 
-image: image-slim ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= names another base
+image: image-slim ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah. BASE_IMAGE= names another base
 	$(IMAGE) --tag retrain:$(VERSION) .
 
-image-cpu: ## Build only retrain:VERSION-cpu, for training without GPUs; TORCH_INDEX= names the index of torch's wheels for CPUs
+image-cpu: ## Build only retrain:VERSION-cpu, for training without GPUs. TORCH_INDEX= names the index of torch's wheels for CPUs
 	$(IMAGE) --build-arg TORCH_INDEX=$(or $(TORCH_INDEX),$(error Say which: TORCH_INDEX=address of the index)) --tag retrain:$(VERSION)-cpu .
 
 image-slim: ## Build only retrain:VERSION-slim, for watcher and exporter

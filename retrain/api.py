@@ -26,8 +26,8 @@ def load_champion(
     """Load the champion's model.
 
     `task_or_store` is a task, its name or file, or its folder in a store, such as `s3://bucket/prefix/birds`.
-    `factories` lists the network factories (`package.module:factory`) that may be imported, besides those that the task
-    file allows. Raises `UserError` if there is no champion.
+    `factories` lists the network factories (`package.module:factory`) that may be imported, besides the factories
+    that the task file allows. Raises `UserError` if there is no champion.
     """
     from retrain.inference.loading import find_source, load_model
 

@@ -84,7 +84,7 @@ def _print_errors(errors: "ErrorAnalysis", model: "Model") -> None:
 
 
 class Unreadable:
-    """Counts the images in a stream of answers, and those that could not be read."""
+    """Counts the images in a stream of answers, and the images that could not be read."""
 
     def __init__(self) -> None:
         self.images, self.errors = 0, 0

@@ -32,8 +32,8 @@ class Trigger(ConfigModel):
     max_wait: Duration | None = None
     """Once the oldest new drop has waited this long (12h, 7d), the conditions above no longer apply."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
-    """Action if a new drop's images differ from those that the champion was tested on. advise: show it; run: start
-    a run, as max_wait does; ignore: do not measure it."""
+    """Action if a new drop's images differ from the champion's test images. advise shows the difference. run starts a
+    run, as max_wait does. ignore does not measure it."""
     budget: Budget = Budget()
     """Limits of the runs' costs in a period."""
     pause: bool = False

@@ -159,8 +159,8 @@ class Stopping(ConfigModel):
     confirmations: PositiveInt = 2
     """Evaluations whose mean must be at the target: one lucky evaluation does not end a run."""
     plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Iterations within which a run must improve, as a share of those that scratch takes to its accuracy. If the
-    standard error of the validation accuracy exceeds one point, the window grows in proportion."""
+    """Iterations within which a run must improve, as a share of the iterations that scratch takes to its accuracy. If
+    the standard error of the validation accuracy exceeds one point, the window grows in proportion."""
     plateau_gain: Share = 0.0025
     """Least gain in accuracy within that window (0.0025 is a quarter of a point). If the standard error exceeds two
     points, a run at a carried target also continues while its loss falls by the equivalent of this gain."""

@@ -16,7 +16,7 @@ from retrain.errors import TaskError
 from retrain.utils.text import did_you_mean
 
 FieldPath = tuple[str, ...]
-"""The names of a field and of those that contain it, outermost first."""
+"""The name of a field and the names of the fields that contain it, outermost first."""
 
 
 def config_models(field: FieldInfo) -> list[type[ConfigModel]]:

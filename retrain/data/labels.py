@@ -287,7 +287,7 @@ def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
 
 
 def count_files_beside(found: FoundFiles, rule: LabelRule) -> None:
-    """Count the files next to images: those that held the labels, and those that are not read."""
+    """Count the files next to images: the files that held the labels, and the files that are not read."""
     for files in found.beside.values():
         for extension in files:
             what = "labels" if extension == rule.kind else "next to images"

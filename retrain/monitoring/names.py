@@ -63,7 +63,7 @@ def _replaced(name: str, what: str) -> dict[Unit, Name]:
 def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
     return {
         unit: Name(
-            f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved compared with {against}; {charged}"
+            f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved compared with {against}. {charged}"
         )
         for unit, words in _WORDS.items()
     }
@@ -71,8 +71,8 @@ def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
 
 _SCRATCH, _WHOLE = "s_scratch", "full trainings from scratch"
 _GROSS, _NET = (
-    "evaluations and calibrations are not subtracted. Can fall.",
-    "evaluations and calibrations are subtracted. Can fall.",
+    "Evaluations and calibrations are not subtracted. Can fall.",
+    "Evaluations and calibrations are subtracted. Can fall.",
 )
 BASELINE = _replaced(
     "baseline",
@@ -128,8 +128,8 @@ SCORE = Name(
     "retrain_score_ratio",
     "gauge",
     (*SCORED, "split"),
-    "Score of the newest run's model by the task's target.metric, on the validation split (val; it decided when the "
-    "run ended) and on the test split (test).",
+    "Score of the newest run's model by the task's target.metric, on the validation split (val) and on the test split "
+    "(test). The score on the validation split decided when the run ended.",
 )
 PART_SCORE = Name(
     "retrain_part_score_ratio",
@@ -148,7 +148,7 @@ TARGET_SCORE = Name(
     "gauge",
     SCORED,
     "Score that the newest run had to reach on the validation split, or on the baseline's samples of it if the target "
-    "was carried over; absent for a run without a target.",
+    "was carried over. Absent for a run without a target.",
 )
 TARGET_ERROR = Name(
     "retrain_target_standard_error_ratio",
@@ -179,7 +179,8 @@ TARGET_MET = Name(
     "retrain_target_met",
     "gauge",
     TASK,
-    "1 if the newest retraining reached its target, else 0 (also for scratch after a miss); absent without a target.",
+    "1 if the newest retraining reached its target, else 0. A scratch run after a miss also gives 0. Absent without a "
+    "target.",
 )
 PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
 LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "Time at which a retraining last ended.")
@@ -191,7 +192,7 @@ RECENT_SAVED = Name(
     "retrain_recent_saved_net_iterations",
     "gauge",
     TASK,
-    f"Net saving of the newest {RECENT_RUNS} runs together, in iterations; absent until there are {RECENT_RUNS} runs.",
+    f"Net saving of the newest {RECENT_RUNS} runs together, in iterations. Absent until there are {RECENT_RUNS} runs.",
 )
 
 DROPS = Name(
@@ -204,13 +205,13 @@ DRIFTED = Name(
     "retrain_drifted_drops",
     "gauge",
     TASK,
-    "Waiting drops whose images differ from those that the champion was tested on (trigger.drift).",
+    "Waiting drops whose images differ from the champion's test images (trigger.drift).",
 )
 OLDEST_WAITING = Name(
     "retrain_oldest_waiting_drop_timestamp_seconds",
     "gauge",
     TASK,
-    "Time at which the oldest waiting drop was committed; absent if no drop waits.",
+    "Time at which the oldest waiting drop was committed. Absent if no drop waits.",
 )
 CHAMPION = Name(
     "retrain_champion_info",
@@ -229,7 +230,7 @@ AWAITING_APPROVAL = Name(
     "retrain_awaiting_approval_timestamp_seconds",
     "gauge",
     TASK,
-    "Time since which the oldest candidate has awaited approval; absent if none does.",
+    "Time since which the oldest candidate has awaited approval. Absent if none does.",
 )
 STORE_BYTES = Name(
     "retrain_store_bytes",
@@ -242,7 +243,7 @@ SCHEDULE_PERIOD = Name(
     "retrain_schedule_period_seconds",
     "gauge",
     TASK,
-    "The longest time between two scheduled runs; absent without a schedule.",
+    "The longest time between two scheduled runs. Absent without a schedule.",
 )
 
 DURATION_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0)
@@ -269,7 +270,7 @@ STORE_REQUESTS = Name(
 )
 
 LEDGER_READ = Name(
-    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "Time of the last read of the whole ledger; 0 if never."
+    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "Time of the last read of the whole ledger. 0 if never."
 )
 LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Times that the ledger could not be read.")
 LEDGER_RECORDS = Name("retrain_ledger_records", "gauge", TASK, "Records that the exporter has read.")
@@ -313,15 +314,15 @@ TRAINING_ETA = Name(
     "retrain_training_eta_seconds",
     "gauge",
     METHOD,
-    "Estimated time until the target is reached, judged by the last evaluations; without a target, until the schedule "
-    "ends.",
+    "Estimated time until the target is reached, judged by the last evaluations. Without a target, the time "
+    "until the schedule ends.",
 )
 
 WATCHER_LAG = Name(
     "retrain_watcher_lag_seconds",
     "gauge",
     TASK,
-    "Age of the oldest drop or amendment for which no run has been started; 0 if there is none.",
+    "Age of the oldest drop or amendment for which no run has been started. 0 if there is none.",
 )
 WATCHER_IN_FLIGHT = Name(
     "retrain_watcher_runs_in_flight", "gauge", TASK, "Runs to which the watcher assigned drops and that have not ended."
@@ -349,7 +350,7 @@ WATCHER_QUEUE_ERRORS = Name(
     "Messages that are not events, and failed requests to the queue.",
 )
 WATCHER_WEBHOOKS = Name(
-    "retrain_watcher_webhooks_failing", "gauge", TASK, "Webhooks that did not confirm an event; it is sent again later."
+    "retrain_watcher_webhooks_failing", "gauge", TASK, "Webhooks that did not confirm an event. It is sent again later."
 )
 
 SERVED_MODEL = Name(

@@ -11,7 +11,7 @@ from retrain.utils.text import pluralize
 UNCERTAIN_TARGET = 0.03
 """Standard error of a target above which a plan warns. An accuracy of 85% on 140 images has this error."""
 FEW_ITERATIONS, ENOUGH_ITERATIONS = 150, 300
-"""Scratch's iterations below which a plan warns, and those that it suggests.
+"""Scratch's iterations below which a plan warns, and the number of iterations that it suggests.
 
 With 399 digits, scratch ended at 65% after 47 iterations, at 90% after 140, and at 95% after 312.
 """

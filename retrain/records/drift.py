@@ -1,4 +1,4 @@
-"""The drift of a drop: how far its images are from those that a champion was tested on."""
+"""The drift of a drop: how far its images are from a champion's test images."""
 
 from datetime import datetime
 
@@ -39,6 +39,6 @@ class Drift(Record):
         ratio = self.distance / self.chance if self.chance > 0 else 0.0
         return (
             f"drop {self.drop} {'has drifted' if self.has_drifted else 'shows no drift'}: the distance of its images "
-            f"from those that champion {self.run_id} was tested on is {ratio:.1f} times the distance that chance "
+            f"from the test images of champion {self.run_id} is {ratio:.1f} times the distance that chance "
             f"exceeds in one case of 100 (p = {self.p_value:.3f}; {self.new:,} and {self.old:,} images)"
         )

@@ -12,7 +12,7 @@ from retrain.records.base import Record
 
 
 class ClassFigures(Record):
-    """A model's results on the images of one class, and on those that it predicts as this class."""
+    """A model's results on the images of one class, and on the images that it predicts as this class."""
 
     name: str
     samples: NonNegativeInt

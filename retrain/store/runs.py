@@ -60,7 +60,7 @@ class RunFiles:
         if plan is None:
             raise RunError(
                 f"there is no run {self.run_id} in {self.objects.url}/{self.keys.task}/runs: `retrain history` "
-                "lists those that have ended"
+                "lists the runs that have ended"
             )
         return plan
 

@@ -59,7 +59,7 @@ TOTALS = [
     ),
     stat(
         "Share saved",
-        "Iterations saved, net and gross, divided by those that training from scratch would have taken.",
+        "Iterations saved, net and gross, divided by the iterations that training from scratch would have taken.",
         {
             "net": f"{_sum(SAVED_NET)} / {_sum(BASELINE)}",
             "gross": f"{_sum('retrain_saved_gross_iterations')} / {_sum(BASELINE)}",
@@ -126,7 +126,7 @@ COMPUTE = [
     ),
     bars(
         "Share saved by task",
-        "Net iterations saved, divided by those that training from scratch would have taken.",
+        "Net iterations saved, divided by the iterations that training from scratch would have taken.",
         {"{{task}}": f"sum by (task) ({_of(SAVED_NET, ', method')}) / sum by (task) ({_of(BASELINE, ', method')})"},
         "percentunit",
         SIGNED,

@@ -72,7 +72,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> ReportData:
 
 
 def _read_all(read: Callable[[str], T], names: Collection[str]) -> dict[str, T]:
-    """Read several objects in parallel, and leave out those that are no longer in the store."""
+    """Read several objects in parallel, and leave out the objects that are no longer in the store."""
 
     def attempt(name: str) -> T | None:
         with suppress(Missing, RunError):
