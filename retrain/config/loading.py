@@ -19,7 +19,7 @@ from retrain.config.task import Task
 from retrain.config.validation import FieldPath, models_by_name_at, validate_document
 from retrain.errors import TaskError
 from retrain.utils.logs import LOGGER
-from retrain.utils.text import did_you_mean
+from retrain.utils.text import did_you_mean, name_some
 
 
 def own_folder(name: str) -> Path:
@@ -52,8 +52,14 @@ def find_task(name_or_path: str) -> Path:
     if (example := own_folder("tasks") / f"{name_or_path}.yaml").is_file():
         LOGGER.info("there is no %s: using the example task %s of the package", tried, name_or_path)
         return example
-    known = {name: name for name in task_names()}
-    raise TaskError(f"no task {name_or_path!r}: there is no {tried}{did_you_mean(name_or_path, known)}")
+    raise TaskError(f"no task {name_or_path!r}: there is no {tried}{_suggest_task(name_or_path)}")
+
+
+def _suggest_task(name: str) -> str:
+    known = task_names()
+    if not known:
+        return "; `retrain task init NAME` writes one"
+    return did_you_mean(name, {each: each for each in known}) or f"; known: {name_some(known)}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,7 +95,8 @@ def load_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         quoted = ": put a text that begins with * or & in quotes" if error.context in ANCHORS else ""
-        raise TaskError(f"{source}: {place}{error.problem}{quoted}") from None
+        indented = ": indent with spaces, not with tabs" if r"'\t'" in str(error.problem) else ""
+        raise TaskError(f"{source}: {place}{error.problem}{quoted}{indented}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-31
         raise TaskError(f"{source}: {str(error).splitlines()[0]}") from None
 

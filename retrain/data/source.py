@@ -43,6 +43,7 @@ from retrain.errors import DropError
 from retrain.records import Reading
 from retrain.store import open_store
 from retrain.store.base import Missing, ObjectStore
+from retrain.utils.text import is_address
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def survey_source(source: Path, data: Data) -> Source:
     labels may come from several places. `docs/your-data.md` describes every layout.
     """
     if not source.exists():
-        raise DropError(f"{source}: no such file or folder")
+        away = is_address(str(source))
+        what = "not a path on this machine: download it first, or upload it as a drop (docs/your-data.md)"
+        raise DropError(f"{source}: {what if away else 'no such file or folder'}")
     extension = source.suffix[1:].lower()
     if source.is_file() and extension in FORMATS:
         return _survey_table(source, extension, data)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -58,9 +59,11 @@ def read_records(
 def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
     found = [name for name in names if name in row]
     if len(found) != 1:
+        advice = "If labels come from elsewhere, choose --label-from (in a task: data.label_from)"
+        if len(row) == 1 and re.search(r"[;\t]", str(*row)):
+            advice = "Separate columns by commas"
         raise DropError(
-            f"{where}: needs one column called {' or '.join(names)}, and has {', '.join(map(str, row))}. If labels "
-            "come from elsewhere, choose --label-from (in a task: data.label_from)"
+            f"{where}: needs one column called {' or '.join(names)}, and has {', '.join(map(str, row))}. {advice}"
         )
     return found[0]
 

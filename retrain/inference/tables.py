@@ -13,6 +13,7 @@ from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
 from retrain.data.tables import cell_text, read_records
 from retrain.errors import UserError
+from retrain.utils.text import is_address
 
 STDIN = "-"
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -45,7 +46,8 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool
     sources = list(sources)
     for source in sources:
         if source != STDIN and not Path(source).exists():
-            raise UserError(f"{source}: no such file or folder")
+            what = "not a path on this machine: download it first" if is_address(source) else "no such file or folder"
+            raise UserError(f"{source}: {what}")
         if source != STDIN and Path(source).is_dir() and not any(_images_in(Path(source))):
             raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
     rows = _rows(sources, columns, labelled)

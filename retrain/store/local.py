@@ -1,5 +1,6 @@
 """A store in a local folder, the default. It is safe for concurrent processes."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,6 +16,8 @@ from retrain.store.base import Conflict, Entry, Missing, check_key, confirm_writ
 from retrain.utils.files import durable_copy, temp_copy
 from retrain.utils.text import is_key
 
+MISPLACED = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a folder that is a file, or may not be used."""
 PRIVATE = ".retrain"
 """Folder for the lock and for temporary files. No key begins with a dot, so no listing shows it."""
 
@@ -163,7 +166,8 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"{self.url}: {key or 'listing'}: {error.strerror or error}") from error
+            advice = ". Check the task's `store`, and your rights to it" if error.errno in MISPLACED else ""
+            raise StoreError(f"{self.url}: {key or 'listing'}: {error.strerror or error}{advice}") from error
 
 
 def _version(data: bytes) -> str:

@@ -47,6 +47,11 @@ def has_credentials(address: str) -> bool:
     return "://" in address and mask_credentials(address) != address
 
 
+def is_address(path: str) -> bool:
+    """Return whether a path that does not exist is meant as an address. `Path` leaves one slash of `s3://bucket`."""
+    return re.match(r"[a-z][a-z0-9]+:/", path) is not None
+
+
 def mask_credentials(text: str) -> str:
     """Return a message with asterisks in place of the users and queries of addresses."""
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text))

@@ -85,6 +85,21 @@ def test_unknown_task_lists_searched_places_and_near_names(tmp_path: Path, monke
     assert str(caught.value) == (
         "no task 'flower': there is no /nowhere/flower.yaml or tasks/flower.yaml; did you mean flowers?"
     )
+    written(tmp_path / "tasks/birds.yaml", "name: birds\n")
+    with pytest.raises(TaskError, match=r"tasks/cars\.yaml; known: birds, flowers$"):
+        load_task("cars")
+
+
+def test_first_unknown_task_names_the_command_that_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETRAIN_TASKS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match="`retrain task init NAME` writes one"):
+        load_task("flower")
+
+
+def test_tab_in_a_task_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"line 2, column 1: .*: indent with spaces, not with tabs"):
+        load_task(str(written(tmp_path / "pets.yaml", "data:\n\tflip: true\n")))
 
 
 @pytest.mark.parametrize("task", SHIPPED, ids=lambda path: path.stem)

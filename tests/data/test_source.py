@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pictures import folder, png, tar
 
+from retrain.config.task import Data
 from retrain.data.labels import Sample
 from retrain.data.sample_keys import escape, escape_path, possible_keys, readable_key
-from retrain.data.source import read_source
+from retrain.data.source import read_source, survey_source
 from retrain.errors import DropError
 
 PARTS = st.text(min_size=1).filter(lambda text: "/" not in text)
@@ -91,6 +92,14 @@ def test_folder_of_another_shape_is_refused(tmp_path: Path, names: list[str], me
 def test_missing_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DropError, match="nowhere: no such file or folder"):
         read_source(tmp_path / "nowhere")
+    with pytest.raises(DropError, match="not a path on this machine: download it first"):
+        read_source(Path("s3://bucket/photos"))
+
+
+def test_table_with_semicolons_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path;label\na.png;cat\n")
+    with pytest.raises(DropError, match=r"and has path;label\. Separate columns by commas"):
+        survey_source(tmp_path / "labels.csv", Data())
 
 
 def test_empty_class_is_refused(tmp_path: Path) -> None:

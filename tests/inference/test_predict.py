@@ -155,6 +155,7 @@ def test_table_row_without_a_path_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such file or folder"),
+        (["s3://bucket/a.png"], "s3://bucket/a.png: not a path on this machine: download it first"),
         (["empty"], "empty: no images in it"),
         (["t.csv"], "row 1 has no column 'image'; it has path. Name the column of the paths with --image-column"),
         (

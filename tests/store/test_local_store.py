@@ -111,3 +111,9 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_local_store_does_not_import_boto3() -> None:
     program = "import sys; from retrain.store import open_store; open_store('x'); print('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_store_in_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"photo\.png: listing: Not a directory\. Check the task's `store`"):
+        list(LocalStore(tmp_path / "photo.png").list())
