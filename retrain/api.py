@@ -37,7 +37,7 @@ def load_champion(
 def load_run(
     task_or_store: Task | str | Path, run_id: str, *, device: str = "auto", factories: Collection[str] = ()
 ) -> "Model":
-    """Load the model of any ended run; otherwise like `load_champion`."""
+    """Load the model of any ended run. All else is as in `load_champion`."""
     from retrain.inference.loading import find_source, load_model
 
     return load_model(find_source(task_or_store, factories), run_id, device)

@@ -71,12 +71,14 @@ class Augmentation(ConfigModel):
     """Random transforms of training images beyond `crop_padding` and `flip`. By default there are none."""
 
     resized_crop: ResizedCrop | None = None
-    """Random resized crops instead of crops from the padded image; {} takes the default sizes."""
+    """Random resized crops instead of crops from the padded image. {} takes the default sizes."""
     policy: Policy = NoPolicy()
     """none, rand_augment or trivial_augment. Eight consecutive images of a batch share their operations."""
     color_jitter: ColorJitter | None = None
-    """Random changes of colour, shared by eight consecutive images of a batch; {} takes the default strengths."""
+    """Random changes of colour, shared by eight consecutive images of a batch. {} takes the default strengths."""
     mixup: NonNegativeFloat = 0.0
-    """alpha: each image is mixed with another one; a share from Beta(alpha, alpha) is drawn per batch. 0: off."""
+    """alpha. Each image is mixed with another image, by a share that is drawn from Beta(alpha, alpha) for each batch. 0
+    turns this off."""
     cutmix: NonNegativeFloat = 0.0
-    """alpha: a part of each image is replaced by a part of another one. With mixup, each batch uses one of the two."""
+    """alpha. A part of each image is replaced by a part of another image. With mixup, each batch uses one of the two.
+    """

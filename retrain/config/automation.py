@@ -15,7 +15,7 @@ class Budget(ConfigModel):
     cost: PositiveFloat | None = None
     """Money, at costs.price_per_device_hour (default: no limit)."""
     per: Literal["day", "week", "month"] = "month"
-    """Calendar period in UTC; weeks begin on Monday."""
+    """Calendar period in UTC. Weeks begin on Monday."""
 
 
 class Trigger(ConfigModel):

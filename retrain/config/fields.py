@@ -30,7 +30,7 @@ UNITS = "KMGTPE"
 
 
 def parse_bytes(quantity: Bytes) -> int:
-    """Return a quantity in bytes. Ki, Mi, ... are powers of 1024; K, M, ... are powers of 1000."""
+    """Return a quantity in bytes. Ki, Mi, ... are powers of 1024, and K, M, ... are powers of 1000."""
     number = quantity.rstrip(f"{UNITS}i")
     unit = quantity.removeprefix(number)
     base, power = (1024 if unit.endswith("i") else 1000), (UNITS.index(unit[0]) + 1 if unit else 0)
@@ -44,7 +44,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConfigModel(BaseModel):
-    """Base class of a task's settings: frozen; refuses unknown fields and numbers that are not finite."""
+    """Base class of a task's settings. They are frozen, and refuse unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 

@@ -12,16 +12,16 @@ Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 """Side of an image, in pixels."""
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""crop: resize to cover the shape and crop the centre; letterbox: resize to fit inside it and pad with black;
-stretch: resize to it without keeping proportions."""
+"""How an image is brought to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
+resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
 
 
 Background = Literal["white", "black", "none"]
-"""Background of transparent images; none: transparency is ignored."""
+"""Background of transparent images. With none, transparency is ignored."""
 
 
 def _read_size(value: Any, read: ValidatorFunctionWrapHandler) -> int | tuple[int, int]:
-    """Return a size, a square as one number. Both forms share one error message; pydantic has one for each."""
+    """Return a size, a square as one number. Both forms share one error message, whereas pydantic has one for each."""
     try:
         size: int | tuple[int, int] = read(value)
     except ValidationError:
@@ -56,7 +56,7 @@ Shape = int | tuple[int, int]
 """The side of a square, or height and width: the argument of model factories."""
 
 Size = int | tuple[int, int] | Frame
-"""The side of a square, height and width, or a frame; without one, images are cropped."""
+"""The side of a square, height and width, or a frame. Without a frame, images are cropped."""
 
 
 def as_frame(size: Size) -> Frame:

@@ -39,7 +39,7 @@ def task_names() -> list[str]:
 
 
 def find_task(name_or_path: str) -> Path:
-    """Return the file of a task. Text with a suffix or a slash is a path; other text is a name.
+    """Return the file of a task. Text with a suffix or a slash is a path. Other text is a name.
 
     A name that no folder of the user has may be one of the package's examples. Raises `TaskError` if it is not.
     """
@@ -155,7 +155,7 @@ def _change_kind(document: Document, override: Override) -> Document:
 def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Task:
     """Read a task and check it.
 
-    `name_or_path` is a path if it has a suffix or a slash; otherwise it is a name, looked up in the folder
+    `name_or_path` is a path if it has a suffix or a slash. Otherwise it is a name, looked up in the folder
     `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
     `recipe.schedule.scale=0.5`, or parsed. Raises `TaskError` with one line for each problem.
     """

@@ -35,7 +35,7 @@ class Migrated(NamedTuple):
 
 
 def migrate_task(text: str, source: str, unversioned: int | None = None) -> Migrated:
-    """Return a task file in the current schema version; a file of that version is unchanged.
+    """Return a task file in the current schema version. A file of that version is unchanged.
 
     `unversioned` is the version of a file without `schema_version`: 0 if it was written before task files had versions.
     Raises `TaskError`, with one line for each problem, if the file is not valid, has a later version, or has no version

@@ -248,10 +248,10 @@ class Recipe(ConfigModel):
     """The four aspects of the continuous method. The preset supplies the aspects that are left out."""
 
     preset: Preset = "default"
-    """default: averaged weights and no fixed length; paper: exactly Verwimp et al.; naive: a plain warm
-    start."""
+    """The settings that the others start from. default has averaged weights and no fixed length. paper is exactly the
+    method of Verwimp et al. naive is a plain warm start."""
     initialization: Initialization = Auto()
-    """The initial weights: auto, warm, shrink_perturb or fresh; noise for comparison."""
+    """The initial weights: auto, warm, shrink_perturb or fresh, or for comparison noise."""
     objective: Objective = NoPenalty()
     """The penalty added to the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
     sampling: Sampling = Uniform()

@@ -30,7 +30,7 @@ class Gpus(ConfigModel):
     """The accelerators of one pod."""
 
     count: Annotated[int, Field(ge=0, le=16)] = 0
-    """Number of accelerators; 0 trains on the CPU."""
+    """Number of accelerators. With 0, the pod trains on the CPU."""
     type: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     """Name of the resource: nvidia.com/gpu, amd.com/gpu, nvidia.com/mig-1g.10gb, ..."""
 
@@ -50,7 +50,7 @@ class Toleration(ConfigModel):
     key: str
     """The taint's key."""
     operator: Literal["Exists", "Equal"] = "Exists"
-    """Exists: any value; Equal: only this value."""
+    """Exists tolerates any value, and Equal only this value."""
     value: str | None = None
     """The taint's value, for Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
@@ -63,7 +63,7 @@ class Queue(ConfigModel):
     name: str
     """Name of a LocalQueue in the pipelines' namespace."""
     priority_class: str | None = None
-    """A WorkloadPriorityClass (default: none; Kueue then uses the priority of the pods)."""
+    """A WorkloadPriorityClass. Without one, Kueue uses the priority of the pods."""
 
 
 class Resources(ConfigModel):

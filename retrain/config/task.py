@@ -47,7 +47,7 @@ class Stream(ConfigModel):
     cache: Bytes = "20Gi"
     """Size limit of the shard cache on this machine's disk, such as 20Gi, for all its processes."""
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Number of decoding processes; 0: decode in the training process (default: by the number of cores)."""
+    """Number of decoding processes (default: by the number of cores). With 0, the training process decodes."""
 
 
 LabelFrom = Annotated[str, Field(pattern=r"^(auto|folder|cls|txt|csv|json:.+)$")]
@@ -60,16 +60,16 @@ class Data(ConfigModel):
     """Side of the square, or [height, width], that every image is resized to, in pixels. If image_size, mean or std are
     absent, timm networks and pretrained torchvision networks use their own."""
     fit: Annotated[Fit, IdentityIfSet] = "crop"
-    """crop: resize to cover that shape and crop the centre; letterbox: resize to fit inside it and pad with black;
-    stretch: resize to it without keeping proportions."""
+    """How an image is brought to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
+    resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
     background: Annotated[Background, IdentityIfSet] = "white"
-    """Background of transparent images: white or black; none: ignore transparency."""
+    """Background of transparent images: white or black. With none, transparency is ignored."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel, for pixel values in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
     """Standard deviation of each channel, for pixel values in 0..1."""
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 4
-    """Zero pixels around the image from which random crops are taken; 0 turns random crops off."""
+    """Width of the border of zeros around an image from which random crops are taken. 0 turns random crops off."""
     flip: bool = True
     """Mirror half of the training images. Turn it off if left and right differ (digits, text)."""
     augmentation: Annotated[Augmentation, IdentityIfSet] = Augmentation()
@@ -87,14 +87,15 @@ class Data(ConfigModel):
     aliases: Annotated[dict[str, str], NotIdentity] = Field(default_factory=dict)
     """Other names of classes in new drops, each with the class that it is renamed to: {zero: d0}."""
     on_conflict: Annotated[Literal["newest", "refuse", "keep_both"], NotIdentity] = "newest"
-    """Action if an image arrives again with another class. newest: amend the earlier drop (within one drop, neither
-    is used); refuse: refuse the drop; keep_both: keep both."""
+    """Action if an image arrives again with another class. newest amends the earlier drop (within one drop, neither
+    image is used). refuse refuses the drop. keep_both keeps both images."""
     unseen_classes: Annotated[Literal["exclude", "refuse"], NotIdentity] = "exclude"
-    """Action if a class has held-out images but no training images. exclude: leave it out of the evaluation on the
-    test split, and so of the gate; refuse: refuse the drop."""
+    """Action if a class has held-out images but no training images. exclude leaves the class out of the evaluation on
+    the test split, and so out of the gate. refuse refuses the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
-    """Place of decoded training images. device, memory: all of them there; stream: read shards as needed; auto:
-    stream if they exceed half of resources.memory, otherwise device if they fit there, otherwise memory."""
+    """Place of decoded training images. device and memory hold all of them there. stream reads shards as needed. auto
+    is stream if the images exceed half of resources.memory. Otherwise it is device if they fit there, and else memory.
+    """
     stream: Annotated[Stream, NotIdentity] = Stream()
     """How samples are streamed from shards, if the dataset is not held decoded in memory."""
 
@@ -111,15 +112,16 @@ class Model(ConfigModel):
     """A torchvision classifier by name, timm/NAME, mlp, logistic, mixer, or package.module:factory, called with
     (classes, image_size)."""
     stem: Literal["small", "standard"] = "small"
-    """small: a 3x3 first convolution without max-pooling, for images up to 64 pixels; standard: torchvision's."""
+    """The first layers. small is a 3x3 convolution without max-pooling, for images up to 64 pixels. standard is
+    torchvision's stem."""
     pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
     """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
     a timm network in Hugging Face's local cache. The last layer is newly initialized."""
     pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
     """SHA-256 of that file (default: each plan records the SHA-256 of the file that it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units),
-    norm (resnets: batch, group or none), ..."""
+    """Keyword arguments of the factory, such as width (channels of a resnet's first stage, hidden units of an mlp) and
+    norm (of a resnet: batch, group or none)."""
 
 
 class AutoAverage(ConfigModel):
@@ -192,18 +194,19 @@ class Training(ConfigModel):
     optimizer: Optimizer = Adam()
     """adam, adamw or sgd."""
     warmup: Annotated[NonNegativeInt, IdentityIfSet] = 0
-    """Iterations of linear warm-up at the start of every run. A constant schedule has its own; the longer one is used.
-    """
+    """Iterations of linear warm-up at the start of every run. A constant schedule has its own warm-up. The longer of
+    the two is used."""
     clip_norm: Annotated[PositiveFloat | None, IdentityIfSet] = None
-    """Largest norm of the gradient of the loss; a larger gradient is scaled down."""
+    """Largest norm of the gradient of the loss. A larger gradient is scaled down."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1), IdentityIfSet] = 0.0
     """Share of each label's weight that is spread over all classes."""
     class_weights: Annotated[Literal["none", "inverse"] | dict[str, PositiveFloat], IdentityIfSet] = "none"
-    """Weights of the classes in the loss. inverse: inversely proportional to a class's number of training samples; or a
-    weight by class name, 1 for classes left out. Weights are scaled so that their mean over the samples is 1."""
+    """Weights of the classes in the loss. With inverse, a weight is inversely proportional to the class's number of
+    training samples. A mapping gives weights by class name, and 1 to classes that it leaves out. Weights are scaled so
+    that their mean over the samples is 1."""
     balanced_sampling: Annotated[bool, IdentityIfSet] = False
-    """Draw all classes equally often. Samples of rare classes appear several times in an epoch; some samples of common
-    classes do not appear."""
+    """Draw all classes equally often. Samples of rare classes appear several times in an epoch, and some samples of
+    common classes do not appear."""
     evaluate_every: Literal["auto"] | PositiveFloat = "auto"
     """Epochs between evaluations on val, the same for all methods. A target can be met only at an evaluation. auto:
     sixty evaluations in scratch's schedule, or fewer if they would take more than a tenth of the training."""
@@ -214,12 +217,13 @@ class Training(ConfigModel):
     bf16: bool = False
     """Train with automatic mixed precision in bfloat16."""
     compile: Annotated[Literal["none", "compile", "graphs", "step"], NotIdentity] = "none"
-    """compile: use torch.compile, half a minute before the first step; graphs: also use CUDA graphs; step: record the
-    whole iteration as one CUDA graph, the fastest on a GPU for small batches."""
+    """compile uses torch.compile, which takes half a minute before the first step. graphs also uses CUDA graphs. step
+    records the whole iteration as one CUDA graph, which is fastest on a GPU for small batches."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"
-    """free: counted in the training forward pass; exact: by an evaluation of all training samples after each epoch."""
+    """How learning speed is counted. free counts in the training forward pass. exact evaluates all training samples
+    after each epoch."""
     index_decay: Share = 0.5
     """Weight of the parent's learning-speed counters relative to a run's own."""
     save_seconds: Annotated[NonNegativeFloat, NotIdentity] = 120
@@ -254,10 +258,11 @@ class Target(ConfigModel):
     """The target that a run must reach."""
 
     level: Annotated[float, Field(gt=0, le=100)] = 100
-    """r: the target is r/100 of the baseline's score; reaching it stops the run (L_100, L_99)."""
+    """r in percent. The target is r/100 of the baseline's score, and a run stops when it reaches the target (L_100,
+    L_99)."""
     metric: Metric = "accuracy"
-    """The score used by target, stop rule and gate. accuracy; balanced_accuracy: the mean of the classes' accuracies;
-    macro_f1: the mean of the classes' F1; top5_accuracy: the true class is among the five most likely."""
+    """The score used by target, stop rule and gate. balanced_accuracy is the mean of the classes' accuracies, and
+    macro_f1 the mean of the classes' F1. For top5_accuracy the true class must be among the five most likely."""
 
 
 class Gate(ConfigModel):

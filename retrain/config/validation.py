@@ -20,7 +20,7 @@ FieldPath = tuple[str, ...]
 
 
 def config_models(field: FieldInfo) -> list[type[ConfigModel]]:
-    """Return the models that a field may hold; none if it holds a plain value."""
+    """Return the models that a field may hold, or none if it holds a plain value."""
     options = get_args(field.annotation) or (field.annotation,)
     return [option for option in options if isinstance(option, type) and issubclass(option, ConfigModel)]
 
@@ -33,7 +33,7 @@ def models_by_name(field: FieldInfo) -> dict[str, type[ConfigModel]]:
 
 
 def models_by_name_at(path: FieldPath, model: type[ConfigModel] = Task) -> dict[str, type[ConfigModel]]:
-    """Return the models to choose from at a path; empty if there is no choice or no such path."""
+    """Return the models to choose from at a path. Empty if there is no choice or no such path."""
     if not path or path[0] not in model.model_fields:
         return {}
     field = model.model_fields[path[0]]
@@ -157,7 +157,7 @@ def _problem(detail: ErrorDetails) -> _Problem:
 
 
 def _description(path: FieldPath, model: type[ConfigModel]) -> str:
-    """Return the description of a field in one line; empty for a key of a mapping."""
+    """Return the description of a field in one line. Empty for a key of a mapping."""
     field = model.model_fields.get(path[-1])
     return " ".join((field.description or "").split()).rstrip(".") if field else ""
 

@@ -137,7 +137,7 @@ class WatchedTask:
     """Bytes of the task in its store, by kind. Measured rarely, because listing all objects costs requests."""
     measured_at: datetime | None = None
     read_at: float = 0.0
-    """Time of the last complete reading of ledger and state; seconds since 1970."""
+    """Time of the last complete reading of ledger and state, in seconds since 1970."""
 
     def __post_init__(self) -> None:
         self.ledger = LedgerReader(self.store)

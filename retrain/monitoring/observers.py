@@ -47,9 +47,9 @@ class Pace:
     """Mean speed since the start or resumption of the training in this process."""
 
     HINT_AFTER = 10.0
-    """Seconds after which the speed is known well enough."""
+    """Seconds of training after which the speed is known well enough."""
     LONG = 1200.0
-    """Seconds of training from which on a first user gets the hint."""
+    """A training that still takes at least this many seconds gets the hint."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._iterations = plan.task.training.batch_size, plan.iterations

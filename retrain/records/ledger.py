@@ -117,7 +117,8 @@ class Promotion(Record):
 
 
 class Champion(Record):
-    """The promoted model, `champion.json`: replaced only by compare-and-swap; the last of `history` is the champion."""
+    """The promoted models, in `champion.json`. It is replaced only by compare-and-swap. The last of `history` is the
+    champion."""
 
     history: Annotated[tuple[Promotion, ...], Field(min_length=1)]
 

@@ -22,8 +22,8 @@ class ModelInput(Record):
     width: int
     """Of the images, in pixels."""
     fit: Fit = "crop"
-    """How an image is brought to that shape. crop: resized to cover it, and centre-cropped; letterbox: resized to
-    fit inside it, and padded with black; stretch: resized to it without keeping proportions."""
+    """How an image is brought to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
+    resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
     interpolation: Literal["bicubic"] = "bicubic"
     """Interpolation with which an image is resized."""
     mean: tuple[float, float, float]

@@ -97,9 +97,9 @@ class Result(Record):
     """Of the delivered weights on training samples, without augmentation. With `final_accuracy` it tells how far the
     network has fitted its data."""
     normalised: bool | None = None
-    """Whether the network has BatchNorm layers; None in records of earlier versions."""
+    """Whether the network has BatchNorm layers. None in records of earlier versions."""
     weight_scale: float | None = None
-    """Root mean square of the weights in the layer where it is smallest; None in records of earlier versions."""
+    """Root mean square of the weights in the layer where it is smallest. None in records of earlier versions."""
     reached_at: dict[Literal["99", "100"], int | None]
     """First iteration on the grid at 99 and 100 percent of the baseline's score (of this run's own final score, where
     it has no target): s(f, a), Verwimp et al., eq. 1."""

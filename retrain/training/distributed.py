@@ -140,7 +140,7 @@ class TorchrunGroup(ProcessGroup):
         return held.numpy().tobytes()[: int(length)]
 
     def replicate(self, network: nn.Module) -> nn.Module:
-        """Start from the first process's weights; on GPUs, synchronize batch normalization."""
+        """Start from the first process's weights. On GPUs, synchronize batch normalization."""
         device = next(network.parameters()).device
         if device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's own
@@ -192,11 +192,11 @@ class TorchrunGroup(ProcessGroup):
                     _exit_to_resume(f"no heartbeat of rank {rank} for {MAX_SILENCE:.0f} s")
 
     def publish_plan(self, plan: str) -> None:
-        """Write it to torchrun's store: it stays there even if this process ends."""
+        """Write the plan to torchrun's store, where it stays even if this process ends."""
         self._store.set(self._next_key(), plan)
 
     def wait_for_plan(self) -> str:
-        """Poll torchrun's store: a process that waits inside the store's own code does not react to SIGTERM."""
+        """Poll torchrun's store, because a process that waits inside the store's own code does not react to SIGTERM."""
         key = self._next_key()
         while not self._store.check([key]):
             time.sleep(POLL_SECONDS)
@@ -220,7 +220,7 @@ def _exit_to_resume(cause: str) -> NoReturn:
 
 @functools.cache
 def init_distributed(device: str) -> ProcessGroup:
-    """Join the group that torchrun started, or return a group of one; with GPUs, `cuda` then means this rank's GPU."""
+    """Join the group that torchrun started, or return a group of one. With GPUs, `cuda` then means this rank's GPU."""
     if not dist.is_torchelastic_launched():
         return SINGLE_PROCESS
     store, rank, size = next(rendezvous("env://"))

@@ -21,8 +21,8 @@ CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""Replacement of the link, only for pointers. Otherwise, hundreds of tab stops would precede the table with all
-links."""
+"""Replacement of the link, which the Tab key skips. Otherwise a reader would tab through hundreds of links in the
+charts to get to the table, which has the same links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
 """A title describes the mark as the label did, and is also shown as a tooltip."""
