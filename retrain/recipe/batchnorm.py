@@ -2,7 +2,7 @@
 
 After N batches the layer's own average still contains the initial values, mean 0 and variance 1, with the weight
 (1 - momentum)^N. So a network evaluates near chance for its first iterations. The corrected statistics are the weighted
-mean of this run's batches from the first one on (Kingma & Ba, 2015, section 3)."""
+mean of this run's batches, from the first batch on (Kingma & Ba, 2015, section 3)."""
 
 import math
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 NEGLIGIBLE = 1e-9
-"""Share of the initial values below which the correction ends; with momentum 0.1, after 197 batches."""
+"""Share of the initial values below which the correction ends. With momentum 0.1, this is after 197 batches."""
 
 
 STATISTICS = ("running_mean", "running_var")
