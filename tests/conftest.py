@@ -77,7 +77,7 @@ SLOW = {
     "experiments/test_study_splits.py",
     "export/test_export.py",
     "kubeflow/test_launch.py",
-    "models/test_narrow_convolutions.py",
+    "models/test_onednn_bugs.py",
     "records/test_fuzz.py",
     "records/test_many_classes.py",
     "repository/test_chaos.py",

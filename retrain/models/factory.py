@@ -14,7 +14,7 @@ from retrain.config.frame import Shape, as_frame, image_shape
 from retrain.config.task import Model
 from retrain.errors import ModelError
 from retrain.models.mixer import mixer
-from retrain.models.narrow_convolutions import avoid_strided_convolutions
+from retrain.models.onednn_bugs import avoid_strided_convolutions
 from retrain.models.options import check_options, unknown_option
 from retrain.models.pretrained import TIMM, body_weights, timm_config
 from retrain.models.resnets import RESNETS, check_width, resnet_factory

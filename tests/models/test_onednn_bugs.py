@@ -1,4 +1,4 @@
-"""Thin residual networks train on the CPU as torch trains them, without heap corruption."""
+"""Strided convolutions train on the CPU without heap corruption, and with torch's own gradients."""
 
 import copy
 import os
@@ -50,3 +50,42 @@ def test_only_narrow_strided_1x1_convolutions_are_replaced() -> None:
     network = factory.to_device_channels_last(nn.Sequential(*layers), CPU)
     assert [layer.stride for layer in network] == [(1, 1), (2, 2), (1, 1), (2, 2)]
     assert network[0](torch.zeros(1, 4, 8, 8)).shape == (1, 8, 4, 4)
+
+
+GRADIENT = """
+import copy, sys
+import torch
+from torch import nn
+from retrain.models import factory
+torch.set_num_threads(1)
+side = [int(number) for number in sys.argv[1:3]]
+plain = nn.Conv2d(64, 128, 3, stride=2, padding=1, bias=False)
+placed = factory.to_device_channels_last(copy.deepcopy(plain), torch.device("cpu"))
+images = torch.randn(32, 64, *side)
+plain(images).square().sum().backward()
+with torch.autocast("cpu", torch.bfloat16):
+    found = placed(images.to(memory_format=torch.channels_last))
+found.float().square().sum().backward()
+assert found.shape == plain(images).shape
+torch.testing.assert_close(placed.weight.grad, plain.weight.grad, rtol=0.05, atol=0.05 * plain.weight.grad.abs().max())
+"""
+
+
+@pytest.mark.parametrize("side", [(1, 1), (1, 4), (4, 1), (2, 2), (5, 5)])
+def test_bfloat16_gradients_of_small_maps_are_complete(side: tuple[int, int]) -> None:
+    filled = {"MALLOC_PERTURB_": "129"}  # new memory is filled with large numbers
+    command = [sys.executable, "-c", GRADIENT, *map(str, side)]
+    ended = subprocess.run(command, env={**os.environ, **filled}, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()[-600:]
+
+
+def test_stride_is_left_out_only_for_sides_of_one_pixel() -> None:
+    layer = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+    for _ in range(2):
+        factory.to_device_channels_last(layer, CPU)
+    assert len(layer._forward_pre_hooks) == 1
+    plain = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    for side in ((1, 1), (8, 8), (1, 5), (5, 1)):
+        images = torch.randn(2, 16, *side)
+        torch.testing.assert_close(layer(images), plain(images))
