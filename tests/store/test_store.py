@@ -82,7 +82,7 @@ def test_write_overwrites(store: ObjectStore) -> None:
     assert store.read("k")[0] == b"new"
 
 
-def test_delete_removes_and_a_missing_object_is_no_error(store: ObjectStore) -> None:
+def test_delete_accepts_a_missing_object(store: ObjectStore) -> None:
     store.create("k", b"")
     store.delete("k")
     store.delete("k")
