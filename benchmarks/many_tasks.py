@@ -1,8 +1,8 @@
 """Measure one watcher with many tasks, and with a task of many drops: requests, processor time, memory.
 
-A server in this process answers like S3, from memory (`lib/aws.py`). The watcher and its planning run in another
-process. Each task has one committed drop. In the watcher's first turn, each task gets a run. The executor does nothing,
-so all runs stay active, and later turns find nothing new.
+A server in this process stands for S3 and keeps the objects in memory (`lib/aws.py`). The watcher and its planning run
+in another process. Each task has one committed drop. In the watcher's first turn, each task gets a run. The executor
+does nothing, so all runs stay active, and later turns find nothing new.
 """
 
 import os
@@ -105,11 +105,14 @@ def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
 
 def main() -> None:
     """Watch many tasks, and then a task with many drops."""
-    from lib.report import parser, report  # imports torch, which the watcher's process must not
+    from lib.report import (
+        parser,
+        report,
+    )  # here, because it imports torch: the watcher's process is measured without torch
 
     options = parser(__doc__)
-    options.add_argument("--tasks", type=int, default=1000, help="watched by one watcher")
-    options.add_argument("--drops", type=int, default=10_000, help="of one task")
+    options.add_argument("--tasks", type=int, default=1000, help="number of tasks of one watcher")
+    options.add_argument("--drops", type=int, default=10_000, help="number of drops of one task")
     chosen = options.parse_args()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ.setdefault(name, "bench")

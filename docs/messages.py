@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("retrain", "pipelines")
 HEADER = """# Messages
 
-For people who look up a message, and for authors who compare all of them. `make docs` generates this page from the
-source code. Words in braces stand for values or for parts of the sentence. To find a message, search for the words
-around them. Other texts are elsewhere: [cli.md](cli.md) has the options, `retrain task schema` the settings, and
+This page is for people who look up a message, and for authors who compare all of them. `make docs` generates this page
+from the source code. Words in braces stand for values or for parts of the sentence. To find a message, search for the
+words around them. Other texts are elsewhere: [cli.md](cli.md) has the options, `retrain task schema` the settings, and
 [operations.md](operations.md#alerts) the alerts.
 
 - An **error** ends a command with exit code 2 and one message. A watcher logs it and continues. A server answers with

@@ -11,8 +11,8 @@ import yaml
 
 HEAD = """# The Helm chart of retrain
 
-For platform engineers. [docs/operations.md](../../docs/operations.md#install) explains the installation, and `ci/` has
-a values file for each feature. `make manifests` generates this page from `values.yaml`.
+This page is for platform engineers. [docs/operations.md](../../docs/operations.md#install) explains the
+installation, and `ci/` has a values file for each feature. `make manifests` generates this page from `values.yaml`.
 """
 UNCOMMENTED = {
     "create": "Create a service account.",

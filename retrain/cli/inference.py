@@ -148,7 +148,7 @@ def export(
 def serve(
     task: TaskName,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
-    listen: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    listen: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 allows other machines.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for a new champion.")] = 30,
     device: Device = "auto",
     overrides: Overrides = NONE,

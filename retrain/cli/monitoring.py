@@ -15,7 +15,7 @@ from retrain.utils.logs import LOGGER
 def exporter(
     task: TaskNames,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9109,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 allows other machines.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between reads of the stores.")] = 30,
     overrides: Overrides = NONE,
 ) -> None:
@@ -33,7 +33,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Write one HTML page with the savings and all runs. It needs no network."""
+    """Write one HTML page with the savings and all runs. The page can be read without a network."""
     from retrain.monitoring.report import read_sources, render_page
 
     _, store = open_task(task, overrides)

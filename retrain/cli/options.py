@@ -42,7 +42,7 @@ TaskNames = Annotated[
         "-t",
         envvar="RETRAIN_TASK",
         autocompletion=_complete_task,
-        help="A task's name or its file (repeatable; separated by spaces in the variable).",
+        help="A task's name or its file (repeatable). The variable takes several, separated by spaces.",
     ),
 ]
 Overrides = Annotated[
@@ -71,7 +71,7 @@ MetricsPort = Annotated[
     ),
 ]
 MetricsHost = Annotated[
-    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Address of --metrics-port; 0.0.0.0 accepts other machines.")
+    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Address of --metrics-port. 0.0.0.0 allows other machines.")
 ]
 KubeflowHost = Annotated[
     str | None, typer.Option("--host", help="Address of Kubeflow Pipelines (default: kubeflow.host of the task).")

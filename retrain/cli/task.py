@@ -21,7 +21,7 @@ def init(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Write every setting, with its description.")] = False,
 ) -> None:
-    """Write a task file to start from, and next to it the schema with which editors complete and check it."""
+    """Write a task file to start from, and its schema. Editors complete and check the file by this schema."""
     from retrain.config.template import SCHEMA_FILE, short_template, task_schema, task_template
 
     path = output or Path("tasks") / f"{name}.yaml"

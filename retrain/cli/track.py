@@ -20,7 +20,9 @@ def track(
     ] = Path("tensorboard"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Export all ended runs, their curves and the champions to a tracker. Existing runs and models do not change.
+    """Export all ended runs, their curves and the champions to a tracker.
+
+    Runs and models that the tracker already has do not change.
 
     A Model Registry receives only the champions.
     """

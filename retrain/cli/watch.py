@@ -24,18 +24,20 @@ TASK_FAILED = 1
 
 def watch(
     task: TaskNames,
-    once: Annotated[bool, typer.Option("--once", help="Check the stores once, then exit: for a CronJob.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Check the stores once, then exit. Use it in a CronJob.")
+    ] = False,
     queue_url: Annotated[str | None, typer.Option(help="SQS queue with the bucket's event notifications.")] = None,
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between full listings of the stores.")] = 60,
     on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where runs train.")] = "here",
     host: KubeflowHost = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="Start runs only at these times: five cron fields, in UTC (default: each task's)."),
+        typer.Option(help="Start runs only at these times: five cron fields, in UTC (default: the task's schedule)."),
     ] = None,
     device: Device = "auto",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz and /metrics.")] = 9110,
-    listen: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    listen: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 allows other machines.")] = "127.0.0.1",
     overrides: Overrides = NONE,
 ) -> None:
     """Watch the stores, and retrain when drops land."""
@@ -115,7 +117,7 @@ def notify(
     ] = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Send unconfirmed events to the task's webhooks. Needed only if no watcher runs, for example from cron."""
+    """Send unconfirmed events to the task's webhooks. The watcher does this too. Without one, run this from cron."""
     from retrain.errors import TaskError
     from retrain.utils.clock import utc_now
     from retrain.utils.text import pluralize

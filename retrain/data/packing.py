@@ -30,7 +30,7 @@ from retrain.utils.text import pluralize
 log = logging.getLogger("retrain")
 
 ON_DISK = 4
-"""Largest number of an upload's shards on this disk, 0.5 GB in all. Each is sent in parts, so a few are fast enough."""
+"""Largest number of shards on this disk at once. They take 0.5 GB. Each is sent in parts, so four are fast enough."""
 
 PACKED_FOLDER = "packed/"
 """Folder of a drop for the shards that are made from an upload."""
@@ -67,7 +67,7 @@ def pack(
     if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop of this name has
     other content.
     """
-    if dry_run:  # also names what the task would refuse
+    if dry_run:  # continue after bad samples, and report all of them
         task = task.model_copy(update={"data": task.data.model_copy(update={"max_bad_share": ALL_BAD})})
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
@@ -96,9 +96,9 @@ def pack_by_shards(
 ) -> Packed:
     """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
-    Its shards are in `PACKED_FOLDER`, apart from the producer's files (`uploaded`). Each is sent to the store right
-    after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards that were sent
-    before the error stay in the store, but nothing reads them.
+    Its shards are in `PACKED_FOLDER`. The producer's files (`uploaded`) are not in this folder. Each is sent to the
+    store right after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards that
+    were sent before the error stay in the store, but nothing reads them.
     """
     intake = Intake(task, store, tell)
     intake.refresh()
@@ -135,7 +135,7 @@ def check_drop_id(drop_id: str | None, drops: int) -> None:
     if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:
-        raise DropError(f"drop id {drop_id}: one id cannot name {drops} drops; choose one with --part")
+        raise DropError(f"drop id {drop_id}: one id cannot name {drops} drops; choose a part with --part")
 
 
 def _read(
@@ -158,7 +158,7 @@ def _read(
 
 
 class _SampleReader:
-    """Reads and validates the samples of a source. `rows` has the samples in shards, in their order."""
+    """Reads and validates the samples of a source. `rows` has the packed samples, in the order of the shards."""
 
     def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
         self._intake, self._frame, self._decoded = intake, intake.task.data.frame, decoded

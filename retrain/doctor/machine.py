@@ -41,7 +41,7 @@ def _check_disk(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding 
     streamed = choose_loading(task, make_dataset(drops)).kind == "stream"
     free, needed = shutil.disk_usage(folder).free, disk_bytes_needed(task, drops, streamed, store, folder)
     how = "streamed" if streamed else "decoded"
-    found = f"{free / GB:.1f} GB free in {folder}; the drops, {how}, need {needed / GB:.2f} GB more"
+    found = f"{free / GB:.1f} GB free in {folder}; the {how} drops need {needed / GB:.2f} GB more"
     return found if free > needed else Finding(check="disk", state="failed", found=found, mend=mend)
 
 
@@ -76,7 +76,7 @@ def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: 
     """Return the bytes that the cache folder needs in addition to what it already holds.
 
     Without streaming, the cache keeps every split of a drop as uint8 pixels of the network's input size. With
-    streaming, it keeps the pixels of the held-out splits, and shards up to the limit.
+    streaming, it keeps the pixels of the held-out splits, and shards up to `data.stream.cache`.
     """
     if streamed:
         return _shard_bytes(task, drops, store, folder) + sum(_held_out_bytes(task, drops, folder))

@@ -44,7 +44,7 @@ ASH = {
     "Figure 5": "accuracy over the correlation of final with initial weights",
     "Figure 6": "gradient norms in both rounds",
     "Figure 7": "when to switch to the second round: after 5, 10, 15 ... epochs of the first",
-    "Figure 8": "online learning in the order of the first principal component",
+    "Figure 8": "online learning with images sorted by their first principal component",
     "Figure 9": "active learning by margin, 100 images a step",
     "Section 3.5": "Adam's state kept or reset",
 }

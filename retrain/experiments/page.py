@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from retrain.experiments.grid import parts_of
@@ -29,7 +30,13 @@ NOT_REACHED = "/"
 ABSENT = "-"
 """Text of a cell without a value."""
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
-SIZES = {"mini": "It is cut down to run on a CPU.", "paper": "It has the paper's size."}
+SIZES = {"mini": "It is smaller than the papers' studies. It runs on a CPU.", "paper": "It has the paper's size."}
+PHRASES = {
+    r"\bends? [0-9.]+ (points )?(above|below)": 'If a method "ends 2 points above" another, '
+    "its final accuracy is 2 percentage points higher.",
+    r"\btimes sooner": '"2 times sooner" means after half as many {cost}.',
+}
+"""Meanings of phrases, by the pattern of the phrase. A page explains the phrases that its study uses."""
 OWN = "Ours, "
 """Start of an item of `repeats` that is in no paper."""
 ASPECTS = (
@@ -57,16 +64,15 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_methods(study),
         *_paper_comparison(study, by_group),
         "## Results",
-        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The column highest has the highest "
-        f"accuracy of a run on {study.stop_on}. The column final has the accuracy on {study.stop_on} at its last "
-        "evaluation. The column test has the accuracy of the final weights on the test split.",
-        "L_r (Verwimp et al., eq. 2) says how many times sooner than a reference method a run reaches r percent of "
-        f"the reference's final accuracy. It is a ratio of two numbers of {study.cost}. The first is the number that "
-        "the reference needs to reach its final accuracy. The second is the number that the run needs to reach r "
-        "percent of it. Above 1, the run is faster. The L_99 of the reference itself is 1 or more, because it reaches "
-        "99 percent of its final accuracy no later than 100 percent.",
-        f"`{NOT_REACHED}` means never reached, and (2/3) reached with two seeds of three. {HARM} marks a method with "
-        f"negative transfer: its mean final accuracy is lower than the mean final accuracy of "
+        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The column highest has the best "
+        f"accuracy among a run's evaluations on {study.stop_on}. The column final has the accuracy of the last of "
+        "these evaluations. The column test has the accuracy of the final weights on the test split.",
+        "L_r (Verwimp et al., eq. 2) compares a run with another method. It is the number of "
+        f"{study.cost} after which the other method reaches its own final accuracy, divided by the number of "
+        f"{study.cost} after which the run reaches r percent of that accuracy. Above 1, the run is faster. The L_99 "
+        "of a method against itself is 1 or more.",
+        f"`{NOT_REACHED}` means that no run reached the value. (2/3) means that two seeds of three reached it. {HARM} "
+        f"marks a method with negative transfer: its mean final accuracy is lower than the mean final accuracy of "
         f"{study.against[0]} with the same seeds.",
         "Each heading below names the split, the variant (`task` if the study has none) and the number of drops.",
         tables,
@@ -84,14 +90,15 @@ def _subject(study: Study) -> str:
         else "This page is for readers who choose methods and settings."
     ]
     if of_papers:
-        sentences.append(f"The study repeats {_join_items(of_papers).removesuffix('.')}.")
+        sentences.append(f"This study repeats {_join_items(of_papers).removesuffix('.')}.")
     if own:
-        sentences.append(
-            f"{'It also' if of_papers else 'The study'} examines what the papers do not: {'; '.join(own)}."
-        )
+        subject = "It also" if of_papers else "This study"
+        sentences.append(f"{subject} examines questions that the papers leave open: {'; '.join(own)}.")
     sentences.append(SIZES[study.size])
     if study.claims and not own:
-        sentences.append("The goals are the paper's results.")
+        sentences.append("The column goal has the paper's results.")
+    said = " ".join([study.findings, *(f"{claim.paper} {claim.ours}" for claim in study.claims)])
+    sentences += [meaning.format(cost=study.cost) for words, meaning in PHRASES.items() if re.search(words, said)]
     return " ".join(sentences)
 
 
@@ -261,7 +268,8 @@ def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             percents = (format_percent(each, study.spread) for each in (row.best, row.final, row.test))
             lines.append([f"{group.split}, {group.variant}", *percents, *fitted])
     if lines:
-        yield "### Runs on the first drop, from which the other methods continue"
+        yield "### Runs on the first drop"
+        yield "The methods that do not start from scratch continue from these runs."
         yield markdown_table(["", "highest", "final", "test", *fitted_title(study)], lines)
 
 

@@ -19,7 +19,7 @@ Order = Callable[[Sample], bytes | float]
 
 
 SHIFTS: tuple[Shift, ...] = ("inverted", "blurred", "posterised")
-"""Shifts of a picture's twin, applied in order."""
+"""Shifts that change a picture to another domain. They are applied in this order."""
 
 
 def is_train(sample: Sample) -> bool:
@@ -34,7 +34,7 @@ def rename_to_superclasses(samples: Iterable[Sample]) -> Iterator[Sample]:
             superclass = coarse_class(sample.class_name)
         except KeyError:
             raise StudyError(
-                f"class {sample.class_name}: only cifar100 has superclasses: remove `superclasses`"
+                f"class {sample.class_name}: only cifar100 has superclasses. Remove `superclasses`"
             ) from None
         yield replace(sample, class_name=superclass, stem=f"{sample.class_name}-{sample.stem}")
 
@@ -62,12 +62,12 @@ def hold_out(samples: Iterable[Sample], share: float, seed: int) -> Iterator[Sam
 
 
 def draw_twin(data: bytes) -> bytes:
-    """Return a picture of another domain, as a PNG file: inverted, blurred and posterized."""
+    """Change a picture to another domain (inverted, blurred and posterized). Return it as a PNG file."""
     return reduce(apply_shift, SHIFTS, data)
 
 
 def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) -> None:
-    """Write samples, or their twins, as an image folder with their splits."""
+    """Write samples as an image folder with their splits. With `twin`, change each picture to another domain."""
     for sample in samples:
         extension = "png" if twin else sample.extension
         path = folder / (sample.split or "") / sample.class_name / f"{sample.stem}.{extension}"
@@ -77,10 +77,10 @@ def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) ->
 
 
 def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
-    """Return a split's drops with `step` training images each, in the given order.
+    """Return drops with `step` training images each, in the given order.
 
-    As in Ash & Adams, the first drop has all validation images. The exceptions are one image of val and one of test for
-    each later drop, because a drop needs images of every split. Raises `StudyError` if there are too few samples.
+    As in Ash & Adams, the first drop has the validation images. But each later drop needs images of val and test too,
+    so it gets one of each. Raises `StudyError` if there are too few samples.
     """
     step, steps = split.step or 0, split.steps or 0
     train = sorted(filter(is_train, samples), key=order)
@@ -99,10 +99,10 @@ def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list
 
 
 def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) -> list[Path]:
-    """Write two parts as image folders, from two sources or from one split by classes.
+    """Write two parts as image folders: two sources, or one source that is divided by classes.
 
-    Of the second part, keep `split.kept` percent. Raises `DropError` if the sizes do not add up to the number of
-    classes.
+    Of the training samples in the second part, `split.kept` percent are written. Raises `DropError` if the sizes do not
+    add up to the number of classes.
     """
     samples = [read_source(source) for source in sources]
     first, second = (

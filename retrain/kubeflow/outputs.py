@@ -70,7 +70,8 @@ def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
 def run_metrics(attempts: Sequence[RunRecord]) -> dict[str, float]:
     """Return the figures of a retraining. Missing figures are left out.
 
-    Iterations are of all attempts, accuracies are shares, and `promoted` is 1 or 0. KFP cannot keep null or NaN.
+    Iterations are the sum over all attempts. Accuracies are between 0 and 1. `promoted` is 1 or 0. KFP cannot keep null
+    or NaN.
     """
     last = attempts[-1]
     result, decision = last.result, last.decision
@@ -110,7 +111,8 @@ def log_confusions(matrix: dsl.ClassificationMetrics, errors: ErrorAnalysis) -> 
 def name_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
     """Write the run's id and the address of its weights into the model's metadata, and into its file as JSON.
 
-    The artifact keeps its address, because KFP's launcher fails a step with an S3 address outside the pipeline root.
+    The artifact's own address stays in the pipeline root. With an S3 address outside of it, KFP's launcher would fail
+    the step.
     """
     has_ended = store.ledger.find(record.run_id) is not None
     model.framework = "pytorch"

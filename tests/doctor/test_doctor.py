@@ -185,7 +185,7 @@ def test_disk_check_needs_decoded_data_or_a_streams_part_of_it(doctor: Doctor, t
     assert "192000.00 GB more" in found["disk"]["found"]
     _, found = doctor(str(tmp_path / "store"))
     assert found["disk"]["state"] == "ok"
-    assert "streamed, need 0.00 GB more" in found["disk"]["found"]
+    assert "streamed drops need 0.00 GB more" in found["disk"]["found"]
 
 
 def test_cached_data_needs_no_more_disk_space(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_registry_that_answers_passes(doctor: Doctor, tmp_path: Path, monkeypatc
     assert registry.items == []
 
 
-def test_dry_run_names_an_unreachable_tracker(
+def test_dry_run_names_a_tracker_that_is_away(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

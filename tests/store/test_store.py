@@ -1,4 +1,4 @@
-"""The contract of `ObjectStore`, held alike by a local folder and by S3, Google Cloud Storage and Azure over HTTP."""
+"""Test `ObjectStore` with a local folder, and with S3, Google Cloud Storage and Azure over HTTP."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def test_create_of_the_same_bytes_succeeds_again(store: ObjectStore) -> None:
     assert store.create("claim", b"mine") == store.create("claim", b"mine")
 
 
-def test_replace_swaps_the_version_it_was_given(store: ObjectStore) -> None:
+def test_replace_of_the_current_version_succeeds(store: ObjectStore) -> None:
     first = store.create("champion.json", b"1")
     second = store.replace("champion.json", b"2", first)
     assert second != first
@@ -54,7 +54,7 @@ def test_replace_refuses_a_stale_version(store: ObjectStore) -> None:
     assert store.read("champion.json")[0] == b"2"
 
 
-def test_replace_of_what_is_there_already_succeeds(store: ObjectStore) -> None:
+def test_replace_with_the_stored_bytes_succeeds(store: ObjectStore) -> None:
     first = store.create("champion.json", b"1")
     second = store.replace("champion.json", b"2", first)
     assert store.replace("champion.json", b"2", first) == second
@@ -116,7 +116,7 @@ def test_listing_continues_beyond_one_page(store: ObjectStore) -> None:
     assert [entry.key for entry in store.list("k/")] == keys
 
 
-def test_folders_are_those_directly_below(store: ObjectStore) -> None:
+def test_folders_lists_one_level(store: ObjectStore) -> None:
     numbered = [f"drops/d-{index:03}" for index in range(120)]  # more than a page
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda folder: store.write(f"t/{folder}/a/b.tar", b""), numbered))
@@ -127,8 +127,8 @@ def test_folders_are_those_directly_below(store: ObjectStore) -> None:
     assert list(store.folders("t/nothing/")) == []
 
 
-def test_large_file_goes_up_and_down_unchanged(store: ObjectStore, tmp_path: Path) -> None:
-    content = os.urandom(17 << 20)  # three of boto3's parts
+def test_uploaded_large_file_is_downloaded_unchanged(store: ObjectStore, tmp_path: Path) -> None:
+    content = os.urandom(17 << 20)  # boto3 uploads it in three parts
     (tmp_path / "up").write_bytes(content)
     store.upload(tmp_path / "up", "t/shard.tar")
     store.download("t/shard.tar", tmp_path / "down")
@@ -138,7 +138,7 @@ def test_large_file_goes_up_and_down_unchanged(store: ObjectStore, tmp_path: Pat
         assert hashlib.file_digest(stream, "sha256").digest() == hashlib.sha256(content).digest()
 
 
-def test_upload_replaces_and_a_download_too(store: ObjectStore, tmp_path: Path) -> None:
+def test_upload_and_download_replace_existing_content(store: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"first", b"second"):
         path.write_bytes(content)
@@ -149,7 +149,7 @@ def test_upload_replaces_and_a_download_too(store: ObjectStore, tmp_path: Path) 
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("file")] == ["file"]
 
 
-def test_stream_reads_on_from_where_it_was(store: ObjectStore) -> None:
+def test_stream_read_continues_at_its_position(store: ObjectStore) -> None:
     store.write("k", bytes(range(100)))
     with store.open("k") as stream:
         assert stream.read(10) == bytes(range(10))
@@ -158,7 +158,7 @@ def test_stream_reads_on_from_where_it_was(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "/etc/x", "../x", "a/../../x", "a//b", "a/", "./a", "a\0b", ".retrain/lock"])
-def test_keys_that_climb_out_are_refused(store: ObjectStore, key: str) -> None:
+def test_keys_outside_the_store_are_refused(store: ObjectStore, key: str) -> None:
     with pytest.raises(StoreError, match="is not a key"):
         store.write(key, b"")
     with pytest.raises(StoreError, match="is not a key"):
@@ -177,7 +177,7 @@ def test_one_of_many_creating_threads_wins(store: ObjectStore) -> None:
         assert sum(pool.map(claim, range(32))) == 1
 
 
-def test_probe_accepts_it_and_leaves_nothing(store: ObjectStore) -> None:
+def test_conditional_write_probe_leaves_no_objects(store: ObjectStore) -> None:
     probe_conditional_writes(store)
     assert list(store.list()) == []
 
@@ -191,7 +191,7 @@ def test_unknown_store_addresses_list_the_allowed_ones(url: str) -> None:
 @pytest.mark.parametrize(
     "address", ["s3:/bucket/prefix", "s3:bucket", "gs:bucket", "az:/container/x", "~no-such-user/store"]
 )
-def test_address_of_no_store_is_refused(address: str) -> None:
+def test_malformed_store_address_is_refused(address: str) -> None:
     with pytest.raises(StoreError, match="store: "):
         open_store(address)
 

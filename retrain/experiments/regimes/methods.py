@@ -19,12 +19,12 @@ NAIVE, PAPER = "naive", "paper"
 
 
 class Method(NamedTuple):
-    """How one method differs from the default settings."""
+    """The differences of a method from the default settings."""
 
     overrides: dict[str, Any]
     target: Literal["none", "carried", "plain", "averaged"]
-    """none: no target (a scratch run); carried: by the run on the first drop; plain, averaged: measured by that scratch
-    run on the same data."""
+    """none: no target (a scratch run). carried: the target comes from the run on the first drop. plain, averaged: the
+    target is the final accuracy of that scratch run on the same data."""
 
 
 METHODS = {

@@ -72,10 +72,10 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
     goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(results, advised)]
     sections = [
         "# What the default recipe saves with different data and networks",
-        "For readers who want to know what the default settings save on data like their own, and where they save "
-        "little. A regime is a data set, a network, and the order in which the images arrive as drops. Each is a file "
-        "in `studies/regimes/`. A journey is a regime with four drops, as a first user might have them. A sequence is "
-        "one regime with one seed: all its drops, one after the other. All figures come from "
+        "This page is for readers who want to know what the default settings save on data like their own, and where "
+        "they save little. A regime is a data set, a network, and the order in which the images arrive as drops. Each "
+        "is a file in `studies/regimes/`. A journey is a regime with four drops, as a first user might have them. A "
+        "sequence is one regime with one seed: all its drops, one after the other. All figures come from "
         f"[`{beside}/{FILE}`]({beside}/{FILE}).",
         markdown_table(["goal", "measured", "met?"], goals, "---"),
         f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",

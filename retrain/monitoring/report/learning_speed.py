@@ -1,4 +1,4 @@
-"""The learning-speed picture shows how many samples the next run's sampling counts as easy, middle and hard."""
+"""Divide samples for the report's picture: easy, middle and hard ones, as the sampling of the next run does."""
 
 import math
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ BINS = 20
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The champion's counters over the N samples of its drops (see `recipe.learning_speed.Counters`), each [N].
+    """The champion's counters of the N samples of its drops (see `recipe.learning_speed.Counters`).
 
-    All of them are old samples to the next run.
+    Each array has the shape [N]. For the next run, all these samples are old.
     """
 
     run_id: str
@@ -30,9 +30,7 @@ class Index:
 
     @property
     def share(self) -> float:
-        """Return the share of samples that count as easy, which equals the share of hard ones (c/2). 0 for other
-        samplings.
-        """
+        """Return the share of easy samples, c/2, which is also the share of hard ones. Return 0 without groups."""
         return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 
@@ -46,7 +44,9 @@ class Bar(NamedTuple):
 
 
 def speed_groups(index: Index) -> dict[Group, NDArray[np.intp]]:
-    """Return the samples of each group: the floor(share * N) easiest and hardest, and the other counted ones.
+    """Return the samples of each group.
+
+    Easy and hard are floor(share * N) samples each. The middle group has all other samples that were counted.
 
     They are ordered by falling learning speed, then rising mean loss, then index (Verwimp et al., section 3.3).
     """

@@ -1,10 +1,10 @@
-"""Write a task and its store as this version of retrain does, for the tests of later versions: once for each release.
+"""Write a task and a store with this version of retrain. Tests of later versions read them. Run this at each release.
 
     PYTHONPATH=tests .venv/bin/python tests/store/golden/write.py tests/store/golden/VERSION.tar.xz
 
-Add the archive and the ids that this prints to `GOLDEN` in tests/support/versions.py. The store has three drops and one
-in quarantine, an amendment, an erasure, two champions, of which a person approved the second, and a run that was
-killed at its sixth iteration and has checkpoints of the fourth and fifth.
+Add the archive and the ids that this prints to `GOLDEN` in tests/support/versions.py. The store has three
+drops, a fourth drop in quarantine, an amendment and an erasure. It has two champions. A person approved the second. It
+also has a run that was killed at its sixth iteration. This run has checkpoints of the fourth and fifth iteration.
 """
 
 import argparse
@@ -38,11 +38,11 @@ KILLED_AT = 6
 
 
 class Killed(BaseException):
-    """Stands for a signal: no stage handles it, so nothing is recorded."""
+    """Stands for SIGKILL. No stage handles this exception, so nothing is recorded."""
 
 
 class KillingObserver(RecordingObserver):
-    """Ends the training at one iteration. The checkpoint of the iteration before is completed."""
+    """Ends the training at iteration `KILLED_AT`. The checkpoint of the previous iteration is complete."""
 
     def stepped(self, progress: Progress) -> None:
         if progress.iteration == KILLED_AT:
@@ -50,13 +50,13 @@ class KillingObserver(RecordingObserver):
 
 
 def command(*words: str, code: int = 0) -> None:
-    """Run `retrain` in the current folder; it must exit with `code`."""
+    """Run `retrain` in the current folder. Exit if its exit code is not `code`."""
     if call([*words, "--task", "pets.yaml"]) != code:
         raise SystemExit(f"`retrain {' '.join(words)}` failed")
 
 
 def live(folder: Path) -> tuple[str, ...]:
-    """Write the store in a folder. Return the ids of the first run, the champion's and the one that was killed."""
+    """Write the store in a folder. Return the ids of the first run, the champion's run and the killed run."""
     (folder / "pets.yaml").write_text(f"{TASK}store: store\n")
     task, workspace = load_task("pets.yaml"), Workspace(LocalStore(folder / "store"), folder / "work")
     workspace.land(0, 1, seed=1)
@@ -83,7 +83,7 @@ def live(folder: Path) -> tuple[str, ...]:
 
 
 def public(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Return an entry of the archive without its owner; None for leases, because they name this machine."""
+    """Return an entry of the archive without its owner. Return None for leases, because they name this machine."""
     if Path(entry.name).name in ("lease.json", ".retrain"):
         return None
     entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, "", ""
@@ -91,7 +91,7 @@ def public(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def main() -> None:
-    """Write the archive that the command names."""
+    """Write the archive to the path on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archive", type=Path)
     archive = parser.parse_args().archive.absolute()
