@@ -44,7 +44,7 @@ def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> P
 
 
 def save_arrays(arrays: Arrays, path: Path) -> None:
-    """Write a split, whole or not at all.
+    """Write a split atomically: its file is either complete or missing.
 
     Raises `UserError` if it cannot be written.
     """
@@ -63,7 +63,7 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
 
 
 def digest_arrays(arrays: Arrays) -> str:
-    """Return the SHA-256 of named arrays. Types have torch's names."""
+    """Return the SHA-256 of named arrays. The digest covers their types, as torch names them."""
     sha256 = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         sha256.update(f"{name} torch.{array.dtype} {array.shape}\n".encode())
@@ -96,7 +96,7 @@ class DecodedSamples:
                 self._give_up(str(error))
 
     def save(self, drop: Drop, table: SampleTable) -> None:
-        """Write the splits of the drop, as it was committed with this table, to the cache."""
+        """Write the splits of the drop to the cache. `table` is the sample table with which the drop was committed."""
         if not self._kept:
             return
         self._file.flush()
@@ -120,7 +120,7 @@ class DecodedSamples:
 
 @contextmanager
 def keep_decoded(task: Task, cache_dir: Path | None) -> Iterator[DecodedSamples | None]:
-    """Yield the place for the decoded images of a drop. None without a cache, or if the cache cannot be written."""
+    """Yield an object that collects the decoded images of a drop. None without a cache, or if it cannot be written."""
     if cache_dir is None:
         yield None
         return

@@ -64,13 +64,14 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_methods(study),
         *_paper_comparison(study, by_group),
         "## Results",
-        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The column highest has the best "
-        f"accuracy among a run's evaluations on {study.stop_on}. The column final has the accuracy of the last of "
-        "these evaluations. The column test has the accuracy of the final weights on the test split.",
-        "L_r (Verwimp et al., eq. 2) compares a run with another method. It is the number of "
-        f"{study.cost} after which the other method reaches its own final accuracy, divided by the number of "
-        f"{study.cost} after which the run reaches r percent of that accuracy. Above 1, the run is faster. The L_99 "
-        "of a method against itself is 1 or more.",
+        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The column highest has the highest "
+        f"accuracy of a run on {study.stop_on}. The column final has the accuracy on {study.stop_on} at its last "
+        "evaluation. The column test has the accuracy of the final weights on the test split.",
+        "L_r (Verwimp et al., eq. 2) says how many times sooner than a reference method a run reaches r percent of "
+        f"the reference's final accuracy. It is a ratio of two numbers of {study.cost}. The first is the number that "
+        "the reference needs to reach its final accuracy. The second is the number that the run needs to reach r "
+        "percent of it. Above 1, the run is faster. The L_99 of the reference itself is 1 or more, because it reaches "
+        "99 percent of its final accuracy no later than 100 percent.",
         f"`{NOT_REACHED}` means that no run reached the value. (2/3) means that two seeds of three reached it. {HARM} "
         f"marks a method with negative transfer: its mean final accuracy is lower than the mean final accuracy of "
         f"{study.against[0]} with the same seeds.",
@@ -90,9 +91,9 @@ def _subject(study: Study) -> str:
         else "This page is for readers who choose methods and settings."
     ]
     if of_papers:
-        sentences.append(f"This study repeats {_join_items(of_papers).removesuffix('.')}.")
+        sentences.append(f"The study repeats {_join_items(of_papers).removesuffix('.')}.")
     if own:
-        subject = "It also" if of_papers else "This study"
+        subject = "It also" if of_papers else "The study"
         sentences.append(f"{subject} examines questions that the papers leave open: {'; '.join(own)}.")
     sentences.append(SIZES[study.size])
     if study.claims and not own:

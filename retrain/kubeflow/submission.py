@@ -26,7 +26,7 @@ log = logging.getLogger("retrain")
 
 
 def require_submittable(task: Task) -> None:
-    """Raise a `UserError` if no run of this task can be submitted, with any plan."""
+    """Raise a `UserError` if the task's settings prevent every submission, whatever the plan."""
     task.resources.require_one_node()
     write_parameter(task)
     require_storable(task)
@@ -36,9 +36,9 @@ def require_submittable(task: Task) -> None:
 def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:
     """Submit a plan in the store, unless it is already submitted.
 
-    The submission is first bound to the plan, so its pods execute this run even if drops land meanwhile. Then it is
-    bound to the job, so no other job of the same name executes it. Raises `SubmitError`. Raises `ModelError` before
-    anything is submitted.
+    First, the submission's record names the plan. Its pods therefore execute this run even if drops land meanwhile.
+    Then the record also names the job, so that no other job of the same name executes the run. Raises `SubmitError`.
+    Raises `ModelError` before anything is submitted.
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:
@@ -57,7 +57,7 @@ def record_if_ended(task: Task, plan: Plan, submitted: Submitted) -> str | None:
     """Record a run as failed if its earlier submission ended without a record. Return the error, or None."""
     if submitted.new or submitted.state not in ENDED_STATES:
         return None
-    error = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
+    error = f"its Kubeflow run {submitted.id} ended without a record (state: {submitted.state})"
     _record_failure_in_subprocess(task, plan, error)
     return error
 
@@ -101,7 +101,7 @@ def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitte
 
 
 def _record_failure_in_subprocess(task: Task, plan: Plan, error: str) -> None:
-    """Record a failed run in a subprocess, because this needs much code."""
+    """Record a failed run. A subprocess loads the necessary code, to keep the watcher's memory small."""
     run_in_subprocess(f"recording the failure of {plan.run_id}", SUBMIT_SECONDS, _record_failure, task, plan, error)
 
 

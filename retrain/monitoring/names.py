@@ -45,7 +45,7 @@ _WORDS: dict[Unit, str] = {
     "device_seconds": "Seconds on a device (iterations times each run's seconds per iteration)",
     "energy_joules": "Energy (seconds on a device times costs.device_watts, or times the measured power)",
     "co2_grams": "Grams of CO2 (energy times costs.grams_co2_per_kwh)",
-    "cost": "Money (seconds on a device times costs.price_per_device_hour)",
+    "cost": "Cost (seconds on a device times costs.price_per_device_hour)",
 }
 
 
@@ -110,7 +110,7 @@ CONSUMED: dict[Unit, Name] = {
         f"retrain_{_unit('cost')}_total",
         "counter",
         METHOD,
-        f"Money {_ALL_RUNS}. Absent without costs.price_per_device_hour.",
+        f"Cost {_ALL_RUNS}. Absent without costs.price_per_device_hour.",
     ),
 }
 
@@ -135,7 +135,8 @@ PART_SCORE = Name(
     "retrain_part_score_ratio",
     "gauge",
     (*SCORED, "part"),
-    "Score of the newest run's model on the test samples of old drops, known to its parent, and of new ones.",
+    "Score of the newest run's model on the test samples of old drops (old) and of new drops (new). Old drops are "
+    "those that its parent was trained on.",
 )
 VALIDATION_ACCURACY = Name(
     "retrain_validation_accuracy_ratio",
@@ -147,8 +148,8 @@ TARGET_SCORE = Name(
     "retrain_target_score_ratio",
     "gauge",
     SCORED,
-    "Score that the newest run had to reach on the validation split, or on the baseline's samples of it if the target "
-    "was carried over. Absent for a run without a target.",
+    "Score that the newest run had to reach on the validation split. If the target was carried over, only the "
+    "validation samples of the baseline count. Absent for a run without a target.",
 )
 TARGET_ERROR = Name(
     "retrain_target_standard_error_ratio",
@@ -160,13 +161,14 @@ TARGET_CARRIED = Name(
     "retrain_target_carried",
     "gauge",
     TASK,
-    "1 if the newest run's target is carried from a scratch run on fewer drops, 0 if it was measured on the same ones.",
+    "1 if the newest run's target is carried over from a scratch run on fewer drops, 0 if it was measured on the same "
+    "drops.",
 )
 BASELINE_AGE = Name(
     "retrain_baseline_age_drops",
     "gauge",
     TASK,
-    "Drops that had landed since the baseline of the newest run was measured.",
+    "Drops that landed after the newest run's baseline was measured and before this run was planned.",
 )
 SPEED_UP = Name(
     "retrain_speed_up_ratio",
@@ -179,8 +181,8 @@ TARGET_MET = Name(
     "retrain_target_met",
     "gauge",
     TASK,
-    "1 if the newest retraining reached its target, else 0. A scratch run after a miss also gives 0. Absent without a "
-    "target.",
+    "1 if the newest retraining reached its target, else 0. A scratch run that follows a missed target also gives 0. "
+    "Absent without a target.",
 )
 PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
 LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "Time at which a retraining last ended.")
@@ -230,7 +232,7 @@ AWAITING_APPROVAL = Name(
     "retrain_awaiting_approval_timestamp_seconds",
     "gauge",
     TASK,
-    "Time since which the oldest candidate has awaited approval. Absent if none does.",
+    "Time since which the oldest candidate has awaited approval. Absent if no candidate awaits approval.",
 )
 STORE_BYTES = Name(
     "retrain_store_bytes",
@@ -257,8 +259,8 @@ STAGE_DURATION = Name(
     "retrain_stage_duration_seconds",
     "histogram",
     ("task", "stage"),
-    "Duration of each stage that ran in the process that wrote the run's record. For a run on one machine, this is "
-    "every stage.",
+    "Duration of the stages of a run. Only stages in the process that wrote the run's record are included. For a run "
+    "on one machine, these are all stages.",
 )
 
 BUILD_INFO = Name("retrain_build_info", "gauge", ("version", "python"), "Always 1. The labels state the versions.")
@@ -350,7 +352,10 @@ WATCHER_QUEUE_ERRORS = Name(
     "Messages that are not events, and failed requests to the queue.",
 )
 WATCHER_WEBHOOKS = Name(
-    "retrain_watcher_webhooks_failing", "gauge", TASK, "Webhooks that did not confirm an event. It is sent again later."
+    "retrain_watcher_webhooks_failing",
+    "gauge",
+    TASK,
+    "Webhooks that did not confirm an event. The watcher sends the event again later.",
 )
 
 SERVED_MODEL = Name(

@@ -14,8 +14,8 @@ Outcome = Literal["reached", "plateau", "missed", "completed", "diverged"]
 class Point(Record):
     """One evaluation of a run on val.
 
-    `accuracy` is over `images` of val's samples. If they are fewer than all, the others could not have raised it to
-    any level of interest.
+    `accuracy` is the accuracy on the first `images` samples of val. If these are not all samples, the evaluation
+    stopped early, because it was unlikely to reach the needed accuracy.
     """
 
     iteration: int
@@ -30,14 +30,14 @@ class Point(Record):
     score: float = Field(default_factory=lambda fields: fields["accuracy"])
     """Score by the plan's metric, on the same images."""
     standard_error: float | None = None
-    """Standard error of `score`. None: the score is a share of `images`, so its error is binomial."""
+    """Standard error of `score`. None if the score is a share of the images. Its error is then binomial."""
     in_scope: float | None = None
-    """Score within the target's scope. None where the target has none."""
+    """Score within the target's scope. None if the target has no scope."""
     scope_among_all: float | None = None
-    """Score on the scope's samples if later classes are possible as well. Its distance below `in_scope` is their
-    cost."""
+    """Score on the scope's samples if the network chooses among all classes. For `in_scope`, it chooses only among the
+    scope's classes. The difference is the cost of the later classes."""
     newest: float | None = None
-    """Score on the validation samples of the drops that the parent did not know. None where they have none."""
+    """Score on the validation samples of the drops that the parent did not know. None if there are no such samples."""
 
 
 class Curve(Record):
@@ -57,11 +57,12 @@ class Cost(Record):
     device_seconds: float
     device_seconds_all_in: float
     measured_joules: float | None = None
-    """Energy of the devices, all in, by NVML (GPUs) or RAPL (processors). None where nothing measured all of it."""
+    """Energy of the devices, including evaluation, data and saving, measured by NVML (GPUs) or RAPL (processors). None
+    if a part was not measured."""
 
 
 class Machine(Record):
-    """The machine and the versions that made the figures."""
+    """The machine and the software versions of a run."""
 
     retrain: str
     torch: str
@@ -74,43 +75,44 @@ class Machine(Record):
 
 
 class Result(Record):
-    """How a training ended, `result.json`: written last, it marks the run's other files as complete.
+    """The result of a training, `result.json`. It is written last, and marks the run's other files as complete.
 
-    `reached`: stopped at the target. `plateau`: stopped below its 95% confidence bound, since the run no longer
-    improved. `missed`: schedule or budget ended below it. `completed`: there was no target. `diverged`: the loss was
-    not finite.
+    The outcome is `reached` if the run stopped at the target. It is `plateau` if the run no longer improved and was
+    stopped below the target's 95% confidence bound. It is `missed` if the schedule or the budget ended before the
+    target was reached. It is `completed` without a target, and `diverged` if the loss was not finite.
     """
 
     outcome: Outcome
     iterations: int
     final_accuracy: float
-    """On val, of the weights that the run ended with."""
+    """Accuracy of the final weights on val."""
     final_score: float = Field(default_factory=lambda fields: fields["final_accuracy"])
-    """The same by the plan's metric: a_scratch, if this becomes the baseline."""
+    """Score of the final weights on val, by the plan's metric. It is a_scratch if this run becomes the baseline."""
     in_scope: float | None = None
-    """Score within the target's scope. None where the target has none."""
+    """Score within the target's scope. None if the target has no scope."""
     best_accuracy: float
     """Highest accuracy on all of val."""
     best_score: float = Field(default_factory=lambda fields: fields["best_accuracy"])
     """Highest score on all of val."""
     train_accuracy: float | None = None
-    """Of the delivered weights on training samples, without augmentation. With `final_accuracy` it tells how far the
-    network has fitted its data."""
+    """Accuracy of the saved weights on training samples, without augmentation. Compared with `final_accuracy`, it shows
+    how far the network has fitted its data."""
     normalised: bool | None = None
     """Whether the network has BatchNorm layers. None in records of earlier versions."""
     weight_scale: float | None = None
-    """Root mean square of the weights in the layer where it is smallest. None in records of earlier versions."""
+    """The smallest root mean square of the weights of any layer. None in records of earlier versions."""
     reached_at: dict[Literal["99", "100"], int | None]
-    """First iteration on the grid at 99 and 100 percent of the baseline's score (of this run's own final score, where
-    it has no target): s(f, a), Verwimp et al., eq. 1."""
+    """s(f, a) of Verwimp et al., eq. 1: the iteration of the first evaluation at 99 and at 100 percent of the
+    baseline's score. If the run has no target, its own final score replaces the baseline's."""
     speed_up: dict[Literal["99", "100"], float | None]
-    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2. None where not reached, and for a carried target."""
+    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2. None if the score was not reached or the target was
+    carried over."""
     model_digest: str | None
     """SHA-256 of model.safetensors. None for a diverged run, because it leaves no model."""
     index_digest: str | None
     """SHA-256 over the learning-speed counters of all drops, in order."""
     moments_digest: str | None = None
-    """SHA-256 of moments.safetensors. None where the optimizer's state is not kept."""
+    """SHA-256 of moments.safetensors. None if the optimizer's state is not kept."""
     cost: Cost
     machine: Machine
     started_at: datetime
@@ -126,7 +128,7 @@ class Interval(Record):
 
 
 class Comparison(Record):
-    """Candidate against champion, both measured now on the same test samples."""
+    """A comparison of the candidate with the champion. Both are evaluated now on the same test samples."""
 
     champion: str
     champion_accuracy: float
@@ -140,15 +142,15 @@ class Comparison(Record):
 class Evaluation(Record):
     """Accuracy and score on the held-out test split, `evaluation.json`.
 
-    `old` and `new` are scores over the test samples of drops that the parent knew and did not. None where there are
-    none.
+    `old` is the score on the test samples of drops that the parent was trained on. `new` is the score on the test
+    samples of the other drops. Each is None if there are no such samples.
     """
 
     samples: int
     accuracy: float
     metric: Metric = "accuracy"
     score: float = Field(default_factory=lambda fields: fields["accuracy"])
-    """By that metric."""
+    """Score by `metric`."""
     old: float | None
     new: float | None
     by_class: dict[str, float]
@@ -162,4 +164,5 @@ class Decision(Record):
     promoted: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """Conditions that the test split was too small to decide, with the number of images that would be enough."""
+    """Conditions that could not be decided because the test split is too small. Each note states how many images would
+    be enough."""

@@ -1,4 +1,5 @@
-"""Run the commands of a long scenario's users. Each runs in a separate process that may be killed and restarted.
+"""Run the commands that the users of a long scenario enter. Each command runs in a separate process, which may be
+killed and restarted.
 
 After a restart, an action first checks whether it was already done. A person whose connection broke would do the same.
 """
@@ -67,13 +68,13 @@ def decide(place: Place, verb: Literal["approve", "reject"], run: str, is_later:
 
 
 def promote(place: Place, sequence: int, run: str, is_later: bool) -> None:
-    """Run `retrain promote`, unless the history has this entry."""
+    """Run `retrain promote`, unless the champion's history already has this many entries."""
     if _entries(place) < sequence:
         command(place, "promote", run, "--reason", "better in the shop", *BY_HAND, is_later=is_later)
 
 
 def roll_back(place: Place, sequence: int, is_later: bool) -> None:
-    """Run `retrain rollback`, unless the history has this entry."""
+    """Run `retrain rollback`, unless the champion's history already has this many entries."""
     if _entries(place) < sequence:
         command(place, "rollback", "--reason", "complaints", *BY_HAND, is_later=is_later)
 
@@ -99,7 +100,7 @@ def collect(place: Place, keep_last: int) -> None:
     cache_retention.remove(place.cache, (), timedelta(0), utc_now())
 
 
-def tell(place: Place, file: str, *words: str) -> None:
+def write_output(place: Place, file: str, *words: str) -> None:
     """Write the output of a command into a file of the scenario's folder."""
     printed = command(place, *words)
     if not printed:

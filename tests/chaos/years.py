@@ -313,7 +313,7 @@ def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> E
     runner.place = make_place(runner.place, drops)
     Team(runner, Random(seed), undisturbed.writes).work(drops)
     for file, words in TOLD.items():
-        runner.repeat_until_done(commands.tell, file, *words)
+        runner.repeat_until_done(commands.write_output, file, *words)
     told = {file: (runner.place.folder / file).read_text() for file in TOLD}
     return _expect(undisturbed.objects, undisturbed.erased, told)
 

@@ -87,7 +87,7 @@ def test_other_commands_name_their_extra(place: Path) -> None:
     assert named == list(needed.values()), ran.stderr
 
 
-def test_optional_packages_are_those_of_the_extras() -> None:
+def test_optional_packages_match_the_extras() -> None:
     """A new extra must be added to `OPTIONAL`, or the core could come to need it unnoticed."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras) == {

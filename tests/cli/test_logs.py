@@ -49,7 +49,7 @@ def test_json_log_has_one_object_a_line(home: Path) -> None:
     assert datetime.fromisoformat(warning["time"]).utcoffset() is not None
 
 
-def test_json_log_has_the_users_mistake(home: Path) -> None:
+def test_json_log_reports_a_wrong_task_name(home: Path) -> None:
     ended = run_in(home, "status", "-t", "bird", RETRAIN_LOG_FORMAT="json")
     assert ended.code == 2
     error = json.loads(ended.err)
@@ -57,7 +57,7 @@ def test_json_log_has_the_users_mistake(home: Path) -> None:
     assert "did you mean birds?" in error["message"]
 
 
-def test_quiet_logs_warnings_and_verbose_excludes_it(home: Path) -> None:
+def test_quiet_keeps_warnings_and_refuses_verbose(home: Path) -> None:
     assert WARNING in run_in(home, "--quiet", *TRAINJOB, "-t", "birds").err
     both = run_in(home, "-q", "-v", "status", "-t", "birds")
     assert both == (2, "", "retrain: --verbose and --quiet cannot be combined: pass one of them\n")
@@ -72,7 +72,7 @@ def test_verbose_logs_the_requests_to_the_store(home: Path, s3: str, bucket: str
     assert " S3 " not in plain.err
 
 
-def test_retrain_task_replaces_an_absent_option(home: Path) -> None:
+def test_retrain_task_variable_replaces_the_task_option(home: Path) -> None:
     assert json.loads(run_in(home, "status", "--json", RETRAIN_TASK="birds").out)["task"] == "birds"
     assert json.loads(run_in(home, "status", "--json", "-t", "boats", RETRAIN_TASK="birds").out)["task"] == "boats"
     watched = run_in(home, "watch", "--once", RETRAIN_TASK="birds boats")

@@ -48,7 +48,7 @@ def test_copy_saved_with_loss_is_named_and_stays(route: str, tmp_path: Path, cap
     assert pair.leaks
 
 
-def test_hash_and_brightness_are_those_of_a_naive_loop() -> None:
+def test_hash_and_brightness_match_a_naive_loop() -> None:
     parts = np.random.default_rng(0).integers(0, 256, (50, 8, 9), dtype=np.uint8)
     for image, hashed, brightness in zip(parts, difference_hash(parts), mean_brightness(parts), strict=True):
         bits = "".join(str(int(row[place + 1] > row[place])) for row in image for place in range(8))
@@ -56,7 +56,7 @@ def test_hash_and_brightness_are_those_of_a_naive_loop() -> None:
         assert brightness == int(image.mean())
 
 
-def test_pairs_are_those_of_a_naive_search() -> None:
+def test_pairs_match_a_naive_search() -> None:
     draw = np.random.default_rng(0)
     hashes = draw.integers(0, 2**63, 400, dtype=np.uint64)
     near = hashes[:100] ^ (np.uint64(1) << draw.integers(0, 63, 100, dtype=np.uint64))

@@ -334,7 +334,7 @@ def test_registry_that_answers_passes(doctor: Doctor, tmp_path: Path, monkeypatc
     assert registry.items == []
 
 
-def test_dry_run_names_a_tracker_that_is_away(
+def test_dry_run_names_an_unreachable_tracker(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

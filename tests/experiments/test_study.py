@@ -146,7 +146,7 @@ def test_limited_classes_are_the_first_by_name(place: Path, tmp_path: Path) -> N
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [60, 20]
 
 
-def test_component_scores_are_those_of_the_covariance_matrix() -> None:
+def test_component_scores_match_the_covariance_matrix() -> None:
     pixels = torch.randn(200, 12, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 5, 12)
     is_train = torch.arange(200) < 150
     centred = pixels - pixels[is_train].mean(0)

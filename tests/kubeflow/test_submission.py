@@ -76,7 +76,9 @@ def test_lost_kubeflow_run_is_recorded_then_repeated(
     kfp.runs[0]["state"] = "FAILED"
     failed = retrain(*command, code=2)
     lost = kfp.names[0]
-    assert f"{lost} failed: its Kubeflow run {kfp.runs[0]['run_id']} FAILED, without a record" in failed.err
+    assert (
+        f"{lost} failed: its Kubeflow run {kfp.runs[0]['run_id']} ended without a record (state: FAILED)" in failed.err
+    )
     assert place.store.ledger.find(lost).outcome == "failed"
     retrain(*command)
     assert len(set(kfp.names)) == 2

@@ -51,7 +51,7 @@ def page(port: int) -> tuple[int, str]:
     return answer.status, answer.read().decode()
 
 
-def test_page_is_served_after_a_killed_drawing(
+def test_page_is_served_after_its_renderer_was_killed(
     port: int, hanging: Path, drawing: Callable[[], list[BaseProcess]]
 ) -> None:
     with ThreadPoolExecutor() as threads:
@@ -66,7 +66,7 @@ def test_page_is_served_after_a_killed_drawing(
     assert "continuous-4" in html
 
 
-def test_request_behind_a_slow_drawing_is_refused(
+def test_request_during_a_slow_page_rendering_is_refused(
     port: int, drawing: Callable[[], list[BaseProcess]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "WAIT_SECONDS", 0.1)
@@ -79,7 +79,7 @@ def test_request_behind_a_slow_drawing_is_refused(
         assert first.result()[0] == 503
 
 
-def test_hanging_drawing_is_given_up(
+def test_hanging_page_renderer_is_killed(
     port: int, drawing: Callable[[], list[BaseProcess]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "DRAW_SECONDS", 1)

@@ -166,7 +166,7 @@ def test_escalated_attempt_is_not_counted_as_a_retraining() -> None:
     assert served([*PETS, attempt, scratch])[of("retrain_target_met", task="pets")] == 0
 
 
-def test_recent_savings_are_those_of_the_newest_five_runs() -> None:
+def test_recent_savings_cover_the_newest_five_runs() -> None:
     key = of("retrain_recent_saved_net_iterations", task="pets")
     assert served(PETS)[key] == 0 - 510 - 110 + 340 + 240
     assert served([*PETS, known_ledger.run(7, 100, 500)])[key] == -510 - 110 + 340 + 240 + 390

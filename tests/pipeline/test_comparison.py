@@ -47,7 +47,7 @@ def test_interval_stays_within_minus_1_and_1() -> None:
     assert paired_difference(0, 3, 3, 0.999).low == -1
 
 
-def test_flips_and_accuracies_are_those_of_a_naive_count() -> None:
+def test_flips_and_accuracies_match_a_naive_count() -> None:
     generator = torch.Generator().manual_seed(0)
     theirs, ours = torch.rand(500, generator=generator) < 0.8, torch.rand(500, generator=generator) < 0.7
     comparison = compare("scratch-0", theirs, ours, 0.9)

@@ -130,7 +130,7 @@ def test_equal_images_have_no_distance() -> None:
     assert compare_features(same, same, torch.Generator()).p_value == 1.0
 
 
-def test_drift_starts_the_run_that_waits_for_samples(trained: Digits) -> None:
+def test_drift_starts_a_run_without_enough_new_samples(trained: Digits) -> None:
     planned = plan_next_run(trained.store, trained.task, Request())
     assert isinstance(planned, Plan)
     assert planned.reason.endswith("the images of blurred, inverted have drifted, and trigger.drift is run")

@@ -119,7 +119,7 @@ def test_streamed_data_leave_erased_samples_out(workspace: Workspace) -> None:
     assert len(found["train"]) == planned.dataset.samples
 
 
-def test_thumbnails_of_erased_drops_go(workspace: Workspace, tmp_path: Path) -> None:
+def test_thumbnails_of_erased_drops_are_deleted(workspace: Workspace, tmp_path: Path) -> None:
     worse = Workspace(LocalStore(tmp_path / "worse"), tmp_path / "other")
     copytree(tmp_path / "store", tmp_path / "worse")
     worse.land(0, 1, 2, seed=1, mislabelled=True)
@@ -140,7 +140,7 @@ def test_thumbnails_of_erased_drops_go(workspace: Workspace, tmp_path: Path) -> 
     assert positions == {gone}, "which image it was is no longer told"
 
 
-def test_candidate_that_waits_is_rejected(workspace: Workspace) -> None:
+def test_waiting_candidate_is_rejected_by_an_erasure(workspace: Workspace) -> None:
     manual = make_task(gate={"margin": 1.0, "approval": "manual"})
     workspace.land(0, 1, 2, seed=1)
     waiting = stages.run_task(workspace.context, manual, Request())

@@ -30,7 +30,7 @@ PREDICTIONS = [
 ]
 
 
-def test_figures_of_each_class_are_those_of_a_count_by_hand() -> None:
+def test_figures_of_each_class_match_a_count_by_hand() -> None:
     errors = analyse_errors(PREDICTIONS, ("cat", "dog", "fox"), lambda number: SampleView(f"#{number}"), new={"dog"})
     by_name = {one.name: one for one in errors.classes}
     assert list(by_name) == ["cat", "dog", "fox", "emu"]

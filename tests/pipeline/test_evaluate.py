@@ -24,7 +24,7 @@ def trained(workspace: Workspace, plan: Plan) -> Plan:
 
 
 def guesses(workspace: Workspace, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
-    """For each of a dataset's test samples: its class, the class that a run's model takes it for, and its drop."""
+    """Return the class, the class predicted by a run's model, and the drop of each test sample of a dataset."""
     data = plan.task.data
     test = workspace.context.samples(dataset, ["test"], data, Loading())["test"]
     network = factory.build_network(TASK.model, len(plan.dataset.classes), data.image_size, seed=7)
@@ -37,7 +37,7 @@ def guesses(workspace: Workspace, plan: Plan, dataset: Dataset) -> list[tuple[st
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return two drops: classes 0 and 1, then 1, 2 and 3."""
+    """Return a workspace with one drop, which has the classes 0 and 1."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     return workspace
@@ -47,7 +47,7 @@ def share(hits: list[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-def test_accuracies_are_those_of_a_count_by_drop_and_by_class(workspace: Workspace) -> None:
+def test_accuracies_match_a_count_by_drop_and_by_class(workspace: Workspace) -> None:
     first = stages.run_task(workspace.context, TASK, Request())
     workspace.land(1, 2, 3, seed=1)
     plan = stages.plan(workspace.context, TASK, Request("naive"))
@@ -104,7 +104,7 @@ def test_champion_is_wrong_on_classes_it_never_saw(workspace: Workspace) -> None
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
 
 
-def test_champion_gets_its_own_input_size_loaded_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_champion_is_evaluated_at_its_own_image_size(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load_in_memory = samples.load_in_memory
     monkeypatch.setattr(
@@ -157,7 +157,7 @@ def test_gate_never_sees_training_or_stopping_samples(workspace: Workspace) -> N
     assert isinstance(plan, Plan)
     splits = workspace.context.samples(plan.dataset, ["train", "val", "test"], TASK.data, Loading())
     pictures = {name: {image.numpy().tobytes() for image in held.images} for name, held in splits.items()}
-    assert all(len(pictures[name]) == len(held) > 0 for name, held in splits.items())  # each picture is one of a kind
+    assert all(len(pictures[name]) == len(held) > 0 for name, held in splits.items())  # no two pictures are equal
     assert pictures["test"].isdisjoint(pictures["train"] | pictures["val"])
     trained(workspace, plan)
     assert evaluate_run(workspace.context, plan, None).samples == len(pictures["test"])

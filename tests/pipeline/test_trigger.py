@@ -115,7 +115,7 @@ def test_budget_that_is_spent_waits_for_the_next_period() -> None:
         ("month", (2026, 1, 1), (2026, 2, 1)),
     ],
 )
-def test_periods_are_those_of_the_calendar(per: str, start: tuple[int, int, int], end: tuple[int, int, int]) -> None:
+def test_periods_match_the_calendar(per: str, start: tuple[int, int, int], end: tuple[int, int, int]) -> None:
     found = period_of(Budget.model_validate({"per": per}), LANDED)
     assert found == tuple(datetime(*day, tzinfo=START.tzinfo) for day in (start, end))
 

@@ -109,7 +109,7 @@ def test_fisher_diagonal_is_the_mean_squared_sample_gradient() -> None:
     assert all(map(torch.equal, net.buffers(), buffers))
 
 
-def test_gradient_norms_are_those_of_single_samples() -> None:
+def test_gradient_norms_match_single_samples() -> None:
     net, (images, labels) = network(), batch()
     expected = [sum(float((g**2).sum()) for g in each) ** 0.5 for each in single_gradients(net, images, labels)]
     assert gradient_norms(net, images, labels).tolist() == pytest.approx(expected)

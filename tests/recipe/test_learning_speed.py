@@ -21,7 +21,7 @@ Batch = tuple[list[int], list[bool], list[float]]
 
 
 def batches(n: int, count: int, seed: int) -> list[Batch]:
-    """Random batches in which indices repeat; losses are multiples of 1/64, so their float sums are exact."""
+    """Return random batches with repeated indices. Losses are multiples of 1/64, so that their float sums are exact."""
     rng = random.Random(seed)
     return [
         (
@@ -44,7 +44,7 @@ def columns(counters: Counters) -> list[list[float]]:
     return [counters.seen.tolist(), counters.correct.tolist(), counters.loss.tolist()]
 
 
-def test_counts_equal_a_loop_even_with_repeated_indices() -> None:
+def test_counts_of_repeated_indices_equal_a_loop() -> None:
     observed = batches(10, 20, seed=0)
     assert any(len(set(indices)) < len(indices) for indices, _, _ in observed)
     expected = [[0.0] * 10 for _ in range(3)]
@@ -77,12 +77,12 @@ def test_difficulty_orders_by_falling_speed_then_rising_loss() -> None:
     assert difficulty(counters).argsort(stable=True).tolist() == by_hand
 
 
-def test_difficulty_of_losses_that_are_not_finite_is_no_error() -> None:
+def test_difficulty_accepts_infinite_losses() -> None:
     counters = Counters(torch.ones(3), torch.ones(3), torch.tensor([1.0, math.inf, -0.0]))
     assert difficulty(counters).argsort().tolist() == [2, 0, 1]
 
 
-def test_counting_uses_the_steps_losses_without_a_graph() -> None:
+def test_counters_add_losses_without_a_gradient_graph() -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -133,7 +133,7 @@ def test_counts_beyond_the_limit_keep_speed_and_mean_loss() -> None:
     torch.testing.assert_close(mean_loss(stored), mean_loss(counters), rtol=1e-6, atol=0)
 
 
-def test_decayed_counts_are_stored_to_a_2048th_and_speed_below_1() -> None:
+def test_decayed_counts_are_stored_within_a_2048th() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = 300 * torch.rand(10_000, generator=generator) + 0.01
     correct = seen * torch.rand(10_000, generator=generator).clamp(min=0.5).round(decimals=1)

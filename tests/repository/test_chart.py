@@ -235,7 +235,7 @@ def linked(text: str) -> str:
     return text.replace("docs/operations.md", "https://wiki.example.com/retrain/operations")
 
 
-def test_alerts_and_dashboards_are_those_of_the_chart() -> None:
+def test_alerts_and_dashboards_match_the_chart() -> None:
     found = feature("monitoring")
     rules = one(found, "PrometheusRule", "retrain")["spec"]
     assert rules == yaml.safe_load(linked((CHART / "files" / "alerts.yaml").read_text()))

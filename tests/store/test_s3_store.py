@@ -61,7 +61,7 @@ def test_lost_reply_to_a_conditional_write_is_recognized(s3: str, bucket: str) -
     assert open_store(f"s3://{bucket}/t", s3).read("claim") == (b"still mine", second)
 
 
-def test_lost_reply_does_not_hide_that_another_won(s3: str, bucket: str) -> None:
+def test_lost_reply_does_not_hide_a_conflict(s3: str, bucket: str) -> None:
     def another_wins(request: Request, forward: Forward) -> None:
         open_store(f"s3://{bucket}/t", s3).write("claim", b"theirs")
 
@@ -69,7 +69,7 @@ def test_lost_reply_does_not_hide_that_another_won(s3: str, bucket: str) -> None
         open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
 
 
-def test_conflicting_write_is_waited_for(s3: str, bucket: str) -> None:
+def test_conflicting_write_is_retried(s3: str, bucket: str) -> None:
     def busy(request: Request, forward: Forward) -> Reply:
         return refusal(409, "ConditionalRequestConflict")
 

@@ -182,7 +182,7 @@ def check(open_corner: Callable[[str], ObjectStore], examples: int) -> None:
     run_state_machine_as_test(Opened, settings=chosen)
 
 
-def test_folder_holds_what_any_sequence_of_operations_promises(tmp_path: Path) -> None:
+def test_folder_matches_a_model_after_any_operations(tmp_path: Path) -> None:
     check(lambda name: LocalStore(tmp_path / name), examples=60)
 
 
@@ -192,5 +192,5 @@ def test_cloud_holds_what_any_sequence_of_operations_promises(scheme: str, reque
     check(lambda name: open_store(f"{url}/{name}", server), examples=5)
 
 
-def test_s3_holds_what_any_sequence_of_operations_promises(s3: str, bucket: str) -> None:
+def test_s3_matches_a_model_after_any_operations(s3: str, bucket: str) -> None:
     check(lambda name: open_store(f"s3://{bucket}/{name}", s3), examples=8)

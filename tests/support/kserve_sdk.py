@@ -16,7 +16,8 @@ from support.programs import free_port, skip_or_fail
 from support.rendered import ROOT
 
 PYTHON = Path(os.environ.get("KSERVE_PYTHON", Path(sys.prefix) / "kserve" / "bin" / "python"))
-"""An interpreter with kserve, which needs older versions of pandas and psutil than the lock has, and with retrain."""
+"""An interpreter that can import kserve and retrain. It is separate because kserve needs older versions of pandas and
+psutil than the lock file."""
 EXAMPLE = ROOT / "k8s" / "examples" / "kserve-sdk" / "server.py"
 CLIENT = ROOT / "tests" / "support" / "kserve_client.py"
 

@@ -289,7 +289,7 @@ def _write_task(store: TaskStore, folder: Path) -> str:
     return str(file)
 
 
-def test_registry_that_is_away_stops_no_rollback(
+def test_unreachable_registry_does_not_stop_a_rollback(
     store: TaskStore, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`retrain rollback` warns, and `retrain track` registers everything later."""

@@ -168,7 +168,7 @@ def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, kept:
     assert kept.champion() == first
 
 
-def test_server_that_is_away_delays_no_run(
+def test_unreachable_tracker_does_not_delay_a_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The watcher logs it, waits before it tries again, and exports all of it then."""

@@ -181,7 +181,7 @@ def receive_from_lost_rank(context: Context) -> None:
         dist.recv(torch.zeros(1), 1)
 
 
-def test_lost_rank_ends_the_one_that_waits_for_it_with_75(tmp_path: Path) -> None:
+def test_rank_waiting_for_a_killed_rank_exits_with_75(tmp_path: Path) -> None:
     assert start(receive_from_lost_rank, tmp_path).join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
 
 
@@ -194,7 +194,7 @@ def receive_from_frozen_rank(context: Context) -> None:
         dist.recv(torch.zeros(1), 1)
 
 
-def test_silent_rank_ends_the_one_that_waits_with_75(tmp_path: Path) -> None:
+def test_rank_waiting_for_a_suspended_rank_exits_with_75(tmp_path: Path) -> None:
     pair = start(receive_from_frozen_rank, tmp_path)
     pair.members[0].join()
     pair.members[1].kill()

@@ -85,7 +85,7 @@ def test_class_without_images_gets_the_mean_old_row() -> None:
 
 
 @pytest.mark.parametrize("initialization", MEANS, ids=["warm", "shrink_perturb"])
-def test_new_rows_are_those_of_the_parents_features(initialization: Initialization, parent: Parent) -> None:
+def test_new_rows_match_the_parents_features(initialization: Initialization, parent: Parent) -> None:
     run = continued(initialization, parent)
     normalize = Normalize(TASK.data)
     weights = {name: tensor for name, tensor in parent.weights.items() if not name.startswith("5.")}

@@ -289,7 +289,7 @@ def test_evaluation_uses_the_tasks_own_normalization() -> None:
 
 @pytest.mark.parametrize("averaging", [PowerAverage(), ExponentialAverage(decay=0.8)], ids=str)
 @pytest.mark.parametrize("method", ["scratch", "naive", "continuous"])
-def test_points_are_those_of_the_average_in_every_method(method: Method, averaging: Averaging) -> None:
+def test_points_match_the_average_in_every_method(method: Method, averaging: Averaging) -> None:
     parent = parent_of(task_with()) if method != "scratch" else None
     plan = plan_for(method, task_with()).model_copy(update={"averaging": averaging})
     plain = run_of(plan_for(method, task_with()), parent)

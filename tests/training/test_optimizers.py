@@ -36,7 +36,7 @@ def parameters() -> list[nn.Parameter]:
 @pytest.mark.parametrize(
     ("setting", "make"), CASES, ids=["adam", "adam with decay", "adamw", "momentum", "sgd with decay", "nesterov"]
 )
-def test_steps_are_those_of_torchs_own_optimizer_to_the_bit(
+def test_steps_match_torchs_own_optimizer_to_the_bit(
     setting: Optimizer, make: "partial[torch.optim.Optimizer]"
 ) -> None:
     """The last parameter has no gradient."""

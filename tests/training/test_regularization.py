@@ -83,7 +83,7 @@ def test_each_setting_changes_the_training(setting: dict[str, float]) -> None:
     assert plan_with().run_id != plan_with(**setting).run_id
 
 
-def test_smoothing_and_weights_are_those_of_the_formula() -> None:
+def test_smoothing_and_weights_match_the_formula() -> None:
     random = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(6, 3, generator=random), torch.tensor([0, 1, 2, 2, 1, 0])
     weights = torch.tensor([0.5, 1.0, 2.0])

@@ -66,7 +66,7 @@ def test_policy_is_torchvisions_for_each_group() -> None:
     assert torch.equal(transform(images(), 5, ALL), torch.cat(expected))
 
 
-def test_resized_crops_are_those_of_torchvision() -> None:
+def test_resized_crops_match_torchvision() -> None:
     """Compare transforms of smooth images: they show a wrong position but not the interpolation kernel."""
     ramp = torch.linspace(0, 255, 16).repeat(3, 16, 1)
     smooth = torch.stack([ramp, ramp.transpose(1, 2)]).to(torch.uint8)

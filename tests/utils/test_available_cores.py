@@ -39,7 +39,7 @@ def test_container_has_the_cores_of_its_quota(said: str, allowed: int, quota: Pa
     assert available_cores() == allowed
 
 
-def test_cores_without_quota_are_those_of_the_affinity(quota: Path) -> None:
+def test_cores_without_quota_match_the_affinity(quota: Path) -> None:
     assert available_cores() == 64
 
 

@@ -176,7 +176,7 @@ def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path:
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
-def test_death_elsewhere_counts_once_its_lease_expired(place: Place, tmp_path: Path) -> None:
+def test_validation_killed_elsewhere_counts_after_its_lease(place: Place, tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
@@ -238,7 +238,7 @@ def test_racing_watchers_validate_once_and_count_no_death(place: Place) -> None:
     assert begun(place.store.objects) == []
 
 
-def test_watcher_is_alive_in_long_validation_stuck_if_silent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liveness_passes_in_validation_and_fails_on_a_hang(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("retrain.watcher.health.time", SimpleNamespace(monotonic=lambda: now[0]))
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})

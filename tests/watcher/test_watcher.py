@@ -128,7 +128,10 @@ def test_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServer
     assert watcher.once()
     record = place.store.ledger.find(run["display_name"])
     assert record
-    assert (record.outcome, record.error) == ("failed", f"its Kubeflow run {run['run_id']} CANCELED, without a record")
+    assert (record.outcome, record.error) == (
+        "failed",
+        f"its Kubeflow run {run['run_id']} ended without a record (state: CANCELED)",
+    )
     assert watcher.once()
     assert len(kfp.runs) == 1
 

@@ -294,7 +294,7 @@ def test_host_that_is_not_allowed_is_refused(tmp_path: Path, url: str) -> None:
         Place(tmp_path, url).notifier()
 
 
-def test_secret_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_without_its_secret_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETRAIN_WEBHOOK_SECRET")
     with pytest.raises(TaskError, match=r"set \$RETRAIN_WEBHOOK_SECRET"):
         Place(tmp_path, "https://hooks.example/x").notifier()

@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retrain.experiments.regimes", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
-        "run", help="Run what has not been run yet. It can be stopped at any moment and resumed later."
+        "run",
+        help="Run all trainings that have no result yet. You can stop the command at any time and start it again.",
     )
     run.add_argument("names", nargs="*", metavar="NAME", help="Regimes (default: all).")
     run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2 (default: the seeds of each regime).")
