@@ -161,14 +161,10 @@ TARGET_CARRIED = Name(
     "retrain_target_carried",
     "gauge",
     TASK,
-    "1 if the newest run's target is carried over from a scratch run on fewer drops, 0 if it was measured on the same "
-    "drops.",
+    "1 if the newest run's target is carried over from a scratch run on fewer drops. 0 if the drops are the same.",
 )
 BASELINE_AGE = Name(
-    "retrain_baseline_age_drops",
-    "gauge",
-    TASK,
-    "Drops that landed after the newest run's baseline was measured and before this run was planned.",
+    "retrain_baseline_age_drops", "gauge", TASK, "Drops that landed between the newest run and its baseline."
 )
 SPEED_UP = Name(
     "retrain_speed_up_ratio",
@@ -355,7 +351,7 @@ WATCHER_WEBHOOKS = Name(
     "retrain_watcher_webhooks_failing",
     "gauge",
     TASK,
-    "Webhooks that did not confirm an event. The watcher sends the event again later.",
+    "Webhooks that did not confirm an event. The watcher sends it again.",
 )
 
 SERVED_MODEL = Name(
