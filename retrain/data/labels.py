@@ -25,7 +25,7 @@ SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image of a source. `split` is None where the source has no splits."""
+    """One labelled image of a source. `split` is None if the source has no splits."""
 
     split: Split | None
     class_name: str

@@ -34,7 +34,7 @@ class Score(NamedTuple):
 
     value: float
     hits: Tensor
-    """Which samples count as correct, bool [N]."""
+    """True for each sample that counts as correct, bool [N]."""
     influence: Tensor
     """Derivative of the value by each sample's weight, float64 [N]."""
     prior: float

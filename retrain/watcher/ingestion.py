@@ -34,7 +34,7 @@ class ValidationAttempts(Record):
     drop: str
     begun: int = 0
     how: str = "the watcher was gone too"
-    """How the last of these validations was interrupted."""
+    """Cause of the interruption of the last of these validations."""
 
 
 class CountedValidation(NamedTuple):

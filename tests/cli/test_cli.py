@@ -35,7 +35,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the commands run: a task, images of five classes, and two drops with a calibration between them."""
+    """Yield a working directory with a task, images of five classes, and two drops with a calibration between them."""
     home = tmp_path_factory.mktemp("home")
     labels = torch.arange(200) % 5
     for number, image in enumerate(pixels(labels, seed=5)):

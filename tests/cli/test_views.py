@@ -130,7 +130,7 @@ def test_drop_that_is_not_committed_has_no_time_of_commit() -> None:
     assert "committed" not in printed(drop_details(drop(1), is_committed=False))
 
 
-def test_plan_says_why_a_target_near_chance_is_none() -> None:
+def test_plan_explains_that_a_target_near_chance_is_refused() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.52)
     assert "no better than naming the most common class" in printed(plan_details(past.landed(drop(2)).plan()))

@@ -111,7 +111,9 @@ def test_images_of_further_formats_are_samples(route: IngestRoute) -> None:
         ({"notes.md": b"# hello"}, ["train.tar/notes.md"]),
     ],
 )
-def test_shard_member_that_is_no_sample_is_named(route: IngestRoute, extra: dict[str, bytes], named: list[str]) -> None:
+def test_shard_member_that_is_not_a_sample_is_named(
+    route: IngestRoute, extra: dict[str, bytes], named: list[str]
+) -> None:
     files = {"train.tar": tar({**sidecars(), **extra}), "test.tar": tar(sidecars(2, "other-{}", first=100))}
     with pytest.raises(DropError, match=named[0].removeprefix("train.tar/")):
         route.ingest(files)
@@ -132,7 +134,7 @@ def test_label_rule_is_in_the_manifest(local_route: IngestRoute) -> None:
 @pytest.mark.parametrize(
     "files", [tree("train", "val"), tree("cat", "train"), {"train.tar": tar(tree("train", "dog"))}]
 )
-def test_split_is_no_class_unless_the_task_says_so(local_route: IngestRoute, files: dict[str, bytes]) -> None:
+def test_folder_named_like_a_split_is_refused_as_a_class(local_route: IngestRoute, files: dict[str, bytes]) -> None:
     with pytest.raises(DropError, match=r"of class '(train|val)', but this is a split's name.*--label-from folder"):
         local_route.ingest(files)
 
@@ -148,7 +150,7 @@ def test_splits_have_further_names_in_any_case(local_route: IngestRoute, train: 
 
 
 @pytest.mark.parametrize("name", ["Train", "TEST", "validation", "Dev"])
-def test_split_in_any_case_is_no_class(local_route: IngestRoute, name: str) -> None:
+def test_split_name_in_any_case_is_refused_as_a_class(local_route: IngestRoute, name: str) -> None:
     with pytest.raises(DropError, match=f"of class '{name}', but this is a split's name"):
         local_route.ingest(tree("cat", name))
 
@@ -167,7 +169,7 @@ def test_class_called_like_a_split_is_taken_where_asked(local_route: IngestRoute
 @pytest.mark.parametrize(
     "files", [{f"batch1/{name}": data for name, data in tree("cat", "dog").items()}, tree("cat/tabby", "dog/pug")]
 )
-def test_nested_folders_are_no_classes(local_route: IngestRoute, files: dict[str, bytes]) -> None:
+def test_nested_folders_are_refused_as_classes(local_route: IngestRoute, files: dict[str, bytes]) -> None:
     with pytest.raises(DropError, match="not an image of a class; expected class/name"):
         local_route.ingest(files)
 
@@ -213,7 +215,7 @@ def test_image_without_a_label_is_named_where_others_have_one(route: IngestRoute
         route.ingest({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
 
 
-def test_masks_beside_images_are_counted_and_no_samples(route: IngestRoute) -> None:
+def test_masks_next_to_images_are_counted_but_not_samples(route: IngestRoute) -> None:
     drop = route.ingest({"train.tar": tar(sidecars(**{"mask.png": png(1000), "json": b"{}"}))})
     assert total(drop) == 24
     assert drop.reading is not None
@@ -330,7 +332,7 @@ def test_damaged_zip_member_is_named(route: IngestRoute) -> None:
 
 
 @pytest.mark.parametrize("name", ["cat//1.png", "cat/./1.png", "/cat/1.png"])
-def test_object_whose_key_is_no_path_is_named(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
+def test_object_with_an_invalid_path_as_key_is_named(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
     route = open_route("s3", tmp_path, bucket, s3)
     with pytest.raises(DropError, match="has an empty or a dotted part"):
         route.ingest({**tree("cat", "dog"), name: png(99)})
@@ -387,7 +389,7 @@ def test_classes_that_differ_in_case_are_reported(local_route: IngestRoute) -> N
     )
 
 
-def test_attempt_that_was_cut_off_is_no_hindrance_to_repacking(tmp_path: Path, bucket: str, s3: str) -> None:
+def test_interrupted_pack_can_be_repeated(tmp_path: Path, bucket: str, s3: str) -> None:
     route = open_route("s3", tmp_path, bucket, s3)
     first = route.ingest({"train.tar": tar(tree("cat", "dog"))})
     route.store.objects.delete(route.store.keys.manifest(first.id))

@@ -92,7 +92,7 @@ def test_distance_ignores_brightness_and_contrast() -> None:
     assert np.isnan(missing)
 
 
-def test_letters_are_no_near_duplicates_of_other_letters(tmp_path: Path) -> None:
+def test_different_letters_are_not_near_duplicates(tmp_path: Path) -> None:
     """Line drawings have hashes that are nearly equal; their thumbnails are not. Q is left out: it looks like O."""
     letters = {name: Image.new("RGB", (64, 64), "white") for name in string.ascii_uppercase if name != "Q"}
     for name, image in letters.items():

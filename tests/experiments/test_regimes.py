@@ -146,7 +146,7 @@ def test_every_regime_and_method_has_a_valid_task(monkeypatch: pytest.MonkeyPatc
 # Networks
 
 
-def test_resnet_has_the_normalization_that_is_asked_for() -> None:
+def test_resnet_has_the_chosen_normalization() -> None:
     kinds = {
         norm: build_network(Model(options={"width": 8, "norm": norm}), 3, 8, 0) for norm in ("batch", "group", "none")
     }

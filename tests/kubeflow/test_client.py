@@ -135,7 +135,7 @@ def test_registered_pipeline_gets_a_version_for_each_change(kfp: KfpServer) -> N
 
 
 @pytest.mark.parametrize("end", ["pipelines", "upload_version"])
-def test_of_two_that_register_at_once_one_does(kfp: KfpServer, end: str) -> None:
+def test_pipeline_registered_twice_at_once_exists_once(kfp: KfpServer, end: str) -> None:
     others: list[Registered] = []
     kfp.meanwhile[end] = lambda: others.append(register(task(kfp), build_pipeline))
     late = register(task(kfp), build_pipeline)
@@ -151,13 +151,13 @@ def test_pipeline_that_was_renamed_on_the_page_is_found_again(kfp: KfpServer) ->
     assert register(task(kfp), build_pipeline) == first._replace(new=False)
 
 
-def test_same_task_by_another_address_is_no_new_version(kfp: KfpServer) -> None:
+def test_same_task_at_another_address_adds_no_version(kfp: KfpServer) -> None:
     first = register(task(kfp), build_pipeline)
     elsewhere = Task(name="pets", store="s3://bucket/prefix", kubeflow=Kubeflow(host=f"{kfp.url}/"))
     assert register(elsewhere, build_pipeline) == first._replace(new=False)
 
 
-def test_outside_a_cluster_there_is_a_token_if_one_is_given(kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_outside_a_cluster_uses_a_given_token(kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     submit_by_name(task(kfp), "continuous-1", build_pipeline)
     assert set(kfp.tokens) == {None}
     kfp.tokens.clear()
@@ -202,7 +202,7 @@ def test_refusal_of_an_upload_names_the_right_without_a_stack(kfp: KfpServer) ->
         register(task(kfp), build_pipeline)
 
 
-def test_error_inside_the_server_is_told_with_its_cause(kfp: KfpServer) -> None:
+def test_server_error_is_reported_with_its_cause(kfp: KfpServer) -> None:
     kfp.refuses["experiments"] = TOO_LONG
     with pytest.raises(SubmitError, match=r"Experiment\.Name length cannot exceed 128$"):
         submit_by_name(task(kfp), "continuous-1", build_pipeline)

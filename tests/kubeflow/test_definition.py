@@ -150,7 +150,7 @@ def test_nothing_follows_a_plan_without_a_run(either: Compiled) -> None:
     assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
 
 
-def test_last_step_always_runs_and_knows_the_outcome(either: Compiled) -> None:
+def test_last_step_always_runs_and_reads_the_outcome(either: Compiled) -> None:
     finish = either.spec["root"]["dag"]["tasks"]["finish"]
     assert finish["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert finish["dependentTasks"] == ["exit-handler-1"]

@@ -311,7 +311,7 @@ def test_link_opens_its_part_of_the_table(browser: Browser, tmp_path: Path, sour
     page.close()
 
 
-def test_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+def test_page_of_an_empty_ledger_says_that_it_is_empty(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     page = opened(browser, written(tmp_path, ReportData("birds", "store", sources.now, [])))
     assert "No run has ended yet." in page.locator("#savings").inner_text()
     assert Axe().run(page).violations_count == 0

@@ -41,7 +41,7 @@ def change(workspace: Workspace, row: int, after: str | None) -> Change:
     return made
 
 
-def test_amendment_asks_for_a_run_that_follows_the_index(workspace: Workspace) -> None:
+def test_amendment_starts_a_run_with_an_adapted_index(workspace: Workspace) -> None:
     task = make_task()
     first = stages.run_task(workspace.context, task, Request())
     assert isinstance(first, RunRecord)

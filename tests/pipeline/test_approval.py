@@ -99,7 +99,7 @@ def test_approved_candidate_is_promoted_recorded_and_credited(workspace: Workspa
     assert workspace.store.approvals.unfinished() == []
 
 
-def test_rejected_candidate_is_refused_and_saves_nothing(workspace: Workspace, waiting: Approval) -> None:
+def test_rejected_candidate_is_refused_without_a_saving(workspace: Workspace, waiting: Approval) -> None:
     approve(workspace, waiting.run_id, "rejected")
     ended = stages.finish_approval(workspace.context, waiting.run_id)
     assert isinstance(ended, RunRecord)

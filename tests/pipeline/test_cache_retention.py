@@ -33,7 +33,7 @@ from retrain.utils.clock import utc_now
 TASK = make_task(gate={"margin": 1.0})
 MONTH = timedelta(days=30)
 TESTS = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-"""Where another process finds the tests' helpers."""
+"""PYTHONPATH with which another process finds the tests' helpers."""
 READER = """
 import sys
 from pathlib import Path

@@ -43,7 +43,7 @@ def test_plan_warns_of_a_short_training_from_scratch(training: dict[str, object]
     assert advice in given
 
 
-def test_long_or_pretrained_training_is_no_warning() -> None:
+def test_long_or_pretrained_training_gives_no_warning() -> None:
     assert _short_trainings({"epochs": 5, "batch_size": 16}) == []
     assert _short_trainings({"epochs": 1, "batch_size": 16}, pretrained="weights.safetensors") == []
 

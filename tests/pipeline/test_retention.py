@@ -256,7 +256,7 @@ def test_gc_command_shows_then_removes_then_finds_nothing(command: Callable[...,
     assert (nothing["removals"], nothing["is_done"]) == ([], True)
 
 
-def test_gc_command_goes_on_after_a_damaged_ledger(
+def test_gc_command_continues_after_a_damaged_ledger(
     command: Callable[..., Ran], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store, damaged = LocalStore(tmp_path / "store"), TaskKeys("cars").record("scratch-1")

@@ -167,7 +167,7 @@ def test_another_metric_needs_a_baseline_of_its_own(scored: tuple[Workspace, Tas
     assert again.method == "continuous"
 
 
-def test_past_of_another_metric_is_no_baseline() -> None:
+def test_run_scored_by_another_metric_is_not_a_baseline() -> None:
     past = Past(by("macro_f1")).landed(drop(1))
     past.ended(past.plan())
     past.scratch_runs.clear()

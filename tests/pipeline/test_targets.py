@@ -300,7 +300,7 @@ def test_start_set_by_the_task_is_kept_and_reported() -> None:
     assert plan.start == "The task sets recipe.initialization to shrink_perturb."
 
 
-def test_reason_tells_what_earlier_retrainings_took() -> None:
+def test_reason_states_the_iterations_of_earlier_runs() -> None:
     past = default_past()
     assert "s_scratch" not in past.plan().reason
     past.ended(past.plan(), iterations=248)

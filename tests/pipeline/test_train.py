@@ -59,7 +59,7 @@ def test_ended_run_leaves_model_index_curve_result_and_no_state(place: Path) -> 
     assert result.cost.samples == plan.iterations * 32 == index(place, plan, 0)["seen"].sum()
 
 
-def test_model_that_is_kept_is_the_one_that_was_measured(place: Path) -> None:
+def test_saved_model_is_the_evaluated_model(place: Path) -> None:
     plan = stored_plan(place, drops=2)
     context = context_of(place)
     result = train_plan(context, plan)

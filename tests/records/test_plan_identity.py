@@ -40,7 +40,7 @@ def test_later_field_counts_only_where_it_is_set() -> None:
     assert identity(Part(later=4)) == {"first": 1, "later": 4}
 
 
-def test_unknown_fields_that_decide_nothing_keep_the_id() -> None:
+def test_unknown_fields_without_effect_keep_the_id() -> None:
     """A later version adds a field to every setting, also to those that count only where they are set."""
     plan = plan_of(Task.model_validate({**TASK.model_dump(), "data": {"augmentation": {"mixup": 0.2}}}))
     for written in (plan_of(), plan):

@@ -65,7 +65,7 @@ def test_record_of_a_later_version_asks_for_an_upgrade(changes: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("version", [0, -1, "two", None, [1]])
-def test_version_that_is_none_is_damage(version: object) -> None:
+def test_record_without_a_valid_version_is_damaged(version: object) -> None:
     with pytest.raises(RunError, match=r"removed.json was not written by this version .*damaged: schema_version"):
         parse_record(Removed, written(REMOVED, schema_version=version), "removed.json", RunError)
 

@@ -62,7 +62,7 @@ def test_image_holds_what_runs_need_and_no_tools() -> None:
     assert image & wanted(SETTINGS["dependency-groups"]["dev"]) == {"setuptools"}  # which torch asks for
 
 
-def test_cpu_image_is_the_other_one_without_cuda() -> None:
+def test_cpu_image_is_the_default_image_without_cuda() -> None:
     """Its torch and torchvision have other hashes, so the build installs the versions of the other lock."""
     cpu, image = locked("requirements-cpu.lock"), locked("requirements-image.lock")
     assert cpu.items() <= image.items()
@@ -73,7 +73,7 @@ def test_cpu_image_is_the_other_one_without_cuda() -> None:
     assert {"sympy", "networkx", "filelock"} <= set(cpu)  # which torch needs
 
 
-def test_slim_image_is_the_other_one_without_torch() -> None:
+def test_slim_image_is_the_default_image_without_torch() -> None:
     slim, image = locked("requirements-slim.lock"), locked("requirements-image.lock")
     assert slim.items() <= image.items()
     assert wanted(PROJECT["dependencies"]) - set(slim) == {"torch", "torchvision"}

@@ -63,7 +63,7 @@ def test_kserve_example_has_metadata_and_both_sets_of_metrics(served: Served, se
 
 
 @pytest.mark.parametrize(("file", "message"), [(b"no image", "cannot be decoded"), (b"", "cannot be decoded")])
-def test_kserve_example_refuses_what_is_no_image(server: Addresses, file: bytes, message: str) -> None:
+def test_kserve_example_refuses_invalid_images(server: Addresses, file: bytes, message: str) -> None:
     with pytest.raises(HTTPError) as refused:
         infer(server.url, [file])
     assert refused.value.code == 400

@@ -37,7 +37,7 @@ def test_newest_state_comes_back_and_two_are_kept(store: ObjectStore) -> None:
     assert [key.split("/")[-1][:12] for key in keys(store)] == ["000000000100", "000000001000"]
 
 
-def test_torn_newest_state_is_removed_for_the_one_before(local: LocalStore) -> None:
+def test_torn_newest_state_is_replaced_by_the_previous(local: LocalStore) -> None:
     save(local, 1, 2)
     older, newest = keys(local)
     local.write(newest, b"state")

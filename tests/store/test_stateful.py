@@ -187,7 +187,7 @@ def test_folder_matches_a_model_after_any_operations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_cloud_holds_what_any_sequence_of_operations_promises(scheme: str, request: pytest.FixtureRequest) -> None:
+def test_cloud_matches_a_model_after_any_operations(scheme: str, request: pytest.FixtureRequest) -> None:
     url, server = cloud_store(scheme, request)
     check(lambda name: open_store(f"{url}/{name}", server), examples=5)
 

@@ -103,7 +103,7 @@ class KfpServer:
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     """The server's time."""
     tick: timedelta = timedelta(seconds=1)
-    """How far it moves with everything that is created."""
+    """Time by which the clock advances with each created object."""
     lock: Lock = field(default_factory=Lock)
 
     def items(self, kind: str) -> list[Item]:

@@ -181,7 +181,7 @@ def test_each_method_equals_a_plain_training_script(method: Method, optimizer: A
         torch.testing.assert_close(run.network.state_dict()[name], tensor, rtol=2e-3, atol=2e-4)
 
 
-def test_loop_knows_nothing_of_methods() -> None:
+def test_training_loop_does_not_depend_on_the_method() -> None:
     used = {node.attr for node in ast.walk(ast.parse(inspect.getsource(loop))) if isinstance(node, ast.Attribute)}
     assert used & {"method", "purpose", "parent", "known", "initialization", "objective", "sampling"} == set()
 
@@ -222,7 +222,7 @@ def test_run_stops_at_the_first_evaluation_at_its_target() -> None:
     assert run.progress.iteration == first.iteration < whole.plan.iterations
 
 
-def test_run_that_ends_below_its_target_says_so() -> None:
+def test_run_that_ends_below_its_target_reports_it() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
     assert trained(run) == "missed"
     assert run.progress.iteration == run.plan.iterations

@@ -59,7 +59,7 @@ def test_ctrl_c_is_deferred_once_and_obeyed_the_second_time(caplog: pytest.LogCa
     assert caplog.messages == [FIRST, SECOND]
 
 
-def test_ctrl_c_that_is_ignored_stays_so() -> None:
+def test_ignored_ctrl_c_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with defer_signals() as leaving:

@@ -90,7 +90,7 @@ def test_event_is_taken_only_with_the_token() -> None:
         assert events.receive(60).drops == {"pets": {"d-1"}}
 
 
-def test_requests_that_are_no_events_are_refused() -> None:
+def test_requests_without_an_event_are_refused() -> None:
     with listening() as (events, url):
         assert post(f"{url}/events", "{}") == 400
         assert post(f"{url}/events", "") == 200

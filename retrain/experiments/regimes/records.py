@@ -36,7 +36,7 @@ class SuiteRun(Record):
     method: str
     drop: int
     outcome: str
-    """How the last attempt ended."""
+    """Outcome of the last attempt."""
     promoted: bool | None
     """The gate's decision. None for a calibration."""
     start: str

@@ -22,7 +22,7 @@ class Images(ConfigModel):
     source: Literal["cifar100", "cifar100-coarse", "digits", "glyphs", "shapes"]
     """cifar100 and cifar100-coarse (its 20 superclasses) lie below --root. The others need no files."""
     classes: PositiveInt
-    """How many of its classes. The seed chooses which."""
+    """Number of classes to use. The seed chooses the classes."""
     train: PositiveInt
     """Training images of each class, over all drops."""
     val: PositiveInt
@@ -41,7 +41,7 @@ class DropSetting(ConfigModel):
     percent: Annotated[int, Field(ge=1, le=100)] = 100
     """Percentage of the images of each of its classes that land with this drop."""
     shift: tuple[Shift, ...] = ()
-    """How the images of this drop are changed, in this order, val and test included: another domain."""
+    """Changes of all images of this drop, including val and test, in this order. They simulate another domain."""
 
 
 class Regime(ConfigModel):
