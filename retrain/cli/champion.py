@@ -143,16 +143,24 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
     result = files.result()
     if result is None or result.model_digest is None:
         raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it has no model to promote")
-    files.weights()
+    _check_tested(store, run_id, force, "promote it")
     approval = store.approvals.find(run_id)
     awaits = approval is not None and approval.verdict is None
-    if not force and files.evaluation() is None:
-        raise RunError(f"{run_id} was never tested on the test split; pass --force to promote it anyway")
     if not force and approval and awaits:
         raise RunError(
             f"{approval.describe(task_argument(store.task), utc_now())}, or pass --force to promote it without approval"
         )
     return awaits
+
+
+def _check_tested(store: "TaskStore", run_id: str, force: bool, action: str) -> None:
+    """Raise `RunError` if a run's weights are missing or, without `force`, if it was never tested."""
+    from retrain.errors import RunError
+
+    files = store.run(run_id)
+    files.weights()
+    if not force and files.evaluation() is None:
+        raise RunError(f"{run_id} was never tested on the test split; pass --force to {action} anyway")
 
 
 def rollback(
@@ -174,10 +182,7 @@ def rollback(
     if seen.champion is None:
         raise RunError(f"task {store.task} has no champion yet: nothing to roll back")
     run_id = champions.rollback_target(seen.champion)
-    files = store.run(run_id)
-    files.weights()
-    if not force and files.evaluation() is None:
-        raise RunError(f"{run_id} was never tested on the test split; pass --force to roll back to it anyway")
+    _check_tested(store, run_id, force, "roll back to it")
     confirm(f"Roll {store.task} back to {run_id}, in place of {seen.run_id}?", yes)
     promote_by_hand(store, seen, run_id, "rolled back", champions.Author(decide_author(author), reason))
     update_trackers(opened, store)

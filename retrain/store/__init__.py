@@ -11,7 +11,7 @@ from pathlib import Path
 from retrain.errors import StoreError
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore
 from retrain.store.local import LocalStore
-from retrain.utils.text import mask_credentials
+from retrain.utils.text import is_web_address, mask_credentials
 
 __all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store"]
 
@@ -38,7 +38,7 @@ def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
             f"store: cannot open {url!r}; allowed are s3://bucket/prefix, gs://bucket/prefix, az://container/prefix "
             "and the path of a local folder."
         )
-    if endpoint_url and not endpoint_url.startswith(("http://", "https://")):
+    if endpoint_url and not is_web_address(endpoint_url):
         raise StoreError(f"endpoint_url {mask_credentials(endpoint_url)}: must begin with http:// or https://")
     if scheme in EXTRAS:
         return _open_cloud_store(scheme, bucket, prefix, endpoint_url)

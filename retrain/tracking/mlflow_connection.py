@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from retrain.errors import UserError
 from retrain.utils.extras import require_extra
-from retrain.utils.text import mask_credentials, system_cause
+from retrain.utils.text import check_network, is_web_address, mask_credentials, system_cause
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SILENCE = 5
 """Seconds to wait for a server's first answer."""
-NETWORK = "Check $MLFLOW_TRACKING_URI, that the server is up, and the network between."
+NETWORK = check_network("$MLFLOW_TRACKING_URI")
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own are 120
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own are 7, with growing pauses
@@ -30,7 +30,7 @@ def probe_mlflow(task: str) -> str:
     files.
     """
     address = _find_address(None)
-    if not _is_server(address):
+    if not is_web_address(address):
         raise UserError(f"MLflow at {address}: not tried, because the address does not begin with http:// or https://")
     with connect() as client:
         known = client.get_experiment_by_name(task) is not None
@@ -66,10 +66,6 @@ def _find_address(uri: str | None) -> str:
     return address
 
 
-def _is_server(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
-
-
 def _check_answers(address: str) -> None:
     """Raise `UserError` if a server is silent or unreachable. MLflow's client would try for up to a minute.
 
@@ -77,7 +73,7 @@ def _check_answers(address: str) -> None:
     """
     import requests  # which MLflow uses, so that the environment's proxies apply
 
-    if not _is_server(address):
+    if not is_web_address(address):
         return
     where = f"MLflow at {mask_credentials(address)}"
     try:

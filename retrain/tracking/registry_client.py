@@ -15,7 +15,7 @@ import urllib3
 
 from retrain import __version__
 from retrain.errors import UserError
-from retrain.utils.text import mask_credentials, system_cause
+from retrain.utils.text import check_network, is_web_address, mask_credentials, system_cause
 
 PREFIX = "/api/model_registry"
 VERSIONS = ("v1", "v1alpha3")
@@ -27,7 +27,7 @@ TIMEOUT = urllib3.Timeout(connect=5, read=10)
 """Seconds for one request. No request is repeated, because the next export continues."""
 PROBE = urllib3.Timeout(connect=5, read=5)
 """Seconds for a request of `retrain doctor`."""
-NETWORK = f"Check ${ADDRESS}, that the server is up, and the network between."
+NETWORK = check_network(f"${ADDRESS}")
 PAGE = 100
 """Largest number of resources in one reply."""
 MAX_MESSAGE = 200
@@ -46,7 +46,7 @@ class RegistryClient:
             raise UserError("no Model Registry: set $MODEL_REGISTRY_URL, or pass --uri to `retrain track`")
         self.address = mask_credentials(address)
         """The server's address for messages, without a password."""
-        if not address.startswith(("http://", "https://")):
+        if not is_web_address(address):
             raise UserError(f"Model Registry at {self.address}: the address must begin with http:// or https://")
         self._url, self._version = address.rstrip("/"), VERSIONS[0]
         token = _read_token()

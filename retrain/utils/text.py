@@ -52,6 +52,16 @@ def is_address(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9]+:/", path) is not None
 
 
+def is_web_address(address: str) -> bool:
+    """Return whether an address begins with http:// or https://."""
+    return address.startswith(("http://", "https://"))
+
+
+def check_network(address: str) -> str:
+    """Return what to check if a server cannot be reached. `address` names the setting or variable of its address."""
+    return f"Check {address}, that the server is up, and the network between."
+
+
 def mask_credentials(text: str) -> str:
     """Return a message with asterisks in place of the users and queries of addresses."""
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text))

@@ -11,7 +11,7 @@ from retrain.errors import StoreError
 from retrain.store.base import Missing
 from retrain.store.cloud.services import Service, credentials_method
 from retrain.store.requests import Reply, retry_if
-from retrain.utils.text import mask_credentials
+from retrain.utils.text import check_network, mask_credentials
 
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 TOKEN = re.compile(r"token request")
@@ -88,7 +88,7 @@ def _translated(place: Location, error: Exception) -> StoreError:
 
 def _cause(place: Location, error: Exception) -> str:
     service, text, said = place.service, _first_lines(error), str(error)
-    network = f"Check the address ({service.address}), that the server is up, and the network between."
+    network = check_network(f"the address ({service.address})")
     if TOKEN.search(said):
         method = credentials_method(place.url.partition("://")[0])
         return f"no access token was given for the credentials ({method}): {text}. {service.advice}"

@@ -13,10 +13,10 @@ from urllib3.exceptions import HTTPError
 
 from retrain.errors import StoreError
 from retrain.store.base import Missing
-from retrain.utils.text import mask_credentials
+from retrain.utils.text import check_network, mask_credentials
 
 CREDENTIALS = "Check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
-NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
+NETWORK = check_network("the endpoint's address (endpoint_url)")
 
 REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
 
