@@ -1,4 +1,4 @@
-"""When a retraining starts automatically, and which webhooks and trackers are notified."""
+"""Settings of automatic retraining: its conditions, webhooks and trackers."""
 
 from typing import Annotated, Literal, get_args
 
@@ -41,7 +41,7 @@ class Trigger(ConfigModel):
 
 
 class Erase(ConfigModel):
-    """How the next run treats a champion that was trained on erased samples."""
+    """The next run's treatment of a champion that was trained on erased samples."""
 
     policy: Literal["keep", "retrain"] = "keep"
     """retrain: the next run is trained from scratch if the champion, or a run it continues from, was trained on samples

@@ -12,7 +12,7 @@ Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 """Side of an image, in pixels."""
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""How an image is brought to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
+"""The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
 resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
 
 

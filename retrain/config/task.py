@@ -40,7 +40,7 @@ class Costs(ConfigModel):
 
 
 class Stream(ConfigModel):
-    """How samples are streamed from shards, if the dataset is not held decoded in memory."""
+    """Settings of streaming samples from shards, if the dataset is not held decoded in memory."""
 
     shuffle_shards: PositiveInt = 16
     """Number of shards whose samples are shuffled together. More of them shuffle better. The cache holds them all."""
@@ -54,13 +54,13 @@ LabelFrom = Annotated[str, Field(pattern=r"^(auto|folder|cls|txt|csv|json:.+)$")
 
 
 class Data(ConfigModel):
-    """How images are read and augmented."""
+    """Settings of reading and augmenting images."""
 
     image_size: ImageSize = 32
     """Side of the square, or [height, width], that every image is resized to, in pixels. If image_size, mean or std are
     absent, timm networks and pretrained torchvision networks use their own."""
     fit: Annotated[Fit, IdentityIfSet] = "crop"
-    """How an image is brought to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
+    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
     resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
     background: Annotated[Background, IdentityIfSet] = "white"
     """Background of transparent images: white or black. With none, transparency is ignored."""
@@ -97,7 +97,7 @@ class Data(ConfigModel):
     is stream if the images exceed half of resources.memory. Otherwise it is device if they fit there, and else memory.
     """
     stream: Annotated[Stream, NotIdentity] = Stream()
-    """How samples are streamed from shards, if the dataset is not held decoded in memory."""
+    """Settings of streaming samples from shards, if the dataset is not held decoded in memory."""
 
     @property
     def frame(self) -> Frame:
@@ -156,7 +156,7 @@ Averaging = Annotated[AutoAverage | PowerAverage | ExponentialAverage | NoAverag
 
 
 class Stopping(ConfigModel):
-    """When a run counts as at its target, and when a run below its target ends."""
+    """Rules that end a run at its target or below it."""
 
     confirmations: PositiveInt = 2
     """Evaluations whose mean must be at the target: one lucky evaluation does not end a run."""
@@ -213,7 +213,7 @@ class Training(ConfigModel):
     averaging: Annotated[Averaging, NotIdentity] = AutoAverage()
     """The weights that are evaluated and promoted: an average (power, ema) or the last ones (none)."""
     stopping: Annotated[Stopping, NotIdentity] = Stopping()
-    """When a run counts as at its target, and when a run below its target ends."""
+    """Rules that end a run at its target or below it."""
     bf16: bool = False
     """Train with automatic mixed precision in bfloat16."""
     compile: Annotated[Literal["none", "compile", "graphs", "step"], NotIdentity] = "none"
@@ -222,7 +222,7 @@ class Training(ConfigModel):
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"
-    """How learning speed is counted. free counts in the training forward pass. exact evaluates all training samples
+    """The method that counts learning speed. free counts in the training forward pass. exact evaluates all training samples
     after each epoch."""
     index_decay: Share = 0.5
     """Weight of the parent's learning-speed counters relative to a run's own."""
@@ -237,7 +237,7 @@ class Training(ConfigModel):
 
 
 class Refresh(ConfigModel):
-    """When a scratch run measures the baseline again, after the first."""
+    """Conditions under which a scratch run measures the baseline again, after the first."""
 
     every: PositiveInt | None = None
     """Measure again once the baseline is this many drops old."""
@@ -251,7 +251,7 @@ class Baseline(ConfigModel):
     """The scratch run that targets come from."""
 
     refresh: Refresh = Refresh()
-    """When it is measured again."""
+    """Conditions under which it is measured again."""
 
 
 class Target(ConfigModel):
@@ -308,7 +308,7 @@ class Task(ConfigModel):
     seed: Annotated[int, Field(ge=0, lt=2**32), NotIdentity] = 0
     """Random seed."""
     data: Data = Data()
-    """How images are read and augmented."""
+    """Settings of reading and augmenting images."""
     model: Model = Model()
     """The network."""
     factories: Annotated[tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...], NotIdentity] = ()
@@ -328,11 +328,11 @@ class Task(ConfigModel):
     resources: Annotated[Resources, NotIdentity] = Resources()
     """Resources of the pods on a cluster."""
     schedule: Annotated[Cron | None, NotIdentity] = None
-    """When `retrain watch` starts runs: five cron fields, in UTC (default: as soon as drops land)."""
+    """Times at which `retrain watch` starts runs: five cron fields, in UTC (default: as soon as drops land)."""
     trigger: Annotated[Trigger, NotIdentity] = Trigger()
     """Conditions before `retrain run` or `retrain watch` starts a retraining."""
     erase: Annotated[Erase, NotIdentity] = Erase()
-    """How the next run treats a champion that was trained on erased samples."""
+    """The next run's treatment of a champion that was trained on erased samples."""
     webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()
     """HTTP endpoints that receive the task's events."""
     tracking: Annotated[Tracking, NotIdentity] = Tracking()

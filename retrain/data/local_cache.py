@@ -36,7 +36,7 @@ class CachedFile(NamedTuple):
     size: int
     """Number of bytes on the disk."""
     used_at: float
-    """When it was last read or written, in seconds since 1970."""
+    """Time of its last read or write, in seconds since 1970."""
 
 
 def cache_folder() -> Path:

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Staging:
-    """How a source is divided into parts. `sizes` are numbers of classes, or percentages of the samples.
+    """The division of a source into parts. `sizes` are numbers of classes, or percentages of the samples.
 
     `seed` decides which classes or samples are in which part.
     """

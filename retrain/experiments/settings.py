@@ -67,7 +67,7 @@ class Data(ConfigModel):
 
 
 class Split(ConfigModel):
-    """How the data is split into drops."""
+    """The split of the data into drops."""
 
     by: Literal["classes", "share", "component", "source", "transfer", "margin"]
     """classes: a number of classes per drop; share: a percentage of the images per drop; component: like share, in the

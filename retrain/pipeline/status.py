@@ -58,7 +58,7 @@ class Status(Record):
     """Whether the waiting drops' images differ from the champion's test images, for the measured drops."""
     runs: int
     trials: int = 0
-    """How many of the runs were trials. A trial is never promoted."""
+    """Number of runs that were trials. A trial is never promoted."""
     savings: Savings
 
 

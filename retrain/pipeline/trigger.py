@@ -26,7 +26,7 @@ class Unmet(NamedTuple):
     waits: str
     """The text after "waits" in a sentence: the conditions that the run waits for."""
     until: datetime | None = None
-    """When the condition will hold. None if only new drops or a changed setting can fulfil it."""
+    """Time at which the condition will hold. None if only new drops or a changed setting can fulfil it."""
     is_overridden: bool = True
     """Whether `max_wait` or a drift overrides it."""
 
@@ -125,7 +125,7 @@ class SpentBudget(NamedTuple):
     unit: str
     why: str
     at: datetime
-    """When the run that reached the limit ended."""
+    """End of the run that reached the limit."""
     start: datetime
     until: datetime
 

@@ -8,7 +8,7 @@ from retrain.utils.clock import format_moment
 
 
 class Verdict(Record):
-    """How an approval ended. `expired`: no verdict came in time, so the candidate was refused."""
+    """The end of an approval. `expired`: no verdict came in time, so the candidate was refused."""
 
     kind: Literal["approved", "rejected", "expired"]
     author: str | None

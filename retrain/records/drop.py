@@ -42,7 +42,7 @@ class LeftOut(Record):
 
 
 class Reading(Record):
-    """How a drop's source was read. It is a report, and no part of the drop's identity.
+    """The counts from reading a drop's source. They are a report, and no part of the drop's identity.
 
     `labels_from` is folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
     sample nor left out: stray files, files with labels, other files next to images. `notes` are sentences for people.

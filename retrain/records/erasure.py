@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, NonNegativeInt
 from retrain.records.base import Record
 
 RunUse = Literal["trained on them", "goes on from a run that was trained on them", "measured on them"]
-"""How a run used samples. A model that was only measured on them has learnt nothing from them."""
+"""A run's use of samples. A model that was only measured on them has learnt nothing from them."""
 
 
 class ErasedSample(Record):

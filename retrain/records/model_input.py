@@ -22,7 +22,7 @@ class ModelInput(Record):
     width: int
     """Of the images, in pixels."""
     fit: Fit = "crop"
-    """How an image is brought to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
+    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
     resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
     interpolation: Literal["bicubic"] = "bicubic"
     """Interpolation with which an image is resized."""

@@ -81,7 +81,7 @@ class ScratchEstimate(Record):
 
 
 class StopRule(Record):
-    """When a run ends, in iterations and accuracies. The task's `Stopping` has shares of scratch's iterations."""
+    """Limits at which a run ends, in iterations and accuracies. The task's `Stopping` has shares of scratch's iterations."""
 
     confirmations: int
     """Number of last evaluations whose mean must be at the target."""

@@ -87,7 +87,7 @@ class CommittedDrops(NamedTuple):
     uploaded: Mapping[str, Uploaded]
     """Number and size of the files that producers uploaded, by drop. Shards are included."""
     arrivals: Mapping[str, Arrivals]
-    """When each drop's files were written."""
+    """Times at which each drop's files were written."""
 
 
 class Quarantine(Record):

@@ -136,7 +136,7 @@ def test_metrics_are_the_ledgers_totals(home: Path, command: Command, unchanged:
     assert f'retrain_used_iterations_total{{method="scratch",task="pets"}} {used:.1f}' in said
 
 
-def test_run_without_new_drops_says_so_and_exits_0(command: Command, home: Path, unchanged: None) -> None:
+def test_run_without_new_drops_is_reported_and_exits_0(command: Command, home: Path, unchanged: None) -> None:
     ran = command("run", *T)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("nothing to do: no drop has landed since champion")

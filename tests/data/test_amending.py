@@ -130,7 +130,7 @@ def test_many_corrections_search_each_key_once(
     assert {name for _, name in uses(store).values()} == {"bird"}
 
 
-def test_pack_of_new_labels_says_what_it_amends(
+def test_pack_of_new_labels_names_the_amended_drops(
     store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.url}\ndata: {{image_size: 8}}\n")
@@ -145,9 +145,7 @@ def test_pack_of_new_labels_says_what_it_amends(
     assert change in retrain(["status", "--task", str(tmp_path / "pets.yaml")], capfd).out
 
 
-def test_amend_command_prints_what_it_changed(
-    store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_amend_command_prints_its_changes(store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.url}\n")
     (tmp_path / "table.csv").write_text("key,class\ncat/001,dog\n")
     arguments = ["drop", "amend", str(tmp_path / "table.csv"), "--task", str(tmp_path / "pets.yaml")]

@@ -103,7 +103,7 @@ def test_renamed_and_losslessly_saved_copies_count_once(
     assert len(placed(store, ingest_files(task, store, "first", images(range(40)) | again))) == 40
 
 
-def test_growing_folder_adds_only_what_is_new(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+def test_growing_folder_adds_only_its_new_images(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     ingest_files(task, store, "week-1", images(range(40)))
     second = ingest_files(task, store, "week-2", images(range(44)))
     assert set(placed(store, second)) == contents(range(40, 44))
@@ -160,7 +160,7 @@ def test_refused_drop_amends_nothing(ingest_files: IngestFunction, task: Task, s
     assert store.drops.amendments.read() == ()
 
 
-def test_conflict_is_refused_where_the_task_says_so(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+def test_conflict_is_refused_if_the_task_forbids_it(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     ingest_files(task, store, "first", images(range(40)))
     with pytest.raises(DropError, match=r"two classes: .* \(dog\) is the same image as .* of drop first \(cat\)"):
         ingest_files(moved(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
@@ -183,7 +183,7 @@ def test_image_with_two_classes_in_one_drop_is_not_used(
     assert set(placed(store, drop)) == contents(range(60)) - contents(range(3, 4))
 
 
-def test_notes_name_images_by_paths_and_say_what_follows(task: Task, store: TaskStore, tmp_path: Path) -> None:
+def test_note_on_equal_images_names_paths_and_effect(task: Task, store: TaskStore, tmp_path: Path) -> None:
     files = images(range(40)) | {"owl eye/\u00fc.png": png(50), "dog/1.png": png(50), "owl eye/2.png": png(51)}
     for name, data in files.items():
         path = tmp_path / "source" / name

@@ -72,7 +72,7 @@ def test_shard_mixes_classes_in_an_order_set_by_keys_only(tmp_path: Path, local:
     assert 30 <= sum(one != other for one, other in pairwise(classes)) <= 50  # 40 are expected, 1 if they were sorted
 
 
-def test_packing_twice_changes_nothing_and_says_so(tmp_path: Path, local: LocalStore) -> None:
+def test_packing_twice_changes_nothing_and_is_reported(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     [(drop, *_)] = pack(source, TASK, TaskStore(local, TASK.name))
     before = list(local.list())

@@ -126,7 +126,7 @@ def together(store: LocalStore, cache: ShardCache, orders: list[list[ShardRef]])
         yield process.exitcode
 
 
-def test_processes_share_what_one_has_fetched(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_processes_share_fetched_shards(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache = cache_of(store, tmp_path, len(shards), shards)
     assert set(together(store, cache, [shards] * 4)) == {0}
     assert downloads(store) == len(shards)

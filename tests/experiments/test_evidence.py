@@ -59,7 +59,7 @@ def test_every_item_has_a_paper_size_study_and_a_mini_run(monkeypatch: pytest.Mo
     assert in_paper_size == run_mini == {entry.item for entry in found}
 
 
-def test_pages_begin_with_goals_and_what_was_measured() -> None:
+def test_pages_begin_with_goals_and_measurements() -> None:
     measured = [path for path in FOLDER.glob("*.md") if path.stem not in ("README", "deviations")]
     heads = {path.stem: path.read_text().partition("\n## ")[0] for path in measured}
     assert [name for name, head in heads.items() if "goal | measured | met? |\n| ---" not in head] == []

@@ -81,7 +81,7 @@ def test_study_has_the_papers_whole_data_and_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*SHOWN, *(f"verwimp-{name}" for name in CURVES)])
-def test_study_draws_what_the_papers_figure_shows(name: str) -> None:
+def test_study_draws_the_curves_of_the_papers_figure(name: str) -> None:
     study = load_study(f"{name}-paper")
     plots, measures = SHOWN.get(name, ({"accuracy"}, set()))
     assert plots <= set(study.plots)

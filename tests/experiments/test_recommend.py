@@ -132,7 +132,7 @@ def test_race_has_a_target_only_where_scratch_saw_the_drops(own: str) -> None:
     assert f"| scratch | {own_l99[0]:,} | {own_l99[1]:,} | ×1.00 | ×{own_l99[0] / own_l99[1]:.2f} |" in said
 
 
-def test_race_without_parent_says_what_to_do(place: Path, tmp_path: Path) -> None:
+def test_race_without_parent_names_the_commands_to_run(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}"))
     land(place, str(path), 1)

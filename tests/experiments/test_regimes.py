@@ -196,7 +196,7 @@ def test_regime_run_leaves_a_result_per_method(finished: Path) -> None:
     assert plain.iterations == plain.schedule == 30
 
 
-def test_regime_run_keeps_what_recommend_says(finished: Path) -> None:
+def test_regime_run_stores_the_advice_of_recommend(finished: Path) -> None:
     (advice,) = read_advice(finished).values()
     assert (advice.regime, advice.seed) == ("tiny", 0)
     assert advice.choice in ("default", "naive", "paper", "scratch")
@@ -389,7 +389,7 @@ def test_regime_without_both_targets_is_left_out() -> None:
     assert regime_figures(runs, "hand") is None
 
 
-def test_goals_say_what_is_met_and_what_is_not() -> None:
+def test_goals_are_met_missed_or_not_measured() -> None:
     hand = regime(name="hand", kind="journey", is_fitted=True)
     results = collect_regimes(by_hand(), [hand])
     met = [goal.met for goal in check_goals(results)]

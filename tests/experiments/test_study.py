@@ -203,7 +203,7 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     assert "6.00 device-hours" in text
 
 
-def test_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path) -> None:
+def test_readme_lists_every_item_and_its_agreement(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     claim = {"item": "Ash & Adams, Table 3", "paper": "noise helps", "ours": "it does not", "agrees": "no"}
@@ -223,7 +223,7 @@ def test_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path) -> 
     (studies / "claiming.yaml").unlink()
 
 
-def test_evidence_of_this_repository_says_what_its_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_pages_match_their_recorded_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     monkeypatch.setenv("RETRAIN_STUDIES", str(root / "studies"))
     assert "digits" in report.check(root / "docs" / "evidence")
@@ -256,7 +256,7 @@ def test_former_study_name_is_understood_with_a_warning(
     assert message.startswith("study ash-table4-letter-mini is now called ash-table4-faithful-mini")
 
 
-def test_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: Path) -> None:
+def test_catalogue_lists_run_items_and_missing_data(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     known = ["Verwimp et al., Table 1"]
@@ -269,7 +269,7 @@ def test_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: 
     assert {entry.status for entry in entries(place, tmp_path) if entry.item not in known} == {"no study yet"}
 
 
-def test_missing_data_set_says_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:
+def test_missing_data_set_names_download_and_folder(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=rf"imagenet-100 is missing: put 100 classes .* into {tmp_path}"):
         find_data_set("imagenet-100", tmp_path, False, tmp_path / "scratch")
     with pytest.raises(StudyError, match=r"cifar10 is missing in .* pass --download"):
@@ -308,7 +308,7 @@ def test_tars_and_image_folders_land_with_the_same_samples(place: Path, tmp_path
     assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
 
 
-def test_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path) -> None:
+def test_list_names_download_and_folder(place: Path, tmp_path: Path) -> None:
     assert how_to_get("svhn", tmp_path).startswith("pass --download")
     (place / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])

@@ -88,7 +88,7 @@ def test_last_training_loss_of_a_few_iterations_is_not_drawn() -> None:
     assert [[point["iteration"] for point in points] for points in layers] == [[10, 20, 21], [10, 20]]
 
 
-def test_final_accuracies_are_drawn_over_what_the_study_varies(tmp_path: Path) -> None:
+def test_final_accuracies_are_drawn_over_the_varied_setting(tmp_path: Path) -> None:
     assert varies([Group("a", "s", 2), Group("a", "s", 3)]) == "drops"
     assert varies([Group("a", "s", 2), Group("a", "t", 2)]) == "split"
     assert varies([Group("a", "s", 2), Group("b", "s", 2)]) == "variant"

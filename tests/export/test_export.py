@@ -194,7 +194,7 @@ def test_program_on_a_full_disk_is_an_os_error(kind: Format, tmp_path: Path) -> 
         write_program(kind, nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (3, 8, 8), tmp_path)
 
 
-def test_missing_extra_says_what_to_install(
+def test_missing_extra_is_named_with_its_install_command(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)

@@ -196,7 +196,7 @@ def test_empty_folder_after_a_full_one_prints_nothing(
     assert (ran.code, ran.out) == (2, "")
 
 
-def test_missing_extra_says_what_to_install(
+def test_missing_extra_is_named_with_its_install_command(
     served: Served, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)

@@ -281,7 +281,7 @@ def test_compiled_pipeline_has_no_secret_or_local_path(tmp_path: Path) -> None:
     assert all(place not in text for place in (str(tmp_path), str(Path(__file__).parents[2]), sys.prefix))
 
 
-def test_missing_kfp_says_what_to_install() -> None:
+def test_missing_kfp_is_named_with_its_install_command() -> None:
     code = "import sys; sys.modules['kfp'] = None; import pipelines"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     message = "A Kubeflow pipeline needs kfp: pip install 'retrain-classifiers[kfp]'"

@@ -224,7 +224,7 @@ def test_colours_of_the_charts_stand_out(browser: Browser, html: Path, scheme: s
     page.close()
 
 
-def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, sources: ReportData) -> None:
+def test_page_shows_the_champions_mistakes(browser: Browser, html: Path, sources: ReportData) -> None:
     section = opened(browser, html).locator("#mistakes")
     errors = sources.errors
     assert errors is not None

@@ -135,7 +135,7 @@ def test_gc_keeps_recently_used_files_of_the_cache(workspace: Workspace) -> None
     assert clean(cache, (TASK, other)).removals == ()
 
 
-def test_gc_keeps_what_an_unfinished_run_reads(workspace: Workspace) -> None:
+def test_gc_keeps_the_files_that_an_unfinished_run_reads(workspace: Workspace) -> None:
     """The run has another image size than the task has now."""
     cache, smaller = workspace.context.cache, make_task(data=TASK.data.model_dump() | {"image_size": SIZE // 2})
     workspace.land(0, 1, seed=2)

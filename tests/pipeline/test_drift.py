@@ -191,7 +191,7 @@ def test_damaged_measurement_is_measured_again(tmp_path: Path, caplog: pytest.Lo
     assert (again.distance, again.p_value) == (measured.distance, measured.p_value)
 
 
-def test_drift_without_a_champion_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_drift_without_a_champion_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "pets.yaml"
     file.write_text(f"name: pets\nstore: {tmp_path / 'store'}\n")
     ran = retrain(["drop", "drift", "--task", str(file)], capfd)

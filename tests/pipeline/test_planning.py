@@ -278,7 +278,7 @@ def test_only_runs_of_equal_work_share_a_baseline() -> None:
     assert past.plan().method == past.plan(Request("naive")).method == "scratch"
 
 
-def test_id_follows_what_decides_the_training() -> None:
+def test_plan_id_depends_on_every_training_setting() -> None:
     def ids(**parts: object) -> tuple[str, str]:
         past = one_drop().landed(drop(2))
         return past.plan(task=configured(**parts)).run_id, past.plan(Request("scratch"), configured(**parts)).run_id

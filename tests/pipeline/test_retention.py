@@ -102,7 +102,7 @@ def test_gc_keeps_young_and_newest_runs(tmp_path: Path) -> None:
     assert run(workspace).decision
 
 
-def test_gc_keeps_what_an_interrupted_run_needs(tmp_path: Path) -> None:
+def test_gc_keeps_the_files_of_an_interrupted_run(tmp_path: Path) -> None:
     """The champion that it began from was rolled back meanwhile, so only this run needs that model."""
     workspace = make_workspace(tmp_path, drops=2)
     parent = workspace.store.champion.read().run_id

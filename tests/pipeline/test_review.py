@@ -73,7 +73,7 @@ def test_corrections_are_read_by_amend(workspace: Workspace, tmp_path: Path) -> 
     assert {one.content for one in again.trained}.isdisjoint(one.content for one in found.trained)
 
 
-def test_review_without_a_champion_says_so(tmp_path: Path) -> None:
+def test_review_without_a_champion_is_reported(tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     with pytest.raises(RunError, match="has no champion yet: train one"):

@@ -25,7 +25,7 @@ from retrain.watcher.health import Health
 from retrain.watcher.task_watch import TaskWatch
 
 LANDED = START + timedelta(minutes=2)
-"""When drop 2 lands, a Thursday at 00:02."""
+"""Time at which drop 2 lands, a Thursday at 00:02."""
 
 
 def evaluate(

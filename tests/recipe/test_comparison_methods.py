@@ -82,7 +82,7 @@ def test_adversarial_training_averages_both_losses() -> None:
     torch.testing.assert_close(both, (loss + other) / 2)
 
 
-def test_objective_chooses_what_is_minimized() -> None:
+def test_each_objective_minimizes_its_own_loss() -> None:
     net, (images, labels) = network().eval(), batch()
     logits = net(images)
     loss = functional.cross_entropy(logits, labels)

@@ -201,7 +201,7 @@ def test_cron_job_can_replace_the_watcher() -> None:
     assert container["args"] == ["watch", "--task", "flowers", "--on", "kubeflow", "--once"]
 
 
-def test_monitors_find_what_serves_metrics() -> None:
+def test_monitors_select_exporter_and_watcher() -> None:
     found = feature("monitoring")
     service = one(found, "Service", "retrain-exporter")
     monitor = one(found, "ServiceMonitor", "retrain-exporter")
@@ -357,7 +357,7 @@ def test_chart_notes_give_the_next_command(name: str) -> None:
         ({"watcher": {"enabled": False}}, False, True),
     ],
 )
-def test_chart_notes_say_what_starts_runs(values: Document, polled: bool, idle: bool) -> None:
+def test_chart_notes_name_the_trigger_of_runs(values: Document, polled: bool, idle: bool) -> None:
     base: Document = {"tasks": {"flowers": {"store": "s3://retrain-example/models"}}}
     notes = render(base | values)["NOTES.txt"]
     assert ("polled every 300 seconds" in notes, "nothing in this release starts runs" in notes) == (polled, idle)

@@ -165,7 +165,7 @@ def is_budget_of_money(task: Document) -> bool:
     return isinstance(budget, dict) and isinstance(budget.get("cost"), (int, float)) and budget["cost"] > 0
 
 
-def test_chart_schema_refuses_what_task_check_refuses() -> None:
+def test_chart_schema_refuses_every_task_that_check_refuses() -> None:
     wrong = {}
     for number, task in enumerate(fields(Task)):
         if is_budget_of_money(task):

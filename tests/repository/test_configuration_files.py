@@ -18,7 +18,7 @@ def test_workflow_runs_the_script_of_ci_alone() -> None:
     assert [command for command in commands if "apt-get" not in command] == ["bash .ci/run"]
 
 
-def test_pre_commit_runs_only_what_lint_runs() -> None:
+def test_pre_commit_runs_only_checks_of_lint() -> None:
     lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     for hook in local["hooks"]:
@@ -59,7 +59,7 @@ def test_images_are_labelled_with_their_version_and_commit() -> None:
     }
 
 
-def test_build_context_holds_only_what_the_image_needs() -> None:
+def test_build_context_holds_only_files_of_the_image() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

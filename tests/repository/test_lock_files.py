@@ -51,11 +51,11 @@ def test_tests_do_without_the_slow_grammar_of_rfc3987() -> None:
     assert "rfc3987-syntax" not in blocks("requirements.lock")
 
 
-def test_image_pins_what_was_tested() -> None:
+def test_image_pins_the_tested_versions() -> None:
     assert locked("requirements-image.lock").items() <= locked("requirements.lock").items()
 
 
-def test_image_holds_what_runs_need_and_no_tools() -> None:
+def test_image_holds_packages_for_runs_and_no_tools() -> None:
     extras = PROJECT["optional-dependencies"]
     image = set(locked("requirements-image.lock"))
     assert wanted(PROJECT["dependencies"]) | wanted(extras["kfp"]) | wanted(extras["gcs"]) <= image

@@ -78,7 +78,7 @@ def test_exporter_without_torch_serves_metrics_and_pages(tmp_path: Path, environ
             process.kill()
 
 
-def test_command_that_needs_torch_says_so(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_command_that_needs_torch_names_the_other_image(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {tmp_path / 'store'}\n")
     command = [*RETRAIN, "run", "--task", str(tmp_path / "pets.yaml")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)

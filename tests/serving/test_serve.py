@@ -143,7 +143,7 @@ def test_bad_requests_are_refused_with_a_sentence(
     assert ask(f"{address}/v2/health/ready") == {"ready": True}
 
 
-def test_form_is_refused_with_what_to_send(address: str) -> None:
+def test_form_is_refused_with_the_body_to_send(address: str) -> None:
     """Send a real image as a form, as `curl -F` does."""
     form = urllib.request.Request(f"{address}/predict", b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     with pytest.raises(urllib.error.HTTPError) as refused:

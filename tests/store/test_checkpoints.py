@@ -63,7 +63,7 @@ def test_each_run_has_its_own_states(local: LocalStore) -> None:
     assert checkpoints(local).load() == b"state 5"
 
 
-def test_clearing_leaves_nothing_not_even_what_is_being_written(local: LocalStore) -> None:
+def test_clearing_also_removes_checkpoints_being_written(local: LocalStore) -> None:
     with checkpoints(local) as saving:
         saving.save(1, b"x" * 10_000_000)
         saving.clear()
@@ -71,7 +71,7 @@ def test_clearing_leaves_nothing_not_even_what_is_being_written(local: LocalStor
 
 
 class Slow(LocalStore):
-    """A store that writes when it is let."""
+    """A store whose writes wait for the test's permission."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

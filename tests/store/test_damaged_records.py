@@ -71,7 +71,7 @@ NEWER = json.dumps({"history": [PROMOTION]}).encode()
 
 @pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])
 @pytest.mark.parametrize("data", [b"{", b'{"history": []}', NEWER], ids=["torn", "empty", "newer"])
-def test_command_that_meets_a_damaged_champion_says_so(
+def test_command_names_a_damaged_champion_record(
     store: LocalStore, tmp_path: Path, capfd: pytest.CaptureFixture[str], line: str, data: bytes
 ) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.root}\n")

@@ -148,7 +148,7 @@ def test_target_at_99_percent_compares_to_scratchs_accuracy() -> None:
     assert past.ended(past.plan(), iterations=40).savings == against_scratch(40)
 
 
-def test_totals_add_up_what_every_record_says() -> None:
+def test_totals_are_the_sums_of_all_records() -> None:
     past = new_drop()
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     past.ended(past.plan(Request("naive", "trial")), promoted=None)
@@ -159,7 +159,7 @@ def test_totals_add_up_what_every_record_says() -> None:
     assert total_savings([]) == saved(0, 0, 0, 0, 0)
 
 
-def test_record_says_what_was_run_and_on_what() -> None:
+def test_record_names_method_drops_and_start() -> None:
     past = new_drop()
     plan = past.plan()
     record = past.ended(plan)

@@ -306,7 +306,7 @@ def test_unreachable_registry_does_not_stop_a_rollback(
     assert found.versions[first]["description"] == "promoted"
 
 
-def test_watcher_registers_what_is_new_once(
+def test_watcher_registers_each_new_champion_once(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After the export of a state, only another state makes the watcher ask the server again."""

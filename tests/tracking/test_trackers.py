@@ -263,7 +263,7 @@ def test_event_files_hold_curve_and_summary(tmp_path: Path) -> None:
     assert "training.batch_size | 16" in read.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
-def test_track_command_says_what_was_added(tmp_path: Path) -> None:
+def test_track_command_counts_the_added_runs(tmp_path: Path) -> None:
     task = tmp_path / "pets.yaml"
     task.write_text(f"name: pets\nstore: {tmp_path / 'store'}")
     board = tmp_path / "board"

@@ -51,7 +51,7 @@ def test_step_is_recorded_uncompiled_without_a_compiler(monkeypatch: pytest.Monk
     assert compile_forward(network, "step", torch.device("cuda")) is network
 
 
-def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     with pytest.raises(
         TaskError, match=r"training\.compile: torch needs a C\+\+ compiler, .* install g\+\+, or use none"

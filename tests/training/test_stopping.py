@@ -117,7 +117,7 @@ def test_judge_ends_a_fitted_parents_run_by_it_early(accuracy: float, is_rough: 
 
 
 @pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.72, None), (0.7, "reached"), (0.45, "reached")])
-def test_judge_expects_of_scratch_what_new_classes_cost(among_all: float, ending: str | None) -> None:
+def test_judge_lowers_expected_accuracy_for_new_classes(among_all: float, ending: str | None) -> None:
     """The run has 90% on the old classes and scratch had 80%: both are assumed to lose as much to later classes."""
     points = [
         point.model_copy(update={"scope_among_all": among_all}) for point in curve([0.62, 0.66, 0.70, 0.73], [0.9] * 4)

@@ -49,7 +49,7 @@ def test_draws_depend_on_seed_and_iteration_alone(setting: Augmentation) -> None
 
 
 @pytest.mark.parametrize("setting", KINDS)
-def test_several_processes_draw_what_one_draws(setting: Augmentation) -> None:
+def test_several_processes_draw_the_same_crops_as_one(setting: Augmentation) -> None:
     transform = make_transform(setting, seed=1)
     parts = [
         transform(images()[start:stop], 5, Rows(start, stop, BATCH)) for start, stop in ((0, 7), (7, 13), (13, 20))

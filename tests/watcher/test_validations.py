@@ -128,7 +128,7 @@ def test_drop_is_quarantined_after_three_dead_validations(
     assert place.store.objects.read(KEYS.manifest("a-bad"))
 
 
-def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_watcher_logs_the_findings_of_a_validation(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """The validation runs in a separate process. The test cannot read its log."""
     upload(place.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
     upload(place.store.objects, "second", {"dog/7.png": png(200), "dog/8.png": png(300), "Dog/9.png": png(301)})
