@@ -1,7 +1,7 @@
 """Keep image classifiers up to date for a fraction of the compute.
 
 `__all__` lists the Python API. Each name is imported when it is first used (PEP 562): `import retrain` and
-`retrain --help` are fast. Packages import downwards only; docs/architecture.md lists them in order.
+`retrain --help` are fast. docs/architecture.md lists the packages in layers. A package imports only lower layers.
 """
 
 import importlib

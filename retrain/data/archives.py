@@ -116,7 +116,7 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
         name = plain_name(_decode_name(info), where)
         mode = info.external_attr >> 16
         if not info.is_dir() and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            raise DropError(f"{where}: {name}: neither a plain file nor a folder; links are not followed")
+            raise DropError(f"{where}: {name}: a link or a special file; replace it by a regular file, or remove it")
         if info.flag_bits & 1:
             raise DropError(f"{where}: {name}: encrypted; upload it without a password")
         if info.file_size > MAX_FILE:

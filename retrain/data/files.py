@@ -28,12 +28,13 @@ SPLIT_NAMES: dict[str, Split] = {
 """Names of folders and archives that contain a split, as in Hugging Face's `imagefolder`."""
 
 LABEL_BYTES = 1024
-"""Largest label in bytes that is read while its tar is listed."""
+"""Largest size, in bytes, of a label file that is read while its tar is listed. Each saves a request to the store. Larger
+files are read when they are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file or a folder below a root: a folder, an archive or a prefix of a store."""
+    """A file or a folder of a source. Its root is a folder, an archive or a prefix in a store."""
 
     root: str
     name: PurePosixPath
@@ -65,7 +66,7 @@ def split_called(name: str) -> Split | None:
 def list_folder(root: Path) -> Iterator[SourceFile]:
     """Yield every file and folder below `root`, in no particular order.
 
-    Raises `DropError` for a link, a device or anything else that is neither, and if a folder cannot be read.
+    Raises `DropError` if a folder cannot be read, or if an entry is a link, a device or another special file.
     """
 
     def refuse(error: OSError) -> None:
@@ -78,7 +79,7 @@ def list_folder(root: Path) -> Iterator[SourceFile]:
             found = path.lstat()
             is_folder = stat.S_ISDIR(found.st_mode)
             if not (stat.S_ISREG(found.st_mode) or is_folder or litter_kind(name)):
-                raise DropError(f"{path}: neither a file nor a folder; links are not followed")
+                raise DropError(f"{path}: a link or a special file; replace it by a regular file, or remove it")
             yield SourceFile(str(root), name, is_folder, found.st_size, path.read_bytes)
 
 
@@ -97,7 +98,8 @@ def list_archive(path: Path) -> Iterator[SourceFile]:
 def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     """Yield every object below a prefix as a file. The prefix ends in a slash.
 
-    An object has a `problem` if its key is no path. Tools that mirror a folder do not write such keys.
+    An object whose key is not a valid path has a `problem`. The empty objects that mark folders are excepted. Keys of
+    files that were uploaded from a folder are always valid.
     """
     root = f"{store.url}/{prefix}".rstrip("/")
     for entry in store.list(prefix):
@@ -106,7 +108,10 @@ def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     for entry in store.list_unusual(prefix):
         unusual = entry.key.removeprefix(prefix)
         marks_folder = entry.key.endswith("/") and not entry.size
-        problem = f"its key {unusual!r} has an empty or a dotted part; upload it under another key"
+        problem = (
+            f"its key {unusual!r} is not a valid path (an empty part, `.`, `..`, a leading dot or a NUL byte); "
+            "upload it under another key"
+        )
         if is_key(entry.key):
             problem = "it is a link that leads nowhere; upload the file itself"
         called = PurePosixPath(f"{unusual.rstrip('/')}_$folder$") if marks_folder else PurePosixPath(unusual or "/")
@@ -116,7 +121,7 @@ def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
 def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) -> Iterator[SourceFile]:
     """Yield the files and folders of an archive in a store.
 
-    A tar is read in the store. Other archives are downloaded.
+    A tar is read in place, by requests for byte ranges. Other archives are downloaded first.
     """
     key, where = f"{prefix}{archive.name}", f"{archive.root}/{archive.name}"
     with store.open(key) as stream:
@@ -148,7 +153,10 @@ def expand_archives(
         yield from (replace(one, split=split, archive=within) for one in list_files(file))
 
 
-UNNAMED = "tars in a folder are named after their split: train.tar, val.tar, test-0.tar, ... So are other archives"
+UNNAMED = (
+    "the archive's name does not state its split: rename it (train.tar, val.tar, test-0.zip, ...), "
+    "or move it into a folder named train, val or test"
+)
 
 
 def split_of_archive(name: PurePosixPath) -> Split | None:
@@ -161,7 +169,7 @@ def split_of_archive(name: PurePosixPath) -> Split | None:
 def _list_tar(stream: BinaryIO | HashingReader, where: str, read: Callable[[int, int], bytes]) -> Iterator[SourceFile]:
     """Yield the members of a tar in its order. `read(offset, size)` returns bytes of the tar.
 
-    Labels are read at once, because reading them later would take a request to the store for each.
+    Each label is read while the tar is listed. Reading it later would take a request to the store for each label.
     """
     for member in read_members(stream, where):
         name = PurePosixPath(member.name)

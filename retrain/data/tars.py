@@ -52,7 +52,7 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
                 _check_size(member, MAX_FILE)  # extended headers may have changed it
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise DropError(
-                        f"{where}: {member.name}: neither a plain file nor a folder; links are not followed"
+                        f"{where}: {member.name}: a link or a special file; replace it by a regular file, or remove it"
                     )
                 check_name(member.name, where)
                 yield member

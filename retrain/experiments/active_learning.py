@@ -41,7 +41,7 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
         pool = [sample for sample in samples if is_train(sample) and sample.key not in landed]
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
         write_folder([*chosen, *held_out], folder / "next")
-        own = drop_ids(runs.study, cell)  # samples chosen by other chains of runs may be chosen again
+        own = drop_ids(runs.study, cell)  # other cells of the grid may have chosen the same samples
         pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell), compare_with=own)
 
 

@@ -77,8 +77,8 @@ class Split(ConfigModel):
     sizes: str = ""
     """Sizes of the drops, such as 70+30. Not for source, nor with step."""
     step: PositiveInt | None = None
-    """share, component, margin: training images of every drop, instead of sizes. The first drop also has the held-out
-    images, except two for each later drop."""
+    """share, component, margin: number of training images in each drop, instead of sizes. Each later drop also has one
+    val and one test image. The first drop has all other held-out images."""
     steps: PositiveInt | None = None
     """Number of drops, with step."""
     kept: Annotated[int, Field(ge=1, le=100)] = 100
@@ -89,7 +89,9 @@ class Split(ConfigModel):
         if (self.step is None) != (self.steps is None) or (self.step and self.sizes):
             raise ValueError("step and steps must be set together, without sizes")
         if self.step and self.by not in ("share", "component", "margin"):
-            raise ValueError(f"step: by {self.by} has no steps; allowed: share, component, margin")
+            raise ValueError(
+                f"step: not allowed with by: {self.by}; remove step, or set by to share, component or margin"
+            )
         return self
 
 
@@ -106,9 +108,9 @@ class Method(ConfigModel):
     """One method of the grid."""
 
     start: Literal["scratch", "naive"] = "naive"
-    """The method apart from its aspects: training from scratch, or a naive warm start."""
+    """The base method: training from scratch, or a naive warm start."""
     aspects: tuple[Aspect, ...] = ()
-    """The aspects in which it follows the task's recipe instead."""
+    """The parts of the task's recipe that replace those of the base method."""
     set: Settings = Field(default_factory=dict)
     """Overrides for this method. They are applied after the variant's overrides."""
     seeds: PositiveInt | None = None
@@ -121,53 +123,54 @@ class Study(ConfigModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the study and of its page: lower-case letters, digits and hyphens."""
     repeats: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The tables and figures it repeats, as named by `retrain study list`: Verwimp et al., Table 1."""
+    """The papers' tables and figures that the study reproduces, as named by `retrain study list`. Example: Verwimp et al.,
+    Table 1."""
     title: str
     """Title of its page."""
     size: Literal["mini", "paper"]
     """mini: two cores, at most 30 minutes; paper: the paper's hyper-parameters."""
     regime: str
-    """The regime and why it was chosen, written before there were results."""
+    """The set-up (data, network, optimizer) and the reasons for it. It is written before the first results."""
     task: str
     """A task, by name or file."""
     set: Settings = Field(default_factory=dict)
     """Overrides for the whole study."""
     data: tuple[Data, ...] = ()
-    """The data sets. Several are split by source."""
+    """The data sets. If there are several, every split has `by: source` or `by: transfer`."""
     redraw: bool = False
     """Draw a new split for each seed: which classes or images are in which drop, and which are held out for val."""
     stop_on: Literal["val", "test"] = "val"
     """The split on which curves and targets are measured. The papers use the test split. With test, no training images
     are held out."""
     splits: Annotated[dict[Name, Split], Field(min_length=1)]
-    """By name: how the data is split into drops."""
+    """The splits of the data into drops, by name."""
     variants: dict[Name, Variant] = Field(default_factory=lambda: {"task": Variant()}, min_length=1)
-    """By name: tasks that differ in model, training, ..."""
+    """The variants of the task, by name. They differ in model, training or other settings."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     """The methods, by name."""
     against: Annotated[tuple[str, ...], Field(min_length=1)] = ("scratch",)
     """The methods that speed-ups are measured against."""
     cost: Literal["iterations", "images"] = "iterations"
-    """Unit of L_r: iterations, or images if iterations are unequal work because batch sizes differ."""
+    """Unit of the speed-up L_r (Verwimp et al., eq. 2). Use images if the methods' batch sizes differ."""
     draw: tuple[str, ...] = ()
     """The methods whose learning curves are drawn (default: all)."""
     plots: tuple[Plot, ...] = ("accuracy",)
     """The plots of the page."""
     measures: tuple[MeasureName, ...] = ()
-    """Measures of each run besides its accuracy. gradient_curves and learning_map repeat the training, and also apply
-    to runs on the first drop."""
+    """Measures of each run besides its accuracy. gradient_curves and learning_map train the run a second time. Only
+    these two are also computed for runs on the first drop."""
     fitted: PositiveFloat | None = None
-    """A training loss. The table shows the first iteration that reached it, as training time."""
+    """The training loss that defines training time: the table shows the first iteration that reaches it."""
     fitted_accuracy: Share | None = None
     """Like `fitted`, but a training accuracy."""
     grids: tuple[PositiveInt, ...] = ()
-    """L_100 is also computed with only every n-th evaluation, for each n."""
+    """Evaluation intervals n. For each n, L_100 is also computed from every n-th evaluation only."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Seeds of every cell."""
     spread: Spread = "error"
     """The meaning of ± and of bands around means: the standard error, or the standard deviation over seeds."""
     paper: tuple[PaperRow, ...] = ()
-    """The paper's figures. The page shows them next to ours."""
+    """The paper's numbers. The study's page shows them next to its own results."""
     claims: tuple[Claim, ...] = ()
     """The paper's claims and what the runs show about each; written after the runs."""
     findings: str = ""
@@ -179,7 +182,7 @@ class Study(ConfigModel):
             if name not in self.methods:
                 raise ValueError(f"there is no method {name!r}; allowed: {', '.join(self.methods)}")
         if "time" in self.plots and self.fitted is None and self.fitted_accuracy is None:
-            raise ValueError("plots: time needs fitted or fitted_accuracy, to which the time is measured")
+            raise ValueError("plots: `time` needs a training loss or accuracy to reach: set fitted or fitted_accuracy")
         for row in self.paper:
             for name, known in ((row.method, self.methods), (row.split, self.splits), (row.variant, self.variants)):
                 if name and name not in known:

@@ -135,10 +135,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         beside((info("1.png", pax_headers={"size": "-1024"}), b"")),
         r"train\.tar: .*(-1,024 bytes|invalid offset)",  # as the version of tarfile has it
     ),
-    "symbolic link": (beside((info("bad.png", tarfile.SYMTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
-    "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
-    "device": (beside((info("bad.png", tarfile.CHRTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
-    "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
+    "symbolic link": (beside((info("bad.png", tarfile.SYMTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
+    "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
+    "device": (beside((info("bad.png", tarfile.CHRTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
+    "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
     "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: neither a plain"),
     "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no sample in it can be used"),
     "nothing": (dict, "drop bad: no training image in it"),
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     ),
     "no split": (
         lambda: {"more.tar": WHOLE, "photos.tar": WHOLE},
-        r"photos\.tar: tars in a folder are named after their split",
+        r"photos\.tar: the archive's name does not state its split",
     ),
     "tree, undecodable": (
         lambda: {f"cat/{number}.png": png(number) if number else b"" for number in range(60)},

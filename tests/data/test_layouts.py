@@ -65,7 +65,7 @@ def test_tar_beside_folders_is_read_with_them(route: IngestRoute) -> None:
 
 
 def test_tar_that_names_no_split_beside_folders_is_named(route: IngestRoute) -> None:
-    with pytest.raises(DropError, match=r"more\.tar: tars in a folder are named after their split"):
+    with pytest.raises(DropError, match=r"more\.tar: the archive's name does not state its split"):
         route.ingest({**tree("cat", "dog"), "more.tar": tar(tree("fox"))})
 
 
@@ -334,7 +334,7 @@ def test_damaged_zip_member_is_named(route: IngestRoute) -> None:
 @pytest.mark.parametrize("name", ["cat//1.png", "cat/./1.png", "/cat/1.png"])
 def test_object_with_an_invalid_path_as_key_is_named(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
     route = open_route("s3", tmp_path, bucket, s3)
-    with pytest.raises(DropError, match="has an empty or a dotted part"):
+    with pytest.raises(DropError, match="is not a valid path"):
         route.ingest({**tree("cat", "dog"), name: png(99)})
     drop = route.ingest({**tree("cat", "dog"), name: png(99)}, max_bad_share=0.1)
     assert len(drop.left_out) == 1

@@ -124,7 +124,7 @@ def test_one_key_in_two_tars_is_refused(tmp_path: Path) -> None:
 def test_tar_that_names_no_split_is_refused(tmp_path: Path) -> None:
     for name in ("trained.tar", "tested.tar"):
         tar(tmp_path / name, [("cat/1.png", png(1))])
-    with pytest.raises(DropError, match=r"ed\.tar: tars in a folder are named after their split"):
+    with pytest.raises(DropError, match=r"ed\.tar: the archive's name does not state its split"):
         read_source(tmp_path)
 
 

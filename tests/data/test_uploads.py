@@ -140,7 +140,7 @@ def test_shards_of_an_interrupted_upload_do_not_hinder(local: LocalStore) -> Non
         ({"train-0.tar": webdataset(1), "train-1.tar": webdataset(1)}, r"train-1\.tar: 000001: duplicate key"),
         (
             {"more.tar": webdataset(1), "photos.tar": webdataset(1)},
-            r"photos\.tar: tars in a folder are named after their split",
+            r"photos\.tar: the archive's name does not state its split",
         ),
         ({"train.tar": webdataset(1), "cat/1.png": png(1)}, r"week-45: cat/1\.png: no label"),
         (photos() | {"cat/1.png": png(1)[:60]}, r"store/pets/drops/week-45: cat/1\.png: cannot be decoded"),

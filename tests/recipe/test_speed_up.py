@@ -46,7 +46,7 @@ def test_speed_up_divides_scratch_by_the_other() -> None:
     assert speed_up(400, None) is None
 
 
-def test_speed_up_has_scratchs_own_accuracy_above_the_line() -> None:
+def test_speed_up_divides_scratchs_iterations_to_100_percent() -> None:
     other = ([50, 100, 150], [0.60, 0.695, 0.70])
     assert level(SCRATCH, other, 100) == 400 / 150
     assert level(SCRATCH, other, 99) == 400 / 100
@@ -73,7 +73,7 @@ def test_crossings_are_at_99_and_100_percent_of_an_accuracy() -> None:
     assert crossings(points, 0.805) == {"99": 30, "100": None}
 
 
-def test_result_has_scratchs_own_accuracy_above_the_line() -> None:
+def test_result_divides_scratchs_iterations_to_100_percent() -> None:
     target = target_at(0.8).model_copy(update={"baseline_reached_at": {"99": 90, "100": 300}})
     assert speed_ups({"99": 60, "100": 150}, target) == {"99": 5.0, "100": 2.0}
     assert speed_ups({"99": 60, "100": None}, target) == {"99": 5.0, "100": None}

@@ -13,12 +13,13 @@ from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("pets")
-EVALUATED = 300
-"""Images, in batches of ten: at a third of an iteration a batch, ten iterations."""
 
 
 def new_drop() -> Past:
-    """Return a champion from scratch at 80%, reached at iteration 200 of 250, and a second drop of as many images."""
+    """Return a history with a champion from scratch and a new drop of as many images.
+
+    The champion's accuracy is 80%. It was first reached at iteration 200 of 250.
+    """
     return one_drop().landed(drop(2))
 
 
@@ -39,27 +40,29 @@ def saved(
 
 
 def against_scratch(used: int) -> Savings:
-    """Return a run on both drops, 1,000 images: scratch trains for 1,000 iterations, and takes 710 to its accuracy.
+    """Return the savings of a run of `used` iterations on both drops (1,000 images).
 
-    The scratch run on the first drop took 200 of its 250 iterations, 80%. The mean of that and of the typical 62% is
-    71%; its error is 30% of it, and the 9% that the run differs by.
+    Scratch would train for 1,000 iterations. On the first drop, it reached its accuracy after 80% of its iterations
+    (200 of 250). Typical are 62%. The mean is 71%, so scratch is estimated to need 710 iterations. The standard error
+    has two parts: 30% of the estimate (213), and the distance of the mean from the first run (9%, 90). Together they
+    are sqrt(213² + 90²) = 231.2. The run's 300 evaluated images cost another 10 iterations.
     """
     return saved(710, used, used + 10, 710 - used, 700 - used, 1000, 231.2)
 
 
-def test_saving_is_scratchs_iterations_to_target_minus_own() -> None:
+def test_savings_are_scratch_iterations_minus_used_ones() -> None:
     past = new_drop()
     assert past.ended(past.plan(), iterations=40).savings == against_scratch(40)
 
 
-def test_slower_run_than_scratch_lost() -> None:
+def test_run_slower_than_scratch_has_negative_savings() -> None:
     past = new_drop()
     savings = past.ended(past.plan(), iterations=740).savings
     assert savings == against_scratch(740)
     assert (savings.gross, savings.net, savings.gross_whole, savings.net_whole) == (-30, -40, 260, 250)
 
 
-def test_missed_attempt_is_lost_and_the_next_compares_to_scratch() -> None:
+def test_missed_run_costs_and_next_run_is_credited() -> None:
     past = new_drop()
     missed = past.ended(past.plan(), "missed", promoted=None, iterations=40)
     assert missed.savings == saved(0, 40, 50, -40, -50)
@@ -70,23 +73,23 @@ def test_missed_attempt_is_lost_and_the_next_compares_to_scratch() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["missed", "diverged", "plateau"])
-def test_run_without_a_model_at_its_target_is_lost(outcome: str) -> None:
+def test_run_that_misses_its_target_has_negative_savings(outcome: str) -> None:
     past = new_drop()
     assert past.ended(past.plan(), outcome, promoted=None, reached=False).savings == saved(0, 40, 50, -40, -50)
 
 
-def test_plateau_has_saved_nothing_though_promoted() -> None:
+def test_promoted_plateau_run_has_negative_savings() -> None:
     past = new_drop()
     assert past.ended(past.plan(), "plateau", reached=False).savings == saved(0, 40, 50, -40, -50)
 
 
-def test_refused_candidate_has_saved_nothing() -> None:
+def test_run_of_refused_candidate_has_negative_savings() -> None:
     past = new_drop()
     assert past.ended(past.plan(), promoted=False).savings == saved(0, 40, 50, -40, -50)
 
 
-def test_measured_scratch_stands_above_the_line() -> None:
-    """A calibration on this very dataset took 200 of its 250 iterations."""
+def test_savings_use_measured_scratch_iterations() -> None:
+    """Compare with a calibration on the same dataset. It reached its accuracy after 200 of 250 iterations."""
     past = new_drop()
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     plan = past.plan()
@@ -94,12 +97,12 @@ def test_measured_scratch_stands_above_the_line() -> None:
     assert past.ended(plan).savings == saved(200, 40, 50, 160, 150, whole=1000)
 
 
-def test_scratch_run_that_diverged_is_lost_with_its_evaluation() -> None:
+def test_diverged_scratch_run_costs_training_and_evaluation() -> None:
     past = Past().landed(drop(1))
     assert past.ended(past.plan(), "diverged", promoted=None).savings == saved(0, 40, 50, -40, -50)
 
 
-def test_scratch_retraining_saves_nothing_and_loses_nothing() -> None:
+def test_scratch_retraining_has_savings_of_zero() -> None:
     past = new_drop()
     refresh = past.ended(past.plan(Request("scratch")), iterations=250)
     assert refresh.savings == saved(250, 250, 250, 0, 0, whole=250)
@@ -111,19 +114,19 @@ def test_calibration_is_charged_to_the_net_saving_alone() -> None:
     assert calibration.savings == saved(0, 250, 260, 0, -260)
 
 
-def test_trial_replaces_no_retraining() -> None:
+def test_trial_has_no_savings() -> None:
     past = new_drop()
     assert past.ended(past.plan(Request("naive", "trial")), promoted=None).savings is None
 
 
-def test_run_that_failed_after_its_training_is_lost_whole() -> None:
+def test_run_failed_after_training_costs_all_iterations() -> None:
     plan = new_drop().plan()
     record = make_record(plan, result("reached", iterations=40), None, None, "OSError: the pod is gone")
     assert (record.outcome, record.error) == ("failed", "OSError: the pod is gone")
     assert record.savings == saved(0, 40, 50, -40, -50)
 
 
-def test_run_failed_in_training_loses_its_iterations() -> None:
+def test_run_failed_in_training_costs_its_iterations() -> None:
     past = new_drop()
     failed = make_record(past.plan(), None, None, None, "RuntimeError: out of memory", lost=30)
     assert (failed.outcome, failed.result) == ("failed", None)
@@ -132,7 +135,7 @@ def test_run_failed_in_training_loses_its_iterations() -> None:
     assert past.ended(past.plan()).savings == against_scratch(40)
 
 
-def test_dataset_compares_with_scratch_once_for_many_retrainings() -> None:
+def test_only_first_retraining_on_a_dataset_is_credited() -> None:
     past = new_drop()
     past.ended(past.plan(), iterations=40)
     again = past.ended(past.plan(Request("naive")), iterations=30)
@@ -141,8 +144,8 @@ def test_dataset_compares_with_scratch_once_for_many_retrainings() -> None:
     assert redone.savings == saved(0, 250, 260, -250, -260)
 
 
-def test_target_at_99_percent_compares_to_scratchs_accuracy() -> None:
-    """Verwimp et al., eq. 2: scratch's iterations to its own accuracy, whatever the level."""
+def test_savings_at_99_percent_use_full_scratch_accuracy() -> None:
+    """Count scratch's iterations to its own final accuracy, for any level of the target (Verwimp et al., eq. 2)."""
     past = one_drop(TASK.model_copy(update={"target": TASK.target.model_copy(update={"level": 99})}))
     past.landed(drop(2))
     assert past.ended(past.plan(), iterations=40).savings == against_scratch(40)
@@ -213,7 +216,7 @@ def test_final_record_follows_escalations_to_the_last_run(store: ObjectStore) ->
     assert ledger.final(first.run_id) == ledger.final(last.run_id) == last
 
 
-def test_first_record_of_a_run_stays(store: ObjectStore) -> None:
+def test_second_record_of_a_run_is_ignored(store: ObjectStore) -> None:
     first = records()[0]
     late = first.model_copy(update={"outcome": "failed", "error": "a retried step"})
     assert TaskStore(store, "pets").ledger.write(first) == first
@@ -222,7 +225,7 @@ def test_first_record_of_a_run_stays(store: ObjectStore) -> None:
     assert TaskStore(store, "pets").ledger.read() == [first]
 
 
-def test_damaged_record_is_named(store: ObjectStore) -> None:
+def test_error_for_a_damaged_record_names_its_key(store: ObjectStore) -> None:
     store.write(KEYS.record("scratch-1"), b'{"run_id": "scratch-1"}')
     with pytest.raises(StoreError, match=r"pets/ledger/scratch-1\.json was not written"):
         TaskStore(store, "pets").ledger.read()

@@ -1,4 +1,4 @@
-"""Random transforms of whole batches: torchvision's own, drawn only by seed, iteration and position."""
+"""Random transforms of whole batches. Draws depend only on the seed, the iteration and the position in the batch."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_draws_depend_on_seed_and_iteration_alone(setting: Augmentation) -> None
 
 
 @pytest.mark.parametrize("setting", KINDS)
-def test_several_processes_draw_the_same_crops_as_one(setting: Augmentation) -> None:
+def test_ranks_draw_the_same_transforms_as_one_process(setting: Augmentation) -> None:
     transform = make_transform(setting, seed=1)
     parts = [
         transform(images()[start:stop], 5, Rows(start, stop, BATCH)) for start, stop in ((0, 7), (7, 13), (13, 20))
@@ -57,7 +57,7 @@ def test_several_processes_draw_the_same_crops_as_one(setting: Augmentation) -> 
     assert torch.equal(torch.cat(parts), transform(images(), 5, ALL))
 
 
-def test_policy_is_torchvisions_for_each_group() -> None:
+def test_policy_matches_torchvision_in_each_image_group() -> None:
     transform = make_transform(Augmentation(policy=RandAugment(operations=3, magnitude=12)), seed=1)
     expected = []
     for group, part in enumerate(images().split(GROUP)):
@@ -67,17 +67,17 @@ def test_policy_is_torchvisions_for_each_group() -> None:
 
 
 def test_resized_crops_match_torchvision() -> None:
-    """Compare transforms of smooth images: they show a wrong position but not the interpolation kernel."""
+    """Compare crops of smooth images. A wrong position changes them. Another interpolation kernel hardly does."""
     ramp = torch.linspace(0, 255, 16).repeat(3, 16, 1)
     smooth = torch.stack([ramp, ramp.transpose(1, 2)]).to(torch.uint8)
     boxes = torch.tensor([[2.0, 3.0, 12.0, 11.0], [0.0, 0.0, 16.0, 16.0]])
     found = crop_boxes(smooth, boxes)
     expected = v2.functional.resized_crop(smooth[:1], top=3, left=2, height=8, width=10, size=[16, 16])
     assert int((found[:1].int() - expected.int()).abs().max()) <= 3
-    assert int((found[1].int() - smooth[1].int()).abs().max()) <= 5  # at the border, samples are nearer together
+    assert int((found[1].int() - smooth[1].int()).abs().max()) <= 5  # at the border, interpolation points are closer
 
 
-def test_boxes_keep_to_scale_ratio_and_image() -> None:
+def test_crop_boxes_respect_scale_ratio_and_image_bounds() -> None:
     setting = ResizedCrop(scale=(0.25, 0.5), ratio=(0.5, 2.0))
     left, top, right, bottom = draw_boxes(setting, torch.Size((32, 48)), Rows(0, 4000, 4000), 0, 0).unbind(1)
     assert float(left.min()) >= 0
@@ -94,7 +94,7 @@ def test_boxes_keep_to_scale_ratio_and_image() -> None:
 @pytest.mark.parametrize("setting", [Augmentation(mixup=1.0), Augmentation(cutmix=1.0)])
 def test_mixed_targets_are_the_shares_of_both_labels(setting: Augmentation) -> None:
     labels = torch.arange(BATCH) % 5
-    flat = labels.float().view(-1, 1, 1, 1).expand(-1, 3, 8, 8).contiguous()  # images that are their own label
+    flat = labels.float().view(-1, 1, 1, 1).expand(-1, 3, 8, 8).contiguous()  # each pixel of an image equals its label
     mixed, targets = make_mix(setting, 5, seed=0)(flat, labels, 3)
     assert targets.shape == (BATCH, 5)
     torch.testing.assert_close(targets.sum(1), torch.ones(BATCH))
@@ -105,7 +105,9 @@ def test_mixed_targets_are_the_shares_of_both_labels(setting: Augmentation) -> N
 @pytest.mark.parametrize(
     ("setting", "kind"), [(Augmentation(mixup=0.2), v2.MixUp), (Augmentation(cutmix=1.0), v2.CutMix)]
 )
-def test_only_kind_of_mixing_draws_as_a_random_choice(setting: Augmentation, kind: type[v2.MixUp | v2.CutMix]) -> None:
+def test_single_mixing_matches_torchvision_random_choice(
+    setting: Augmentation, kind: type[v2.MixUp | v2.CutMix]
+) -> None:
     """Runs of earlier versions drew by RandomChoice; a resumed one must draw the same numbers."""
     batch, labels, before = images().float(), torch.arange(len(images())) % 5, torch.get_rng_state()
     mixed = make_mix(setting, 5, seed=3)(batch, labels, 7)
@@ -116,7 +118,7 @@ def test_only_kind_of_mixing_draws_as_a_random_choice(setting: Augmentation, kin
     assert all(map(torch.equal, mixed, expected))
 
 
-def test_index_counts_the_unmixed_label() -> None:
+def test_learning_speed_counts_unmixed_labels() -> None:
     labels, logits = torch.tensor([0, 1]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     targets = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     losses = make_criterion(TASK.training, ("a", "b"), labels, mixed=True)(logits, labels, targets)
@@ -131,7 +133,7 @@ def test_transforms_are_off_by_default() -> None:
     assert make_mix(Augmentation(), 5, 0)(raw, labels, 0) == (raw, labels)
 
 
-def test_resumed_run_with_all_transforms_matches() -> None:
+def test_resumed_run_with_transforms_matches_full_run() -> None:
     setting = Augmentation(
         resized_crop=ResizedCrop(), policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.4, cutmix=1
     )

@@ -157,7 +157,7 @@ def test_documented_receiver_forwards_to_slack_and_mail(
     assert "io.retrain.run.ended" in mail
 
 
-def test_each_event_is_sent_once_by_any_process(place: Place, receiver: Receiver) -> None:
+def test_new_notifier_does_not_repeat_sent_events(place: Place, receiver: Receiver) -> None:
     first, *rest = known_ledger.pets()
     place.store.ledger.write(first)
     place.notifier().notify()
@@ -210,7 +210,7 @@ def test_watcher_counts_webhooks_that_fail(place: Place, receiver: Receiver) -> 
     assert failing() == 0
     place.store.ledger.write(known_ledger.pets()[0])
     receiver.status = 500
-    for _ in range(2):  # the second time it only waits
+    for _ in range(2):  # the second call falls into the pause before a retry, and sends nothing
         watch.notify()
         assert failing() == 1
     receiver.status = 200
@@ -245,7 +245,7 @@ def spend_budget(tmp_path: Path, receiver: Receiver) -> Place:
     return place
 
 
-def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver) -> None:
+def test_budget_event_is_sent_once_per_period(tmp_path: Path, receiver: Receiver) -> None:
     place = spend_budget(tmp_path, receiver)
     for days in (2, 5):
         place.now = START + timedelta(days=days)
@@ -253,7 +253,7 @@ def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver
     assert receiver.ids == ["budget-device-hours-2026-01-01"]
 
 
-def test_budget_spent_last_period_is_still_sent(tmp_path: Path, receiver: Receiver) -> None:
+def test_budget_event_of_last_period_is_still_sent(tmp_path: Path, receiver: Receiver) -> None:
     place = spend_budget(tmp_path, receiver)
     for month in (2, 2, 3):
         place.now = START.replace(month=month)
@@ -306,7 +306,9 @@ def command(place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     return lambda *arguments: retrain(("notify", "-t", str(tmp_path / "pets.json"), *arguments), capfd)
 
 
-def test_notify_command_sends_and_shows(place: Place, receiver: Receiver, command: Callable[..., Ran]) -> None:
+def test_notify_command_sends_events_and_reports_failure(
+    place: Place, receiver: Receiver, command: Callable[..., Ran]
+) -> None:
     later = known_ledger.pets()[0].model_copy(update={"ended_at": utc_now()})
     place.store.ledger.write(later)
     [line] = command("--dry-run").out.splitlines()

@@ -1,4 +1,7 @@
-"""Choose the pictures and labels of each drop of a regime, write them as image folders, and pack them."""
+"""Choose the pictures and labels of each drop, write them as image folders, and pack them.
+
+A regime is one combination of data, network and order of drops (`settings.Regime`).
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,7 +74,7 @@ def _part(pictures: list[Picture], arrived: int, drop: DropSetting) -> list[Pict
 
 
 def _mislabel(image: DropImage, known: list[str], noise: float, seed: int) -> DropImage:
-    """Give a training image the label of another class that has landed, with the probability `noise`."""
+    """Replace a training image's label by another class of the drops so far, with the probability `noise`."""
     if image.split != "train" or not noise:
         return image
     drawn = int.from_bytes(stable_hash(f"noise/{image.label}/{image.picture.name}", seed)[:8])

@@ -11,7 +11,7 @@ from retrain.records import ClassFigures, ErrorAnalysis
 CLASSES = 30
 """Number of classes in the table of the lowest accuracies."""
 MATRIX = 20
-"""Number of classes in the confusion matrix, with the most errors first. More would be unreadable at this width."""
+"""Largest number of classes in the confusion matrix: those with the most errors. More would be unreadable."""
 
 
 def worst_classes(errors: ErrorAnalysis) -> list[ClassFigures]:
@@ -30,7 +30,10 @@ LABEL_LIMIT, CHARACTER = 140, 8
 
 
 def matrix_rows(errors: ErrorAnalysis) -> list[Row]:
-    """Return a row for each pair of classes with at least one image: its share of the true class's images."""
+    """Return a row for each pair of true and predicted class with at least one image.
+
+    `share` is the pair's share of the true class's images.
+    """
     shown = set(matrix_classes(errors))
     samples = {one.name: one.samples for one in errors.classes}
     right = [(one.name, one.name, one.correct) for one in errors.classes]
@@ -47,8 +50,8 @@ def _row(true: str, taken: str, count: int, samples: int) -> dict[str, Any]:
 def matrix_chart(errors: ErrorAnalysis) -> Chart:
     """Draw the confusion matrix: rows are true classes, columns the predicted ones.
 
-    The caption says what the axes are. Browsers have wider fonts than the one that a chart is laid out with, so long
-    class names would be cut off, or drawn over titles.
+    The axes have no titles, because the caption names them. A browser's font may be wider than the font with which the
+    chart is laid out. Long class names would then be cut off, or overlap the titles.
     """
     order: Sequence[str] = matrix_classes(errors)
     space = min(LABEL_LIMIT, CHARACTER * max((len(name) for name in order), default=0))
