@@ -1,7 +1,7 @@
-"""The pipeline's components: each only calls its step.
+"""The pipeline's components. Each only calls its step.
 
-kfp copies the source of these functions into the pipeline and runs it alone in a pod, so they import what they need
-themselves.
+kfp copies the source of each function into the pipeline, without the other code of this file. Therefore, each function
+imports what it needs.
 """
 
 from kfp import dsl
@@ -23,7 +23,10 @@ def train(
     report: dsl.Output[dsl.HTML],
     model: dsl.Output[dsl.Model],
 ) -> str:
-    """Run the stages after planning, and return the id of the last run: a run that missed its target may escalate."""
+    """Run the stages after planning, and return the id of the last run.
+
+    After a run that missed its target, another run may follow (escalation).
+    """
     from retrain.kubeflow import outputs, steps
 
     last = steps.train(task, run_id, device)
@@ -32,7 +35,7 @@ def train(
 
 
 def train_only(task: dict[str, object], run_id: str, device: str) -> str:
-    """Train, and return the id of the last run: a run that missed its target may escalate."""
+    """Train, and return the id of the last run. After a run that missed its target, another may follow (escalation)."""
     from retrain.kubeflow import steps
 
     return steps.train(task, run_id, device)

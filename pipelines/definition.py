@@ -1,8 +1,8 @@
 """The pipeline of a task: plan -> train -> evaluate -> promote -> record, and a last step that runs even after errors.
 
-No step is cached. The first step gets the id of the submission, and the others get the run's id with the digest of the
-plan. The task is a parameter of the type STRUCT: Kubeflow's page shows and checks it as JSON. The other parameters are
-texts.
+No step is cached. The first step gets the submission's id. The other steps get the run's id, which contains the digest
+of the plan. The task is a parameter of the type STRUCT: Kubeflow's page shows and checks it as JSON. The other
+parameters are texts.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,10 @@ def compile_pipeline(task: Task, output: Path) -> None:
 
 
 def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.PipelineTask]:
-    """Return a function that makes a step from a component and its inputs: in an image, uncached, with its own pod."""
+    """Return a function that makes a step from a component and its inputs.
+
+    The step runs in this image. It is never cached, and `configure` configures its pod.
+    """
 
     def step(function: Callable[..., Any], **inputs: Any) -> dsl.PipelineTask:
         component = dsl.component(function, base_image=image, install_kfp_package=False)
@@ -61,7 +64,7 @@ def steps_after_planning(task: Task, outputs: bool = True) -> tuple[str, ...]:
 
 
 def define_locally(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
-    """Return the pipeline for one machine, where no UI shows outputs: the report takes seconds to draw."""
+    """Return the pipeline for one machine. It writes no outputs for a UI, because drawing the report takes seconds."""
     return define(task, image, configure, outputs=False)
 
 

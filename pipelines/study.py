@@ -19,7 +19,9 @@ Levels = Sequence[Sequence[Plan]]
 
 
 def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
-    """Submit the runs of a study with a task's pods and server. The plans are in the store.
+    """Submit the runs of a study, with the pod settings and the Kubeflow server of a task.
+
+    The plans must already be in the store.
 
     The same runs are submitted only once. Raises `SubmitError`.
     """

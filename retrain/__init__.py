@@ -41,16 +41,16 @@ _MODULES = {
     "UserError": "retrain.errors",
     "load_task": "retrain.config.loading",
 }
-"""Modules of the names that `retrain.api` does not define itself."""
+"""Module of each name of the API that `retrain.api` does not define."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the API."""
+    """Import a name of the API from its module, and return it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES.get(name, "retrain.api")), name)
 
 
 def __dir__() -> list[str]:
-    """List the API and the module's own names."""
+    """Return the names of the API and of this module."""
     return sorted([*globals(), *__all__])

@@ -37,7 +37,7 @@ def load_champion(
 def load_run(
     task_or_store: Task | str | Path, run_id: str, *, device: str = "auto", factories: Collection[str] = ()
 ) -> "Model":
-    """Load the model of any ended run. All else is as in `load_champion`."""
+    """Load the model of any ended run. The other arguments are those of `load_champion`."""
     from retrain.inference.loading import find_source, load_model
 
     return load_model(find_source(task_or_store, factories), run_id, device)
@@ -74,7 +74,7 @@ def ledger(task_or_store: Task | str | Path) -> list[RunRecord]:
 
 
 def ledger_frame(task_or_store: Task | str | Path) -> "pandas.DataFrame":
-    """Return the ledger as a DataFrame: a row for each run, its fields as columns such as `savings.net`.
+    """Return the ledger as a DataFrame, with a row for each run and a column for each field, such as `savings.net`.
 
     Needs pandas: pip install 'retrain-classifiers[tables]'.
     """

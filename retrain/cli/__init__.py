@@ -1,6 +1,6 @@
 """The command line: one file for each group of commands. A command parses its options, calls the library and prints.
 
-Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` answers at once.
+Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` is fast.
 """
 
 import logging
@@ -28,7 +28,10 @@ from retrain.utils.extras import EXTRA_OF, install_command
 
 
 class _Commands(TyperGroup):
-    """The commands. Says where an option of the program belongs that follows a command, such as `run --quiet`."""
+    """The commands.
+
+    Options of the program, such as `--quiet`, belong before the command. If one follows it, the error says so.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -102,7 +105,8 @@ def _options(
 def main() -> None:
     """Run the command line.
 
-    After a `UserError`, print one message and exit with 2. After SIGTERM, exit with 75: run it again.
+    After a `UserError`, print one message and exit with 2. After SIGTERM, exit with 75: the same command can be run
+    again.
     """
     signal.signal(signal.SIGTERM, raise_preempted)
     check_output()
@@ -125,8 +129,8 @@ def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
     """Return the error that says how to install a missing package. None if the package is always installed."""
     package = (missing.name or "").partition(".")[0]
     if package in ("torch", "torchvision"):
-        return UserError(f"{package} is not installed, and this needs it: use the image without -slim")
-    return UserError(f"this needs {install_command(package)}") if package in EXTRA_OF else None
+        return UserError(f"this command needs {package}, which is not installed: use the image without -slim")
+    return UserError(f"this command needs {install_command(package)}") if package in EXTRA_OF else None
 
 
 def _print_error(error: UserError) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Reason = Annotated[str | None, typer.Option(help="The reason, kept in the champion's history.")]
 
 NOT_PROMOTED = 1
-"""Exit code of an approval whose candidate lost to a champion that was promoted in the meantime."""
+"""Exit code of an approval that promoted nothing: the candidate failed the gate against a newer champion."""
 
 
 def register(app: typer.Typer) -> None:

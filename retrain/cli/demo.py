@@ -30,7 +30,7 @@ class Week(NamedTuple):
     comment: str
 
     def count(self, images: int) -> int:
-        """Return how many of a digit's images land in this week."""
+        """Return the number of a digit's images that land in this week."""
         return round(self.share * images)
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     """Commit a drop each week and retrain on it, and compare the last champion with scratch."""
     opened, store = open_task(TASK)
     shutil.rmtree(Path(opened.store, store.task), ignore_errors=True)
-    os.environ["OMP_NUM_THREADS"] = "1"  # the sums of floats, and so the figures, depend on the number of threads
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums of floats, and thus all printed numbers, depend on it
     os.environ.setdefault("RETRAIN_CACHE", str(Path(opened.store, "cache")))
     images = Path(opened.store, "digits")
     shutil.rmtree(images, ignore_errors=True)
@@ -75,12 +75,12 @@ def main() -> None:
     )
     retrain("run", "--task", TASK, "--method", "scratch", "--trial")
     print_comment(
-        "All runs. `used` and `saved` are iterations. `saved` compares with the iterations until scratch first reaches "
-        "its accuracy."
+        "All runs. `used` is a run's number of iterations. `saved` is the number that scratch takes until it first "
+        "reaches its final accuracy, minus `used`."
     )
     retrain("history", "--task", TASK)
     retrain("status", "--task", TASK)
-    print_comment("The same as an HTML page that traces every figure to its runs. Open it in a browser.")
+    print_comment("The same numbers as an HTML page, with the runs behind each number. Open it in a browser.")
     retrain("report", "--task", TASK, "--output", str(Path(opened.store, "report.html")))
     saved, text = summarize(store.ledger.read())
     print_comment(text)
@@ -111,9 +111,9 @@ def summarize(records: list[RunRecord]) -> tuple[bool, str]:
     )
     trial = next((record for record in records if record.purpose == "trial"), None)
     if continued and continued[-1].evaluation and trial and trial.evaluation:
-        ours, theirs = continued[-1].evaluation, trial.evaluation
-        text += f" On {ours.samples:,} test images, the champion's accuracy is {ours.accuracy:.1%}"
-        text += f" and scratch's is {theirs.accuracy:.1%}."
+        champion, scratch = continued[-1].evaluation, trial.evaluation
+        text += f" On {champion.samples:,} test images, the champion's accuracy is {champion.accuracy:.1%}"
+        text += f" and scratch's is {scratch.accuracy:.1%}."
     if savings.net <= 0:
         text = "Nothing was saved: training from scratch would have taken fewer iterations. " + text
     return savings.net > 0, text

@@ -34,12 +34,14 @@ def pack(
         str | None,
         typer.Option(help="folder, cls, txt, json:FIELD or csv (default: data.label_from of the task)."),
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Split into drops by class: 70+30 makes two drops.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Split into drops by class: 70+30 makes a drop of 70 classes and one of 30.")
+    ] = None,
     share: Annotated[
-        str | None, typer.Option(help="Split into drops by share of the samples: 50+50 makes two drops.")
+        str | None, typer.Option(help="Split into drops by share of the samples, in percent: 50+50 makes two halves.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into drops.")] = 0,
-    part: Annotated[int | None, typer.Option(help="Commit only this part, counted from 1.")] = None,
+    part: Annotated[int | None, typer.Option(help="Commit only this part of the split, counted from 1.")] = None,
     drop_id: Annotated[str | None, typer.Option("--id", help="The drop's id (default: from its digest).")] = None,
     dry_run: Annotated[
         bool,
@@ -155,7 +157,9 @@ def drift(task: TaskName, device: Device = "auto", as_json: AsJson = False, over
 def amend(
     corrections: Annotated[
         Path,
-        typer.Argument(help="CSV or JSON lines: key or content of a sample, its class or remove: yes, reason, author."),
+        typer.Argument(
+            help="CSV or JSON lines with the columns key or content, class or remove (yes), reason, and author."
+        ),
     ],
     task: TaskName,
     overrides: Overrides = NONE,

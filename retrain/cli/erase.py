@@ -29,7 +29,7 @@ NO_PATHS: list[Path] = []
 def erase(
     task: TaskName,
     image: Annotated[
-        list[Path], typer.Option(help="An image file: erases all samples with its content (repeatable).")
+        list[Path], typer.Option(help="An image file. All samples with the same content are erased (repeatable).")
     ] = NO_PATHS,
     content: Annotated[list[str], typer.Option(help="A content digest, in hex (repeatable).")] = NONE,
     key: Annotated[list[str], typer.Option(help="A sample's key (repeatable).")] = NONE,
@@ -48,7 +48,7 @@ def erase(
 ) -> None:
     """Erase samples permanently from shards, uploads, lists, thumbnails and caches. This cannot be undone.
 
-    Without a sample, complete interrupted erasures and remove erased samples from this machine's cache.
+    If no sample is named, complete interrupted erasures and remove erased samples from this machine's cache.
     """
     from retrain.cli.formatting import erasure_details, print_record
     from retrain.data.finding import Selection
@@ -92,6 +92,6 @@ def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
         for object_key in erased.deleted:
             typer.echo(f"deleted: {object_key}")
     for name in erased.unread:
-        typer.echo(f"not searched for the samples: {name}", err=True)
+        typer.echo(f"could not be searched for the samples: {name}", err=True)
     if erased.unread:
         raise typer.Exit(1)

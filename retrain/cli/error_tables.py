@@ -9,7 +9,7 @@ from retrain.records import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.utils.text import pluralize
 
 CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10
-"""Rows of the tables. The run's `errors.json` and the report have more."""
+"""Largest numbers of rows of the tables. The run's `errors.json` and the report have more."""
 
 CLASS_COLUMNS = (
     Column("class", lambda one: f"{one.name} (new)" if one.is_new else one.name, "left"),
@@ -42,7 +42,7 @@ def error_tables(errors: ErrorAnalysis) -> Iterator[str | Table]:
     if errors.mistakes:
         mistakes: Sequence[Mistake] = errors.mistakes[:MISTAKES]
         table = grid(MISTAKE_COLUMNS, mistakes)
-        table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path is of no use if it is cut off
+        table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path that is cut off cannot be opened
         yield ""
         yield table
 

@@ -30,8 +30,8 @@ WIDE = 116
 """Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
 AWAITS = "awaits approval"
 """Name of the row about a candidate that awaits a person's verdict."""
-OWN_RUNS = " (runs from scratch in full)"
-"""Text about runs from scratch. They count with all their iterations, so they neither save nor lose any."""
+SCRATCH_RUNS = " (runs from scratch count with all their iterations)"
+"""Text after a sum over all runs. A run from scratch counts as its own baseline, so that its saving is 0."""
 GAP = 2
 """Number of characters between two columns."""
 
@@ -54,8 +54,7 @@ def console(width: int | None = None) -> Console:
 def print_tables(*parts: str | Table) -> None:
     """Print tables and texts, one below the other.
 
-    Lines of a table are as long as its figures need. A terminal that is too narrow wraps them instead of cutting off
-    figures.
+    A table is as wide as its numbers need. If the terminal is narrower, it wraps the lines. No number is cut off.
     """
     shown = console()
     needed = max((part.min_width or 0 for part in parts if isinstance(part, Table)), default=0)
@@ -89,8 +88,8 @@ def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     lines = [[column.cell(record) for column in shown] for record in records]
     for number, (title, _, justify, _) in enumerate(shown):
-        whole = number < len(shown) - 1 or justify == "right"
-        longest = max((cell_len(line[number]) for line in lines), default=0) if whole else 0
+        is_uncut = number < len(shown) - 1 or justify == "right"
+        longest = max((cell_len(line[number]) for line in lines), default=0) if is_uncut else 0
         table.add_column(title, justify=justify, no_wrap=True, min_width=max(cell_len(title), longest))
     for line in lines:
         table.add_row(*line)
@@ -165,27 +164,27 @@ def _plan_rows(plan: Plan) -> Rows:
 
 
 def _describe_end(rule: StopRule, target: Target | None) -> str:
-    """Return when a run ends, both at its target and below it."""
+    """Return a text that says when a run ends, both at its target and below it."""
     count = rule.confirmations
     at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} is at the target"
     if target and target.scope and rule.improve_until:
-        at_target += f" and it gains too little, or after {rule.improve_until:,} iterations"
-        at_target += f", at most {2 * rule.improve_until:,} if it gains fast"
+        at_target += f" and accuracy rises too little, or after {rule.improve_until:,} iterations"
+        at_target += f", at most {2 * rule.improve_until:,} if accuracy rises fast"
     if rule.patience:
-        near = f" ({rule.tolerance:.2%} below counts as at the target then)" if rule.tolerance else ""
-        return f"{at_target}; below it, after {rule.patience:,} iterations that gain too little{near}"
-    return f"{at_target}; below it at the end of its schedule"
+        near = f" (if then at most {rule.tolerance:.2%} below, it counts as reached)" if rule.tolerance else ""
+        return f"{at_target}; below the target, after {rule.patience:,} iterations with too little rise{near}"
+    return f"{at_target}; below the target, at the end of its schedule"
 
 
 def _describe_estimate(estimate: ScratchEstimate) -> str:
-    """Return scratch's iterations to its accuracy, the source of this figure, and scratch's full training."""
-    whole = f"{estimate.schedule:,} for the full training"
+    """Return a text with scratch's iterations to its accuracy, their source, and the iterations to its end."""
+    full = f"{estimate.schedule:,} for the full training"
     if estimate.provenance == "measured":
-        return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops, {whole}"
-    own = f"{pluralize(estimate.runs, 'scratch run')} and " if estimate.runs else ""
+        return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops, {full}"
+    runs = f"{pluralize(estimate.runs, 'scratch run')} and " if estimate.runs else ""
     return (
-        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated from {own}figures typical of other tasks "
-        f"(standard error {estimate.standard_error:,.0f}), {whole}"
+        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated from {runs}values typical of other tasks "
+        f"(standard error {estimate.standard_error:,.0f}), {full}"
     )
 
 
@@ -195,14 +194,14 @@ def _describe_target(target: Target, metric: Metric) -> str:
     if target.provenance == "carried":
         source += f" {pluralize(target.age, 'drop')} ago"
     if target.scope:
-        own = f"{pluralize(len(target.scope.drops), 'drop')} and {pluralize(target.scope.classes, 'class')}"
-        source += f", on the samples of that time ({own})"
+        scope = f"{pluralize(len(target.scope.drops), 'drop')} and {pluralize(target.scope.classes, 'class')}"
+        source += f", on the samples of that time ({scope})"
     error = f" (standard error {format_percent(target.standard_error)})" if target.standard_error else ""
     expected = ""
     if (known := target.expected) and known.is_rough:
         expected = (
-            f"; with the images there are now, scratch is expected to reach {format_percent(known.accuracy)} there "
-            f"(standard error {format_percent(known.standard_error)})"
+            f"; trained on today's drops, scratch is expected to reach {format_percent(known.accuracy)} on these "
+            f"samples (standard error {format_percent(known.standard_error)})"
         )
     return f"{_format_score(target.accuracy, metric)}{error}: {target.level:g}% of {source}{expected}"
 
@@ -238,7 +237,7 @@ def history_table(records: Sequence[RunRecord]) -> Table:
     if records:
         metrics = dict.fromkeys(METRIC_NAMES[record.metric] for record in records if record.metric != "accuracy")
         totals = [("val, target and test", " or ".join(metrics))] if metrics else []
-        totals += saved_rows("saved in all", total_savings(records), OWN_RUNS)
+        totals += saved_rows("saved in total", total_savings(records), SCRATCH_RUNS)
         table.caption = "\n".join(f"{name or 'and'}: {text}" for name, text in totals)
     return table
 
@@ -256,25 +255,25 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
 
 
 def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
-    """Yield the savings against s_scratch, and against the whole scratch training.
+    """Yield the savings compared with s_scratch, and compared with scratch's full training.
 
-    `counted` says how scratch's iterations to its accuracy were counted.
+    s_scratch is scratch's number of iterations to its accuracy. `counted` says how it was counted.
     """
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
     of = f", of {savings.baseline:,} that scratch takes to its accuracy{counted}{error}" if savings.baseline else ""
     yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
     if savings.whole:
-        whole = f"of {savings.whole:,} that scratch takes to its end"
-        yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net, {whole}"
+        full = f"of {savings.whole:,} that scratch takes to its end"
+        yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net, {full}"
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
-    """Yield the savings of this retraining with its missed attempts, and the savings of all the task's runs."""
+    """Yield the savings of all runs on the same drops as this run, and the savings of all the task's runs."""
     same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
     if len(same) > 1:
         yield from saved_rows(f"saved by {len(same)} runs on these drops", total_savings(same))
     if ledger:
-        yield from saved_rows("saved in all", total_savings(ledger), OWN_RUNS)
+        yield from saved_rows("saved in total", total_savings(ledger), SCRATCH_RUNS)
 
 
 def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
@@ -295,19 +294,19 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         yield f"{METRIC_NAMES[record.metric]} on val", both
     if record.target:
         is_near = is_reached_within_error(record)
-        near = "; the run ended below it, within its 95% confidence bound" if is_near else ""
+        near = "; the run ended below the target, but within its 95% confidence bound" if is_near else ""
         yield "target on val", _describe_target(record.target, record.metric) + near
     if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     savings = record.savings
     if savings and savings.baseline and record.method == "scratch" and record.scratch is None:
-        yield "saved", "nothing: savings are compared with runs from scratch such as this one"
+        yield "saved", "nothing: the savings of other runs are computed by comparison with runs from scratch"
     elif savings:
         if record.scratch:
             yield "from scratch", _describe_estimate(record.scratch)
         rows = list(saved_rows("saved", savings))
         if record.attempt and not with_totals:
-            rows[0] = (rows[0][0], rows[0][1] + "; `retrain status` includes the attempts before it")
+            rows[0] = (rows[0][0], rows[0][1] + "; `retrain status` also counts earlier runs")
         yield from rows
 
 
@@ -368,7 +367,7 @@ def _status_rows(status: Status) -> Rows:
         yield from (("", amendment) for amendment in status.newest_amendments)
     trials = f", including {pluralize(status.trials, 'trial')}" if status.trials else ""
     yield "runs", f"{status.runs:,}{trials}"
-    yield from saved_rows("saved", status.savings, OWN_RUNS)
+    yield from saved_rows("saved", status.savings, SCRATCH_RUNS)
 
 
 def _attention_rows(status: Status) -> Rows:

@@ -30,7 +30,7 @@ def gc(
         str,
         typer.Option(
             metavar="DURATION",
-            help="Runs that ended less than this ago keep all files; cached files used since stay: 12h, 90d.",
+            help="Files of younger runs, and cached files that were used within this time, stay. Examples: 12h, 90d.",
         ),
     ] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
@@ -71,13 +71,13 @@ def _clean_store(store: "TaskStore", keep_last: int, age: "timedelta", now: "dat
     store."""
     from retrain.pipeline import retention
 
-    with nullcontext(store) if dry_run else store.lock() as ours:
-        found = retention.plan_removal(ours, keep_last, age, now)
-        return found if dry_run else retention.remove(ours, found, now)
+    with nullcontext(store) if dry_run else store.lock() as opened:
+        found = retention.plan_removal(opened, keep_last, age, now)
+        return found if dry_run else retention.remove(opened, found, now)
 
 
 def _find_cache() -> "Path | None":
-    """Return the cache folder, or None if there is none, or no home directory for it."""
+    """Return the cache folder. None if it does not exist, or if there is no home directory for it."""
     from retrain.data.local_cache import cache_folder
     from retrain.errors import UserError
 
@@ -103,7 +103,7 @@ def _retention_table(tasks: "Sequence[Retention]") -> "Table":
     kept = sum(len(task.kept) for task in tasks if task.task)
     freed = format_bytes(sum(task.bytes for task in tasks))
     is_done = all(task.is_done for task in tasks)
-    caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept whole"
+    caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept with all files"
     for folder, why in (in_use for task in tasks if not task.task for in_use in task.kept.items()):
         caption += f"\nnothing removed from {folder}: {why}"
     table.caption, table.min_width = caption, max(table.min_width or 0, *map(len, caption.splitlines()))

@@ -80,7 +80,7 @@ def _print_errors(errors: "ErrorAnalysis", model: "Model") -> None:
 
     print_tables(*error_tables(errors))
     if unknown := [one.name for one in errors.classes if one.name not in model.classes]:
-        typer.echo(f"not among the model's classes, so all their images count as wrong: {join_names(unknown)}")
+        typer.echo(f"classes that the model does not know (all their images count as wrong): {join_names(unknown)}")
 
 
 class Unreadable:
@@ -127,7 +127,7 @@ def export(
     torch_export: Annotated[bool, typer.Option("--torch-export", help="Write model.pt2 too, by torch.export.")] = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Write a model to a folder: weights, classes, preprocessing, model card, and programs checked against it."""
+    """Write a model to a folder: weights, classes, preprocessing and model card, and optionally exported programs."""
     from retrain.export.folder import export_model
     from retrain.export.programs import FILES, Format
     from retrain.inference.loading import find_source

@@ -1,6 +1,6 @@
 """`retrain exporter`, `retrain report` and `retrain fleet`.
 
-The exporter serves metrics and pages over HTTP. The others write the same pages to files.
+The exporter serves metrics and pages over HTTP. The other commands write the same pages to files.
 """
 
 from pathlib import Path

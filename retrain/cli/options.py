@@ -42,7 +42,7 @@ TaskNames = Annotated[
         "-t",
         envvar="RETRAIN_TASK",
         autocompletion=_complete_task,
-        help="A task's name or its file (repeatable). The variable takes several, separated by spaces.",
+        help="A task's name or its file (repeatable). The variable takes several tasks, separated by spaces.",
     ),
 ]
 Overrides = Annotated[
@@ -80,13 +80,16 @@ Author = Annotated[
     str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Name of the person who decides (default: the login name).")
 ]
 Yes = Annotated[
-    bool, typer.Option("--yes", "-y", help="Do not ask for confirmation. Without a terminal, it is never asked for.")
+    bool, typer.Option("--yes", "-y", help="Do not ask for confirmation. Without a terminal, no command asks.")
 ]
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 
 def as_overrides(options: Mapping[str, tuple[str, object]]) -> "list[Override]":
-    """Return the fields that options set, as overrides. `options`: a field and its value, or None, by option."""
+    """Return the fields that options set, as overrides.
+
+    `options` maps an option to a field and its value. The value is None if the option was not passed.
+    """
     from retrain.config.loading import Override
 
     return [

@@ -87,7 +87,7 @@ def schedule_(
     host: KubeflowHost = None,
     overrides: Overrides = NONE,
 ) -> None:
-    """Schedule retraining on Kubeflow at these times. Replaces an earlier schedule."""
+    """Schedule retraining on Kubeflow at the times of a cron schedule. Replaces an earlier schedule."""
     from retrain.config.loading import load_task
     from retrain.kubeflow.client import schedule
 

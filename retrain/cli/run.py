@@ -46,7 +46,8 @@ def run(
     task: TaskName,
     method: Annotated[Method | None, typer.Option(help="Method of the run (default: the plan chooses).")] = None,
     until: Annotated[
-        Literal["99", "100"] | None, typer.Option(help="Stop at L_99 or L_100 (default: target.level of the task).")
+        Literal["99", "100"] | None,
+        typer.Option(help="Percentage of scratch's accuracy at which to stop (default: target.level of the task)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (default: the task's).")] = None,
     device: Device = "auto",
@@ -109,13 +110,13 @@ def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool)
     from retrain.pipeline.planning import NoRunNeeded
 
     require_submittable(task)
-    with store.lock() as ours:
-        planned = next_run.plan_and_quarantine(ours, task, request)
+    with store.lock() as locked:
+        planned = next_run.plan_and_quarantine(locked, task, request)
         if isinstance(planned, NoRunNeeded):
             _print_no_run(planned, as_json)
             return
-        next_run.keep_plan(ours, planned)
-        submitted = submit(task, planned, ours, build_pipeline)
+        next_run.keep_plan(locked, planned)
+        submitted = submit(task, planned, locked, build_pipeline)
         if error := record_if_ended(task, planned, submitted):
             raise RunError(f"{planned.run_id} failed: {error}; run the command again to start a new run")
     if as_json:
@@ -133,7 +134,7 @@ def baseline(
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Train from scratch on the newest dataset, to measure the accuracy and iterations for targets."""
+    """Train from scratch on the newest dataset, to measure the accuracy and iterations that later targets need."""
     from retrain.monitoring.observers import make_observers
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
@@ -158,7 +159,7 @@ def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, as_json
 
 
 def _warn_of_trackers(task: "Task") -> None:
-    """Log each of the task's trackers that takes no export from this machine."""
+    """Log a warning for each of the task's trackers to which this machine cannot export."""
     from retrain.doctor.trackers import check_trackers
 
     for finding in check_trackers(task):
@@ -199,7 +200,7 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
     if ended.purpose == "trial" and ended.method == "scratch" and not as_json:
         named = task_argument(task.name)
         typer.echo(
-            f"A trial is not the baseline, and gives no target: `retrain baseline --task {named}` measures both."
+            f"A trial sets no baseline and no target for later runs: `retrain baseline --task {named}` measures both."
         )
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
         raise typer.Exit(NOT_PROMOTED)

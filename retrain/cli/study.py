@@ -48,7 +48,7 @@ def run(
     """Run a study's missing runs. It can be stopped at any moment and resumed later."""
     from retrain.experiments.files import load_study
 
-    loaded = load_study(study)  # first, since importing torch takes seconds
+    loaded = load_study(study)  # before importing torch, which takes seconds
 
     from retrain.experiments import drops, runner
     from retrain.experiments.runs import Runs
@@ -88,13 +88,13 @@ def report(
     store: StudyStore = STORE,
     out: Evidence = EVIDENCE,
     kept: Annotated[
-        bool, typer.Option("--kept", help="Use the runs kept next to the page instead of those in the store.")
+        bool, typer.Option("--kept", help="Use the runs in runs.jsonl next to the page instead of those in the store.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Check every study's page against the runs kept next to it.")
+        bool, typer.Option("--check", help="Check every study's page against the runs in runs.jsonl next to it.")
     ] = False,
 ) -> None:
-    """Write a study's page with tables and pictures, or check all pages against their kept runs."""
+    """Write a study's page with tables and pictures, or check all pages against the runs next to them."""
     from retrain.errors import StudyError
     from retrain.experiments.files import load_study
     from retrain.experiments.report import check as check_pages
@@ -103,7 +103,8 @@ def report(
 
     if check:
         names = check_pages(out)
-        typer.echo(f"checked {len(names)} {'study' if len(names) == 1 else 'studies'}: the pages match the kept runs")
+        checked = f"checked {len(names)} {'study' if len(names) == 1 else 'studies'}"
+        typer.echo(f"{checked}: the pages match their runs.jsonl")
         return
     if study is None:
         raise StudyError("no study: pass its name, or --check")

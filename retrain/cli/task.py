@@ -76,9 +76,9 @@ def migrate(
         lines = unified_diff(before.splitlines(), migrated.text.splitlines(), str(path), str(path), lineterm="")
         typer.echo("\n".join(lines))
         return
-    with output_errors(path, "FILE"), temp_file(lambda file: file.write(migrated.text.encode()), path.parent) as whole:
-        shutil.copymode(path, whole)
-        whole.replace(path)
+    with output_errors(path, "FILE"), temp_file(lambda file: file.write(migrated.text.encode()), path.parent) as new:
+        shutil.copymode(path, new)
+        new.replace(path)
     for setting, value in migrated.settings.items():
         typer.echo(f"{setting}: {json.dumps(value)} is written out, because its default has changed")
     typer.echo(f"rewrote {path}; `retrain task check {path}` checks it")

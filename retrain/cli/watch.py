@@ -117,7 +117,10 @@ def notify(
     ] = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Send unconfirmed events to the task's webhooks. The watcher does this too. Without one, run this from cron."""
+    """Send unconfirmed events to the task's webhooks.
+
+    The watcher does this too. If no watcher runs, run this command from cron.
+    """
     from retrain.errors import TaskError
     from retrain.utils.clock import utc_now
     from retrain.utils.text import pluralize

@@ -1,4 +1,7 @@
-"""Accuracy on the whole test set over all iterations so far, drop after drop (Verwimp et al., figure 6)."""
+"""Plot accuracy on the whole test set over all iterations so far, drop after drop (Verwimp et al., figure 6).
+
+A chain is a method's sequence of runs, one for each drop. Each run continues from the previous run.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,7 +17,7 @@ from retrain.experiments.statistics import Group, compared, estimate, reached_at
 
 
 class Leg(NamedTuple):
-    """One run of a chain, in which each run continues from the previous one on one drop more."""
+    """One run of a chain."""
 
     run: EndedRun
     start: int
@@ -24,7 +27,10 @@ class Leg(NamedTuple):
 
 
 def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.TopLevelMixin:
-    """Return each chain's accuracy on the whole test set, the accuracy of a model without errors, and dots at L_100."""
+    """Return a chart of each chain's accuracy on the whole test set.
+
+    It also has the accuracy of a model without errors, and a dot where a run reached scratch's final accuracy (L_100).
+    """
     methods = [name for name in study.methods if name != study.against[0]]
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]
     x = alt.X("iteration:Q", title="iterations in all", axis=alt.Axis(format="~s", grid=False))

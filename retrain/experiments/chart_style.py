@@ -36,7 +36,7 @@ def shape_of(methods: Sequence[str]) -> alt.Shape:
 
 
 def _scale(methods: Sequence[str], values: Sequence[Any], each: int) -> alt.Scale:
-    """Assign each value to `each` methods in turn, and start again after the last value."""
+    """Return a scale that gives each value to `each` methods in a row. After the last value, the first follows."""
     found = [values[number // each % len(values)] for number in range(len(methods))]
     return alt.Scale(domain=list(methods), range=found)
 

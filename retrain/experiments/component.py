@@ -20,7 +20,8 @@ SIDE = 16
 def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:
     """Write a source's samples as one image folder for each size (percent), from low to high scores.
 
-    Every split is divided at its own percentiles of the training samples' component. Raises `DropError`.
+    The scores are those on the first principal component of the training samples. Each split (train, val, test) is
+    divided at the percentiles of its own scores. Raises `DropError`.
     """
     samples = read_source(source)
     scores = scores_of(samples)
@@ -46,7 +47,7 @@ def scores_of(samples: Sequence[Sample]) -> Tensor:
 def component_scores(pixels: Tensor, training: Tensor) -> Tensor:
     """Return each image's score [N] on the first principal component of the training images. pixels: float [N, D].
 
-    A component has no sign of its own. The sign is chosen so that light images have the lower scores, on every machine.
+    The sign of a component is arbitrary. It is chosen so that light images have the lower scores on every machine.
     """
     centred = pixels - pixels[training].mean(0)
     with torch.random.fork_rng(devices=[]):

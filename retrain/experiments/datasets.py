@@ -91,7 +91,7 @@ def load_split(kind: Any, root: Path, split: str, download: bool) -> Any:
 
 
 def how_to_get(name: str, root: Path) -> str:
-    """Return what to fetch for a data set and where to put it."""
+    """Return instructions: what to fetch for a data set, and where to put it."""
     if name in PUBLISHED:
         return f"pass --download, or put {PUBLISHED[name].where}, unpacked, into {root}, or images into {root / name}"
     return f"put {BY_HAND.get(name, 'an image folder, CLASS/*.png, or tars of it,')} into {root / name}"

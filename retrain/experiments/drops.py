@@ -38,7 +38,7 @@ class DataRoot(NamedTuple):
 
 
 def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) -> tuple[Drop, ...] | None:
-    """Return a split's drops in order. None if a drop that must land before the runs is not committed."""
+    """Return a split's drops in order. None if a drop is missing that does not depend on the results of runs."""
     drops = TaskStore(objects, task.name).drops.all()
     beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
     return drops if len(drops) >= beforehand else None
@@ -47,7 +47,7 @@ def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) 
 def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
     """Commit a split's missing drops, and return all of them in order.
 
-    Raises `StudyError` if a data set is missing, `DropError` if the split does not suit it.
+    Raises `StudyError` if a data set is missing, and `DropError` if the split's sizes do not fit it.
     """
     if drops := committed_drops(study, split, task, objects):
         return drops
@@ -64,7 +64,7 @@ def draw_of(study: Study, task: Task) -> int:
 
 @contextmanager
 def prepared_data(study: Study, root: DataRoot, task: Task) -> Iterator[tuple[list[Path], Path]]:
-    """Yield a study's data sets as sources, with its changes applied, and a folder for temporary files.
+    """Yield a study's data sets as sources, with the study's changes, and a folder for temporary files.
 
     Raises `StudyError` if one is missing.
     """
@@ -79,7 +79,10 @@ def _parts(
     """Yield the source of each drop, and its part of the source."""
     setting, seed = study.splits[split], draw_of(study, task)
     if len(sources) > 1 and setting.by not in ("source", "transfer"):
-        raise StudyError(f"study {study.name}: split {split}: several data sets are split by source or transfer only")
+        raise StudyError(
+            f"study {study.name}: split {split}: the study has {len(sources)} data sets: set `by: source` or "
+            "`by: transfer`"
+        )
     if setting.step:
         yield from ((part, None, None) for part in _steps(setting, seed, sources[0], folder / "steps"))
         return

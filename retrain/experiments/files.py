@@ -37,7 +37,8 @@ def load_study(name_or_path: str) -> Study:
 
     A file with `extends: OTHER` takes absent fields from OTHER.yaml in the same folder. It never takes `findings` and
     `claims`, because these describe the other study's runs. It takes `paper` only if it has no `repeats` of its own.
-    `paper: OTHER`, or a list, means the rows of OTHER.yaml. Raises `StudyError` with one line for each problem.
+    `paper: OTHER`, or a list of names, takes the paper's rows from OTHER.yaml. Raises `StudyError` with one line for
+    each problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     if not is_path:
@@ -62,7 +63,7 @@ def _current_name(name: str) -> str:
     if not name.endswith(FORMER_ENDING):
         return name
     current = name.removesuffix(FORMER_ENDING) + ENDING
-    LOGGER.warning("study %s is now called %s: use that name, the other will be removed", name, current)
+    LOGGER.warning("study %s is now called %s: use the new name; the old one will be removed", name, current)
     return current
 
 
@@ -76,7 +77,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
     if not isinstance(document, dict):
-        raise StudyError(f"{path}: must be a mapping of fields, such as 'name: ours'")
+        raise StudyError(f"{path}: must be a mapping of fields, such as 'name: my-study'")
     extended = document.pop("extends", None)
     if not extended:
         return document
@@ -87,8 +88,8 @@ def _read(path: Path) -> dict[Any, Any]:
 def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
     """Return a study's document with the paper's rows from the files that it names, if it names any.
 
-    A row has no figure of ours in two cases: this study lacks its method, split or variant, or it comes from a file
-    after the first. Such files are about other data sets.
+    A row is not compared with this study's runs in two cases: the study lacks the row's method, split or variant, or
+    the row comes from a file after the first. Files after the first are about other data sets.
     """
     named = document.get("paper")
     names = [named] if isinstance(named, str) else named or []

@@ -15,13 +15,13 @@ PERCENT = ".3~p"
 
 
 def final_accuracy_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return the mean final accuracy of each method in each group, with its spread to either side."""
+    """Return a chart of the mean final accuracy of each method in each group, with its spread to either side."""
     finals = {group: {row.method: row.final for row in rows(study, runs)} for group, runs in compared(by_group).items()}
     return _by_group_plot(study, finals, f"final accuracy on {study.stop_on}", PERCENT)
 
 
 def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return the mean number of iterations of each method in each group."""
+    """Return a chart of the mean number of iterations of each method in each group."""
     costs: dict[Group, dict[str, Estimate]] = {}
     for group, runs in compared(by_group).items():
         for method in dict.fromkeys(one.cell.method for one in runs):
@@ -33,7 +33,7 @@ def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _by_group_plot(
     study: Study, found: Mapping[Group, Mapping[str, Estimate]], title: str, number: str
 ) -> alt.TopLevelMixin:
-    """Return means over the field that differs between groups, with their spread to either side."""
+    """Return a chart of means over the field that differs between groups, with their spread to either side."""
     varied = varies(list(found))
     methods = [name for name in study.methods if not study.draw or name in study.draw]
     points = [
@@ -63,7 +63,7 @@ def varies(groups: Sequence[Group]) -> str:
 
 
 def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return a point for each run that reached `Study.fitted` or `Study.fitted_accuracy`.
+    """Return a chart with a point for each run that reached `Study.fitted` or `Study.fitted_accuracy`.
 
     Time is counted in images, because an image is the same work with every batch size and on every machine.
     """
@@ -73,7 +73,7 @@ def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 
 
 def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return a point for each run: its final accuracy over the correlation between its final and initial weights."""
+    """Return a chart with a point for each run: final accuracy over the correlation of final with initial weights."""
     name = "correlation of weights"
     return _scatter(
         study, by_group, "correlation of final with initial weights", ".2~f", lambda one: _figure(one, name)
@@ -83,7 +83,10 @@ def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _scatter(
     study: Study, by_group: Groups, title: str, number: str, place: Callable[[EndedRun], float | None]
 ) -> alt.TopLevelMixin:
-    """Return final accuracies by start, with a point for each run. If there are several networks, each has a panel."""
+    """Return a chart of final accuracies by start, with a point for each run.
+
+    If there are several networks, each has a panel.
+    """
     points = list(_scattered(study, by_group, place))
     kinds = list(dict.fromkeys(point["method"] for point in points))
     scale = alt.Scale(zero=False)
@@ -118,7 +121,7 @@ def _scattered(study: Study, by_group: Groups, place: Callable[[EndedRun], float
 
 
 def _figure(one: EndedRun, name: str) -> float | None:
-    """Return a figure of a run that has a parent. For a random start, it would mean nothing."""
+    """Return a measure of a run that has a parent, else None. For a random start, the measure would mean nothing."""
     value = one.measures.get(name)
     return value if one.record.parent and isinstance(value, float) else None
 
@@ -130,7 +133,7 @@ def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
 
 
 def switch_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return the accuracy of the first runs, and the later loss against scratch in percent, by variant."""
+    """Return two charts by variant: the accuracy of the first runs, and the change of later runs against scratch."""
     firsts, changes = _first_accuracies(study, by_group), _relative_changes(study, by_group)
     panels = [
         _by_variant(firsts, f"accuracy on {study.stop_on} after the first run", PERCENT),

@@ -1,4 +1,7 @@
-"""Read and write a study's kept runs: one file with all records for its figures, so that no run has to be repeated."""
+"""Read and write `runs.jsonl`, the runs of a study, stored next to its page.
+
+The page's numbers are computed from this file, without repeating a run.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +27,7 @@ GRADIENTS = "gradient norms"
 """Mean norms along a training, as [iteration, norm]. `, old` or `, new` follows."""
 
 Measure = float | list[list[float]]
-"""One figure, or a map of them."""
+"""One number, or a table of numbers."""
 Figures = dict[str, Measure]
 MAP = "map of learning speeds"
 """Shares of old samples by learning speed in the previous run (rows) and in this run (columns), slow samples first."""
@@ -41,7 +44,7 @@ class EndedRun(NamedTuple):
 
 
 class KeptRuns(NamedTuple):
-    """A study's ended runs, and their origin."""
+    """The content of `runs.jsonl`: a study's ended runs, and their origin."""
 
     grid: str
     """Digest of the study's file at that time, without the fields about results."""
@@ -69,7 +72,7 @@ def read_kept(folder: Path) -> KeptRuns:
         head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         return KeptRuns(head["grid"], head["commit"], tuple(map(_ended_run, lines)))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise StudyError(f"{path}: not the kept runs of a study: {str(error).splitlines()[0]}") from error
+        raise StudyError(f"{path}: not a file of a study's runs: {str(error).splitlines()[0]}") from error
 
 
 def _row(one: EndedRun) -> dict[str, Any]:

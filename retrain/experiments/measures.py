@@ -59,7 +59,7 @@ def mean_gradient_norms(run: Run) -> dict[str, float]:
 
 
 def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield how well the old samples' learning speeds in this run agree with their speeds in the previous run."""
+    """Yield the rank correlation of the old samples' learning speeds in this run and the previous run, and a map."""
     plan = run.plan
     if plan.parent is None or not plan.known:
         return
@@ -87,9 +87,9 @@ def gradient_curves(context: Context, run: Run) -> Iterator[tuple[str, Measure]]
 
 
 def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield which samples were classified correctly in each epoch (Verwimp et al., figure 11): a row per epoch.
+    """Yield the shares of samples that were classified correctly, a row per epoch (Verwimp et al., figure 11).
 
-    A row has the shares for `SAMPLE_BINS` groups of samples. The groups are sorted from samples learnt first to samples
+    A row has the shares of `SAMPLE_BINS` groups of samples. The groups are sorted from samples learnt first to samples
     learnt last.
     """
     each = len(run.train) / run.plan.task.training.batch_size

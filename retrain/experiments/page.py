@@ -1,4 +1,4 @@
-"""Write a study's page and tables. They depend only on its file and its kept runs, so they can be reproduced."""
+"""Write a study's page and tables. They can be reproduced from the study's file and its `runs.jsonl` alone."""
 
 import csv
 import io
@@ -82,7 +82,7 @@ def page(study: Study, kept: KeptRuns) -> str:
 
 
 def _subject(study: Study) -> str:
-    """Return what the study repeats of a paper, and its own questions."""
+    """Return a paragraph: the tables and figures that the study repeats, and its questions beyond the papers."""
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
     of_papers = [item for item in study.repeats if not item.startswith(OWN)]
     sentences = [
@@ -156,7 +156,7 @@ def _methods(study: Study) -> Iterator[str]:
 
 
 def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
-    """Yield the table of the paper's figures and ours."""
+    """Yield the table that compares the paper's numbers with the study's."""
     if not study.paper:
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
@@ -191,7 +191,7 @@ def _group_of(study: Study, row: PaperRow) -> Group:
 
 
 def _own_figure(study: Study, ours: Row | None, column: str) -> str:
-    """Return our figure in a column of the paper's, or `ABSENT`."""
+    """Return the study's number for a column of the paper's table, or `ABSENT`."""
     if ours is None:
         return ABSENT
     figure, other = parse_column(column)

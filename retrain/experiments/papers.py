@@ -1,4 +1,4 @@
-"""Fields of a study's file: the figures and claims of a paper, and whether the study's runs agree with them."""
+"""Fields of a study's file: the numbers and claims of a paper, and whether the study's runs agree with them."""
 
 from typing import Annotated, Literal
 
@@ -15,24 +15,24 @@ class PaperRow(ConfigModel):
     row: Annotated[str, Field(min_length=1)]
     """Name of the row in the paper."""
     figures: Annotated[dict[str, str], Field(min_length=1)]
-    """The paper's figures by column, as printed; / means not reached. The study's own figure is shown next to accuracy
-    and Max Acc (in percent), L_99, L_100 (also `L_100 against METHOD`), and time."""
+    """The paper's numbers by column, as printed; / means not reached. The study's number is shown next to the paper's
+    in these columns: accuracy and Max Acc (in percent), L_99, L_100 (also `L_100 against METHOD`), and time."""
     method: str = ""
-    """The study's method, if it has one."""
+    """The study's method that repeats the row, if there is one."""
     split: str = ""
-    """The study's split (default: its first)."""
+    """The study's split that repeats the row (default: the first)."""
     variant: str = ""
-    """The study's variant (default: its first)."""
+    """The study's variant that repeats the row (default: the first)."""
 
 
 def parse_column(column: str) -> tuple[str, str]:
-    """Return a column's figure, and the method it is compared with (`L_100 against scratch`) or an empty text."""
+    """Return a column's quantity, and the method it is compared with, as in `L_100 against scratch`, or no text."""
     figure, _, other = column.partition(" against ")
     return figure, other
 
 
 class Claim(ConfigModel):
-    """One claim of a paper, or a goal of our own, and what the study's runs show about it."""
+    """One claim of a paper, or one goal of this project, and what the study's runs show about it."""
 
     item: Annotated[str, Field(min_length=1)]
     """The table or figure, as `retrain study list` names it."""

@@ -42,7 +42,7 @@ OVERALL_PLOTS = {
     "switch": final_plots.switch_plot,
     "chain": chain_plot,
 }
-"""Plots that a study has once."""
+"""Plots over all groups of a study."""
 
 
 def write_plots(study: Study, by_group: Mapping[Group, list[EndedRun]], folder: Path) -> None:
@@ -67,7 +67,7 @@ def drawn_of_groups(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) 
 
 
 def curves(study: Study, group: Group, members: Sequence[EndedRun], plot: str) -> alt.TopLevelMixin:
-    """Return a group's curves: the mean, a band of the study's spread and, for accuracies, the points of L_100."""
+    """Return a chart of a group's curves: means, bands of the study's spread and, for accuracies, dots at L_100."""
     drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
     methods = list(dict.fromkeys(one.cell.method for one in drawn))
     colour = colour_of(methods)

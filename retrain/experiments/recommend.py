@@ -47,11 +47,11 @@ class Scratch(NamedTuple):
     """The iterations and accuracy of training from scratch on the same dataset."""
 
     reached: Mapping[Level, float | None]
-    """Iterations to each level of its own accuracy. None if it was not trained on this dataset."""
+    """Iterations to each level of scratch's accuracy. None if scratch was not trained on this dataset."""
     early: float | None
-    """Scratch's accuracy after as many iterations as a race has. None if it was not trained on this dataset."""
+    """Scratch's accuracy after as many iterations as a race has. None if scratch was not trained on this dataset."""
     source: str
-    """The source of these figures."""
+    """The source of these numbers."""
 
 
 class Resolution(NamedTuple):
@@ -71,7 +71,7 @@ class Advice(NamedTuple):
 
     @property
     def settings(self) -> str:
-        """Return the line of a task file that chooses it."""
+        """Return the line of a task file that follows the advice."""
         if self.choice == "scratch":
             return "baseline: {refresh: {every: 1}}"
         return f"recipe: {{preset: {self.choice}}}"
@@ -92,7 +92,7 @@ class Recommendation(NamedTuple):
 
 
 def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, overrides: Sequence[str] = ()) -> str:
-    """Return the advice with its figures, as Markdown. Raises the errors of `recommend`."""
+    """Return the advice and the numbers behind it, as Markdown. Raises the errors of `recommend`."""
     task = load_task(name, overrides)
     return "\n\n".join(_page(recommend(open_task_store(task), task, budget, seeds, workers)))
 
@@ -120,7 +120,7 @@ def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> 
     """Return the plans of all races by preset, one for each seed. Raises the errors of `recommend`.
 
     All continue from the same parent, on all drops, for at most the same number of iterations. If scratch was
-    trained on the same drops, a race ends at its accuracy.
+    trained on the same drops, a race ends at scratch's accuracy.
     """
     found = store.drops.committed()
     drops = [store.drops.read(drop) for drop in found.usable]
@@ -164,7 +164,7 @@ def _plan(task: Task, drops: Sequence[Drop], past: History) -> Plan:
 def _limit(plan: Plan, budget: int | None, races: int) -> int:
     """Return the iterations of one race. Raises `StudyError` if they end before the first evaluation."""
     least = races * plan.evaluate_every
-    total = budget or max(round(BUDGET_SHARE * _whole(plan)), least)
+    total = budget or max(round(BUDGET_SHARE * _full_schedule(plan)), least)
     if total < least:
         raise StudyError(
             f"a budget of {total:,} iterations is too small for {races} races, each evaluated every "
@@ -173,18 +173,17 @@ def _limit(plan: Plan, budget: int | None, races: int) -> int:
     return total // races
 
 
-def _whole(plan: Plan) -> int:
+def _full_schedule(plan: Plan) -> int:
     assert plan.scratch  # a race has a parent
     return plan.scratch.schedule
 
 
 def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
-    """Return a plan with a schedule of `limit` iterations, as a retry if earlier attempts failed.
+    """Return a plan with a schedule of `limit` iterations, as a retry if the same run has failed before.
 
-    A carried target is left out. It concerns only the old drops. A warm start knows these before it has learnt anything
-    about the new drops.
+    A carried target is removed, because it concerns only the old drops, which a warm start has already learnt.
     """
-    schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _whole(plan)})
+    schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _full_schedule(plan)})
     recipe = plan.recipe.model_copy(update={"schedule": schedule})
     short = plan.model_copy(update={"recipe": recipe, "iterations": limit})
     if short.target and short.target.provenance == "carried":
@@ -299,13 +298,14 @@ def _page(found: Recommendation) -> Iterator[str]:
     yield f"Preset default: {chosen[0]}"
     yield (
         f"{pluralize(len(races) * seeds, 'race')} from {plan.parent}, {plan.iterations:,} iterations each at most, "
-        f"took {used:,} together; one full training from scratch takes {_whole(plan):,}. They are trials: the task's "
-        f"savings do not count them. {scratch.source} L_r is scratch's iterations to its own accuracy over the "
-        "preset's to r percent of it (above 1 is faster; /: not reached), so scratch's own L_99 is 1 or more."
+        f"took {used:,} together; one full training from scratch takes {_full_schedule(plan):,}. Races are trials: the "
+        f"task's savings do not count them. {scratch.source} L_r is scratch's iterations to its final accuracy, "
+        "divided by the preset's iterations to r percent of this accuracy. Above 1, the preset is faster. / means not "
+        "reached. The L_99 of scratch itself is 1 or more."
     )
     yield (
-        f"{pluralize(seeds, 'seed')}; accuracies that differ by less than {100 * resolution.accuracy:.1f} points, or "
-        f"iterations that differ by less than {resolution.iterations:,}, mean nothing."
+        f"{pluralize(seeds, 'seed')}; differences below {100 * resolution.accuracy:.1f} points of accuracy, or below "
+        f"{resolution.iterations:,} iterations, are within the measurement error."
     )
 
 

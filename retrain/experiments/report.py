@@ -20,7 +20,7 @@ def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
 
 
 def rewrite_report(study: Study, evidence: Path) -> Path:
-    """Write a study's page, table and pictures from the runs kept next to them. Raises `StudyError`."""
+    """Write a study's page, table and pictures from the runs in `runs.jsonl`. Raises `StudyError`."""
     folder = evidence / study.name
     kept = kept_runs.read_kept(folder)
     plots.write_plots(study, groups(study, kept.ran), folder)
@@ -30,7 +30,7 @@ def rewrite_report(study: Study, evidence: Path) -> Path:
 
 
 def texts(study: Study, kept: KeptRuns, evidence: Path) -> dict[Path, str]:
-    """Return the files that are computed from kept runs: path and content."""
+    """Return the files that are computed from `runs.jsonl`: path and content."""
     return {
         evidence / f"{study.name}.md": page(study, kept),
         evidence / study.name / "table.csv": comma_separated(study, kept),
@@ -46,13 +46,13 @@ def readme(evidence: Path) -> dict[Path, str]:
 
 
 def check(evidence: Path) -> list[str]:
-    """Compare all studies' pages and tables with their kept runs, without training, and return the studies' names.
+    """Compare all studies' pages and tables with their `runs.jsonl`, without training, and return the studies' names.
 
-    Raises `StudyError` if there is none, or with the first file that differs from its kept runs.
+    Raises `StudyError` if there is no study, or with the first file that differs from its runs.
     """
     names = sorted(path.parent.name for path in evidence.glob(f"*/{kept_runs.FILE}"))
     if not names:
-        raise StudyError(f"there are no kept runs of studies in {evidence}: pass their folder with --out")
+        raise StudyError(f"there is no study's {kept_runs.FILE} in {evidence}: pass the folder of the pages with --out")
     for name in names:
         study, kept = load_study(name), kept_runs.read_kept(evidence / name)
         if kept.grid != grid_digest(study):

@@ -35,7 +35,7 @@ def _without_dataset(parent: Plan) -> Plan:
 
 
 class Runs:
-    """A study's runs in a store. This is the named store, or else the task's."""
+    """A study's runs in a store: the store at `store_url`, or the task's store if that is None."""
 
     def __init__(self, study: Study, store_url: str | None) -> None:
         self.study, self.store_url = study, store_url
@@ -84,12 +84,12 @@ class Runs:
         return {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
 
     def forget(self) -> None:
-        """Drop all cached plans and records, because runs have ended."""
+        """Clear the cache of plans and records, because runs have ended."""
         self._plans.clear()
         self._data.clear()
 
     def plan(self, cell: Cell) -> Plan:
-        """Return a cell's plan, as a retry if earlier attempts failed. Raises `StudyError` if drops are missing."""
+        """Return a cell's plan, as a retry if its run has failed before. Raises `StudyError` if drops are missing."""
         if cell not in self._plans:
             self._plans[cell] = self._plan(cell)
         return self._plans[cell]
@@ -101,7 +101,7 @@ class Runs:
             champion = _without_dataset(champion)
         request = Request(plan_method(self.study, cell), "trial")
         planned = planning.make_plan(self.task(cell), self.drops(cell), History({}, champion), request)
-        assert isinstance(planned, Plan)  # there are drops, and nothing in this history was done
+        assert isinstance(planned, Plan)  # there are drops, and the history is empty
         while (record := self.data(cell).records.get(planned.run_id)) and record.outcome == "failed":
             planned = planned.model_copy(update={"retry": planned.retry + 1})
         return planned

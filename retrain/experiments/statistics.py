@@ -1,4 +1,4 @@
-"""Figures of a study: means and standard errors over seeds, and speed-ups against scratch."""
+"""Compute the numbers of a study: means and standard errors over seeds, and speed-ups against scratch."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,7 +16,10 @@ LEVELS = (99, 100)
 
 
 class Estimate(NamedTuple):
-    """A mean over `n` of `of` seeds that had a value. Mean and error are None if there are too few."""
+    """The mean of the values of `n` seeds. The other of the `of` seeds have no value.
+
+    Mean and error are None if there are too few values.
+    """
 
     mean: float | None
     error: float | None
@@ -48,7 +51,7 @@ class Group(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The figures of one method in a group."""
+    """The numbers of one method in a group."""
 
     method: str
     best: Estimate
@@ -162,7 +165,7 @@ def ratio(scratch: Curve, other: Curve, level: float) -> float | None:
 
 
 def reached_at(curve: Curve, accuracy: float) -> int | None:
-    """Return s(f, a) (eq. 1)."""
+    """Return s(f, a) (eq. 1): the first iteration with at least this accuracy. None if it was not reached."""
     return first_reaching(
         [point.iteration for point in curve.points], [point.accuracy for point in curve.points], accuracy
     )
@@ -216,7 +219,7 @@ def figure_names(runs: Iterable[EndedRun]) -> Iterator[str]:
 
 
 class ChainCost(NamedTuple):
-    """The cost of a chain of runs, one for each drop, to scratch's accuracy on each dataset."""
+    """The cost of a method's runs, one for each drop after the first, to scratch's accuracy on each dataset."""
 
     method: str
     iterations: Estimate

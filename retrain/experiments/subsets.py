@@ -79,8 +79,8 @@ def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) ->
 def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
     """Return drops with `step` training images each, in the given order.
 
-    As in Ash & Adams, the first drop has the validation images. But each later drop needs images of val and test too,
-    so it gets one of each. Raises `StudyError` if there are too few samples.
+    As in Ash & Adams, the validation and test images are in the first drop, with one exception: each later drop gets
+    one image of val and one of test, because a drop needs both. Raises `StudyError` if there are too few samples.
     """
     step, steps = split.step or 0, split.steps or 0
     train = sorted(filter(is_train, samples), key=order)

@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 def export_model(
     source: Source, run_id: str | None, output: Path, formats: tuple[programs.Format, ...] = ()
 ) -> list[Parity]:
-    """Write a run's model, or the champion's, to a new folder, and return how programs compare with the network.
+    """Write a run's model, or the champion's, to a new folder, and return a comparison of each program with it.
 
     Raises `UserError` if the folder is there already or a format's packages are not installed, `OSError` if the folder
     cannot be written, and `ModelError` if a program gives any test image another label than the network.

@@ -1,4 +1,4 @@
-"""Prove that an exported program gives the network's labels on the task's whole test split."""
+"""Check that an exported program gives the same labels as the network on all images of the task's test split."""
 
 from collections.abc import Iterator
 
@@ -38,9 +38,9 @@ def compare_program(program: Program, model: Model, samples: Samples) -> Parity:
     """Compare a program with the model. Raises `ModelError` if it gives any image another label."""
     other, largest = 0, 0.0
     for images in _normalized(samples, model.plan):
-        ours, theirs = model.predict(images).logits, program.run(images)
-        other += int((ours.argmax(1) != theirs.argmax(1)).sum())
-        largest = max(largest, float((ours - theirs).abs().max()))
+        expected, found = model.predict(images).logits, program.run(images)
+        other += int((expected.argmax(1) != found.argmax(1)).sum())
+        largest = max(largest, float((expected - found).abs().max()))
     if other:
         raise ModelError(
             f"the {program.format} program of {model.run_id} gives {other} of {len(samples):,} test images another "

@@ -1,4 +1,4 @@
-"""The network as a program that needs no code of this project: ONNX, and torch.export."""
+"""Write the network as a program that needs no code of this project: by ONNX or by torch.export."""
 
 import logging
 import warnings
@@ -17,7 +17,7 @@ from retrain.utils.extras import import_extra, require_extra
 Format = Literal["onnx", "torch"]
 
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
-"""Place of a program in the exported folder."""
+"""Name of a program's file in the exported folder."""
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the ONNX program's input, float32 [N, 3, H, W], and output, float32 [N, K]."""

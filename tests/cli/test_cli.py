@@ -95,7 +95,7 @@ def test_status_of_an_empty_store_names_the_address(home: Path, command: Command
 
 
 def test_history_table_has_one_row_per_run(home: Path, command: Command, unchanged: None) -> None:
-    lines = command("history", *T).out.split("saved in all: ")[0].splitlines()
+    lines = command("history", *T).out.split("saved in total: ")[0].splitlines()
     assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
     assert lines[0].split() == ["run", "ended", "outcome", "val", "target", "test", "L_99", "L_100", "used", "saved"]
     assert "calibrated" in lines[2]
@@ -260,7 +260,7 @@ WRONG = [
     ("run -t pets --method naive --on kubeflow", "no address of Kubeflow Pipelines: pass --host"),
     ("watch -t pets --on kubeflow", "no address of Kubeflow Pipelines: pass --host"),
     ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must look like https://sqs."),
-    ("study report --check --out nowhere", "there are no kept runs of studies in nowhere"),
+    ("study report --check --out nowhere", "there is no study's runs.jsonl in nowhere"),
     ("task check nowhere.yaml", "nowhere.yaml"),
     ("task check unknown-field.yaml", "unknown-field.yaml"),
     ("rollback -t newborn.yaml", "task newborn has no champion yet"),
@@ -348,7 +348,7 @@ def test_tables_fit_the_terminal_a_line_a_run(
     home: Path, command: Command, unchanged: None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    lines = command("history", *T).out.split("saved in all: ")[0].splitlines()
+    lines = command("history", *T).out.split("saved in total: ")[0].splitlines()
     assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
     assert ("ended" in lines[0].split()) == (width == 120)
     plan = ("run", *T, "--method", "naive", "--dry-run")

@@ -38,13 +38,13 @@ def test_split_without_a_correct_sample_shows_zero() -> None:
     assert "50.00% (old 80.00%, new 0.00%)" in shown(record.model_copy(update={"evaluation": lost}))
 
 
-def test_summary_of_escalated_run_counts_all_attempts() -> None:
+def test_show_of_escalated_run_points_to_status() -> None:
     alone, second = known_ledger.pets()[0], known_ledger.pets()[3]
-    assert "`retrain status` includes the attempts before it" in shown(second)
-    assert "attempts before it" not in shown(alone)
+    assert "`retrain status` also counts earlier runs" in shown(second)
+    assert "earlier runs" not in shown(alone)
 
 
-def test_runs_summary_charges_the_attempts_before_it() -> None:
+def test_run_summary_charges_earlier_runs_on_the_drops() -> None:
     """Scratch has 800 iterations; the missed run used 150 of them and the next run 210."""
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
@@ -54,15 +54,15 @@ def test_runs_summary_charges_the_attempts_before_it() -> None:
         "saved by 2 runs on these drops  +350 iterations gross, +330 net, of 710 that scratch takes to its accuracy"
         in summary
     )
-    assert "attempts before it" not in summary
+    assert "earlier runs" not in summary
 
 
 def test_scratch_run_saves_nothing_and_counts_in_full() -> None:
     past = one_drop()
     [scratch] = past.records
-    assert "saved nothing: savings are compared with runs from scratch" in " ".join(shown(scratch).split())
+    assert "saved nothing: the savings of other runs are computed by comparison" in " ".join(shown(scratch).split())
     totals = " ".join(printed(record_details(scratch, past.records)).split())
-    assert "of 250 that scratch takes to its accuracy (runs from scratch in full)" in totals
+    assert "of 250 that scratch takes to its accuracy (runs from scratch count with all their iterations)" in totals
 
 
 def test_savings_without_scratch_are_stated_once() -> None:
@@ -97,7 +97,7 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     plan = printed(plan_details(past.landed(drop(3)).plan()))
     assert "80.00% (standard error 4.00%): 100% of what scratch-" in plan
     assert "reached 2 drops ago, on the samples of that time (1 drop and 2 classes)" in plan
-    estimate = "1,065 iterations to its accuracy, estimated from 1 scratch run and figures typical of other tasks"
+    estimate = "1,065 iterations to its accuracy, estimated from 1 scratch run and values typical of other tasks"
     assert f"{estimate} (standard error 347)" in plan
     assert "the last retraining took 28% of s_scratch; about 300 iterations are expected" in plan
     assert "The parent's weights are shrunk" in plan

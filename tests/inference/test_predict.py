@@ -110,7 +110,7 @@ def test_evaluation_refuses_folders_that_no_class_is_named_after(
     ran = predict(served, capsys, tmp_path / "inbox", images, "--evaluate")
     assert ran.code == 0, "a new class beside known ones counts as wrong"
     assert "of 12 images classified correctly" in ran.out
-    assert ran.out.endswith("not among the model's classes, so all their images count as wrong: inbox\n")
+    assert ran.out.endswith("classes that the model does not know (all their images count as wrong): inbox\n")
 
 
 @pytest.mark.parametrize("content", ["", "image\n"])

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="Run all trainings that have no result yet. You can stop the command at any time and start it again.",
     )
-    run.add_argument("names", nargs="*", metavar="NAME", help="Regimes (default: all).")
+    run.add_argument("names", nargs="*", metavar="NAME", help="Names of regimes (default: all).")
     run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2 (default: the seeds of each regime).")
     run.add_argument("--out", type=Path, required=True, help="Folder of the results.")
     run.add_argument(
@@ -48,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         help="Folder of the data sets (default: $RETRAIN_DATA, or data).",
     )
     run.add_argument("--jobs", type=int, default=1, help="Number of processes, each with one thread.")
-    run.add_argument("--variants", action="store_true", help="Also run the ablation.")
+    run.add_argument("--variants", action="store_true", help="Also run the ablation's variants.")
     report = commands.add_parser("report", help="Write the page and its picture from the results.")
     report.add_argument("folder", type=Path, help="Folder of the results.")
-    report.add_argument("--output", type=Path, default=Path("docs/evidence/regimes.md"), help="The page.")
+    report.add_argument("--output", type=Path, default=Path("docs/evidence/regimes.md"), help="File of the page.")
     return parser
 
 

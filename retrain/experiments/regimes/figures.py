@@ -1,6 +1,6 @@
-"""Compute the suite's figures from its results, with pure functions.
+"""Compute the suite's numbers from its results, with pure functions.
 
-No function here uses the accounting of `retrain.pipeline`, so these figures can check the ledger's. An evaluated image
+No function here uses the accounting of `retrain.pipeline`, so these numbers can check the ledger's. An evaluated image
 costs a third of a trained image. A run that never reaches scratch's accuracy is charged its own iterations and
 scratch's, because training from scratch would have to follow it.
 
@@ -24,7 +24,7 @@ from retrain.experiments.regimes.methods import (
 from retrain.experiments.regimes.records import Key, SuiteAdvice, SuiteRun
 
 EVALUATED = 1 / 3
-"""An evaluated image's cost, in trained images: the forward pass without the backward."""
+"""Cost of an evaluated image, in trained images. It needs the forward pass, and not the backward pass."""
 
 Runs = Mapping[Key, SuiteRun]
 
@@ -48,12 +48,12 @@ class Comparison(NamedTuple):
 
     @property
     def speed_up(self) -> float:
-        """L_r (eq. 2), over all drops."""
+        """Return L_r (eq. 2), over all drops."""
         return self.scratch / self.taken
 
 
 class SequenceFigures(NamedTuple):
-    """The figures of one regime with one seed."""
+    """The numbers of one regime with one seed."""
 
     whole: int
     """Iterations of scratch's full trainings on every dataset."""
@@ -62,9 +62,9 @@ class SequenceFigures(NamedTuple):
     scratch_averaged: int
     """The same sum for scratch with averaging."""
     used: int
-    """Iterations of all runs of the default."""
+    """Iterations of all runs of the method `default`."""
     used_all_in: float
-    """The iterations of `used`, and in addition the evaluations."""
+    """The iterations of `used`, with the evaluations, in iterations of the same cost."""
     net: float
     """Saving against plain scratch: s_scratch of the drops whose run was promoted, minus `used_all_in`."""
     net_averaged: float
@@ -230,13 +230,13 @@ class RegimeFigures(NamedTuple):
     """By method, baseline and level, and then by seed."""
 
     def mean(self, figure: Callable[[SequenceFigures], float]) -> Estimate:
-        """Return the mean of a figure over seeds."""
+        """Return the mean of a number over seeds."""
         return estimate([figure(sequence) for sequence in self.sequences.values()])
 
     def speed_up(self, method: str, baseline: str, level: int = 100, seeds: Collection[int] = ()) -> float | None:
         """Return L_r: scratch's iterations divided by the method's, both summed over seeds, or None without results.
 
-        Only these `seeds` count, or all that the method was run with.
+        Only `seeds` count. If it is empty, all seeds count with which the method was run.
         """
         by_seed = self._comparisons(method, baseline, level)
         chosen = [each for seed, each in by_seed.items() if not seeds or seed in seeds]
@@ -248,7 +248,7 @@ class RegimeFigures(NamedTuple):
         return sum(each.reached for each in comparisons), sum(each.drops for each in comparisons)
 
     def shared_seeds(self, methods: Iterable[str], baseline: str) -> set[int]:
-        """Return the seeds that all of these methods were run with, without the methods that were not run at all."""
+        """Return the seeds with which all of these methods were run. Methods that were never run are ignored."""
         each = [comparisons.keys() for method in methods if (comparisons := self._comparisons(method, baseline, 100))]
         return set(each[0]).intersection(*each[1:]) if each else set()
 

@@ -8,7 +8,7 @@ from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, D
 from retrain.experiments.regimes.settings import Regime
 
 GAP = 0.005
-"""Largest allowed shortfall of a test accuracy against scratch's."""
+"""Largest allowed distance of a test accuracy below scratch's."""
 
 WRONG_SHARE = 0.1
 """Largest allowed share of sequences in which the advised preset exceeds `ADVISED_RATIO`."""
@@ -19,7 +19,7 @@ RegimeResult = tuple[Regime, RegimeFigures]
 
 
 class Goal(NamedTuple):
-    """One row of the first table."""
+    """One row of the first table of the suite's page."""
 
     goal: str
     measured: str
@@ -45,7 +45,7 @@ def check_goals(results: Sequence[RegimeResult], advised: Sequence[AdviceFigures
 
 
 def _each(goal: str, failing: list[str], count: int, what: str) -> Goal:
-    """Return a goal that is met if nothing fails it."""
+    """Return a goal that `count` regimes, sequences or champions must meet. `failing` names those that do not."""
     if not count:
         return Goal(goal, "not run", None)
     measured = f"{count - len(failing)} of {count} {what}"

@@ -57,7 +57,7 @@ def choose_pictures(images: Images, seed: int, root: Path, scratch: Path) -> dic
 
 
 def apply_shift(data: bytes, shift: Shift) -> bytes:
-    """Return an image of another domain: inverted, blurred, or posterized to four tones a channel."""
+    """Return a changed image, as of another domain: inverted, blurred, or posterized to four tones a channel."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     match shift:
         case "inverted":

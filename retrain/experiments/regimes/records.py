@@ -29,31 +29,32 @@ class Key(NamedTuple):
 
 
 class SuiteRun(Record):
-    """The result of one method on one drop, all its attempts together."""
+    """The result of one method on one drop. It sums all runs on the drop: the first and its escalations."""
 
     regime: str
     seed: int
     method: str
     drop: int
     outcome: str
-    """Outcome of the last attempt."""
+    """Outcome of the last run."""
     promoted: bool | None
     """The gate's decision. None for a calibration."""
     start: str
     """The plan's reason for the initial weights."""
     attempts: int
+    """Number of runs on the drop."""
     iterations: int
-    """Iterations of all attempts."""
+    """Iterations of all runs."""
     schedule: int
     """Iterations of scratch's full training on this data."""
     batch_size: int
     evaluated_images: int
     curve: tuple[tuple[int, float], ...]
-    """(iterations, accuracy on all of val) at each evaluation, iterations of earlier attempts included."""
+    """(iterations, accuracy on all of val) at each evaluation. Iterations of earlier runs on the drop are included."""
     final_accuracy: float
     """Final accuracy on val."""
     test_accuracy: float | None
-    """Test accuracy of the last attempt's model."""
+    """Test accuracy of the last run's model."""
     champion_test_accuracy: float | None
     """Test accuracy of the champion after the gate's decision."""
     target_accuracy: float | None
@@ -62,7 +63,7 @@ class SuiteRun(Record):
     expected_scratch: float | None
     """The plan's estimate of scratch's iterations on this data."""
     savings: Savings | None
-    """The ledger's savings of these attempts."""
+    """The ledger's savings of these runs."""
     device_seconds: float
     commit: str
     machine: Machine
@@ -73,12 +74,12 @@ class SuiteRun(Record):
         return Key(self.regime, self.seed, self.method, self.drop)
 
 
-def summarize_attempts(
+def summarize_runs(
     key: Key, records: Sequence[RunRecord], curves: Sequence[Curve], start: str, schedule: int, batch: int, commit: str
 ) -> SuiteRun:
-    """Return the line of a method's attempts on one drop, oldest first."""
+    """Return the line for a method's runs on one drop. `records` and `curves` begin with the oldest run."""
     last, results = records[-1], [record.result for record in records if record.result]
-    assert last.result is not None  # an attempt that fails raises
+    assert last.result is not None  # a run that fails raises
     savings = [record.savings for record in records if record.savings]
     return SuiteRun(
         **key._asdict(),
@@ -105,7 +106,7 @@ def summarize_attempts(
 
 
 def _join_curves(records: Sequence[RunRecord], curves: Sequence[Curve]) -> tuple[tuple[int, float], ...]:
-    """Return the curves one after another: an attempt begins where the one before it ended."""
+    """Return the curves one after another. The iterations of a run continue those of the run before it."""
     joined: list[tuple[int, float]] = []
     before = 0
     for record, curve in zip(records, curves, strict=True):
@@ -138,7 +139,7 @@ class SuiteAdvice(Record):
 
 
 def append_line(line: SuiteRun | SuiteAdvice, path: Path) -> None:
-    """Append a line, whole even if several processes do so at once or one is killed."""
+    """Append a complete line, even if other processes append at the same time or an earlier one was killed."""
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
@@ -150,7 +151,7 @@ def append_line(line: SuiteRun | SuiteAdvice, path: Path) -> None:
 
 
 def read_runs(folder: Path) -> dict[Key, SuiteRun]:
-    """Read all results. A line that was cut off by a kill is left out, so its run is repeated.
+    """Read all results. Incomplete lines, left by a killed process, are ignored. The suite then repeats their runs.
 
     Raises `StudyError` if a line has another version's format.
     """

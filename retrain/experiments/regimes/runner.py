@@ -1,4 +1,7 @@
-"""Run the suite: several sequences in parallel, each in its own process with one thread."""
+"""Run the suite: several sequences in parallel, each in its own process with one thread.
+
+A sequence is one regime with one seed: all its drops, one after the other.
+"""
 
 import logging
 import os
@@ -18,14 +21,14 @@ log = logging.getLogger("retrain")
 def run_suite(
     regimes: Sequence[Regime], seeds: Collection[int] | None, out: Path, root: Path, jobs: int, with_variants: bool
 ) -> int:
-    """Run every regime with every seed, and return how many results are new.
+    """Run every regime with every seed, and return the number of new results.
 
     A sequence that fails is reported, and the others continue. Raises `StudyError` at the end if there was one.
     """
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch in the worker processes
     sequences = [(regime, seed) for regime in regimes for seed in seeds or regime.seeds]
-    sequences.sort(key=lambda sequence: sequence[1])  # every regime once before any seed comes a second time
+    sequences.sort(key=lambda sequence: sequence[1])  # the first seed of every regime, then the second
     commit, variants = read_commit(), list(VARIANTS) if with_variants else []
     with ProcessPoolExecutor(jobs, processes.SPAWN, initializer=_init_worker) as pool:
         pending = {
@@ -50,7 +53,7 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
 
 
 def run_sequence(regime: Regime, seed: int, root: Path, out: Path, commit: str, variants: Sequence[str]) -> int:
-    """Run one sequence in this process, and return how many results are new."""
+    """Run one sequence in this process, and return the number of new results."""
     from retrain.experiments.regimes.sequence import DropSequence, Place
 
     return DropSequence(regime, seed, Place(root, out, commit), {name: VARIANTS[name] for name in variants}).run()

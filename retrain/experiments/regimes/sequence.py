@@ -1,7 +1,7 @@
 """Run the sequence of a regime and a seed: every method retrains drop by drop, in a separate store.
 
-All methods start from the same first model, and no store contains another method's models. Stores are kept below the
-output folder until every result is written, so a killed sequence resumes at the result that it had not written.
+All methods start from the same first model, and no store contains another method's models. The stores stay below the
+output folder until every result is written. A killed sequence therefore resumes with its first missing result.
 """
 
 import logging
@@ -26,7 +26,7 @@ from retrain.experiments.regimes.records import (
     append_line,
     read_advice,
     read_runs,
-    summarize_attempts,
+    summarize_runs,
 )
 from retrain.experiments.regimes.settings import Regime, task_of
 from retrain.experiments.workers import Workers
@@ -63,7 +63,7 @@ class DropSequence:
         self.folder = place.out / "work" / f"{regime.name}-{seed}"
 
     def run(self) -> int:
-        """Execute the missing runs, append them to the results, and return how many results are new."""
+        """Execute the missing runs, append their results to the file, and return the number of new results."""
         missing = [key for key in self._keys() if key not in read_runs(self.place.out)]
         is_advised = (self.regime.name, self.seed) in read_advice(self.place.out)
         if not missing and is_advised:
@@ -182,7 +182,7 @@ def summarize_drop(store: TaskStore, key: Key, commit: str) -> SuiteRun:
     curves = [store.run(record.run_id).curve() for record in records]
     batch = plan.task.training.batch_size
     schedule = round(plan.task.training.epochs * plan.dataset.samples / batch)
-    return summarize_attempts(key, records, curves, plan.start, schedule, batch, commit)
+    return summarize_runs(key, records, curves, plan.start, schedule, batch, commit)
 
 
 def describe(run: SuiteRun) -> str:
@@ -204,7 +204,7 @@ def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
 
 
 def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
-    """Copy the records of a scratch run on the drops up to this one into another store, for its targets.
+    """Copy the records of a scratch run on the drops up to this one into another store, which takes its targets there.
 
     Its plan gets the training settings of the target's task. Different averaging settings would prevent the planner
     from comparing the two.

@@ -1,4 +1,4 @@
-"""A regime: its images, how they land as drops, and the task, as its YAML file states them."""
+"""The settings of a regime, read from its YAML file: its images, their drops, and the task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ class DropSetting(ConfigModel):
     new_classes: Annotated[int, Field(ge=0)] = 0
     """Number of new classes in this drop. 0: it has images of all earlier classes instead."""
     percent: Annotated[int, Field(ge=1, le=100)] = 100
-    """Percentage of the images of each of its classes that land with this drop."""
+    """Percentage of the images of each class in this drop that land with it."""
     shift: tuple[Shift, ...] = ()
     """Changes of all images of this drop, including val and test, in this order. They simulate another domain."""
 
@@ -52,11 +52,11 @@ class Regime(ConfigModel):
     title: str
     """A short description, for tables and pictures."""
     kind: Literal["regime", "journey"] = "regime"
-    """journey: what a first user does, four drops with default settings."""
+    """journey: four drops with default settings, as a first user might have them."""
     is_fitted: bool = False
-    """Whether scratch fits its data and there are 100 images a class and more: the higher goal for L_100 holds."""
+    """Whether the higher goal for L_100 applies: scratch fits its data, and each class has 100 images or more."""
     why: str
-    """Purpose of the regime, and how it was reduced to keep a scratch run under 90 seconds on one core."""
+    """Purpose of the regime, and the reductions that keep a scratch run under 90 seconds on one core."""
     images: Images
     drops: Annotated[tuple[DropSetting, ...], Field(min_length=2)]
     task: dict[str, Any]
