@@ -14,8 +14,8 @@ class Finding(Record):
     """The outcome of one check."""
 
     check: str
-    """Its name: credentials, store, conditional writes, clock, files of drops, disk, device, model, champion, plan,
-    MLflow, Model Registry or kubeflow."""
+    """Name of the check: credentials, store, conditional writes, clock, files of drops, disk, device, model, champion,
+    plan, MLflow, Model Registry or kubeflow."""
     state: Literal["ok", "warning", "failed"]
     """A warning does not stop the next run. A failure does."""
     found: str

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from retrain.config.task import Task
 from retrain.doctor import Check, Finding
 
-ADVICE = "It stops no run: the next one, or `retrain track`, exports what is missing."
+ADVICE = "Runs do not depend on it. The next run, or `retrain track`, exports what is missing."
 
 
 def check_trackers(task: Task) -> Iterator[Finding]:
@@ -21,7 +21,8 @@ def check_trackers(task: Task) -> Iterator[Finding]:
 def _probes(task: Task) -> dict[str, Callable[[], str]]:
     """Return functions that ask the task's trackers for an answer, by the trackers' names.
 
-    Each returns what answered, within seconds, and changes nothing. It raises `UserError` if no export is possible.
+    Each function returns a description of the server that answered. It takes a few seconds at most, and changes
+    nothing. It raises `UserError` if no export is possible.
     """
     probes: dict[str, Callable[[], str]] = {}
     if task.tracking.mlflow:

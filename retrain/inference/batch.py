@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     row: Row
     top: list[Ranked]
-    """Most likely first. Empty where the image cannot be read."""
+    """Most likely first. Empty if the image cannot be read."""
     error: str | None = None
 
 
@@ -60,15 +60,15 @@ class LabelledPredictions:
         self._images: list[str] = []
 
     def watch(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Yield the answers unchanged, and keep the answers for readable images.
+        """Yield the answers unchanged, and collect the predictions for readable images.
 
         Raises `UserError` if a label is missing.
         """
         for answer in answers:
             if answer.row.label is None:
                 raise UserError(
-                    f"{answer.row.image}: its true class is not known, and --evaluate needs it: name folders after "
-                    "classes, or a table's column with --label-column"
+                    f"{answer.row.image}: --evaluate needs the image's true class: put the image into a folder named "
+                    "after its class, or pass --label-column for a table"
                 )
             if answer.top:
                 true = name_class(answer.row.label, self._aliases)
@@ -79,12 +79,12 @@ class LabelledPredictions:
     def analyze(self, classes: Sequence[str], new: Collection[str] = ()) -> ErrorAnalysis:
         """Return the errors. `new` are the classes that earlier models did not know. Unknown classes count as wrong.
 
-        Raises `UserError` if it knows none of them. The names of the folders are then not names of classes.
+        Raises `UserError` if all true classes are unknown, because the folders are then not named after classes.
         """
         named = {prediction.true for prediction in self._predictions}
         if named and not named & set(classes):
             raise UserError(
                 f"--evaluate: none of the true classes is a class of the model: {name_some(named)}. Its classes are "
-                f"{name_some(classes)}. Name folders after classes, or a table's column with --label-column"
+                f"{name_some(classes)}. Name the folders after the classes, or pass --label-column for a table"
             )
         return analyse_errors(self._predictions, classes, lambda number: SampleView(self._images[number]), new)

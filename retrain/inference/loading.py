@@ -54,14 +54,14 @@ def champion_of(store: TaskStore) -> str:
 def new_classes(store: TaskStore, run_id: str) -> set[str]:
     """Return the classes of a run's model that its previous champion did not know.
 
-    None are new if it was never tested.
+    Empty if the run was never tested.
     """
     errors = store.run(run_id).errors()
     return {figures.name for figures in errors.classes if figures.is_new} if errors else set()
 
 
 def load_model(source: Source, run_id: str | None = None, device: str = "auto") -> Model:
-    """Load a run's model, or the champion's, in evaluation mode. Raises `RunError` or `ModelError` if it cannot be."""
+    """Load a run's model, or the champion's, in evaluation mode. Raises `RunError` or `ModelError` if this fails."""
     files = source.store.run(champion_of(source.store) if run_id is None else run_id)
     plan, chosen = files.plan(), pick_device(device)
     result = files.result()

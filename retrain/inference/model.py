@@ -71,12 +71,12 @@ class Model:
 
     @property
     def run_id(self) -> str:
-        """Return the run that trained it."""
+        """Return the id of the run that trained the model."""
         return self.plan.run_id
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return its classes in the order of the logits."""
+        """Return the model's classes in the order of the logits."""
         return self.plan.dataset.classes
 
     def predict(self, images: Iterable[ImageInput] | Tensor, batch_size: int = BATCH) -> Predictions:

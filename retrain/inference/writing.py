@@ -14,11 +14,11 @@ from retrain.utils.extras import import_extra
 
 Format = Literal["csv", "jsonl", "parquet"]
 PARQUET_ROWS = 4096
-"""Rows of a Parquet file that are written at once."""
+"""Rows of a Parquet file that are written together."""
 
 
 def format_of(output: Path) -> Format:
-    """Return the format that a file's name stands for. Raises `UserError` if it is none."""
+    """Return the format of a file, given by its extension. Raises `UserError` for any other extension."""
     for known in get_args(Format):
         if output.suffix == f".{known}":
             return known  # type: ignore[no-any-return]  # one of the literals
@@ -28,7 +28,7 @@ def format_of(output: Path) -> Format:
 def write_file(answers: Iterable[Answer], output: Path, top: int) -> None:
     """Write answers to a file in the format of its name. Raises `UserError` for a format that cannot be written."""
     kind = format_of(output)
-    with _whole(output) as part:
+    with _temporary(output) as part:
         if kind == "parquet":
             _write_parquet(answers, part, top)
         else:
@@ -37,7 +37,7 @@ def write_file(answers: Iterable[Answer], output: Path, top: int) -> None:
 
 
 def write_stream(answers: Iterable[Answer], stream: TextIO, kind: Literal["csv", "jsonl"], top: int) -> None:
-    """Write answers as text, each when it comes. Nothing is written if the first answer raises an error."""
+    """Write answers as text, each as soon as it is available. If the first one raises an error, write nothing."""
     if kind == "jsonl":
         for answer in answers:
             stream.write(json.dumps(_document(answer), ensure_ascii=False) + "\n")
@@ -84,7 +84,7 @@ def _document(answer: Answer) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole(output: Path) -> Iterator[Path]:
+def _temporary(output: Path) -> Iterator[Path]:
     """Yield the path of a temporary file in the folder of `output`. It replaces `output` at the end."""
     part = output.with_name(f".{output.name}.part")
     try:

@@ -1,9 +1,9 @@
 """A client of the Kubeflow Pipelines API server. It submits a task's pipeline once for each run, or on a schedule.
 
 The id of a plan's run is also the name of the run on Kubeflow. Before a submission, the client looks for a run with
-this name. So it finds a run again after a crash between the submission and its record. The server allows several runs
-with one name. The client therefore looks for the name once more afterwards. Submissions that race then all find the
-same run.
+this name. It therefore finds the run again after a crash between the submission and its record. The server allows
+several runs with one name. The client therefore looks for the name once more after the submission. Concurrent
+submissions then all find the same run.
 """
 
 import io
@@ -57,8 +57,8 @@ def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted
 def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
     """Return the run of this name on the task's server. Submit it if there is none. Raises `SubmitError`.
 
-    Processes that race can create several runs of one name. Then the first run that has not ended is returned. The
-    server's times are whole seconds, so the lowest id decides among equal times.
+    Concurrent processes can create several runs of one name. Then the first run that has not ended is returned. The
+    server's times are in full seconds. Among equal times, the lowest id decides.
     """
     with _connection(task.kubeflow) as client:
         experiment = _experiment(client, task)
@@ -131,7 +131,7 @@ def register(task: Task, build: PipelineBuilder) -> Registered:
 def _without_host(task: Task) -> Task:
     """Return the task without the server's address.
 
-    No pod uses it, and each forwarded port would make a new version.
+    No pod uses the address. With it, each local port that is forwarded to the server would make a new version.
     """
     return task.model_copy(update={"kubeflow": task.kubeflow.model_copy(update={"host": None})})
 
@@ -269,7 +269,7 @@ class _Client(Client):  # type: ignore[misc]  # kfp has no types
 
 
 def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
-    """Return the pipeline's arguments. `submission` is a new id, under which its outcome is stored."""
+    """Return the pipeline's arguments. `submission` is a new id, under which the result of planning is stored."""
     return {
         "task": write_parameter(task),
         "method": request.method or "",

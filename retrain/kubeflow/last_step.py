@@ -1,6 +1,6 @@
 """The pipeline's last step, and functions that all steps use: the task's store, and the error of a failed step.
 
-Imports no torch, so that the step starts at once.
+Imports no torch, so that the step starts quickly.
 """
 
 import logging
@@ -24,11 +24,12 @@ log = logging.getLogger("retrain")
 def finish(parameter: Parameter, submission: str, job: str, state: str, message: str) -> None:
     """Record a failure that no step could record. Exit with 1 if the retraining failed.
 
-    The ledger decides this and not the state. Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed
-    pod. kfp on one machine reports SUCCEEDED and FAILED.
+    The ledger shows whether the retraining failed. `state` does not: Kubeflow's driver reports COMPLETE for a success
+    and RUNNING for a killed pod, and kfp on one machine reports SUCCEEDED and FAILED.
     """
     task, store = open_store(parameter)
-    found = read_submission(store, submission) or Submission(error="planning did not end")
+    no_plan = Submission(error="planning did not end: the log of the step `plan` has the cause")
+    found = read_submission(store, submission) or no_plan
     if found.error:
         raise SystemExit(found.error)
     if found.run_id is None or not found.may_run_in(job):
@@ -38,15 +39,15 @@ def finish(parameter: Parameter, submission: str, job: str, state: str, message:
         return
     ended = find_record(store, plan)
     if ended is None:
-        with store.lock(patient=True) as ours:
+        with store.lock(patient=True) as locked:
             fallback = f"its pods ended without a record (Kubeflow's state: {state})"
-            ended = _record_end(task, ours, plan, message or fallback)
+            ended = _record_end(task, locked, plan, message or fallback)
     if ended.outcome == "failed":
         raise SystemExit(f"{ended.run_id} failed: {ended.error}")
 
 
 def _has_approval(store: TaskStore, plan: Plan) -> bool:
-    """Return whether a verdict decides the run, even if it was given only a moment ago."""
+    """Return whether the run awaits approval, or a verdict has just ended the wait."""
     return find_approval(store, next_run.latest_attempt(store, plan), utc_now()) is not None
 
 
@@ -67,7 +68,7 @@ def open_store(parameter: Parameter) -> tuple[Task, TaskStore]:
 
 
 def find_record(store: TaskStore, plan: Plan) -> RunRecord | None:
-    """Return the record of the latest attempt of a plan, or None if it has not ended."""
+    """Return the record of a plan's run, or of the last run that followed it. None if that run has not ended."""
     return store.ledger.find(next_run.latest_attempt(store, plan).run_id)
 
 

@@ -41,19 +41,19 @@ def write_outputs(
     try:
         task = read_parameter(parameter)
         store = open_task_store(task)
-        attempts = read_attempts(store, run_id)
-        for name, figure in run_metrics(attempts).items():
-            metrics.log_metric(name, figure)
+        records = read_records(store, run_id)
+        for name, value in run_metrics(records).items():
+            metrics.log_metric(name, value)
         if errors := store.run(run_id).errors():
             log_confusions(confusion_matrix, errors)
-        name_model(model, store, attempts[-1])
+        name_model(model, store, records[-1])
         Path(report.path).write_text(_draw_report(task))
     except UserError as error:
         log.warning("%s: Kubeflow's UI will lack some of its outputs: %s", run_id, error)
 
 
-def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
-    """Return the records of a retraining's attempts, oldest first.
+def read_records(store: TaskStore, run_id: str) -> list[RunRecord]:
+    """Return the records of a retraining: of the runs that missed its target, oldest first, and of this run.
 
     A candidate that awaits approval has no record yet. It gets a preliminary record without savings.
     """
@@ -67,17 +67,16 @@ def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
     return [*missed, last]
 
 
-def run_metrics(attempts: Sequence[RunRecord]) -> dict[str, float]:
-    """Return the figures of a retraining. Missing figures are left out.
+def run_metrics(records: Sequence[RunRecord]) -> dict[str, float]:
+    """Return the metrics of a retraining. Missing values are left out, because KFP cannot store null or NaN.
 
-    Iterations are the sum over all attempts. Accuracies are between 0 and 1. `promoted` is 1 or 0. KFP cannot keep null
-    or NaN.
+    Iterations are the sum over all records. Accuracies are between 0 and 1. `promoted` is 1 or 0.
     """
-    last = attempts[-1]
+    last = records[-1]
     result, decision = last.result, last.decision
-    saved = total_savings(attempts)
+    saved = total_savings(records)
     figures = {
-        "iterations_used": sum(_iterations_used(record) for record in attempts),
+        "iterations_used": sum(_iterations_used(record) for record in records),
         "iterations_saved": saved.gross if last.savings else None,
         "iterations_saved_all_in": saved.net if last.savings else None,
         "L_99": result.speed_up["99"] if result else None,

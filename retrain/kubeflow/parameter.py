@@ -56,7 +56,7 @@ def _changes(before: Any, after: Any, path: tuple[str, ...] = ()) -> Iterator[st
 def require_storable(task: Task) -> None:
     """Raise a `TaskError` if Kubeflow cannot store one of the task's texts.
 
-    Kubeflow would answer with an error, but only after it has created the workflow. It would not list this run.
+    Kubeflow would create the workflow, but answer with an error and not list the run.
     """
     refused = [
         f"{task.name}: {field}: Kubeflow's database cannot store {max(text)!r}. Use characters up to U+FFFF"

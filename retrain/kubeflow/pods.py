@@ -1,7 +1,7 @@
 """Configure a step's pod from the task's `resources`, with kfp and kfp-kubernetes.
 
-KFP cannot set a pod's service account or priority class. The account is set when the pipeline is submitted, and the
-priority is Kueue's. kfp is imported only to configure a pod: a TrainJob needs only the constants.
+KFP cannot set a pod's service account or priority class. The account is set when the pipeline is submitted, and Kueue
+sets the priority. kfp is imported only to configure a pod, because a TrainJob needs only the constants.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 POOL = ("train", "train_only", "evaluate", "trial")
 """The steps that need the GPU pool."""
 DATA = (*POOL, "promote")
-"""The steps that may need a model and images. promote does if another candidate was promoted first."""
+"""The steps that may need a model and images. `promote` needs them if another candidate was promoted meanwhile."""
 FINISH = "finish"
 CACHE = "/cache"
 METRICS_PORT = 9108
@@ -28,7 +28,8 @@ CREDENTIALS = (
 )
 """Keys that become environment variables of the same name, if the Secret has them."""
 RETRY_WINDOW = "2160h"
-"""Argo counts it from the start of the first pod, and kills a running pod at its end. KFP's default is one hour."""
+"""Time in which a step may be retried, from the start of its first pod. At its end, Argo kills a running pod. KFP's
+default is one hour."""
 
 
 def configure_pod(step: "PipelineTask", name: str, resources: Resources) -> None:

@@ -41,8 +41,9 @@ class Submission(Record):
     """The result of planning: a run, the reason why none is needed, or an error in the task or its data."""
 
     run_id: str | None = None
-    """The run that was planned. It may have escalated to another one since."""
+    """The run that was planned. Another run may have followed it since (escalation)."""
     nothing: str | None = None
+    """The reason why no run is needed."""
     error: str | None = None
     job: str | None = None
     """Kubeflow's id of the job that executes it. None: any job."""

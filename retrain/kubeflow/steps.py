@@ -6,7 +6,7 @@ written into the ledger, and the step succeeds. The later steps find that the ru
 Kubeflow still shows such a run as succeeded, because Argo ignores the result of an exit handler. Only the ledger has
 the true result.
 
-The steps that train or evaluate import torch when they are called, so that planning starts at once.
+The steps that train or evaluate import torch when they are called, so that planning starts quickly.
 """
 
 import logging
@@ -47,11 +47,11 @@ def plan(parameter: Parameter, method: str, purpose: str, submission: str, job: 
     task, store = open_store(parameter)
     found = read_submission(store, submission)
     if found is None:
-        with store.lock(patient=True) as ours:
-            found = read_submission(ours, submission)  # another pod may have planned it meanwhile
+        with store.lock(patient=True) as locked:
+            found = read_submission(locked, submission)  # another pod may have planned it meanwhile
             if found is None:
-                found = _plan(RecordContext(ours, factories=task.allowed_factories), task, method, purpose)
-                write_submission(ours, submission, found)
+                found = _plan(RecordContext(locked, factories=task.allowed_factories), task, method, purpose)
+                write_submission(locked, submission, found)
     if not found.may_run_in(job):
         log.info("nothing to do: job %s already runs submission %s", found.job, submission)
         return ""
@@ -73,9 +73,10 @@ def _plan(context: RecordContext, task: Task, method: str, purpose: str) -> Subm
 
 def request(method: str, purpose: str) -> Request:
     """Return the request in the pipeline's parameters. An empty method means that the plan chooses."""
-    for word, allowed in ((method or "scratch", get_args(Method)), (purpose, get_args(Purpose))):
+    given = (("method", method or "scratch", get_args(Method)), ("purpose", purpose, get_args(Purpose)))
+    for name, word, allowed in given:
         if word not in allowed:
-            raise UserError(f"{word!r} must be one of {', '.join(allowed)}")
+            raise UserError(f"the pipeline's parameter {name}: {word!r} must be one of {', '.join(allowed)}")
     return Request(cast(Method, method) if method else None, cast(Purpose, purpose))
 
 
@@ -95,12 +96,12 @@ def train(parameter: Parameter, run_id: str, device: str) -> str:
 
 
 def train_only(parameter: Parameter, run_id: str, device: str) -> str:
-    """Train in this process and the others that torchrun started."""
+    """Train in this process, together with the other processes that torchrun started."""
     return _run_stage(stages.train, parameter, run_id, device)
 
 
 def complete(parameter: Parameter, run_id: str, device: str) -> str:
-    """Run all stages after planning in this process, and train in it and the others that torchrun started."""
+    """Run all stages after planning in this process. All processes that torchrun started train together."""
     return _run_stage(stages.run_stages, parameter, run_id, device)
 
 
@@ -135,15 +136,15 @@ def record(parameter: Parameter, run_id: str, device: str) -> str:
 
 
 def _run_stage(stage: Callable[["Context", Plan], object], parameter: Parameter, run_id: str, device: str) -> str:
-    """Run a stage of a run that has not ended, and return the id of its latest attempt.
+    """Run a stage of a run that has not ended. Return the run's id, or the id of the last run that followed it.
 
     While another process holds the task's lock, the pod waits. If it failed instead, it would use up its retries.
     """
     from retrain.pipeline.train import run_as_leader
 
     opened = _open(parameter, device)
-    with run_as_leader(opened) as first, first.store.lock(patient=True) as ours:
-        context = replace(first, store=ours)
+    with run_as_leader(opened) as first, first.store.lock(patient=True) as locked:
+        context = replace(first, store=locked)
         plan = context.files(run_id).plan()
         if not _has_ended(context, plan):
             _run_or_record(stage, context, plan)

@@ -18,10 +18,11 @@ RUNTIME = "torch-distributed"
 """The ClusterTrainingRuntime that Trainer installs. Its only job and its container are named `NODE`."""
 NODE = "node"
 MANAGER = "retrain/trainjob"
-"""The owner of the patch. Trainer's webhook refuses a name without a domain and a slash; its type allows it."""
+"""The owner of the patch. Trainer's webhook refuses a name without a domain and a slash, although its type allows it.
+"""
 SHARED_MEMORY = "shared-memory"
 USER = 65532
-"""The image's user. As the group of its files, it can write to a volume of any storage class."""
+"""The id of the image's user. It is also the group of the volumes' files, so that the user can write to them."""
 POD_SECURITY: Manifest = {
     "runAsNonRoot": True,
     "runAsUser": USER,
@@ -30,7 +31,7 @@ POD_SECURITY: Manifest = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 CONTAINER_SECURITY: Manifest = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""With `POD_SECURITY`, the *restricted* Pod Security Standard. Trainer's runtime sets none of it."""
+"""Together with `POD_SECURITY`, this meets the *restricted* Pod Security Standard. Trainer's runtime sets neither."""
 
 
 def render_trainjob(task: Task, run_id: str) -> str:

@@ -1,5 +1,5 @@
 """Networks by name, their pretrained weights, and the cost of computing them.
 
-Others use `factory.build_network`, `factory.check_network`, `pretrained.read_pretrained` and `flops.count_flops`.
-Imports store, recipe, records, config, utils and errors.
+Other packages use `factory.build_network`, `factory.check_network`, `pretrained.read_pretrained` and
+`flops.count_flops`. Imports store, recipe, records, config, utils and errors.
 """

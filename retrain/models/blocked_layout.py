@@ -1,11 +1,11 @@
-"""Train residual networks in oneDNN's blocked memory layout: in bfloat16 on the CPU.
+"""Train residual networks in oneDNN's blocked memory layout. This is used only for bfloat16 on the CPU.
 
-In the layout channels_last, oneDNN computes only the convolutions. Batch normalization, ReLU and additions are torch's
-own loops, a fifth of a step of a thin network. In the blocked layout (nChw16c, blocks of 16 channels), oneDNN computes
-all of these layers, more than twice as fast. `docs/performance.md` has the measurements.
+In the layout channels_last, oneDNN computes only the convolutions. Torch computes batch normalization, ReLU and
+additions, which take a fifth of a step of a thin network. In the blocked layout (nChw16c, blocks of 16 channels),
+oneDNN computes all of these layers, more than twice as fast. `docs/performance.md` has the measurements.
 
-The two layouts round sums differently. Training in float32 keeps channels_last, because recorded results in float32
-must stay repeatable bit for bit. Evaluation keeps it, too: exported networks are compared with it.
+The two layouts round sums differently. Training in float32 uses channels_last, because recorded results in float32
+must stay repeatable bit for bit. Evaluation also uses it, because exported networks are compared with its results.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BLOCK = 16
 
 
 def fits_blocks(width: int, normalization: nn.Module) -> bool:
-    """Return whether a residual network of this width has only layers that oneDNN computes in whole blocks."""
+    """Return whether a residual network of this width has only layers that oneDNN computes in complete blocks."""
     return width % BLOCK == 0 and isinstance(normalization, nn.BatchNorm2d)
 
 
@@ -34,9 +34,9 @@ def is_mixed_precision_on_cpu(images: Tensor) -> bool:
 
 
 def apply_in_blocks(body: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return the body's output for bfloat16 images, computed in the blocked layout: float32 in torch's own layout.
+    """Return the body's output for bfloat16 images, computed in the blocked layout. It is float32 in torch's layout.
 
-    The gradients of its weights are float32. BatchNorm layers must be in training mode.
+    The gradients of the body's weights are float32. BatchNorm layers must be in training mode.
     """
     with torch.autocast("cpu", enabled=False):  # oneDNN rounds the weights itself
         return body(images.to_mkldnn()).to_dense(torch.float32)

@@ -5,8 +5,8 @@
    Narrow residual networks have such convolutions in their shortcuts, and training them corrupts the heap. A strided
    1x1 convolution reads only every n-th pixel. So these pixels are selected first, and then convolved without a stride.
 2. In bfloat16, the backward pass of a strided convolution with a larger kernel does not write all gradients of its
-   weights if its input has only one column. The rest keeps what was in memory before. Along a side of one pixel a
-   stride does not change the output, so it is left out there.
+   weights if its input has only one column. The other gradients keep the values that were in memory before. Along a
+   side of one pixel, a stride does not change the output. It is therefore replaced by 1 there.
 """
 
 from typing import Any

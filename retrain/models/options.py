@@ -25,8 +25,8 @@ class NetworkOptions(NamedTuple):
     """Names of the parameters with a default. A task may set them."""
     known: frozenset[str]
     """All parameters, including the ones that the network's name determines."""
-    is_whole: bool
-    """Whether these are all options. A function with `**options` may accept others."""
+    is_complete: bool
+    """Whether the network has no other options. A function with `**options` may accept others."""
 
 
 def find_options(build: Callable[..., Any]) -> NetworkOptions:
@@ -61,12 +61,12 @@ def check_options(model: Model, build: Callable[..., Any]) -> None:
     except (TypeError, ValueError):  # a function of native code has no signature
         return
     for name in model.options:
-        if taken.is_whole and name not in taken.known:
+        if taken.is_complete and name not in taken.known:
             raise _unknown_option(model, name, taken)
 
 
 def unknown_option(model: Model, build: Callable[..., Any], error: Exception) -> ModelError | None:
-    """Return the error that names an option, if `error` is Python's about an unexpected argument. Otherwise None."""
+    """Return an error that names the option. None if `error` is not Python's error for an unexpected argument."""
     found = UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
     if found is None or found[1] not in model.options:
         return None

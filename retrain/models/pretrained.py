@@ -1,7 +1,7 @@
-"""Pretrained weights: find them, find the images that they need, and store them for a task.
+"""Find pretrained weights and the image settings that they need, and store the weights for a task.
 
 A plan contains only the SHA-256 of the weights. The task's store has a copy, so that a later run, a pod or another
-machine starts from the same file. Only safetensors are read. Nothing is downloaded except from the task's own stores.
+machine starts from the same file. Only safetensors are read. Files are downloaded only from stores that the task names.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def resolve_task(task: Task) -> Task:
 
 
 def own_input(model: Model) -> dict[str, Any]:
-    """Return the fields of `data` that a network's own configuration states. Empty if the network has none."""
+    """Return the fields of `data` that a network's configuration states. Empty if the network has no configuration."""
     if model.name.startswith(TIMM):
         config = timm_config(model)
         _, height, width = config.input_size
@@ -110,7 +110,10 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
 def _cached_by_hugging_face(model: Model) -> str:
     """Return the path of a timm name's cached weights. Nothing is downloaded."""
     if not model.name.startswith(TIMM):
-        raise ModelError(f"model.pretrained: {HF_CACHE} holds the weights of timm's names, and not {model.name}")
+        raise ModelError(
+            f"model.pretrained: {HF_CACHE} works only for timm's networks, and not for {model.name}: set it to a "
+            ".safetensors file"
+        )
     repository = timm_config(model).hf_hub_id
     if repository is None:
         raise ModelError(
@@ -121,7 +124,7 @@ def _cached_by_hugging_face(model: Model) -> str:
     found = try_to_load_from_cache(repository, "model.safetensors")
     if not isinstance(found, str):
         raise ModelError(
-            f"model.pretrained: {HF_CACHE} does not hold {repository}; "
+            f"model.pretrained: {HF_CACHE} does not contain {repository}; "
             f"`hf download {repository} model.safetensors` on this machine fetches it"
         )
     return found
@@ -141,7 +144,7 @@ def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes |
     except Missing:
         if task.model.pretrained is None:
             raise ModelError(
-                f"model.pretrained: the weights {sha256} are not in {store.url}: set it to the file that holds them"
+                f"model.pretrained: the weights {sha256} are not in {store.url}: set it to the file of these weights"
             ) from None
         data = read_pretrained_file(task.model, task.endpoint_url)
         _check_digest(data, sha256, str(task.model.pretrained))

@@ -163,7 +163,7 @@ class ResNet(nn.Module):
 
 
 def check_width(width: object) -> None:
-    """Raise `ValueError` for an invalid number of channels. Torch's own messages do not name it."""
+    """Raise `ValueError` for an invalid number of channels. Torch's messages would not name the option."""
     if not isinstance(width, int) or width < 1:
         raise ValueError(f"width must be a whole number of at least 1, not {width!r}")
 

@@ -35,7 +35,7 @@ class LedgerReader:
         """Number of failed reads of the ledger or of one of its records."""
 
     def __len__(self) -> int:
-        """Return how many records were read."""
+        """Return the number of records that were read."""
         return len(self._read)
 
     def new(self) -> Iterator[RunRecord]:
@@ -175,7 +175,7 @@ class Exporter(Collector):
         self._families: Sequence[Metric] = ()
 
     def refresh(self) -> None:
-        """Read new records. A task that cannot be read is logged and keeps its last figures. The others are updated."""
+        """Read new records. A task that cannot be read is logged and keeps its last values. The others are updated."""
         for task in self._tasks:
             try:
                 task.refresh(self._totals)

@@ -1,4 +1,4 @@
-"""Compute metrics from records: running sums over all records, and figures of each task's newest run."""
+"""Compute metrics from records: running sums over all records, and values of each task's newest run."""
 
 import platform
 from collections import defaultdict
@@ -72,7 +72,7 @@ def in_units(costs: Costs, watts: float | None, flops: float, seconds: float) ->
 
 
 def mean_watts(record: RunRecord) -> float | None:
-    """Return the mean power of a device: the task's figure, or else the measured energy over the time."""
+    """Return the mean power of a device: the task's setting, or else the measured energy divided by the time."""
     cost = record.result.cost if record.result else None
     if record.costs.device_watts or cost is None or cost.measured_joules is None or not cost.device_seconds_all_in:
         return record.costs.device_watts
@@ -80,15 +80,15 @@ def mean_watts(record: RunRecord) -> float | None:
 
 
 def is_final(record: RunRecord) -> bool:
-    """Return whether a record ends a retraining. An attempt that missed and was followed by another does not."""
+    """Return whether a record ends a retraining. A run that missed its target and was followed by another does not."""
     escalated = record.outcome == "missed" and record.evaluation is None
     return record.purpose == "retrain" and not escalated
 
 
 def _runs(record: RunRecord) -> Values:
-    """Yield 0 for outcomes that have not occurred.
+    """Yield 1 for the record's outcome and 0 for each other outcome.
 
-    Prometheus sees no increase in a series that appears for the first time.
+    The zeros are needed because Prometheus sees no increase in a series that appears for the first time.
     """
     for outcome in OUTCOMES:
         yield (record.task, record.method, record.purpose, outcome), float(outcome == record.outcome)
@@ -106,7 +106,10 @@ def _labels(record: RunRecord, unit: Unit) -> tuple[str, ...]:
 
 
 def _savings(unit: Unit, figure: Callable[[Savings], float]) -> Figure:
-    """Return a figure of the savings, converted to other units by the cost of an iteration of the same run."""
+    """Return a function that computes one number of the savings in this unit.
+
+    Iterations are converted by the cost of an iteration of the same run.
+    """
 
     def figures(record: RunRecord) -> Values:
         amount = _per_iteration(record).get(unit)
@@ -156,7 +159,7 @@ SUMS: dict[Name, Figure] = {
     **{name: _consumed(unit) for unit, name in names.CONSUMED.items()},
     names.MEASURED_ENERGY: _measured_joules,
 }
-"""Figures that are summed over all records."""
+"""Functions of a record whose values are summed over all records."""
 
 
 def _gauge(figure: Callable[[RunRecord], float | None]) -> Figure:
@@ -191,8 +194,8 @@ def _speed_ups(record: RunRecord) -> Values:
 def _target_met(record: RunRecord) -> float | None:
     """Return 1 if the retraining met its target, 0 if not, and None if it had none.
 
-    A first attempt without a target could not miss it. A later attempt without a target is scratch, after all schedules
-    missed.
+    A retraining's first run without a target cannot miss it. A later run without a target is scratch. It follows runs
+    that missed their targets with all schedules.
     """
     if record.target is None and record.attempt == 0:
         return None
@@ -229,7 +232,8 @@ NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
     names.LAST_RUN: (is_final, _gauge(lambda r: r.ended_at.timestamp())),
     names.LAST_SUCCESS: (_succeeded, _gauge(lambda r: r.ended_at.timestamp())),
 }
-"""Figures of each task's newest record that meets the condition. A figure that this record lacks is left out."""
+"""Conditions, and functions of each task's newest record that meets the condition. A value that this record lacks is
+left out."""
 
 
 def _run_duration(record: RunRecord) -> Values:

@@ -30,7 +30,7 @@ USED = Name(
     "retrain_used_iterations_total",
     "counter",
     METHOD,
-    "Iterations that the runs took, missed attempts and calibrations included.",
+    "Iterations that the runs took, including runs that missed their target, and calibrations.",
 )
 USED_ALL_IN = Name(
     "retrain_used_all_in_iterations_total",
@@ -249,7 +249,7 @@ RUN_DURATION = Name(
     "retrain_run_duration_seconds",
     "histogram",
     METHOD,
-    "Time from the start of a run's training to its record, any wait for approval included.",
+    "Time from the start of a run's training to its record, including any wait for approval.",
 )
 STAGE_DURATION = Name(
     "retrain_stage_duration_seconds",
@@ -268,7 +268,7 @@ STORE_REQUESTS = Name(
 )
 
 LEDGER_READ = Name(
-    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "Time of the last read of the whole ledger. 0 if never."
+    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "Time of the last complete read of the ledger. 0 if never."
 )
 LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Times that the ledger could not be read.")
 LEDGER_RECORDS = Name("retrain_ledger_records", "gauge", TASK, "Records that the exporter has read.")
@@ -312,8 +312,8 @@ TRAINING_ETA = Name(
     "retrain_training_eta_seconds",
     "gauge",
     METHOD,
-    "Estimated time until the target is reached, judged by the last evaluations. Without a target, the time "
-    "until the schedule ends.",
+    "Time until the target is reached, estimated from the last evaluations. Without a target, the time until the "
+    "schedule ends.",
 )
 
 WATCHER_LAG = Name(

@@ -49,7 +49,7 @@ class Pace:
     HINT_AFTER = 10.0
     """Seconds of training after which the speed is known well enough."""
     LONG = 1200.0
-    """A training that still takes at least this many seconds gets the hint."""
+    """Least number of seconds that a training must still take to get the hint."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._iterations = plan.task.training.batch_size, plan.iterations

@@ -19,11 +19,11 @@ CONNECTIONS = 1000
 """Largest number of open connections. Waitress needs no thread to read a request, so slow clients do not delay
 others."""
 THREADS = 16
-"""Number of requests that are answered at the same time. Others wait."""
+"""Number of requests that are answered at the same time. Other requests wait."""
 REQUEST_BYTES = 16 * 1024
 """Largest number of bytes of request line and headers."""
 ANSWER_BYTES = 1 << 28
-"""Bytes of a reply that are buffered in memory for a slow client. The rest goes to a temporary file."""
+"""Bytes of a reply that are buffered in memory for a slow client. Further bytes go to a temporary file."""
 IDLE_SECONDS = 30
 """Seconds after which an idle connection is closed."""
 
@@ -34,7 +34,7 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Posts(NamedTuple):
-    """The only path that accepts POST requests, and OPTIONS requests that ask for this."""
+    """The only path that accepts POST requests, and OPTIONS requests that ask whether POST is allowed."""
 
     path: str
     body_bytes: int
@@ -58,7 +58,7 @@ class WebServer:
             connection_limit=CONNECTIONS,
             channel_timeout=IDLE_SECONDS,
             max_request_header_size=REQUEST_BYTES,
-            max_request_body_size=posts.body_bytes if posts else 1,  # where no request has a body: reply 413 at once
+            max_request_body_size=posts.body_bytes if posts else 1,  # else no request has a body: reply 413
             outbuf_overflow=ANSWER_BYTES,
             ident="retrain",
             clear_untrusted_proxy_headers=True,

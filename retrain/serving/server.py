@@ -16,7 +16,7 @@ GRACE_SECONDS = 30
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, but prints its address once it listens."""
+    """A uvicorn server that prints its address once it listens."""
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Start listening, then print the address."""

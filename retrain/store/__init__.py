@@ -1,8 +1,8 @@
 """The store of drops, runs, the ledger and the champion.
 
 All access to a task's data goes through `task_store.TaskStore`. It uses one `ObjectStore`: a local folder, S3
-(`store/s3/`), Google Cloud Storage or Azure Blob Storage (`store/cloud/`). tests/store/test_store.py tests them all
-alike. Imports records, config, utils and errors.
+(`store/s3/`), Google Cloud Storage or Azure Blob Storage (`store/cloud/`). tests/store/test_store.py runs the same
+tests on all of them. Imports records, config, utils and errors.
 """
 
 import re

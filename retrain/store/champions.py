@@ -39,7 +39,10 @@ def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
 
 
 def compared_champion(seen: ChampionSnapshot, run_id: str) -> str | None:
-    """Return the run that a candidate is compared with: the champion, or the champion that it has replaced."""
+    """Return the run that a candidate is compared with.
+
+    This is the champion. If the candidate has already been promoted, it is the champion before that promotion.
+    """
     before = None
     for entry in seen.champion.history if seen.champion else ():
         if entry.run_id == run_id:
@@ -83,7 +86,7 @@ class ChampionPointer:
     def promote_manually(
         self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = NO_AUTHOR
     ) -> Champion:
-        """Promote a run at a person's request. Raises `RunError` if it is the champion, or another run was faster."""
+        """Promote a run at a person's request. Raises `RunError` if it is the champion, or another run came first."""
         if seen.run_id == run_id:
             raise RunError(f"{run_id} is already the champion: nothing to promote")
         try:

@@ -1,4 +1,4 @@
-"""Record the run that each drop, and each correction of drops, belongs to. A claim decides this once.
+"""Record the run to which each drop, and each correction of drops, belongs. Each claim is written once.
 
 The owner of a claim is a run and not a process. Equal plans are equal runs, so any watcher can finish a run that
 another watcher began. No watcher needs to know which process has died.
@@ -42,15 +42,15 @@ class Claims:
         self._owners = {drop: self._owners.get(drop) or self._owner(drop) for drop in drops}
 
     def claimed(self, drop: str) -> bool:
-        """Return whether a run has this drop."""
+        """Return whether a run has claimed this drop."""
         return drop in self._owners
 
     def owners(self) -> set[str]:
-        """Return the runs that have drops."""
+        """Return the ids of the runs that have claimed drops."""
         return set(self._owners.values())
 
     def in_flight(self) -> list[Plan]:
-        """Return the plans of runs that have drops and have not ended."""
+        """Return the plans of runs that have claimed drops and have not ended."""
         runs = sorted(set(self._owners.values()) - self._ended)
         plans = [self._plan(run_id) for run_id in runs if not self._has_ended(run_id)]
         return [plan for plan in plans if not self._overtaken(plan)]

@@ -77,7 +77,7 @@ class Erasures:
         return read_record(self._objects, max(keys), Erasure)[0] if keys else None
 
     def count(self) -> int:
-        """Return how many erasures there are, complete or not."""
+        """Return the number of erasures, complete or not."""
         return sum(1 for _ in self._objects.list(self._keys.erasures))
 
     def append(self, erasure: Erasure) -> Erasure:

@@ -25,7 +25,7 @@ log = logging.getLogger("retrain")
 
 
 OWN_FILES = re.compile(rf"_SUCCESS|samples(-[0-9a-f]{{8}})?\.safetensors|(packed/)?{OWN_SHARD}|")
-"""Names of a drop's files that are not the producer's data. The folder's own object has the empty name."""
+"""Names of a drop's files that are not the producer's data. An object for the folder itself has the empty name."""
 
 
 NAMED = 10
@@ -237,9 +237,9 @@ class Drops:
         return _in_order(self.read_many(self.committed().usable))
 
     def readable(self) -> tuple[Drop, ...]:
-        """Return the same without drops whose manifests are damaged, and log these.
+        """Return the drops of `all`, without drops whose manifests are damaged. Log these drops.
 
-        Only for callers that display drops.
+        Only callers that display drops may use this.
         """
         amendments = self.amendments.read()
 
@@ -253,7 +253,7 @@ class Drops:
         return _in_order(filter(None, map_ahead(read_undamaged, self.committed().usable)))
 
     def quarantine(self, drop: str, cause: str) -> None:
-        """Put a drop into quarantine and log it. An earlier report is kept."""
+        """Put a drop into quarantine and log it. An earlier report stays."""
         report = Quarantine(drop=drop, task=self._keys.task, cause=cause, found_at=datetime.now(UTC))
         with suppress(Conflict):
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
@@ -329,8 +329,8 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
             f"drop {drop.id}: its _SUCCESS was written again after it was committed, without effect: upload "
             "the new files as a drop with another id"
         )
-    came = there.files - expected.files
-    more = f"{pluralize(came, 'file')} came" if came > 0 else "files were changed"
+    added = there.files - expected.files
+    more = f"{pluralize(added, 'file')} came" if added > 0 else "files were changed"
     names = arrivals.later()
     named = f" ({', '.join(names)}{', ...' if len(names) == NAMED else ''})" if names else ""
     return (

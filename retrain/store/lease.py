@@ -2,7 +2,7 @@
 
 Results are correct without it, because of claims and conditional writes. The lease only prevents two workers from doing
 the same work. Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the holder's
-process was on this machine and has ended, its lease is free at once.
+process ran on this machine and has ended, the lease is free immediately.
 """
 
 import logging
@@ -63,7 +63,7 @@ class LeaseLost(StoreError):
 
 
 class LeaseState(Record):
-    """The content of `lease.json`. A released lease expires at once."""
+    """The content of `lease.json`. A released lease expires immediately."""
 
     holder: Holder
     expires_at: datetime
@@ -170,7 +170,7 @@ def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
 def _renew_until(lease: Lease, stopped: Event, interval: float) -> None:
     """Renew until `stopped` is set or the lease is lost.
 
-    After an error of the store alone, the lease may still be held.
+    An error of the store does not end the loop, because the lease may still be valid.
     """
     while not stopped.wait(interval):
         try:

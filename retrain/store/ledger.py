@@ -8,7 +8,7 @@ from retrain.utils.parallel import map_ahead
 
 
 class DamagedRecord(StoreError):
-    """A record of the ledger is damaged, or a version that this one cannot read has written it."""
+    """A record of the ledger is damaged, or has the format of a version of this project that cannot be read."""
 
 
 class Ledger:
@@ -18,7 +18,7 @@ class Ledger:
         self._objects, self._keys = objects, keys
 
     def write(self, record: RunRecord) -> RunRecord:
-        """Add a record, and return the record in the ledger. The first one that was written is kept."""
+        """Add a record, and return the record in the ledger. A run's first record is never replaced."""
         key = self._keys.record(record.run_id)
         try:
             self._objects.create(key, record.to_bytes())

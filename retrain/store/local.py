@@ -17,7 +17,7 @@ from retrain.utils.files import durable_copy, temp_copy
 from retrain.utils.text import is_key
 
 MISPLACED = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of a folder that is a file, or may not be used."""
+"""Errors of a path that is not a folder, or that this user may not use."""
 PRIVATE = ".retrain"
 """Folder for the lock and for temporary files. No key begins with a dot, so no listing shows it."""
 
@@ -34,7 +34,7 @@ class LocalStore:
         try:
             self.root = root.expanduser()
         except RuntimeError as error:
-            raise StoreError(f"store: {root}: {error} Write the folder's whole path.") from error
+            raise StoreError(f"store: {root}: {error} Write the folder's absolute path.") from error
         self.url = str(root)
 
     def read(self, key: str) -> tuple[bytes, str]:
@@ -44,7 +44,7 @@ class LocalStore:
         return data, _version(data)
 
     def create(self, key: str, data: bytes) -> str:
-        """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
+        """Write a new object and return its version. Raises `Conflict` if the key has other bytes."""
         with self._translate_errors(key), self._staged(BytesIO(data)) as staged:
             try:
                 os.link(staged, self._destination(key))

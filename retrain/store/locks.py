@@ -26,22 +26,22 @@ class LeaseGuardedStore:
         return self._objects.read(key)
 
     def create(self, key: str, data: bytes) -> str:
-        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
+        """Create an object in the store. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         return self._objects.create(key, data)
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
+        """Replace an object in the store. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         return self._objects.replace(key, data, version)
 
     def write(self, key: str, data: bytes) -> None:
-        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
+        """Write an object in the store. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         self._objects.write(key, data)
 
     def delete(self, key: str) -> None:
-        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
+        """Delete an object in the store. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         self._objects.delete(key)
 
@@ -62,12 +62,12 @@ class LeaseGuardedStore:
         return self._objects.read_range(key, start, size)
 
     def upload(self, path: Path, key: str) -> None:
-        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
+        """Upload a file into the store. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         self._objects.upload(path, key)
 
     def download(self, key: str, path: Path) -> None:
-        """Copy an object into a file."""
+        """Download an object of the store into a file."""
         self._objects.download(key, path)
 
     def open(self, key: str) -> BinaryIO:

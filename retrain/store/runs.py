@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the watcher and the exporter read only records, and do not 
     from torch import Tensor
 
 DAMAGED = RunError
-"""The error for a damaged record of a run. The run fails. After a `StoreError` it would be retried."""
+"""Class of the error for a damaged record of a run. It ends the run. A `StoreError` would cause a retry."""
 
 
 READ_AHEAD = 4
@@ -158,7 +158,8 @@ class RunFiles:
             data, _ = self.objects.read(self._key(name))
         except Missing as missing:
             gone = self.removed()
-            why = f"was removed by `retrain gc` on {format_moment(gone.at)}" if gone else "is not there"
+            restore = "is missing: restore it from a copy of the store"
+            why = f"was removed by `retrain gc` on {format_moment(gone.at)}" if gone else restore
             raise RunError(f"{where} {why}") from missing
         if hashlib.sha256(data).hexdigest() != sha256:
             raise RunError(f"{where} is not the {what} that the run ended with: restore it from a copy of the store")
@@ -180,7 +181,7 @@ class RunFiles:
         return total.hexdigest()
 
     def index(self, drops: Collection[str]) -> "Iterator[tuple[DropRef, dict[str, Tensor]]]":
-        """Yield the index of these drops, in the order in which this run was trained on them.
+        """Yield the learning-speed index of these drops, in the order in which this run was trained on them.
 
         Only a few files are prefetched, so a large index takes little memory. The files of other drops are read only
         for the digest. Raises `RunError` after the last file if the index does not match the result's digest.
@@ -194,7 +195,9 @@ class RunFiles:
         result = self.result()
         if result is None or result.index_digest != total.hexdigest():
             where = f"{self.objects.url}/{self._key('learning_speed/')}"
-            raise RunError(f"{where} is not the index that the run ended with: restore it from a copy of the store")
+            raise RunError(
+                f"{where} is not the learning-speed index that the run ended with: restore it from a copy of the store"
+            )
 
     def _read_index_file(self, drop: DropRef) -> bytes:
         return self.objects.read(self.keys.learning_speed(self.run_id, drop.id))[0]

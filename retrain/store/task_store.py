@@ -66,7 +66,7 @@ class TaskStore:
     def lock_intake(self) -> Iterator["TaskStore"]:
         """Hold the lease of the intake within the context, so that drops and amendments are committed one at a time.
 
-        Which samples a drop adds depends on the drops before it.
+        The samples that a drop adds depend on the drops before it.
         """
         with hold_lease(self.objects, self.keys.intake, True, LEASE_SECONDS) as lease:
             yield self.guarded(lease)

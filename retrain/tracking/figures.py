@@ -1,4 +1,4 @@
-"""The figures of an ended run in the form for trackers: settings, a summary, and a curve."""
+"""Convert an ended run to the form that trackers need: settings, a summary, and a curve."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from retrain.store.runs import RunFiles
 
 
 class Figure(NamedTuple):
-    """One figure of a curve."""
+    """One value of a curve, with its name and iteration."""
 
     name: str
     value: float
@@ -35,7 +35,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def summary_of(record: RunRecord) -> dict[str, float]:
-    """Return the figures of a run. Missing ones are left out."""
+    """Return the summary of a run: values by name. Missing values are left out."""
     result, evaluation, savings = record.result, record.evaluation, record.savings
     figures: dict[str, float | None] = {"target": record.target.accuracy if record.target else None}
     if result:
@@ -52,9 +52,7 @@ def summary_of(record: RunRecord) -> dict[str, float]:
 
 
 def figures_of(files: RunFiles) -> Iterator[Figure]:
-    """Yield the figures of an ended run's curve, evaluation by evaluation, or nothing if the run failed without a
-    curve.
-    """
+    """Yield the values of an ended run's curve, evaluation by evaluation. Yield nothing if the run has no curve."""
     try:
         points = files.curve().points
     except Missing:

@@ -31,7 +31,7 @@ def _try_export(name: str, export: Callable[[Task, TaskStore], object], task: Ta
     try:
         export(task, store)
     except Exception as error:  # no error of a tracker may end a run or a watcher
-        LOGGER.warning("%s is not up to date in %s, `retrain track` tries again: %s", task.name, name, error)
+        LOGGER.warning("%s is not up to date in %s; `retrain track` exports it again: %s", task.name, name, error)
         return False
     return True
 

@@ -16,11 +16,11 @@ SILENCE = 5
 """Seconds to wait for a server's first answer."""
 NETWORK = check_network("$MLFLOW_TRACKING_URI")
 DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own are 120
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own are 7, with growing pauses
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where commands print JSON
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's default is 120
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default is 7, with growing pauses
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # commands print JSON there
 }
-"""MLflow's settings, unless the environment has others."""
+"""Settings of MLflow that apply unless the environment has other values."""
 
 
 def probe_mlflow(task: str) -> str:
@@ -69,7 +69,7 @@ def _find_address(uri: str | None) -> str:
 def _check_answers(address: str) -> None:
     """Raise `UserError` if a server is silent or unreachable. MLflow's client would try for up to a minute.
 
-    Any answer counts, even a refusal, because MLflow reports it at once.
+    Any answer counts, even a refusal, because MLflow's client reports a refusal immediately.
     """
     import requests  # which MLflow uses, so that the environment's proxies apply
 

@@ -28,7 +28,7 @@ RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
 """Tags of an MLflow run: its id in the ledger, and, written last, that it was exported completely."""
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
-"""Largest number of figures in one request to MLflow."""
+"""Largest numbers of metrics and of settings in one request to MLflow."""
 
 
 class Exported(NamedTuple):

@@ -96,7 +96,7 @@ class _Export:
         return "replaced" if run_id in self._standing else "rolled back"
 
     def _add_version(self, entry: Promotion, model_id: str) -> Resource | None:
-        """Create a version. Return None if the run's record is not in the ledger yet, and a later export adds it."""
+        """Create a version. Return None if the run's record is not in the ledger yet. A later export adds it then."""
         record = self._store.ledger.find(entry.run_id)
         if record is None:
             return None

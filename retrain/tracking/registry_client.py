@@ -19,8 +19,8 @@ from retrain.utils.text import check_network, is_web_address, mask_credentials, 
 
 PREFIX = "/api/model_registry"
 VERSIONS = ("v1", "v1alpha3")
-"""Versions of the API. The requests are the same in both. Old servers know only the second, and new ones will drop
-it."""
+"""Versions of the API. The requests are the same in both. Old servers support only the second version, and future
+servers will not support it."""
 ADDRESS, TOKEN, TOKEN_FILE = "MODEL_REGISTRY_URL", "MODEL_REGISTRY_TOKEN", "MODEL_REGISTRY_TOKEN_FILE"
 """Environment variables. A pod's token is in a file, because Kubernetes renews it."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)

@@ -11,7 +11,7 @@ from retrain.utils.extras import require_extra
 
 
 def write_event_files(store: TaskStore, folder: Path) -> int:
-    """Write the runs that the folder lacks, and return how many. Each run's folder appears when it is complete.
+    """Write the runs that the folder lacks, and return their number. Each run's folder appears when it is complete.
 
     Raises `UserError` if TensorBoard is not installed.
     """

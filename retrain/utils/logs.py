@@ -14,7 +14,7 @@ LOGGER = logging.getLogger("retrain")
 
 
 class JsonFormatter(logging.Formatter):
-    """Write a log record as one line of JSON: time (UTC), level, logger, message and any traceback."""
+    """A formatter that returns one line of JSON: time (UTC), level, logger, message and any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -41,7 +41,7 @@ def configure_logging(log_format: LogFormat, level: int) -> None:
     """Log messages of this project from `level` on, and warnings of libraries.
 
     With DEBUG, messages of libraries are logged from INFO on.
-    If the program has already set up logging, its handlers are kept.
+    If the program has already set up logging, its handlers stay in use.
     """
     root = logging.getLogger()
     if not root.handlers:

@@ -11,9 +11,10 @@ from retrain.utils.processes import available_cores
 READERS = 16
 """Threads of `map_ahead`. They mostly wait for replies of a store."""
 RESULTS_AHEAD = 500
-"""Largest number of results of `map_ahead` in memory at once."""
+"""Largest number of results of `map_ahead` in memory at the same time."""
 CHUNK_SIZE = 16
-"""Items that a thread of `parallel_map` gets at a time. With single small images, threads would be slower than none."""
+"""Items that a thread of `parallel_map` gets at a time. With single small images, it would be slower than no threads.
+"""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -21,7 +21,7 @@ class WorkerCrashed(UserError):
 
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Starts new processes without a fork: a fork of a process that has used torch may hang."""
+"""Context that starts processes without a fork, because a fork of a process that has used torch may hang."""
 
 
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
@@ -30,14 +30,14 @@ def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcom
     Raises `WorkerCrashed` if that process dies, or takes longer than `seconds` and is killed. The message begins with
     `label`, the name of the work ("validating drop d-7").
     """
-    ours, theirs = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_call_and_send, args=(theirs, function, arguments), daemon=True)
+    receiver, sender = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=_call_and_send, args=(sender, function, arguments), daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        if not ours.poll(seconds):
+        if not receiver.poll(seconds):
             raise WorkerCrashed(f"{label}: not done after {seconds:.0f} s, so it was killed")
-        outcome = ours.recv()
+        outcome = receiver.recv()
     except EOFError:
         process.join()
         raise WorkerCrashed(f"{label}: its process {_describe_exit(process.exitcode)}") from None
@@ -50,7 +50,7 @@ def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcom
 
 
 def _describe_exit(exitcode: int | None) -> str:
-    """Return how a process ended. A negative code is a signal."""
+    """Return a text about the end of a process. A negative code is a signal."""
     if exitcode is None or exitcode >= 0:
         return f"died with exit code {exitcode}"
     known = {-signal.SIGKILL: "SIGKILL (out of memory?)", -signal.SIGSEGV: "SIGSEGV (a crash in native code)"}

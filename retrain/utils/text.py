@@ -58,7 +58,7 @@ def is_web_address(address: str) -> bool:
 
 
 def check_network(address: str) -> str:
-    """Return what to check if a server cannot be reached. `address` names the setting or variable of its address."""
+    """Return advice for a server that cannot be reached. `address` names the setting or variable of its address."""
     return f"Check {address}, that the server is up, and the network between."
 
 

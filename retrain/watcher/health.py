@@ -70,7 +70,7 @@ class Health(Collector):
             self._counts[name, task] += times
 
     def failed(self, task: str, problem: str) -> None:
-        """Record why a task could not be checked or advanced."""
+        """Record that a task could not be checked or advanced, with the problem."""
         with self._lock:
             self._problems[task] = problem
             self._counts[names.WATCHER_ERRORS, task] += 1
@@ -81,7 +81,7 @@ class Health(Collector):
             return self._working or time.monotonic() - self._alive_at < MAX_SILENCE
 
     def problems(self) -> list[str]:
-        """Return one line for each task that cannot be checked or advanced, or empty if the watcher is ready."""
+        """Return one line for each task that cannot be checked or advanced. Empty if the watcher is ready."""
         with self._lock:
             return [f"{task}: {problem}" for task, problem in sorted(self._problems.items())]
 

@@ -1,4 +1,4 @@
-"""Validate drops that ended with `_SUCCESS`, and then commit or quarantine them.
+"""Validate drops whose upload ended with `_SUCCESS`, and then commit or quarantine them.
 
 Each validation runs in a subprocess and is counted before it begins, because a crash may take the watcher down too.
 """
@@ -33,7 +33,7 @@ class ValidationAttempts(Record):
 
     drop: str
     begun: int = 0
-    how: str = "the watcher was gone too"
+    how: str = "the watcher had died, too"
     """Cause of the interruption of the last of these validations."""
 
 
@@ -58,28 +58,28 @@ def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS
             raise TaskLocked(
                 f"drop {drop}: another watcher is validating it, or died less than {seconds:.0f} s ago; try again later"
             )
-        ours = store.guarded(lease)
-        before = _read_attempts(ours, key, drop)
+        guarded = store.guarded(lease)
+        before = _read_attempts(guarded, key, drop)
         begun = ValidationAttempts(drop=drop, begun=before.begun + 1)
         try:
-            ours.objects.write(key, begun.to_bytes())
-            yield CountedValidation(before, ours)
+            guarded.objects.write(key, begun.to_bytes())
+            yield CountedValidation(before, guarded)
         except LeaseLost as lost:
             raise TaskLocked(f"drop {drop}: another watcher has taken over its validation") from lost
         except WorkerCrashed as died:
             with suppress(LeaseLost):
-                ours.objects.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
+                guarded.objects.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
             raise
         except BaseException:
-            _clear_attempts(ours, key)
+            _clear_attempts(guarded, key)
             raise
-        _clear_attempts(ours, key)
+        _clear_attempts(guarded, key)
 
 
-def _clear_attempts(ours: TaskStore, key: str) -> None:
+def _clear_attempts(guarded: TaskStore, key: str) -> None:
     """Reset the count. If the lease is lost, do nothing, because the count belongs to its new holder."""
     with suppress(LeaseLost):
-        ours.objects.delete(key)
+        guarded.objects.delete(key)
 
 
 def _read_attempts(store: TaskStore, key: str, drop: str) -> ValidationAttempts:
@@ -99,13 +99,13 @@ class ValidationOutcome(NamedTuple):
     """The outcome of a validation."""
 
     cause: str | None
-    """The reason for its quarantine. None if the drop is committed."""
+    """The reason for the drop's quarantine. None if the drop is committed."""
     findings: tuple[str, ...]
     """Duplicates, conflicts and other findings, in sentences."""
     decoded: tuple[tuple[Path, int], ...] = ()
     """Files of decoded images for a run on this machine, with their times of modification."""
     amended: bool = False
-    """Whether the drop had only new labels for images of earlier drops, and so became an amendment."""
+    """Whether the drop became an amendment, because it had only new labels for images of earlier drops."""
 
 
 def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:
@@ -129,7 +129,7 @@ class Ingestion:
     ) -> None:
         """Prepare the ingestion. A validation's lease lasts `lease` seconds without a heartbeat.
 
-        Validated drops are kept decoded in `cache_dir`, for runs on this machine.
+        The decoded images of validated drops are stored in `cache_dir`, for runs on this machine.
         """
         self._task, self._store, self._cache_dir = task, store, cache_dir
         self._health, self._lease = health, lease
@@ -165,13 +165,13 @@ class Ingestion:
         Raises `TaskLocked` while another watcher validates it, and any other `UserError` if the drop was neither
         committed nor quarantined.
         """
-        with count_validation(self._store, drop, self._lease) as (before, ours):
-            now = ours.drops.scan([drop])
+        with count_validation(self._store, drop, self._lease) as (before, guarded):
+            now = guarded.drops.scan([drop])
             if drop not in now.unvalidated:
                 return drop in now.waiting
             outcome = self._commit_or_explain(drop, before)
             if outcome.cause is not None:
-                self.quarantine(ours, drop, outcome.cause)
+                self.quarantine(guarded, drop, outcome.cause)
                 return False
         ended = "has no new image: it is an amendment" if outcome.amended else "is committed"
         log.info("%s: drop %s %s", self._task.name, drop, ended)

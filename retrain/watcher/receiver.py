@@ -64,9 +64,10 @@ class EventReceiver:
 
     def _take(self, environ: Environ) -> tuple[HTTPStatus, str]:
         if environ["REQUEST_METHOD"] not in ("POST", "OPTIONS"):
-            return HTTPStatus.METHOD_NOT_ALLOWED, "POST an event"
+            return HTTPStatus.METHOD_NOT_ALLOWED, "send an event with the method POST"
         if not hmac.compare_digest(_token_of(environ).encode(), self._token):
-            return HTTPStatus.UNAUTHORIZED, f"needs the token of ${TOKEN_VARIABLE}: Authorization: Bearer, or ?token="
+            advice = "in the header `Authorization: Bearer TOKEN`, or as `?token=TOKEN`"
+            return HTTPStatus.UNAUTHORIZED, f"send the token of ${TOKEN_VARIABLE} {advice}"
         if environ["REQUEST_METHOD"] == "OPTIONS":
             return HTTPStatus.OK, "ok"
         body = environ["wsgi.input"].read().decode("utf-8", "replace")

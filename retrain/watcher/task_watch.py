@@ -44,8 +44,8 @@ class Pace(NamedTuple):
 
 DEFAULT_PACE = Pace()
 MANY = 0.1
-"""Share of a task's drops from which on all objects are listed, 1,000 per request. Below it, each drop takes three
-requests."""
+"""Share of a task's drops above which all objects are listed, with 1,000 objects per request. For a smaller share, the
+drops are read one by one, with three requests per drop."""
 DRIFT_SECONDS = 3600.0
 """Seconds that measuring the drift of the waiting drops may take."""
 
@@ -69,7 +69,7 @@ class TaskWatch:
         clock: Clock = utc_now,
         cache_dir: Path | None = None,
     ) -> None:
-        """Prepare the watch. `cache_dir` has the decoded drops of runs on this machine. None if runs are elsewhere."""
+        """Prepare the watch. `cache_dir` has the decoded drops of runs on this machine. None: runs train elsewhere."""
         self.task = task
         self.store = open_task_store(task)
         self._executor, self._health = executor, health
@@ -123,7 +123,7 @@ class TaskWatch:
     def advance(self) -> None:
         """Start a run for the waiting drops if no run is active. Restart an active run that has stopped.
 
-        Raises `UserError` if this fails now.
+        Raises `UserError` if this fails. The caller may try again.
         """
         self._claims.refresh()
         if self._is_due() and not self._claims.in_flight():
@@ -136,7 +136,7 @@ class TaskWatch:
     def notify(self) -> None:
         """Deliver unconfirmed events to the task's webhooks and trackers.
 
-        A failure of one does not delay the others.
+        A failure of one webhook or tracker does not delay the others.
         """
         deliveries = self._notifier.notify()
         self._health.set_failing_webhooks(self.task.name, sum(one.problem is not None for one in deliveries))
@@ -172,7 +172,10 @@ class TaskWatch:
                 self._ingestion.quarantine(self.store, drop, str(since))
 
     def _add_corrections(self) -> None:
-        """Record the newest amendment and erasure if no run has them. Record neither while an erasure is incomplete."""
+        """Record the newest amendment and erasure that no run has claimed.
+
+        Record neither of them while an erasure is incomplete.
+        """
         amendment, erasure = self.store.drops.amendments.newest(), self.store.erasures.newest()
         found: dict[str, datetime] = {}
         if amendment:
@@ -187,14 +190,14 @@ class TaskWatch:
             self._deferred_until = None
 
     def _committed_at(self, drop: str) -> datetime | DropError:
-        """Return when a drop was committed, or the error in its manifest."""
+        """Return the time at which a drop was committed, or the error in its manifest."""
         try:
             return self.store.drops.read_manifest(drop).committed_at
         except DropError as error:
             return error
 
     def _log_late_files(self, drops: set[str]) -> None:
-        """Log which of these drops, if committed, have late files that no run will use."""
+        """Log a warning for each committed drop among these that has late files, which no run will use."""
         if drops:
             committed = self.store.drops.committed()
             for drop in self.store.drops.read_many(sorted(drops.intersection(committed.usable))):
@@ -206,8 +209,9 @@ class TaskWatch:
         return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
-        """Return whether something waits and a scheduled time has passed since. It may have passed while no watcher was
-        running.
+        """Return whether a drop or correction waits for a run, and a scheduled time has passed since it came.
+
+        That time may have passed while no watcher was running.
 
         A trigger that postponed the run is evaluated again when a drop lands, when its time comes, and regularly.
         """

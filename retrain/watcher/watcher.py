@@ -64,7 +64,7 @@ class Watcher:
         return ReceivedEvents([], {})
 
     def _delete(self, events: ReceivedEvents, failed: Collection[str]) -> None:
-        """Delete each message unless one of its own tasks failed. A broken task does not keep another task's events."""
+        """Delete the messages, except those that name a failed task. Messages about other tasks do not wait for it."""
         if self._queue:
             self._queue.delete(events.deletable(failed))
 

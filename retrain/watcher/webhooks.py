@@ -102,7 +102,7 @@ class Endpoint:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _send(self, event: Notification, now: datetime) -> str | None:
-        """Send one event. Return why it was not confirmed, or None. Redirects are not followed."""
+        """Send one event. Return the problem if it was not confirmed, or None. Redirects are not followed."""
         body = cloud_event(self._store, event)
         headers = {
             "content-type": "application/cloudevents+json; charset=utf-8",

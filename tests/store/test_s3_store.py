@@ -276,7 +276,7 @@ def test_denied_request_names_operation_and_policy(s3: str, tmp_path: Path) -> N
     [
         (200, b"<html><body/></html>", "the server's reply is broken: it is no listing of a bucket"),
         (200, b"<html><br>", r"An error occurred \(500\).* Try again later"),
-        (404, b"<html><body/></html>", "ListObjectsV2 was answered with status 404, and not as S3 does"),
+        (404, b"<html><body/></html>", "ListObjectsV2 got status 404 from a server that is not S3"),
     ],
 )
 def test_website_at_the_endpoint_is_reported(s3: str, status: int, page: bytes, said: str) -> None:

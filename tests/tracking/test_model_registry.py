@@ -297,7 +297,7 @@ def test_unreachable_registry_does_not_stop_a_rollback(
     monkeypatch.setenv("MODEL_REGISTRY_URL", AWAY)
     done = CliRunner().invoke(app, ["rollback", "--task", task, "--yes"])
     assert (done.exit_code, store.champion.read().run_id) == (0, first)
-    assert f"{store.task} is not up to date in the Model Registry, `retrain track` tries again: " in caplog.text
+    assert f"{store.task} is not up to date in the Model Registry; `retrain track` exports it again: " in caplog.text
     monkeypatch.setenv("MODEL_REGISTRY_URL", address)
     done = CliRunner().invoke(app, ["track", "--task", task, "--to", "model-registry"])
     assert done.output == f"2 model versions added; champion is {first}\n"

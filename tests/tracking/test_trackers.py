@@ -176,7 +176,7 @@ def test_unreachable_tracker_does_not_delay_a_run(
     updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
     updates.follow()
     updates.follow()
-    assert caplog.text.count("pets is not up to date in MLflow, `retrain track` tries again") == 1
+    assert caplog.text.count("pets is not up to date in MLflow; `retrain track` exports it again") == 1
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9: cannot be reached: Connection refused"):
         export_to_mlflow(Source(workspace.store), "http://127.0.0.1:9")
 

@@ -172,7 +172,7 @@ def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path:
         process.start()
         process.join()
     assert place.watcher(Recorder()).once()
-    cause = "3 validations began and never ended, the last: the watcher was gone too"
+    cause = "3 validations began and never ended, the last: the watcher had died, too"
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 

@@ -21,7 +21,7 @@ def rising(*steps: tuple[float | None, str]) -> Json:
 
 NEUTRAL = rising((None, GOOD))
 SIGNED = rising((None, BAD), (0, GOOD))
-"""Thresholds that show losses in red."""
+"""Thresholds that show negative values in red."""
 
 
 def _panel(kind: str, title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json) -> Json:
@@ -96,9 +96,10 @@ def table(title: str, description: str, query: str) -> Json:
 def dashboard(
     uid: str, title: str, description: str, tasks: str, rows: Mapping[str, Sequence[Json]], span: str
 ) -> Json:
-    """Return a dashboard of titled rows, each of panels of equal width. `tasks` is the metric whose tasks are offered.
+    """Return a dashboard of titled rows. The panels of a row have the same width.
 
-    `span` is the range of time that it opens with, such as "now-90d".
+    A reader can choose among the tasks of the metric `tasks`. `span` is the range of time that is shown first, such as
+    "now-90d".
     """
     return {
         "uid": uid,

@@ -1,4 +1,4 @@
-"""The dashboard *Compute savings* shows what continual retraining saved, and whether quality held."""
+"""The dashboard *Compute savings* shows what continual retraining saved, and whether accuracy stayed the same."""
 
 from retrain.monitoring.dashboards.panels import (
     BAD,
@@ -39,9 +39,9 @@ DAY = 86400
 
 HOW_GROSS_NET = (
     "The iterations that scratch takes until it reaches its final accuracy (s_scratch), minus the iterations used, "
-    "including missed attempts. Gross counts only training. Net also subtracts evaluation, at a third of an iteration "
-    "for each batch, and calibrations of the baseline. Whole is the net saving compared with full trainings from "
-    "scratch."
+    "including those of runs that missed their target. Gross counts only training. Net also subtracts evaluation, at a "
+    "third of an iteration for each batch, and calibrations of the baseline. Whole is the net saving compared with "
+    "full trainings from scratch."
 )
 AT_OWN_PACE = "Iterations are converted by the mean time of an iteration of the same run."
 
@@ -220,7 +220,8 @@ CHAMPIONS = [
 DASHBOARD: Json = dashboard(
     uid="retrain-compute-savings",
     title="Compute savings",
-    description=f"What continual retraining saved, and whether quality held. Alerts and what to do: {RUNBOOK}.",
+    description="What continual retraining saved, and whether accuracy stayed the same. "
+    f"Alerts and what to do: {RUNBOOK}.",
     tasks="retrain_runs_total",
     rows={
         "Saved so far": TOTALS,

@@ -21,8 +21,8 @@ CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""Replacement of the link, which the Tab key skips. Otherwise a reader would tab through hundreds of links in the
-charts to get to the table, which has the same links."""
+"""Replacement of `LINK` that the Tab key skips. Otherwise a reader would tab through hundreds of links in the charts
+to get to the table, which has the same links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
 """A title describes the mark as the label did, and is also shown as a tooltip."""
@@ -65,7 +65,7 @@ def colours(chosen: Mapping[str, str]) -> alt.Scale:
 
 
 def links(base: alt.Chart, y: alt.Y, colour: str) -> alt.Chart:
-    """Return a point for each row, described by its `label` and linked to its `link`."""
+    """Return a point for each row. The row's `label` describes the point, and its `link` is the point's hyperlink."""
     points: alt.Chart = base.mark_point(filled=True, size=36, opacity=1, color=f"var(--{colour})")
     return points.encode(y=y, href="link:N", description="label:N")
 
@@ -87,7 +87,7 @@ def spent_chart(steps: Sequence[Step]) -> Chart:
 
 
 def saved_chart(steps: Sequence[Step]) -> Chart:
-    """Return a chart of iterations saved so far, gross and net. Below zero is a loss."""
+    """Return a chart of iterations saved so far, gross and net. Below zero, scratch would have taken fewer."""
     zero = table([{"zero": 0}]).mark_rule(color="var(--muted)", aria=False).encode(y="zero:Q")
     lines = _lines(steps, {"gross": ("gross", "gross"), "net": ("net", "net")})
     base = table(_rows(steps)).encode(x=time_axis())
@@ -115,7 +115,7 @@ def _gap(base: alt.Chart, edge: str, colour: str) -> alt.Chart:
 
 
 def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.Chart:
-    """Return two step lines, the first dashed, each a name with its figure of the savings and its colour."""
+    """Return two step lines, the first dashed. `series` has a field of the savings and a colour by a line's name."""
     rows = [
         {"at": milliseconds(step.at), "iterations": getattr(step.savings, figure), "series": name}
         for step in steps
@@ -137,7 +137,10 @@ def _first_dashed(names: Sequence[str]) -> alt.Scale:
 
 
 def comparison_chart(shown: BaselineComparison) -> Chart:
-    """Draw a run's score, its baseline's and the target, and mark where each reached 99 and 100 percent of it."""
+    """Return a chart of the target and of two scores: a run's and its baseline's.
+
+    Marks show where each score first reached 99 and 100 percent of the baseline's final score.
+    """
     points = [
         {"iteration": point.iteration, "score": point.score, "curve": name}
         for name, curve in shown.curves.items()
@@ -149,7 +152,7 @@ def comparison_chart(shown: BaselineComparison) -> Chart:
 
 
 def _score_by_iteration(base: alt.Chart) -> alt.Chart:
-    """Plot the score of a run or its baseline over iterations."""
+    """Return the chart with encodings of iteration, score and curve. A curve is a run's or its baseline's."""
     return base.encode(
         x=alt.X("iteration:Q", title="iterations", axis=alt.Axis(grid=False, format="~s", tickCount=5)),
         y=alt.Y("score:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),

@@ -1,4 +1,4 @@
-"""The figures of the report, and how they are formatted."""
+"""Compute the numbers of the report, and format them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Amount(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The savings of a run and all earlier ones."""
+    """The sum of the savings of a run and of all earlier runs."""
 
     at: datetime
     run_id: str
@@ -84,7 +84,7 @@ def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
 
 
 def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Mapping[str, float]:
-    """Return the sums of a figure over records, by currency. A figure that is not in money has the key ""."""
+    """Return the sums of a number over records, by currency. A number that is not in money has the key ""."""
     sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
         for (_, _, *currency), amount in figure(record):
@@ -116,7 +116,7 @@ def percent(value: float | None) -> str:
 
 
 def metric(name: Metric) -> str:
-    """Return a metric's name in sentences."""
+    """Return a metric's name for use in a sentence."""
     return METRIC_NAMES[name]
 
 
@@ -131,7 +131,7 @@ def count(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Format savings with their sign. + is a gain."""
+    """Format savings with their sign. + means that iterations were saved."""
     return f"{value:+,.0f}".replace("-", MINUS)
 
 
@@ -143,7 +143,7 @@ def money(value: float) -> str:
 def speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
     """Format L_99 or L_100: '/' if it was not reached, as in the paper's tables, and a dash if it was not measured.
 
-    A carried target does not show how much sooner than scratch the whole dataset was learnt.
+    With a carried target it was not measured, because scratch was not trained on the same dataset.
     """
     if record.result is None or record.target is None or record.target.scope is not None:
         return "–"

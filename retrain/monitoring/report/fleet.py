@@ -30,7 +30,7 @@ class FleetTask(NamedTuple):
 
     @property
     def money(self) -> Mapping[str, float]:
-        """Net savings in money, by currency."""
+        """Return the net savings in money, by currency."""
         return sum_by_currency(self.records, metrics.SUMS[names.SAVED_NET["cost"]])
 
     @property

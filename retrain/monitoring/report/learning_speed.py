@@ -30,7 +30,7 @@ class Index:
 
     @property
     def share(self) -> float:
-        """Return the share of easy samples, c/2, which is also the share of hard ones. Return 0 without groups."""
+        """Return the share of easy samples, c/2, which is also the share of hard samples. 0 if there are no groups."""
         return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 

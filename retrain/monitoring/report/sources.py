@@ -19,7 +19,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 PLANS = 20
-"""Number of newest runs whose whole plan is read. The ledger has the reasons of the others."""
+"""Number of newest runs whose plans are read. The reasons of older runs are in the ledger."""
 AMENDMENTS = 50
 """Number of newest amendments that the page lists."""
 

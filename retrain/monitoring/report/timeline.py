@@ -25,7 +25,7 @@ class Reign(NamedTuple):
     since: datetime
     until: datetime
     score: float | None
-    """On the test split. None if it was not evaluated there."""
+    """Score on the test split. None if the model was not tested."""
     metric: Metric
     author: str | None
     """The person who approved, promoted or rolled back. None if the gate decided."""

@@ -28,7 +28,7 @@ REQUEST = re.compile(r"Error performing \w+ request: ")
 ATTEMPT = re.compile(
     r"Error performing (\w+) (\S+) in \S+(?:, after [^-]*)? - (?:Server returned non-2xx status code: )?"
 )
-"""obstore's words for a request, with its duration and its settings."""
+"""obstore's text about a request, with its duration and its settings."""
 
 
 class Location(NamedTuple):

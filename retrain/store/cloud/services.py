@@ -35,7 +35,7 @@ class Service:
     name: str
     """Name of the service in messages."""
     open: Callable[[str, str | None], Client]
-    """Opens a bucket or container at the given endpoint, or at the cloud's own if it is None."""
+    """Function that opens a bucket or container at an endpoint. None is the cloud's public endpoint."""
     version: Literal["version", "e_tag"]
     """Value that a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
     variables: tuple[str, ...]
@@ -45,13 +45,13 @@ class Service:
     advice: str
     """Advice for credentials that the service refuses."""
     role: str
-    """Advice for credentials that lack the right to do this."""
+    """Advice for credentials that do not allow a request."""
     container: str
     """The service's word for a bucket."""
     list_command: str
     """A command that lists the buckets."""
     address: str
-    """The settings that hold the address."""
+    """Names of the settings with the service's address."""
 
 
 def _options(endpoint: str | None) -> "ClientConfig":
@@ -115,9 +115,7 @@ SERVICES: Mapping[str, Service] = {
 
 
 def credentials_method(scheme: str) -> str:
-    """Return where obstore finds this process's credentials: in a variable, in a file, or else in the machine's
-    identity.
-    """
+    """Return the source of this process's credentials in obstore: a variable, a file, or the machine's identity."""
     service = SERVICES[scheme]
     named = [name for name in service.variables if os.environ.get(name)]
     if named:

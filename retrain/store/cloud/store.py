@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PART = 8 << 20
 """Bytes of a request in an upload. A larger file is uploaded in parallel parts."""
 CONNECTIONS = 8
-"""Number of parts of one file that are uploaded at once."""
+"""Number of parts of one file that are uploaded in parallel."""
 PAGE = 1000
 """Number of objects in a page of a listing."""
 BUFFER = 1 << 20
@@ -51,7 +51,7 @@ class CloudStore:
             return retry(partial(self._read_whole, self._path(key)))
 
     def create(self, key: str, data: bytes) -> str:
-        """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
+        """Write a new object and return its version. Raises `Conflict` if the key has other bytes."""
         return self._put_if(key, data, "create")
 
     def replace(self, key: str, data: bytes, version: str) -> str:

@@ -101,7 +101,7 @@ def _refusal(place: Location, error: ClientError) -> StoreError:
     if (status := http_status(error)) >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return kind(f"{place}: {_error_text(error)}. Try again later, or check the endpoint's address (endpoint_url).")
     if not code:
-        return kind(f"{place}: {error.operation_name} was answered with status {status}, and not as S3 does. {NETWORK}")
+        return kind(f"{place}: {error.operation_name} got status {status} from a server that is not S3. {NETWORK}")
     return kind(f"{place}: {_error_text(error)}.")
 
 

@@ -49,7 +49,7 @@ TRANSFER = TransferConfig(
 
 
 def credentials_method() -> str | None:
-    """Return where boto3 finds credentials for this process (`env`, `iam-role`, ...), or None."""
+    """Return boto3's name for the source of this process's credentials (`env`, `iam-role`, ...), or None."""
     found = Session().get_credentials()
     return str(found.method) if found else None
 
@@ -87,7 +87,7 @@ class S3Store:
             return stream.readall(), stream.version
 
     def create(self, key: str, data: bytes) -> str:
-        """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
+        """Write a new object and return its version. Raises `Conflict` if the key has other bytes."""
         return self._put_if(key, data, IfNoneMatch="*")
 
     def replace(self, key: str, data: bytes, version: str) -> str:

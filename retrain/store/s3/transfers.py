@@ -106,9 +106,9 @@ class S3Stream(io.RawIOBase):
 PART = 8 << 20
 """Bytes of a request. AWS recommends 8 to 16 MB."""
 CONNECTIONS = 10
-"""Largest number of connections that transfer parts at once, for all objects together. It is boto3's default."""
+"""Largest number of connections that transfer parts in parallel, for all objects together. It is boto3's default."""
 BUFFER = 1 << 20
-"""Bytes that each connection holds in memory."""
+"""Bytes in memory for each connection."""
 
 
 def download_parts(
