@@ -1,4 +1,4 @@
-"""Tests of every command on one task, for people and programs, and of the messages for mistakes."""
+"""Tests of every command on one task: its tables, its JSON output, and its messages about wrong input."""
 
 import json
 import re
@@ -28,7 +28,7 @@ TASK = make_task().model_dump_json(exclude_defaults=True)
 
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command in this process, as if piped: a test runner may have told its workers the terminal's width."""
+    """Return a function that runs a command in this process. Remove COLUMNS, because test runners may set it."""
     monkeypatch.delenv("COLUMNS", raising=False)
     return lambda *arguments: retrain(arguments, capfd)
 
@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as environment:
         environment.chdir(home)
         environment.setenv("RETRAIN_CACHE", str(home / "cache"))
-        for arguments in LIFE:
+        for arguments in SETUP_COMMANDS:
             assert call(arguments) == 0
         yield home
 
@@ -57,7 +57,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 RUN = "RUN"
 T = ("-t", "pets")
 PACK = ("drop", "pack", "images", *T, "--classes", "3+2")
-LIFE = ((*PACK, "--part", "1"), ("run", *T), (*PACK, "--part", "2"), ("baseline", *T), ("run", *T, "--json"))
+SETUP_COMMANDS = ((*PACK, "--part", "1"), ("run", *T), (*PACK, "--part", "2"), ("baseline", *T), ("run", *T, "--json"))
 
 
 def contents(home: Path) -> dict[str, bytes]:
@@ -71,7 +71,7 @@ def contents(home: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def unchanged(home: Path) -> Iterator[None]:
-    """Nothing may be written."""
+    """Assert that the test writes no file."""
     before = contents(home)
     yield
     assert contents(home) == before
@@ -81,7 +81,7 @@ def records(home: Path) -> list[RunRecord]:
     return TaskStore(LocalStore(home / "store"), "pets").ledger.read()
 
 
-def test_json_history_is_the_ledger(home: Path, command: Command, unchanged: None) -> None:
+def test_json_history_lists_the_ledgers_records(home: Path, command: Command, unchanged: None) -> None:
     ran = command("history", *T, "--json")
     assert [RunRecord.model_validate(record) for record in json.loads(ran.out)] == records(home)
     assert (ran.code, ran.err) == (0, "")
@@ -130,7 +130,7 @@ def test_drops_are_listed_and_shown(home: Path, command: Command, unchanged: Non
     assert drops[1].digest in command("drop", "show", drops[1].id, *T).out
 
 
-def test_metrics_are_the_ledgers_totals(home: Path, command: Command, unchanged: None) -> None:
+def test_metrics_command_prints_the_ledgers_totals(home: Path, command: Command, unchanged: None) -> None:
     said = command("metrics", *T).out
     used = sum(record.savings.used for record in records(home) if record.method == "scratch" and record.savings)
     assert f'retrain_used_iterations_total{{method="scratch",task="pets"}} {used:.1f}' in said
@@ -143,7 +143,7 @@ def test_run_without_new_drops_is_reported_and_exits_0(command: Command, home: P
     assert command("run", *T, "--json").out == "null\n"
 
 
-def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command, unchanged: None) -> None:
+def test_dry_run_prints_the_plan_and_writes_nothing(home: Path, command: Command, unchanged: None) -> None:
     asked = ("run", *T, "--method", "naive", "--dry-run", "--until", "99", "--seed", "4", "--set", "training.epochs=3")
     plan = Plan.model_validate_json(command(*asked, "--json").out)
     assert (plan.method, plan.seed, plan.task.training.epochs) == ("scratch", 4, 3)
@@ -158,7 +158,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command,
     assert json.loads(command("run", *T, "--dry-run", "--json").out) is None
 
 
-def test_task_commands_write_check_and_describe(
+def test_task_commands_create_check_and_describe_a_task(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -196,7 +196,7 @@ def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: 
     assert "is already the champion: nothing to promote" in command("promote", last.run_id, *T).err
 
 
-def test_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: Command) -> None:
+def test_trial_is_recorded_and_never_promoted(home: Path, command: Command) -> None:
     champion = (home / "store" / "pets" / "champion.json").read_bytes()
     ran = command("run", *T, "--trial", "--method", "naive", "--json", "--device", "cpu")
     record = RunRecord.model_validate_json(ran.out)
@@ -213,7 +213,7 @@ def test_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: 
         ("training.optimizer={name: sgd, learning_rate: 1e38}", "diverged"),
     ],
 )
-def test_retraining_without_a_promotion_exits_with_one(home: Path, command: Command, setting: str, said: str) -> None:
+def test_retraining_without_promotion_exits_with_1(home: Path, command: Command, setting: str, said: str) -> None:
     ran = command("run", *T, "--method", "scratch", "--seed", "9", "--set", setting)
     assert ran.code == 1
     assert said in ran.out
@@ -272,7 +272,7 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def mistakes(home: Path) -> None:
-    """Sources and files with something wrong in them."""
+    """Write sources of drops and task files that have errors."""
     image = (home / "images" / "class-0" / "0.png").read_bytes()
     files = {
         **{f"undecodable/cat/{number}.png": image for number in range(20)},
@@ -294,7 +294,7 @@ def mistakes(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "said"), WRONG, ids=[line for line, _ in WRONG])
-def test_bad_input_gets_one_message_and_no_change(
+def test_wrong_input_gives_one_message_and_changes_nothing(
     home: Path, mistakes: None, unchanged: None, command: Command, line: str, said: str
 ) -> None:
     ran = command(*line.split())
@@ -302,7 +302,7 @@ def test_bad_input_gets_one_message_and_no_change(
     message = " ".join(ran.err.replace("│", " ").split())
     assert said in message
     assert "Traceback" not in ran.err
-    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # of a store that pods do not share
+    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # the store is a local folder
     assert message.startswith(("retrain: ", "Usage: ", *warned))
     assert ran.err.count("retrain: ") <= 1
 
@@ -318,7 +318,7 @@ def test_store_that_cannot_be_reached_is_named(home: Path, unchanged: None, s3: 
     assert len(ran.err.splitlines()) == 1
 
 
-def test_refused_credentials_are_named(home: Path, unchanged: None, s3: str, command: Command) -> None:
+def test_refused_credentials_are_reported(home: Path, unchanged: None, s3: str, command: Command) -> None:
     with faulty(s3, lambda request, forward: refusal(403, "InvalidAccessKeyId")) as address:
         ran = command("status", *T, "--set", "store=s3://bucket/prefix", "--set", f"endpoint_url={address}")
     assert (ran.code, ran.out) == (2, "")
@@ -344,7 +344,7 @@ def test_training_without_terminal_logs_its_start_and_end(home: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_tables_fit_the_terminal_a_line_a_run(
+def test_tables_fit_the_terminal_with_one_line_per_run(
     home: Path, command: Command, unchanged: None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -362,7 +362,7 @@ def test_tables_fit_the_terminal_a_line_a_run(
         assert max(map(len, command(*arguments).out.splitlines())) <= width
 
 
-def test_figures_are_whole_in_a_narrow_terminal(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_terminal_cuts_no_number(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal wraps lines that are too long for it."""
     monkeypatch.setenv("COLUMNS", "40")
     newest = records(home)[-1]

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 TINY = ["model.name=mlp", "model.options={width: 16}", "training.epochs=8"]
 
 
-def test_write_weeks_gives_every_image_to_one_week(tmp_path: Path) -> None:
+def test_write_weeks_puts_each_image_into_one_week(tmp_path: Path) -> None:
     weeks = write_weeks(tmp_path)
     found = [[path.name for path in week.rglob("*.png")] for week in weeks]
     names = [name for week in found for name in week]
@@ -24,7 +24,7 @@ def test_write_weeks_gives_every_image_to_one_week(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Run the benchmark's weeks once with a tiny perceptron."""
+    """Return the benchmark's results for one seed, with a tiny perceptron."""
     import demo_seeds
 
     line: dict[str, object] = demo_seeds.run_seed(0, TINY, tmp_path_factory.mktemp("weeks"))
@@ -36,7 +36,7 @@ def test_demo_trains_scratch_once_and_continues_each_week(line: dict[str, list[d
     assert all(week["ending"] == "promoted" for week in line["weeks"][:1])
 
 
-def test_demo_summary_adds_up_its_lines(line: dict[str, object]) -> None:
+def test_demo_summary_is_the_mean_of_its_lines(line: dict[str, object]) -> None:
     import demo_seeds
 
     summary = demo_seeds.summarize([line, line])
@@ -44,13 +44,13 @@ def test_demo_summary_adds_up_its_lines(line: dict[str, object]) -> None:
     assert summary["mean net by the ledger"] == round(line["net_ledger"])
 
 
-def test_summarize_says_in_a_sentence_that_nothing_was_saved() -> None:
+def test_demo_summary_reports_that_nothing_was_saved() -> None:
     saved, text = summarize([])
     assert not saved
     assert text.startswith("Nothing was saved: training from scratch would have taken fewer iterations.")
 
 
-def test_evidence_page_has_the_table_of_its_lines() -> None:
+def test_demo_page_contains_the_table_of_its_results() -> None:
     import demo_seeds
 
     lines = [json.loads(text) for text in demo_seeds.LINES.read_text().splitlines()]

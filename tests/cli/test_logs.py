@@ -41,7 +41,7 @@ TRAINJOB = ("pipeline", "trainjob")
 WARNING = "is a local folder: pods cannot read it"
 
 
-def test_json_log_has_one_object_a_line(home: Path) -> None:
+def test_json_log_has_one_object_per_line(home: Path) -> None:
     ended = run_in(home, "--log-format", "json", *TRAINJOB, "-t", "birds")
     warning = json.loads(ended.err.splitlines()[0])
     assert warning["level"] == "warning"

@@ -18,7 +18,7 @@ RETRAIN = (sys.executable, "-m", "retrain")
 
 @pytest.fixture
 def task_file(tmp_path: Path) -> str:
-    """Return a task whose ledger has runs."""
+    """Return the path of a task file. The task's ledger has runs."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     (tmp_path / "pets.json").write_text(Task(name="pets", store=str(store.root)).model_dump_json())
@@ -31,12 +31,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 
 @pytest.mark.parametrize(
-    "how", [["--help"], ["--version"], ["history"], ["history", "--json"], ["study", "list"]], ids=" ".join
+    "words", [["--help"], ["--version"], ["history"], ["history", "--json"], ["study", "list"]], ids=" ".join
 )
-def test_full_disk_behind_output_ends_in_one_message(how: list[str], task_file: str) -> None:
-    task = ["--task", task_file] if "history" in how else []
+def test_output_to_a_full_disk_gives_one_message(words: list[str], task_file: str) -> None:
+    task = ["--task", task_file] if "history" in words else []
     with Path("/dev/full").open("w") as full:
-        ended = subprocess.run([*RETRAIN, *how, *task], stdout=full, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run([*RETRAIN, *words, *task], stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode in (1, 2)
     assert ended.stderr == "retrain: standard output cannot be written: No space left on device\n"
 
@@ -54,19 +54,19 @@ ENCODINGS = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"P
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("how", [["--help"], ["history"], ["study", "list"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["--help"], ["history"], ["study", "list"]], ids=" ".join)
 def test_ascii_output_replaces_other_characters(
-    encoding: dict[str, str], how: list[str], task_file: str, monkeypatch: pytest.MonkeyPatch
+    encoding: dict[str, str], words: list[str], task_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in encoding.items():
         monkeypatch.setenv(name, value)
-    task = ["--task", task_file] if "history" in how else []
-    ended = subprocess.run([*RETRAIN, *how, *task], capture_output=True)
+    task = ["--task", task_file] if "history" in words else []
+    ended = subprocess.run([*RETRAIN, *words, *task], capture_output=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert ended.stdout.decode("ascii")
 
 
-def test_class_names_beyond_ascii_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ascii_output_replaces_other_characters_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tmp_path / "pets.yaml"
     task.write_text(f"name: pets\nstore: {tmp_path}/ställe\n", encoding="utf-8")
     monkeypatch.setenv("COLUMNS", "200")  # for the whole path

@@ -47,13 +47,13 @@ ADDRESSES = (
 
 
 def forms(secret: str) -> set[bytes]:
-    """Return a secret as it is, and as it would stand in an address, a JSON text or a header."""
+    """Return a secret in its plain form and as it is encoded in URLs, JSON texts and headers."""
     written = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()}
     return {text.encode() for text in written}
 
 
 class RecordedCommands:
-    """Commands on a task, with their output and all files and objects that they left."""
+    """Commands on a task, with their output and all files and objects that they wrote."""
 
     def __init__(self, folder: Path, endpoint: str, bucket: str, kubeflow: str, output: pytest.CaptureFixture[str]):
         self.folder, self.output, self.left = folder, output, dict[str, bytes]()
@@ -70,7 +70,7 @@ class RecordedCommands:
         assert self("drop", "pack", str(two_classes(self.folder / drop, each, first=1000 * each)), "--id", drop) == 0
 
     def outputs(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """Return the output of all commands, and all files and objects."""
+        """Yield the output of each command, each file and each object, with its name."""
         yield from self.left.items()
         yield from more
         for path in self.folder.rglob("*"):
@@ -86,7 +86,7 @@ def kubeflow() -> Iterator[KfpServer]:
         yield server
 
 
-def test_successes_and_failures_leave_no_secret(
+def test_no_output_file_or_object_contains_a_secret(
     s3: str,
     bucket: str,
     kubeflow: KfpServer,
@@ -138,7 +138,7 @@ def run_commands(commands: RecordedCommands, kubeflow: KfpServer) -> None:
 
 
 def run_failing_commands(commands: RecordedCommands, kubeflow: KfpServer, failing: list[str]) -> bytes:
-    """Refused credentials, before and while the exporter runs; Kubeflow gone."""
+    """Run commands without Kubeflow and with refused credentials. Return the exporter's pages."""
     kubeflow.down = True
     assert commands("run", "--on", "kubeflow") == 2
     with monitoring.exporter([load_task(str(commands.file))], every=0.1) as address:
@@ -153,7 +153,7 @@ def run_failing_commands(commands: RecordedCommands, kubeflow: KfpServer, failin
 
 @pytest.mark.parametrize("field", ["endpoint_url", "kubeflow.host", "store"])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_store_address_with_a_secret_is_refused_unrepeated(tmp_path: Path, field: str, address: str) -> None:
+def test_address_with_a_secret_is_refused_without_printing_it(tmp_path: Path, field: str, address: str) -> None:
     path = tmp_path / "pets.yaml"
     path.write_text("name: pets\n")
     with pytest.raises(TaskError) as refused:
@@ -161,21 +161,21 @@ def test_store_address_with_a_secret_is_refused_unrepeated(tmp_path: Path, field
     assert str(refused.value) == f"--set: {field}: {CREDENTIALS_MESSAGE}"
 
 
-def test_queue_address_with_a_secret_is_refused_unrepeated() -> None:
+def test_queue_url_with_a_secret_is_refused_without_printing_it() -> None:
     for address in ADDRESSES:
         with pytest.raises(UserError) as refused:
             SqsQueue(address)
         assert str(refused.value) == f"--queue-url {CREDENTIALS_MESSAGE}"
 
 
-def test_paths_and_plain_addresses_are_taken(tmp_path: Path) -> None:
+def test_paths_and_plain_addresses_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "pets.yaml"
     path.write_text("name: pets\nstore: /data/what?/user@host#1\nendpoint_url: https://s3.example:9000/path@v2\n")
     task = load_task(str(path))
     assert (task.store, task.endpoint_url) == ("/data/what?/user@host#1", "https://s3.example:9000/path@v2")
 
 
-def test_messages_keep_their_addresses_without_users_and_queries() -> None:
+def test_messages_mask_users_and_queries_of_addresses() -> None:
     said = 'cannot connect: "http://a:b@host:1/x?sig=c&d=e" via proxy http://u@p:2, is it up? see https://h/#d'
     masks = 'cannot connect: "http://***@host:1/x?***" via proxy http://***@p:2, is it up? see https://h/?***'
     assert mask_credentials(said) == masks

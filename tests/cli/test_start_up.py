@@ -1,4 +1,4 @@
-"""Tests of the imports of each command. It starts in half a second unless it needs torch, kfp, boto3 or altair."""
+"""Tests of the imports of each command. A command that needs no slow package starts in half a second."""
 
 import json
 import os
@@ -38,7 +38,7 @@ IMPORTS: dict[str, tuple[int, set[str]]] = {
     "study run no-such-study": (2, set()),
     "study report no-such-study": (2, {"altair"}),
 }
-"""Commands, their exit codes, and which of the slow packages each imports."""
+"""Commands, with their exit codes and the slow packages that they import."""
 
 EACH = """
 import json, os, sys
@@ -61,7 +61,7 @@ for line in json.loads(sys.argv[1]):
             os._exit(0)
     os.wait()
 """
-"""Runs each command in a fork of a process that has imported nothing slow."""
+"""Program that runs each command in a fork of a process that has imported no slow package."""
 
 
 def test_commands_import_slow_packages_only_if_they_need_them(tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ class InterruptOnce:
 sys.meta_path.insert(0, InterruptOnce())
 main()
 """
-"""Runs a command that receives Ctrl-C while numpy is imported."""
+"""Program that runs a command and interrupts it (Ctrl-C) while numpy is imported."""
 
 
-def test_ctrl_c_during_numpys_import_ends_a_run_unrecorded(tmp_path: Path) -> None:
+def test_ctrl_c_while_numpy_is_imported_records_no_run(tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     task = tmp_path / "pets.json"

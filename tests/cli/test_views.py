@@ -31,21 +31,21 @@ def test_class_name_with_a_comma_is_in_quotes() -> None:
     assert 'cat, "dog, small"' in shown_drop
 
 
-def test_split_without_a_correct_sample_shows_zero() -> None:
+def test_accuracy_of_zero_is_printed() -> None:
     record = known_ledger.pets()[0]
     assert record.evaluation
-    lost = record.evaluation.model_copy(update={"accuracy": 0.5, "score": 0.5, "old": 0.8, "new": 0.0})
-    assert "50.00% (old 80.00%, new 0.00%)" in shown(record.model_copy(update={"evaluation": lost}))
+    evaluation = record.evaluation.model_copy(update={"accuracy": 0.5, "score": 0.5, "old": 0.8, "new": 0.0})
+    assert "50.00% (old 80.00%, new 0.00%)" in shown(record.model_copy(update={"evaluation": evaluation}))
 
 
-def test_show_of_escalated_run_points_to_status() -> None:
+def test_escalated_runs_details_refer_to_the_earlier_runs() -> None:
     alone, second = known_ledger.pets()[0], known_ledger.pets()[3]
     assert "`retrain status` also counts earlier runs" in shown(second)
     assert "earlier runs" not in shown(alone)
 
 
-def test_run_summary_charges_earlier_runs_on_the_drops() -> None:
-    """Scratch has 800 iterations; the missed run used 150 of them and the next run 210."""
+def test_runs_summary_counts_the_iterations_of_missed_runs() -> None:
+    """Scratch takes 710 iterations. The missed run used 150 and the next run 210, so both together saved 350."""
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
     last = past.ended(past.plan(), iterations=210)
@@ -57,7 +57,7 @@ def test_run_summary_charges_earlier_runs_on_the_drops() -> None:
     assert "earlier runs" not in summary
 
 
-def test_scratch_run_saves_nothing_and_counts_in_full() -> None:
+def test_scratch_run_has_no_savings() -> None:
     past = one_drop()
     [scratch] = past.records
     assert "saved nothing: the savings of other runs are computed by comparison" in " ".join(shown(scratch).split())
@@ -65,19 +65,19 @@ def test_scratch_run_saves_nothing_and_counts_in_full() -> None:
     assert "of 250 that scratch takes to its accuracy (runs from scratch count with all their iterations)" in totals
 
 
-def test_savings_without_scratch_are_stated_once() -> None:
-    loss = Savings(baseline=0, whole=0, used=9, used_all_in=9.5, gross=-9, net=-9.5, gross_whole=-9, net_whole=-9.5)
-    assert list(saved_rows("saved", loss)) == [("saved", "-9 iterations gross, -10 net")]
+def test_savings_without_a_baseline_have_one_row() -> None:
+    savings = Savings(baseline=0, whole=0, used=9, used_all_in=9.5, gross=-9, net=-9.5, gross_whole=-9, net_whole=-9.5)
+    assert list(saved_rows("saved", savings)) == [("saved", "-9 iterations gross, -10 net")]
 
 
-def test_gate_doubts_are_shown() -> None:
+def test_notes_of_the_gate_are_printed() -> None:
     record = known_ledger.pets()[0]
     note = "200 test images do not show"
     decided = record.decision.model_copy(update={"notes": (note,)})
     assert note in shown(record.model_copy(update={"decision": decided}))
 
 
-def test_gate_doubts_of_a_waiting_candidate_are_shown() -> None:
+def test_notes_of_the_gate_are_printed_for_a_waiting_candidate() -> None:
     record = known_ledger.pets()[0].model_copy(update={"decision": None})
     approval = Approval.requested(record.run_id, record.ended_at, timedelta(days=2))
     gate = Decision(promoted=True, reasons=(), notes=("200 test images do not show",))
@@ -112,7 +112,7 @@ def test_plan_names_the_parts_of_its_recipe() -> None:
     assert "1 drop, 500 training samples, 2 classes" in plan
 
 
-def test_drop_names_its_first_bad_samples_once() -> None:
+def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
     bad = tuple(LeftOut(where=f"cat/{number:02}.txt", key=f"cat/{number:02}", cause="no image") for number in range(25))
     shown = printed(drop_details(drop(1).model_copy(update={"left_out": bad})))
     assert "cat/00.txt: no image" in shown

@@ -54,7 +54,7 @@ def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 @pytest.fixture
 def watch(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs a watch that ends by itself, in this process."""
+    """Return a function that runs `retrain watch` in this process. The command must end by itself."""
     return lambda *arguments: retrain(["watch", "--task", "pets.yaml", *arguments], capsys)
 
 
@@ -84,7 +84,7 @@ def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_
     assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
 
 
-def test_watch_once_does_its_work_and_exits(place: Place, tmp_path: Path, watch: Callable[..., Ran]) -> None:
+def test_watch_once_trains_on_a_drop_and_exits(place: Place, tmp_path: Path, watch: Callable[..., Ran]) -> None:
     place.land(tmp_path / "in", "week-1")
     once = watch("--once")
     assert (once.code, once.out) == (0, ""), once.err
@@ -137,7 +137,7 @@ def test_watch_refuses_a_server_without_conditional_writes(
         (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
     ],
 )
-def test_watch_error_is_one_message(
+def test_wrong_option_of_watch_gives_one_message(
     place: Place, arguments: tuple[str, ...], message: str, watch: Callable[..., Ran]
 ) -> None:
     refused = watch(*arguments)

@@ -1,4 +1,4 @@
-"""The champion: its history, swaps that one of many processes wins, and rollbacks."""
+"""The champion: its history, concurrent promotions by several processes, and rollbacks."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def test_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore) 
     assert [entry.run_id for entry in champion.history] == ["a", "c"]
 
 
-def test_promotion_that_lost_a_race_asks_to_decide_again(store: ObjectStore) -> None:
+def test_promotion_decided_on_an_old_champion_is_refused(store: ObjectStore) -> None:
     seen = TaskStore(store, "pets").champion.read()
     force(store, "a")
     with pytest.raises(RunError, match="decide again"):
@@ -72,13 +72,13 @@ def test_promotion_that_lost_a_race_asks_to_decide_again(store: ObjectStore) -> 
 
 @pytest.fixture(params=["local", "s3"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str | None]:
-    """Return where processes find an empty store of each kind."""
+    """Return the URL and the endpoint of an empty store. Each test runs with a folder and with S3."""
     if request.param == "local":
         return str(tmp_path / "store"), None
     return f"s3://{request.getfixturevalue('bucket')}/races", request.getfixturevalue("s3")
 
 
-def test_sixteen_concurrent_promotions_are_all_kept(address: tuple[str, str | None]) -> None:
+def test_history_contains_sixteen_concurrent_promotions(address: tuple[str, str | None]) -> None:
     race(promote_itself, *address, processes=MANY)
     champion = TaskStore(open_store(*address), "pets").champion.read().champion
     assert champion
@@ -86,9 +86,9 @@ def test_sixteen_concurrent_promotions_are_all_kept(address: tuple[str, str | No
     assert [entry.sequence for entry in champion.history] == list(range(1, MANY + 1))
 
 
-def test_concurrent_promotions_and_rollbacks_form_one_chain(address: tuple[str, str | None]) -> None:
+def test_concurrent_rollbacks_return_to_the_previous_champion(address: tuple[str, str | None]) -> None:
     store = open_store(*address)
-    for run_id in "abcdefghijklmnopqrstuvwxyz":  # enough to go back to
+    for run_id in "abcdefghijklmnopqrstuvwxyz":  # enough champions for all rollbacks
         force(store, run_id)
     race(promote_or_roll_back, *address)
     champion = TaskStore(store, "pets").champion.read().champion

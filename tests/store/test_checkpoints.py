@@ -1,4 +1,4 @@
-"""Saved states: the newest two are kept, incomplete ones are ignored, and training continues while one is written."""
+"""Checkpoints: the newest two stay in the store, incomplete ones are ignored, and training continues during a write."""
 
 import threading
 from pathlib import Path
@@ -30,14 +30,14 @@ def save(store: ObjectStore, *iterations: int) -> None:
             saving.save(iteration, b"state %d" % iteration)
 
 
-def test_newest_state_comes_back_and_two_are_kept(store: ObjectStore) -> None:
+def test_newest_checkpoint_is_loaded_and_two_stay_in_the_store(store: ObjectStore) -> None:
     assert checkpoints(store).load() is None
     save(store, 9, 10, 100, 1000)
     assert checkpoints(store).load() == b"state 1000"
     assert [key.split("/")[-1][:12] for key in keys(store)] == ["000000000100", "000000001000"]
 
 
-def test_torn_newest_state_is_replaced_by_the_previous(local: LocalStore) -> None:
+def test_previous_checkpoint_is_loaded_if_newest_is_incomplete(local: LocalStore) -> None:
     save(local, 1, 2)
     older, newest = keys(local)
     local.write(newest, b"state")
@@ -47,14 +47,14 @@ def test_torn_newest_state_is_replaced_by_the_previous(local: LocalStore) -> Non
     assert checkpoints(local).load() == b"state 2"
 
 
-def test_torn_states_alone_count_as_no_state(local: LocalStore) -> None:
+def test_incomplete_checkpoints_are_not_loaded(local: LocalStore) -> None:
     save(local, 1, 2)
     for key in keys(local):
         local.write(key, b"")
     assert checkpoints(local).load() is None
 
 
-def test_each_run_has_its_own_states(local: LocalStore) -> None:
+def test_each_run_loads_only_its_own_checkpoints(local: LocalStore) -> None:
     save(local, 5)
     with checkpoints(local, "scratch-2") as other:
         assert other.load() is None
@@ -71,7 +71,7 @@ def test_clearing_also_removes_checkpoints_being_written(local: LocalStore) -> N
 
 
 class Slow(LocalStore):
-    """A store whose writes wait for the test's permission."""
+    """A store whose writes wait until the test sets the event `let`."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -82,7 +82,7 @@ class Slow(LocalStore):
         super().write(key, data)
 
 
-def test_saving_does_not_wait_for_the_store_and_leaving_does(tmp_path: Path) -> None:
+def test_save_returns_before_the_write_and_exit_waits_for_it(tmp_path: Path) -> None:
     slow = Slow(tmp_path)
     with checkpoints(slow) as saving:
         saving.save(1, b"state 1")
@@ -91,7 +91,7 @@ def test_saving_does_not_wait_for_the_store_and_leaving_does(tmp_path: Path) -> 
     assert checkpoints(slow).load() == b"state 1"
 
 
-def test_failed_state_write_is_raised_by_the_next_save_or_end(tmp_path: Path) -> None:
+def test_failed_checkpoint_write_is_raised_at_next_save_or_exit(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     broken = LocalStore(tmp_path / "file")
     with pytest.raises(StoreError, match="file"), checkpoints(broken) as saving:

@@ -1,4 +1,4 @@
-"""Google Cloud Storage and Azure in particular: races over HTTP, failing servers, and messages."""
+"""Stores on Google Cloud Storage and Azure: races over HTTP, failing servers, and error messages."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ BOTH = pytest.mark.parametrize("scheme", ["gs", "az"])
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have obstore wait for milliseconds before it sends a request again."""
+    """Make obstore wait only milliseconds before it retries a request."""
     short = timedelta(milliseconds=5)
     monkeypatch.setitem(RETRY, "backoff", {"init_backoff": short, "max_backoff": short, "base": 2})
 
@@ -39,12 +39,12 @@ def place(scheme: str, request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def make(address: str) -> None:
-    """Put an empty object under an address, of whatever name."""
+    """Create an empty object at an address. Its name need not be a valid key."""
     urllib.request.urlopen(urllib.request.Request(address, method="PUT")).close()
 
 
 @BOTH
-def test_claims_of_racing_processes_have_one_winner(scheme: str, place: tuple[str, str]) -> None:
+def test_each_cloud_claim_of_racing_processes_has_one_winner(scheme: str, place: tuple[str, str]) -> None:
     outcomes = race(claim_all, *place)
     assert sorted(key for won in outcomes for key in won) == sorted(f"claims/{index}" for index in range(20))
 
@@ -88,8 +88,8 @@ def test_cloud_requests_are_timed_by_operation(
     assert any("GetObject failed after 0." in message for message in caplog.messages)
 
 
-def test_folder_marker_in_gcs_is_unusual(gcs: str, request: pytest.FixtureRequest) -> None:
-    """Google's console makes one, of no bytes, when a person makes a folder."""
+def test_folder_marker_in_gcs_is_listed_as_unusual(gcs: str, request: pytest.FixtureRequest) -> None:
+    """Google's console creates this empty object when a person creates a folder."""
     url, server = cloud_store("gs", request)
     bucket = url.removeprefix("gs://").partition("/")[0]
     make(f"{server}/{bucket}/some/prefix/t/empty/")
@@ -99,7 +99,7 @@ def test_folder_marker_in_gcs_is_unusual(gcs: str, request: pytest.FixtureReques
     assert [(entry.key, entry.size) for entry in store.list_unusual("t/")] == [("t/empty/", 0)]
 
 
-def test_impossible_name_in_gcs_is_reported(gcs: str, request: pytest.FixtureRequest) -> None:
+def test_invalid_object_name_in_gcs_is_reported(gcs: str, request: pytest.FixtureRequest) -> None:
     url, server = cloud_store("gs", request)
     bucket = url.removeprefix("gs://").partition("/")[0]
     make(f"{server}/{bucket}/some/prefix/t/a//b")
@@ -151,7 +151,7 @@ def test_unnamed_azure_account_is_reported(azure: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("address", "extra"), [("gs://models/t", "gcs"), ("az://models/t", "azure")])
-def test_store_without_its_extra_names_it(address: str, extra: str) -> None:
+def test_cloud_store_error_names_the_missing_extra(address: str, extra: str) -> None:
     program = (
         f"import sys; sys.modules['obstore'] = None; from retrain.store import open_store; open_store({address!r})"
     )
@@ -160,12 +160,14 @@ def test_store_without_its_extra_names_it(address: str, extra: str) -> None:
 
 
 SHORT = {name: fault for name, fault in PASSING.items() if name not in ("latency", "truncated")}
-"""Not the half body whose length seems right: neither service has checksums of bodies that obstore compares."""
+"""Temporary faults without delays. obstore cannot detect `truncated`, because it compares no checksums of bodies."""
 
 
 @BOTH
 @pytest.mark.parametrize("name", SHORT)
-def test_cloud_requests_outlast_a_passing_fault(scheme: str, name: str, place: tuple[str, str], tmp_path: Path) -> None:
+def test_cloud_requests_succeed_after_a_temporary_fault(
+    scheme: str, name: str, place: tuple[str, str], tmp_path: Path
+) -> None:
     content = os.urandom(100_000)
 
     def after(method: str, count: int = 1) -> ObjectStore:
@@ -184,7 +186,7 @@ def test_cloud_requests_outlast_a_passing_fault(scheme: str, name: str, place: t
 
 
 @BOTH
-def test_large_upload_to_a_cloud_outlasts_lost_replies(scheme: str, place: tuple[str, str], tmp_path: Path) -> None:
+def test_large_cloud_upload_succeeds_despite_lost_replies(scheme: str, place: tuple[str, str], tmp_path: Path) -> None:
     content = os.urandom(2 * PART + 5)
     (tmp_path / "shard").write_bytes(content)
     for method in ("PUT", "POST"):
@@ -194,7 +196,7 @@ def test_large_upload_to_a_cloud_outlasts_lost_replies(scheme: str, place: tuple
 
 
 @BOTH
-def test_lost_reply_in_a_cloud_does_not_hide_a_winner(scheme: str, place: tuple[str, str]) -> None:
+def test_lost_cloud_reply_does_not_hide_a_conflict(scheme: str, place: tuple[str, str]) -> None:
     def another_wins(request: Request, forward: Forward) -> None:
         open_store(*place).write("claim", b"theirs")
 
@@ -205,7 +207,7 @@ def test_lost_reply_in_a_cloud_does_not_hide_a_winner(scheme: str, place: tuple[
 @BOTH
 @pytest.mark.parametrize("broken", [cut, reset])
 def test_cloud_stream_resumes_at_the_break(scheme: str, place: tuple[str, str], broken: Fault) -> None:
-    """More often than obstore itself resumes it."""
+    """The stream breaks more often than obstore itself resumes a stream."""
     content = os.urandom(3 << 20)
     open_store(*place).write("k", content)
     with disturbed(place, First("GET", broken, count=6)) as store, store.open("k") as stream:
@@ -213,7 +215,7 @@ def test_cloud_stream_resumes_at_the_break(scheme: str, place: tuple[str, str], 
 
 
 @BOTH
-def test_cloud_stream_does_not_go_on_in_another_object(scheme: str, place: tuple[str, str]) -> None:
+def test_cloud_stream_fails_if_the_object_is_overwritten(scheme: str, place: tuple[str, str]) -> None:
     direct = open_store(*place)
     direct.write("k", b"old" * 1000)
 
@@ -232,7 +234,7 @@ def test_cloud_stream_does_not_go_on_in_another_object(scheme: str, place: tuple
 
 @pytest.mark.parametrize("condition", ["create", "replace"])
 def test_probe_refuses_a_gcs_that_ignores_conditions(gcs: str, request: pytest.FixtureRequest, condition: str) -> None:
-    """Azure's conditions are part of what a request is signed for."""
+    """Azure has no such test, because the signature of its requests covers the conditions."""
     place = cloud_store("gs", request)
 
     def ignore(request: Request, forward: Forward) -> Reply:

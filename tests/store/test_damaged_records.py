@@ -1,4 +1,4 @@
-"""A damaged record, or one of another version, is named by every reader and does not affect others."""
+"""Readers name a damaged record or one of another version, and other records stay readable."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b"[]"}
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """Return a store with the known ledger of pets, a champion and a drop that waits."""
+    """Return a store with the known ledger of pets, a champion and a drop that no run has used."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
@@ -33,10 +33,10 @@ def store(tmp_path: Path) -> LocalStore:
 
 def begin_validation(store: ObjectStore) -> None:
     with count_validation(TaskStore(store, "pets"), "d-9"):
-        pytest.fail("the count cannot be read")
+        pytest.fail("a validation began although its count cannot be read")
 
 
-READ_ONLY_HERE: dict[str, Callable[[ObjectStore], object]] = {
+READERS: dict[str, Callable[[ObjectStore], object]] = {
     PETS.champion: lambda store: TaskStore(store, "pets").champion.read(),
     PETS.record("scratch-1"): lambda store: TaskStore(store, "pets").ledger.find("scratch-1"),
     PETS.record("continuous-7"): lambda store: TaskStore(store, "pets").ledger.write(known_ledger.run(7, 100)),
@@ -48,15 +48,15 @@ READ_ONLY_HERE: dict[str, Callable[[ObjectStore], object]] = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
-@pytest.mark.parametrize("key", READ_ONLY_HERE)
-def test_record_that_cannot_be_read_is_an_error_that_names_it(store: LocalStore, key: str, data: bytes) -> None:
+@pytest.mark.parametrize("key", READERS)
+def test_error_names_the_record_that_cannot_be_read(store: LocalStore, key: str, data: bytes) -> None:
     store.write(key, data)
     with pytest.raises(StoreError, match=f"{store.url}/{key} was not written by this version of retrain, or was"):
-        READ_ONLY_HERE[key](store)
+        READERS[key](store)
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
-def test_unreadable_own_record_is_the_runs_error(store: LocalStore, data: bytes) -> None:
+def test_unreadable_file_of_a_run_is_a_run_error(store: LocalStore, data: bytes) -> None:
     run = TaskStore(store, "pets").run("scratch-1")
     for name, read in {"plan.json": run.plan, "result.json": run.result, "curve.jsonl": run.curve}.items():
         store.write(PETS.run("scratch-1", name), data + b"\n")
@@ -66,7 +66,7 @@ def test_unreadable_own_record_is_the_runs_error(store: LocalStore, data: bytes)
 
 PROMOTION = {"sequence": 1, "run_id": "continuous-4", "why": "by a later rule", "at": "2026-01-10T00:00:00Z"}
 NEWER = json.dumps({"history": [PROMOTION]}).encode()
-"""A record of a later version that gives a field another meaning."""
+"""A record of a later version, with a reason that this version does not know."""
 
 
 @pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])
@@ -82,7 +82,7 @@ def test_command_names_a_damaged_champion_record(
     assert len(ran.err.splitlines()) == 1
 
 
-def test_exporter_serves_other_tasks_beside_a_damaged_champion(store: LocalStore) -> None:
+def test_damaged_champion_does_not_affect_other_tasks_metrics(store: LocalStore) -> None:
     known_ledger.write(store, known_ledger.cars())
     store.write(PETS.champion, NEWER)
     tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
@@ -98,4 +98,4 @@ def test_exporter_serves_other_tasks_beside_a_damaged_champion(store: LocalStore
         known_ledger.write(store, [known_ledger.run(9, 50, task="cars", method="scratch")])
         monitoring.wait_for(lambda: values()[used] == 1050, "the new record of the other task")
         store.delete(PETS.champion)
-        monitoring.wait_for(lambda: values()[read_at] > 0, "the task that is whole again")
+        monitoring.wait_for(lambda: values()[read_at] > 0, "the repaired task")

@@ -1,4 +1,4 @@
-"""Damaged or exchanged files of runs give a clear error with their name, and nothing is promoted."""
+"""A damaged or replaced file of a run causes an error that names it, and no model is promoted."""
 
 import hashlib
 from collections.abc import Callable
@@ -26,7 +26,7 @@ MODEL, INDEX, MOMENTS = "model.safetensors", "learning_speed/{drop}.safetensors"
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return a champion, and a drop that has landed since."""
+    """Return a workspace with a champion and a drop that landed after its training."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     assert isinstance(stages.run_task(workspace.context, KEPT, Request()), RunRecord)
@@ -47,8 +47,8 @@ def key(workspace: Workspace, name: str) -> str:
     )
 
 
-def exchange(workspace: Workspace, name: str, data: bytes) -> None:
-    """Replace the bytes, and put their digest into the result, as a person with write access could."""
+def replace_file(workspace: Workspace, name: str, data: bytes) -> None:
+    """Replace a file of the champion's run and record its new digest, as a person with write access could."""
     workspace.store.objects.write(key(workspace, name), data)
     digest = {MODEL: "model_digest", INDEX: "index_digest", MOMENTS: "moments_digest"}[name]
     files = workspace.context.files(champion(workspace))
@@ -57,8 +57,8 @@ def exchange(workspace: Workspace, name: str, data: bytes) -> None:
     files.write_result(result.model_copy(update={digest: hashlib.sha256(data).hexdigest()}))
 
 
-def refused(workspace: Workspace, error: type[UserError], message: str) -> None:
-    """The next retraining ends with this error and one failed record of it; all else is as it was."""
+def assert_refused(workspace: Workspace, error: type[UserError], message: str) -> None:
+    """Assert that the next retraining fails with this error, adds one failed record and changes nothing else."""
     before, records = champion(workspace), workspace.store.ledger.read()
     planned = stages.plan(workspace.context, KEPT, Request())
     assert isinstance(planned, Plan)
@@ -77,11 +77,11 @@ def refused(workspace: Workspace, error: type[UserError], message: str) -> None:
     [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + bytes([data[-1] ^ 1])],
     ids=["truncated", "empty", "one bit"],
 )
-def test_run_file_with_another_digest_is_refused(
+def test_run_file_with_a_wrong_digest_is_refused(
     workspace: Workspace, name: str, harm: Callable[[bytes], bytes]
 ) -> None:
     workspace.store.objects.write(key(workspace, name), harm(workspace.store.objects.read(key(workspace, name))[0]))
-    refused(
+    assert_refused(
         workspace,
         RunError,
         r"is not the (model|learning-speed index|optimizer state) that the run ended with|holds no tensors",
@@ -89,15 +89,15 @@ def test_run_file_with_another_digest_is_refused(
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
-def test_file_that_is_gone_is_named(workspace: Workspace, name: str) -> None:
+def test_missing_run_file_is_named(workspace: Workspace, name: str) -> None:
     workspace.store.objects.delete(key(workspace, name))
-    refused(workspace, RunError, f"{name} is missing: restore it from a copy of the store")
+    assert_refused(workspace, RunError, f"{name} is missing: restore it from a copy of the store")
 
 
 @pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])
 def test_run_file_without_tensors_is_refused_despite_its_digest(workspace: Workspace, name: str) -> None:
-    exchange(workspace, name, b"\x80\x04}q\x00.")
-    refused(workspace, RunError, r"holds no tensors")
+    replace_file(workspace, name, b"\x80\x04}q\x00.")
+    assert_refused(workspace, RunError, r"holds no tensors")
 
 
 def changed(workspace: Workspace, name: str, change: Callable[[Tensor], Tensor]) -> bytes:
@@ -108,31 +108,31 @@ def changed(workspace: Workspace, name: str, change: Callable[[Tensor], Tensor])
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
 def test_weights_of_nan_are_refused_despite_their_digest(workspace: Workspace, name: str) -> None:
-    exchange(workspace, name, changed(workspace, name, lambda tensor: torch.full_like(tensor, torch.nan)))
-    refused(workspace, RunError, r"\w+ contains NaN: restore the file from a copy of the store")
+    replace_file(workspace, name, changed(workspace, name, lambda tensor: torch.full_like(tensor, torch.nan)))
+    assert_refused(workspace, RunError, r"\w+ contains NaN: restore the file from a copy of the store")
 
 
 def test_weights_of_another_shape_are_refused_despite_digest(workspace: Workspace) -> None:
     whole = workspace.store.objects.read(key(workspace, MODEL))[0]
-    exchange(workspace, MODEL, changed(workspace, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
-    refused(workspace, ModelError, "the parent's weights do not fit the network at ")
-    exchange(workspace, MODEL, save({f"other.{name}": tensor for name, tensor in load(whole).items()}))
-    refused(workspace, ModelError, "the parent's weights do not fit the network at ")
+    replace_file(workspace, MODEL, changed(workspace, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
+    assert_refused(workspace, ModelError, "the parent's weights do not fit the network at ")
+    replace_file(workspace, MODEL, save({f"other.{name}": tensor for name, tensor in load(whole).items()}))
+    assert_refused(workspace, ModelError, "the parent's weights do not fit the network at ")
 
 
 def test_champion_that_cannot_be_measured_is_not_replaced(workspace: Workspace) -> None:
     planned = stages.plan(workspace.context, KEPT, Request(method="scratch"))
     assert isinstance(planned, Plan)
     trained = stages.train(workspace.context, planned)
-    exchange(workspace, MODEL, changed(workspace, MODEL, lambda tensor: tensor[:-1].contiguous()))
+    replace_file(workspace, MODEL, changed(workspace, MODEL, lambda tensor: tensor[:-1].contiguous()))
     with pytest.raises(ModelError, match=f"the weights of {champion(workspace)} do not match the network logistic"):
         stages.promote(workspace.context, trained)
     assert not champions.was_promoted(workspace.store.champion.read(), trained.run_id)
 
 
 def test_index_of_another_dataset_is_refused_despite_its_digest(workspace: Workspace) -> None:
-    exchange(workspace, INDEX, changed(workspace, INDEX, lambda tensor: tensor[:-5].contiguous()))
-    refused(workspace, RunError, r"counters of \d+ samples of drop d-\w+, but the drop has \d+")
+    replace_file(workspace, INDEX, changed(workspace, INDEX, lambda tensor: tensor[:-5].contiguous()))
+    assert_refused(workspace, RunError, r"counters of \d+ samples of drop d-\w+, but the drop has \d+")
 
 
 def state(optimizer: Adam | Sgd, classes: int = 5) -> bytes:
@@ -142,7 +142,7 @@ def state(optimizer: Adam | Sgd, classes: int = 5) -> bytes:
 def configured(optimizer: Adam | Sgd, classes: int = 5) -> Plan:
     training = TASK.training.model_copy(update={"optimizer": optimizer})
     plan = plan_of(TASK.model_copy(update={"training": training}), classes=classes)
-    plan.__dict__["run_id"] = "scratch-0"  # states of one run, though they fit different networks
+    plan.__dict__["run_id"] = "scratch-0"  # the same run id for different networks
     return plan
 
 
@@ -151,7 +151,7 @@ def configured(optimizer: Adam | Sgd, classes: int = 5) -> Plan:
     [state(Adam(), classes=4), state(Sgd()), state(Adam())[:-10], b"", b"\x80\x04}q\x00."],
     ids=["other classes", "other optimizer", "truncated", "empty", "no tensors"],
 )
-def test_misfit_state_is_refused_and_changes_nothing(saved: bytes) -> None:
+def test_unusable_checkpoint_is_refused_and_changes_nothing(saved: bytes) -> None:
     run = run_of(configured(Adam()))
     before = save_state(run)
     with pytest.raises(RunError, match="saved"):

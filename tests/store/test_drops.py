@@ -1,4 +1,4 @@
-"""Only drops with a complete manifest are committed, in the order of their commits."""
+"""Only drops with a complete manifest are listed, in the order of their commits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_drop_without_manifest_is_not_listed(local: LocalStore) -> None:
     assert TaskStore(local, "pets").drops.all() == ()
 
 
-def test_drop_that_is_not_there_is_named(local: LocalStore) -> None:
+def test_missing_drop_is_named(local: LocalStore) -> None:
     with pytest.raises(DropError, match="task pets has no drop week-45 in "):
         TaskStore(local, "pets").drops.read("week-45")
 
@@ -68,7 +68,7 @@ def test_damaged_manifest_is_named(local: LocalStore, spoil: Callable[[bytes], b
         TaskStore(local, "pets").drops.all()
 
 
-def test_digest_is_of_the_content_alone() -> None:
+def test_drop_digest_depends_only_on_content() -> None:
     assert make_drop("a", 0).digest == make_drop("b", 1).digest
     assert make_drop("a", 0).digest != make_drop("a", 0, ("dog",)).digest
 
@@ -79,12 +79,12 @@ def test_known_drops_come_first_then_new_ones_by_commit() -> None:
     assert order_drops([d, c, b, a], ["c", "a"]) == (c, a, d, b)
 
 
-def test_known_drop_that_is_gone_is_named() -> None:
+def test_missing_drop_of_the_champion_is_named() -> None:
     with pytest.raises(DropError, match="drop b: the champion was trained on it"):
         order_drops([make_drop("a", 0)], ["a", "b"])
 
 
-def test_class_map_only_grows_at_its_end() -> None:
+def test_new_classes_are_appended_to_the_class_map() -> None:
     first, second = make_drop("a", 0, ("dog", "cat")), make_drop("b", 1, ("ant", "cat"))
     assert make_dataset([first]).classes == ("dog", "cat")
     assert make_dataset([first, second]).classes == ("dog", "cat", "ant")

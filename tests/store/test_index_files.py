@@ -23,8 +23,8 @@ SIZES = (30, 20, 50, 10, 40, 60, 25, 15)
 
 
 @dataclass
-class Told(LocalStore):
-    """A local store that tells which files of an index were read."""
+class RecordingStore(LocalStore):
+    """A local store that records which index files were read."""
 
     root: Path
     reads: list[str] = field(default_factory=list)
@@ -39,16 +39,16 @@ class Told(LocalStore):
 
 
 def counters(samples: int, first: int) -> Counters:
-    """Counters no two samples of which are alike."""
+    """Return counters that differ for all samples."""
     number = torch.arange(first, first + samples)
     return Counters(number.half(), (number / 2).half(), number / 3)
 
 
 @pytest.fixture
 def ended(tmp_path: Path) -> RunFiles:
-    """Return an ended run on eight drops."""
+    """Return the files of an ended run on eight drops."""
     plan = plan_of(sizes=SIZES)
-    files = TaskStore(Told(tmp_path), "pets").run(plan.run_id)
+    files = TaskStore(RecordingStore(tmp_path), "pets").run(plan.run_id)
     files.write_plan(plan)
     firsts = [sum(SIZES[:k]) for k in range(len(SIZES))]
     digest = write_counters(files, plan.dataset, (counters(*each) for each in zip(SIZES, firsts, strict=True)))
@@ -63,7 +63,7 @@ def dataset(files: RunFiles, *drops: int) -> Dataset:
     return Dataset(drops=(*known, new), classes=files.plan().dataset.classes)
 
 
-def test_counters_follow_remaining_drops_and_skip_new_ones(ended: RunFiles) -> None:
+def test_counters_are_read_for_known_drops_and_zero_for_new_ones(ended: RunFiles) -> None:
     found = read_counters(ended, dataset(ended, 0, 2, 7), known=3)
     expected = torch.tensor([*range(30), *range(50, 100), *range(235, 250), *[0] * 7])
     assert found.seen.tolist() == expected.tolist()
@@ -71,16 +71,16 @@ def test_counters_follow_remaining_drops_and_skip_new_ones(ended: RunFiles) -> N
     assert found.seen.dtype == found.correct.dtype == torch.float16
 
 
-def test_few_files_are_in_memory_at_once(ended: RunFiles) -> None:
+def test_index_reader_prefetches_few_files(ended: RunFiles) -> None:
     parts = read_known_counters(ended, dataset(ended, *range(8)), known=8)
     next(parts)
-    assert isinstance(ended.objects, Told)
+    assert isinstance(ended.objects, RecordingStore)
     assert len(ended.objects.reads) <= READ_AHEAD + 1
     assert len(list(parts)) == 7
     assert sorted(ended.objects.reads) == [f"d-{k}" for k in range(8)]
 
 
-def test_damaged_index_of_any_drop_is_found_even_if_left_out(ended: RunFiles) -> None:
+def test_damaged_index_of_a_removed_drop_is_reported(ended: RunFiles) -> None:
     key = ended.keys.learning_speed(ended.run_id, "d-7")
     data = ended.objects.read(key)[0]
     ended.objects.write(key, data[:-1] + bytes([data[-1] ^ 1]))
@@ -92,14 +92,14 @@ def test_damaged_index_of_any_drop_is_found_even_if_left_out(ended: RunFiles) ->
         read_counters(ended, dataset(ended, 0, 1), known=2)
 
 
-def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, Told, Plan]:
-    """Return a place with an ended parent, and a plan that continues from it."""
+def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, RecordingStore, Plan]:
+    """Return a context, its store, and a plan that continues from an ended run."""
     commit_drops(place)
     parent = stored_plan(place, drops=1)
     train_plan(context_of(place), parent)
     recipe = TASK.recipe.model_copy(update={"sampling": sampling} if sampling else {})
     plan = stored_plan(place, drops=2, parent=parent, task=TASK.model_copy(update={"recipe": recipe}))
-    store = Told(place / "store")
+    store = RecordingStore(place / "store")
     return replace(context_of(place), store=TaskStore(store, TASK.name)), store, plan
 
 
@@ -112,7 +112,7 @@ def test_parents_index_is_read_early_only_if_sampling_needs_it(
     assert store.reads == [plan.dataset.drops[0].id] * before
 
 
-def test_run_that_did_not_read_it_still_adds_it_to_its_own(tmp_path: Path) -> None:
+def test_run_whose_sampling_ignores_the_index_still_continues_it(tmp_path: Path) -> None:
     context, store, plan = continued(tmp_path, Uniform())
     train_plan(context, plan)
     assert store.reads == [plan.dataset.drops[0].id]

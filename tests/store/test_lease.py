@@ -1,4 +1,4 @@
-"""The lease: one holder at a time, and a holder that was frozen cannot write afterwards."""
+"""A lease has one holder at a time. A process that was frozen until its lease expired cannot write."""
 
 import os
 import shutil
@@ -25,9 +25,9 @@ from retrain.training.preemption import Preempted
 
 KEYS = TaskKeys("pets")
 FREEZING = 1.0
-"""Seconds: a lease that expires while its holder is frozen."""
+"""Seconds of a lease that expires while its holder is frozen."""
 BUSY = 6.0
-"""Seconds: a lease that a busy machine renews in time."""
+"""Seconds of a lease that even a busy machine renews in time."""
 
 
 def state(store: ObjectStore) -> LeaseState:
@@ -50,7 +50,7 @@ def test_racing_processes_get_one_lease(store: ObjectStore) -> None:
     assert len([lease for lease in leases if lease]) == 1
 
 
-def test_lease_heartbeat_lasts_while_held(store: ObjectStore) -> None:
+def test_heartbeat_renews_a_held_lease(store: ObjectStore) -> None:
     with TaskStore(store, "pets").try_lease(BUSY) as lease:
         first = state(store).expires_at
         while state(store).expires_at == first:
@@ -96,7 +96,7 @@ def test_frozen_lease_holder_cannot_write_after_waking(store: ObjectStore, monke
 
 
 def hold_freeze_and_write(url: str, endpoint_url: str | None) -> None:
-    """Write under a lease before and after being frozen; end with 3 if the lease is lost."""
+    """Write under a lease before and after being frozen. Exit with code 3 if another process has the lease."""
     os.environ.update(AWS)
     store = open_store(url, endpoint_url)
     with TaskStore(store, "pets").try_lease(FREEZING) as lease:
@@ -120,15 +120,17 @@ def test_process_frozen_past_its_lease_overwrites_nothing(
     process = forkserver().Process(target=hold_freeze_and_write, args=(url, endpoint_url))
     process.start()
     wait_until_stopped(process)
-    with TaskStore(store, "pets").lock() as ours:
-        ours.objects.write("pets/runs/late", b"ours")
+    with TaskStore(store, "pets").lock() as locked:
+        locked.objects.write("pets/runs/late", b"ours")
         os.kill(process.pid or 0, signal.SIGCONT)
         process.join(240)
     assert process.exitcode == 3
     assert store.read("pets/runs/late")[0] == b"ours"
 
 
-def test_late_heartbeat_loses_the_lease_to_its_new_holder(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_renewal_fails_if_another_process_has_the_lease(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, late = ShiftedClock(monkeypatch), acquire(store, KEYS.lease, HOURS)
     clock.ahead = 2 * HOURS
     assert late
@@ -146,7 +148,7 @@ def test_lease_is_released_when_the_work_fails(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("end", [None, Preempted()])
-def test_lost_store_at_lease_release_keeps_the_works_outcome(
+def test_failed_lease_release_does_not_change_the_outcome(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, end: BaseException | None
 ) -> None:
     store = LocalStore(tmp_path / "store")
@@ -158,10 +160,10 @@ def test_lost_store_at_lease_release_keeps_the_works_outcome(
     assert "the lease could not be released and expires by itself: " in caplog.text
 
 
-def test_released_lease_refuses_writes_and_keeps_the_new_holder(store: ObjectStore) -> None:
-    with TaskStore(store, "pets").lock(seconds=0.2) as ours:
-        ours.objects.write("during", b"")
+def test_write_after_the_release_of_a_lease_is_refused(store: ObjectStore) -> None:
+    with TaskStore(store, "pets").lock(seconds=0.2) as locked:
+        locked.objects.write("during", b"")
     with pytest.raises(LeaseLost, match="was released"):
-        ours.objects.write("after", b"")
+        locked.objects.write("after", b"")
     assert [entry.key for entry in store.list() if entry.key in ("during", "after")] == ["during"]
     assert acquire(store, KEYS.lease)

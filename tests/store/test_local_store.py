@@ -19,7 +19,7 @@ from retrain.store import LocalStore, open_store
 SIZE = 4 << 20
 
 
-def write_for_ever(url: str, letter: bytes) -> None:
+def write_forever(url: str, letter: bytes) -> None:
     store = open_store(url)
     while True:
         store.write("object", letter * SIZE)
@@ -27,8 +27,8 @@ def write_for_ever(url: str, letter: bytes) -> None:
 
 @contextmanager
 def writers(url: str, letters: tuple[bytes, ...]) -> Iterator[None]:
-    """Processes that each write one letter in a loop, until they are killed at the end."""
-    processes = [forkserver().Process(target=write_for_ever, args=(url, letter)) for letter in letters]
+    """Start processes that each write one letter in a loop. Kill them at the end."""
+    processes = [forkserver().Process(target=write_forever, args=(url, letter)) for letter in letters]
     for process in processes:
         process.start()
     try:
@@ -50,7 +50,7 @@ def test_racing_swaps_lose_no_update(tmp_path: Path) -> None:
     store.create("counter", b"0 -")
     attempts = race(count_up, str(tmp_path), None)
     assert store.read("counter")[0].split()[0] == b"%d" % (20 * PROCESSES)
-    assert sum(attempts) >= 21 * PROCESSES - 1  # all but one lost the first round
+    assert sum(attempts) >= 21 * PROCESSES - 1  # all processes but one had to retry their first swap
 
 
 def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> N
     data, version = store.read("object")
     assert data == data[:1] * SIZE
     assert [entry.key for entry in store.list()] == ["object"]
-    store.replace("object", b"the dead hold no lock", version)
+    store.replace("object", b"killed writers hold no lock", version)
 
 
-def test_files_get_the_permissions_that_the_user_gives_new_files(tmp_path: Path) -> None:
+def test_stored_files_get_the_users_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "ordinary").touch()
     store = LocalStore(tmp_path / "store")
     store.create("created", b"")
@@ -88,7 +88,7 @@ def test_edit_by_hand_changes_the_version(tmp_path: Path) -> None:
     assert store.read("champion.json")[1] != version
 
 
-def test_nothing_is_left_beside_objects_when_a_write_fails(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("file", b"1")
     with pytest.raises(StoreError, match="file/below"):
@@ -96,14 +96,14 @@ def test_nothing_is_left_beside_objects_when_a_write_fails(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file", "lock"]
 
 
-def test_missing_store_folder_is_empty_and_not_created(tmp_path: Path) -> None:
+def test_listing_a_missing_store_folder_does_not_create_it(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "later")
     assert list(store.list()) == []
     assert not (tmp_path / "later").exists()
 
 
-def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    store = LocalStore(Path("/proc/retrain"))  # where no folder can be made
+def test_unwritable_store_folder_gives_a_one_line_error(tmp_path: Path) -> None:
+    store = LocalStore(Path("/proc/retrain"))  # no folder can be created there
     with pytest.raises(StoreError, match=r"^/proc/retrain: k: No such file or directory$"):
         store.write("k", b"")
 
@@ -113,7 +113,7 @@ def test_local_store_does_not_import_boto3() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_store_in_a_file_is_explained(tmp_path: Path) -> None:
+def test_store_at_the_path_of_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"")
     with pytest.raises(StoreError, match=r"photo\.png: listing: Not a directory\. Check the task's `store`"):
         list(LocalStore(tmp_path / "photo.png").list())

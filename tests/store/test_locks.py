@@ -1,4 +1,4 @@
-"""One process works on a task at a time. On the same machine the lock of a dead process is free at once."""
+"""One process works on a task at a time. On the same machine, the lock of a dead process is free immediately."""
 
 import logging
 import os
@@ -22,28 +22,28 @@ from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("pets")
 BUSY = 6.0
-"""Seconds: a lease that a busy machine renews in time."""
+"""Seconds of a lease that even a busy machine renews in time."""
 NOWHERE = "--host http://127.0.0.1:1"
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Commit a drop, and return the task file of its store."""
+    """Return a workspace with a drop and a task file."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1, 2)
     (tmp_path / "pets.json").write_text(make_task(store=str(tmp_path / "store")).model_dump_json())
     return workspace
 
 
-def started(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
-    """Return a command on the task, in a separate process."""
+def start_command(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command on the task in a separate process."""
     environment = {**os.environ, "RETRAIN_CACHE": str(workspace.folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [preloaded_retrain(), *arguments, "--task", str(workspace.folder / "pets.json")]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def away(store: ObjectStore) -> None:
-    """Make the lease that of a process on another machine, of which nothing can be seen here."""
+def move_to_another_machine(store: ObjectStore) -> None:
+    """Change the lease's holder to a process on another machine, which this machine cannot observe."""
     state = LeaseState.model_validate_json(store.read(KEYS.lease)[0])
     holder = state.holder.model_copy(update={"machine": "another"})
     store.write(KEYS.lease, state.model_copy(update={"holder": holder}).to_bytes())
@@ -56,7 +56,7 @@ def test_commands_end_with_one_message_on_a_locked_task(workspace: Workspace) ->
         r"now valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when that process has ended\n$"
     )
     with workspace.store.try_lease(BUSY):
-        commands = [started(workspace, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
+        commands = [start_command(workspace, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
         for command in commands:
             said = command.communicate()[1]
             assert command.returncode == 2
@@ -66,7 +66,7 @@ def test_commands_end_with_one_message_on_a_locked_task(workspace: Workspace) ->
 
 
 def test_second_command_finds_the_task_done_or_locked(workspace: Workspace) -> None:
-    commands = [started(workspace, "run"), started(workspace, "run")]
+    commands = [start_command(workspace, "run"), start_command(workspace, "run")]
     said = ["".join(command.communicate()) for command in commands]
     assert len(re.findall("scratch-\\w+: there is no champion to continue from", "".join(said))) == 1
     (other,) = (text for text in said if "there is no champion" not in text)
@@ -84,14 +84,14 @@ def test_killed_commands_lock_is_free_on_the_same_machine(workspace: Workspace) 
     killed = subprocess.run([sys.executable, "-c", code, str(workspace.folder / "store")], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = workspace.store.objects.read(KEYS.lease)[0]
-    away(workspace.store.objects)
-    assert acquire(workspace.store.objects, KEYS.lease) is None, "another machine cannot tell"
+    move_to_another_machine(workspace.store.objects)
+    assert acquire(workspace.store.objects, KEYS.lease) is None, "this machine cannot know that the holder is dead"
     workspace.store.objects.write(KEYS.lease, left)
     with workspace.store.lock():
         pass
 
 
-def test_lock_without_heartbeat_is_waited_for_until_expiry(
+def test_command_waits_until_a_dead_process_lease_expires(
     store: ObjectStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "retrain")
@@ -99,8 +99,8 @@ def test_lock_without_heartbeat_is_waited_for_until_expiry(
     assert dead
 
     def work() -> None:
-        with TaskStore(store, "pets").lock() as ours:
-            ours.objects.write("pets/runs/late", b"ours")
+        with TaskStore(store, "pets").lock() as locked:
+            locked.objects.write("pets/runs/late", b"ours")
             with pytest.raises(LeaseLost):
                 dead.check()
 
@@ -110,10 +110,10 @@ def test_lock_without_heartbeat_is_waited_for_until_expiry(
         assert not working.done()
         clock.ahead = 2 * HOURS
         working.result()
-    assert acquire(store, KEYS.lease), "it was given back"
+    assert acquire(store, KEYS.lease), "the lock was released"
 
 
-def test_only_waiting_commands_wait_for_a_live_lock(
+def test_only_patient_commands_wait_for_a_live_lock(
     store: ObjectStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "retrain")
@@ -148,7 +148,7 @@ def lock_and_release(store: ObjectStore, patient: bool) -> None:
         pass
 
 
-def test_expired_lock_is_kept_if_not_taken_since(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_lease_stays_valid_if_no_process_took_it(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, frozen = ShiftedClock(monkeypatch), acquire(store, KEYS.lease, HOURS)
     assert frozen
     clock.ahead = 2 * HOURS

@@ -1,6 +1,6 @@
 """The IAM policies of k8s/examples/aws on a server that enforces them, Ceph's gateway.
 
-Each component does all of its work under its own policy, and what it has no business with is refused.
+Each component can do all of its work under its own policy, and every other request is refused.
 """
 
 import json
@@ -110,7 +110,7 @@ MAY_LIST = {
 
 
 class Cloud:
-    """A bucket with its roles; each client takes one of them."""
+    """A bucket and its roles. Each client uses one of the roles."""
 
     def __init__(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.endpoint, self._monkeypatch = endpoint, monkeypatch
@@ -138,7 +138,7 @@ class Cloud:
         return open_store(url, self.endpoint)
 
 
-def test_policies_let_each_component_do_its_work_and_no_more(
+def test_policies_allow_each_component_only_its_work(
     ceph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1", "AWS_CONFIG_FILE": "/dev/null"}
@@ -150,26 +150,26 @@ def test_policies_let_each_component_do_its_work_and_no_more(
     task = make_task(store=STORE, endpoint_url=ceph, training=SAVING)
     run_under_policies(cloud, task, tmp_path)
     for role in ROLES:
-        nothing_else_is_allowed(cloud, role)
+        assert_nothing_else_is_allowed(cloud, role)
 
 
 SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seconds": 0})
 
 
 def run_under_policies(cloud: Cloud, task: Task, folder: Path) -> None:
-    """Two drops, the first without a champion, each component in its role; a lost run is recorded."""
+    """Train on two drops, and record a failed run. Each component uses its role."""
     for round_, classes in enumerate(((0, 1), (1, 2))):
         Workspace(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
         [run_id] = start_runs(cloud, task)
-        champion = trained(cloud, task, run_id, folder / "training")
+        champion = run_training(cloud, task, run_id, folder / "training")
         read_metrics_and_predict(cloud, task)
     upload_with_success(cloud, folder / "tree")
     [lost] = start_runs(cloud, task)
     stages.record_failure(workspace(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
     assert TaskStore(cloud.admin, "pets").champion.read().run_id == champion
-    with TaskStore(cloud.store("gc"), "pets").lock() as ours:
-        found = retention.plan_removal(ours, 0, timedelta(0), utc_now())
-        assert retention.remove(ours, found, utc_now()).removals == found.removals
+    with TaskStore(cloud.store("gc"), "pets").lock() as locked:
+        found = retention.plan_removal(locked, 0, timedelta(0), utc_now())
+        assert retention.remove(locked, found, utc_now()).removals == found.removals
 
 
 def workspace(cloud: Cloud, role: str, folder: Path) -> Workspace:
@@ -188,7 +188,7 @@ def upload_with_success(cloud: Cloud, folder: Path) -> None:
 
 
 def start_runs(cloud: Cloud, task: Task) -> list[str]:
-    """Return the runs that the watcher starts after it has noted those that ended."""
+    """Let the watcher start runs on new drops. Return the ids of these runs."""
     probe_conditional_writes(cloud.store("watcher"))
     submitter, health = Recorder(), Health([task.name])
     watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, queue=None)
@@ -198,7 +198,7 @@ def start_runs(cloud: Cloud, task: Task) -> list[str]:
     return submitter.runs
 
 
-def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
+def run_training(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
     context = workspace(cloud, "training", folder).context
     assert submission.read_submission(context.store, run_id) == Submission(run_id=run_id)
     with context.store.lock() as fenced:
@@ -211,7 +211,7 @@ def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
 
 
 def read_metrics_and_predict(cloud: Cloud, task: Task) -> None:
-    """The exporter's metrics and page, and the predictor."""
+    """Read the exporter's metrics and page, and load the champion as a server does."""
     exporter = Exporter([WatchedTask(TaskStore(cloud.store("exporter"), "pets"))])
     exporter.refresh()
     values = {sample.name: sample.value for family in exporter.collect() for sample in family.samples}
@@ -224,7 +224,7 @@ def read_metrics_and_predict(cloud: Cloud, task: Task) -> None:
 
 
 def may(act: Callable[[str], object], key: str) -> bool:
-    """Return whether the request is allowed. Any other failure is the test's own fault."""
+    """Return whether the request is allowed. Raise any error that is not a denial."""
     try:
         act(key)
     except Denied:
@@ -233,12 +233,12 @@ def may(act: Callable[[str], object], key: str) -> bool:
 
 
 def matching_objects(question: Callable[[str], bool]) -> set[str]:
-    """Return the objects for which the function returns true; calls it in parallel."""
+    """Return the keys for which the function returns true. The calls are parallel."""
     keys = sorted(ALL)
     return {key for key, answer in zip(keys, map_ahead(question, keys), strict=True) if answer}
 
 
-def nothing_else_is_allowed(cloud: Cloud, role: str) -> None:
+def assert_nothing_else_is_allowed(cloud: Cloud, role: str) -> None:
     assert matching_objects(partial(may, lambda key: cloud.admin.write(key, b"there"))) == ALL
     store = cloud.store(role)
     assert matching_objects(partial(may, store.read)) == MAY_READ[role]
@@ -249,10 +249,10 @@ def nothing_else_is_allowed(cloud: Cloud, role: str) -> None:
     prefixes = {"", CARS.drops, CARS.ledger, CHAMPION}
     listed = {prefix for prefix in prefixes if may(lambda prefix: list(store.list(prefix)), prefix)}
     assert listed - {CHAMPION} == MAY_LIST[role] - {CHAMPION}
-    nothing_outside_the_prefix(cloud, role)
+    assert_nothing_outside_the_prefix(cloud, role)
 
 
-def nothing_outside_the_prefix(cloud: Cloud, role: str) -> None:
+def assert_nothing_outside_the_prefix(cloud: Cloud, role: str) -> None:
     cloud.store(KEY, "s3://retrain-example").write("others/secret", b"theirs")
     whole = cloud.store(role, "s3://retrain-example")
     for act in (

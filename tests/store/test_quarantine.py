@@ -89,7 +89,7 @@ def test_class_whose_only_drop_is_damaged_keeps_its_output(workspace: Workspace)
 
 
 @pytest.mark.parametrize("harm", ["truncated manifest", "another task's manifest", "wrong counts", "missing shard"])
-def test_damaged_manifest_or_shard_harms_only_its_drop(workspace: Workspace, harm: str) -> None:
+def test_damaged_manifest_or_shard_quarantines_only_its_drop(workspace: Workspace, harm: str) -> None:
     first = workspace.land(0, 1)
     run(workspace)
     bad, good = workspace.land(0, 1, seed=1), workspace.land(0, 1, seed=2)
@@ -119,7 +119,7 @@ def test_drop_replaced_under_its_id_is_quarantined(workspace: Workspace) -> None
     assert "has changed since the champion was trained on it" in workspace.store.drops.quarantine_causes()[old.id]
 
 
-def test_status_and_metrics_show_quarantine(workspace: Workspace) -> None:
+def test_status_and_metrics_report_quarantined_drops(workspace: Workspace) -> None:
     workspace.land(0, 1)
     run(workspace)
     bad = workspace.land(0, 1, seed=1)
@@ -164,7 +164,7 @@ def test_pipeline_step_quarantines_a_damaged_drop(workspace: Workspace) -> None:
     assert [drop.id for drop in following.dataset.drops] == [good.id]
 
 
-def test_damage_found_in_evaluation_charges_the_training(workspace: Workspace) -> None:
+def test_damage_found_in_evaluation_counts_the_training_cost(workspace: Workspace) -> None:
     workspace.land(0, 1)
     run(workspace)
     bad = workspace.land(0, 1, seed=1)

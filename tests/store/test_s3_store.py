@@ -1,4 +1,4 @@
-"""Tests specific to S3: racing processes over HTTP, failing servers, and the messages then."""
+"""Stores on S3: racing processes over HTTP, failing servers, and error messages."""
 
 import os
 import time
@@ -80,7 +80,7 @@ def test_conflicting_write_is_retried(s3: str, bucket: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
-def test_busy_server_is_retried(s3: str, bucket: str, status: int, code: str) -> None:
+def test_request_to_a_busy_server_is_retried(s3: str, bucket: str, status: int, code: str) -> None:
     with faulty(s3, First("PUT", lambda *_: refusal(status, code))) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).write("k", b"1")
     assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == b"1"
@@ -125,7 +125,7 @@ def test_body_corrupted_in_transit_is_refused(s3: str, bucket: str) -> None:
 
 
 class LostEnd:
-    """Loses the reply to the request that ends a multipart upload; a repeated request finds no such upload."""
+    """A fault that drops the reply to the end of a multipart upload. A repeated request finds no such upload."""
 
     def __init__(self) -> None:
         self.ended = ""
@@ -148,8 +148,8 @@ def test_lost_reply_to_a_multipart_completion_is_harmless(s3: str, bucket: str, 
     assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == content
 
 
-class Asked:
-    """Notes which bytes of objects were asked for, and lets a fault answer."""
+class RangeRecorder:
+    """A fault that records the requested byte ranges, and lets another fault answer."""
 
     def __init__(self, fault: Fault) -> None:
         self.ranges: list[str] = []
@@ -168,8 +168,8 @@ def large(s3: str, bucket: str) -> bytes:
     return content
 
 
-def test_large_object_is_fetched_in_parts_once_each(s3: str, bucket: str, tmp_path: Path) -> None:
-    content, asked = large(s3, bucket), Asked(lambda request, forward: forward(request))
+def test_each_part_of_a_large_object_is_fetched_once(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, asked = large(s3, bucket), RangeRecorder(lambda request, forward: forward(request))
     with faulty(s3, asked) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
     assert (tmp_path / "k").read_bytes() == content
@@ -180,14 +180,14 @@ def test_large_object_is_fetched_in_parts_once_each(s3: str, bucket: str, tmp_pa
 
 
 def test_interrupted_parts_are_resumed_at_the_break(s3: str, bucket: str, tmp_path: Path) -> None:
-    content, asked = large(s3, bucket), Asked(First("GET", cut, count=4))
+    content, asked = large(s3, bucket), RangeRecorder(First("GET", cut, count=4))
     with faulty(s3, asked) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
     assert (tmp_path / "k").read_bytes() == content
     assert any(asked.ranges.count(each) == 1 and each.endswith("-") for each in asked.ranges)
 
 
-def test_parts_are_all_of_one_version(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_download_fails_if_the_object_changes_between_parts(s3: str, bucket: str, tmp_path: Path) -> None:
     large(s3, bucket)
 
     def overwrite(request: Request, forward: Forward) -> Reply:
@@ -195,12 +195,15 @@ def test_parts_are_all_of_one_version(s3: str, bucket: str, tmp_path: Path) -> N
         large(s3, bucket)
         return reply
 
-    with faulty(s3, Asked(First("GET", overwrite))) as endpoint, pytest.raises(StoreError, match="PreconditionFailed"):
+    with (
+        faulty(s3, RangeRecorder(First("GET", overwrite))) as endpoint,
+        pytest.raises(StoreError, match="PreconditionFailed"),
+    ):
         open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_body_cut_at_every_try_is_an_error_and_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_download_cut_at_every_try_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
     open_store(f"s3://{bucket}/t", s3).write("k", b"x" * 1000)
     with faulty(s3, lambda r, forward: cut(r, forward) if r.method == "GET" else forward(r)) as endpoint:
         store = open_store(f"s3://{bucket}/t", endpoint)
@@ -211,7 +214,7 @@ def test_body_cut_at_every_try_is_an_error_and_leaves_no_file(s3: str, bucket: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stream_never_continues_in_another_object(s3: str, bucket: str) -> None:
+def test_read_fails_if_the_object_is_overwritten_meanwhile(s3: str, bucket: str) -> None:
     direct = open_store(f"s3://{bucket}/t", s3)
     direct.write("k", b"old" * 1000)
 
@@ -234,7 +237,7 @@ def test_probe_refuses_a_server_that_ignores_a_condition(s3: str, bucket: str, c
 
 
 def operations(store: ObjectStore, folder: Path) -> list[str]:
-    """Return what each operation that people start with says when it fails."""
+    """Return the error messages of operations that must fail. These are the first operations of new users."""
     (folder / "file").write_bytes(b"x")
     said = []
     for operation in (
@@ -331,7 +334,7 @@ def test_absent_credentials_are_reported(s3: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_further_stores_share_botocores_descriptions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watcher of 1,000 tasks would need 12 GB for them."""
+    """Separate descriptions would take 12 GB of memory in a watcher of 1,000 tasks."""
     read, load_file = list[str](), JSONFileLoader.load_file
 
     def noting(loader: JSONFileLoader, path: str) -> object:

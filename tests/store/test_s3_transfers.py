@@ -21,7 +21,7 @@ from retrain.store.task_store import TaskStore
 
 @pytest.fixture
 def busy() -> Iterator[ThreadPoolExecutor]:
-    """Yield a busy worker process that computes for as long as the test takes."""
+    """Yield a thread pool whose only thread is busy until the test ends."""
     free = threading.Event()
     with ThreadPoolExecutor(1) as helpers:
         helpers.submit(free.wait)
@@ -29,7 +29,7 @@ def busy() -> Iterator[ThreadPoolExecutor]:
         free.set()
 
 
-def test_object_arrives_while_all_transfer_threads_are_busy(
+def test_download_ends_while_all_transfer_threads_are_busy(
     s3: str, bucket: str, tmp_path: Path, busy: ThreadPoolExecutor
 ) -> None:
     content = os.urandom(3 * PART + 5)
@@ -47,7 +47,7 @@ def test_object_arrives_while_all_transfer_threads_are_busy(
     assert (tmp_path / "k").read_bytes() == content
 
 
-def test_concurrent_downloads_are_whole_or_named(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_failed_download_does_not_affect_concurrent_downloads(s3: str, bucket: str, tmp_path: Path) -> None:
     contents = {name: os.urandom(2 * PART + number) for number, name in enumerate(("a", "b", "c"))}
     for name, content in contents.items():
         open_store(f"s3://{bucket}/t", s3).write(name, content)
@@ -79,7 +79,7 @@ class Together(LocalStore):
         super().upload(path, key)
 
 
-def test_shards_of_a_drop_are_uploaded_at_once(tmp_path: Path) -> None:
+def test_shards_of_a_drop_are_uploaded_in_parallel(tmp_path: Path) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
     store = Together(tmp_path / "store")
     task = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))

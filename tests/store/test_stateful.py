@@ -34,8 +34,8 @@ PLANS = [plan_on(drops) for drops in (("a",), ("a", "b"), ("a", "b", "c"))]
 """Plans of runs that want the same drops."""
 
 
-class Worlds(RuleBasedStateMachine):
-    """Clients that may act on values that they read long ago."""
+class StoreMachine(RuleBasedStateMachine):
+    """Clients of a store. A client may act on a value that has changed since it was read."""
 
     store: ObjectStore
     versions: Bundle[tuple[str, str]] = Bundle("versions")
@@ -54,7 +54,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(target=versions, key=KEYS)
     def read(self, key: str) -> tuple[str, str]:
-        """Check that what is read is what was written last."""
+        """Read an object. Its bytes must be those that were written last."""
         if key not in self.objects:
             with pytest.raises(Missing):
                 self.store.read(key)
@@ -66,7 +66,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(key=KEYS, data=BYTES)
     def create(self, key: str, data: bytes) -> None:
-        """The first wins; the same bytes again are no conflict."""
+        """Create an object. It is a conflict if the object exists with other bytes."""
         if self.objects.get(key, data) != data:
             with pytest.raises(Conflict):
                 self.store.create(key, data)
@@ -90,7 +90,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(key=KEYS, data=BYTES)
     def write(self, key: str, data: bytes) -> None:
-        """The last wins."""
+        """Write an object, whatever its version is."""
         self.store.write(key, data)
         self.objects[key] = data
         self.version_of.pop(key, None)
@@ -111,7 +111,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(seen=sightings, run=st.sampled_from("xyz"))
     def promote(self, seen: champions.ChampionSnapshot, run: str) -> None:
-        """Only a process that has seen the current champion replaces it."""
+        """Promote a run. It is a conflict if the champion has changed since it was read."""
         if len(seen.champion.history if seen.champion else ()) == len(self.history):
             TaskStore(self.store, "pets").champion.swap(seen, run, "promoted")
             self.history.append(run)
@@ -121,12 +121,12 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(client=st.sampled_from([0, 1]))
     def refresh(self, client: int) -> None:
-        """A watcher reads the claims again."""
+        """Read the claims again, as a watcher does."""
         self.claims[client].refresh()
 
     @rule(client=st.sampled_from([0, 1]), plan=st.sampled_from(PLANS))
     def claim(self, client: int, plan: Plan) -> None:
-        """A run gets all drops that it asks for, except those of ended runs, or none."""
+        """Claim all drops of a run, or none. A drop of an ended run keeps its owner."""
         self.claims[client].refresh()
         wanted = [drop.id for drop in plan.dataset.drops]
         free = all(self.owners.get(drop, plan.run_id) in {plan.run_id, *self.ended} for drop in wanted)
@@ -145,14 +145,14 @@ class Worlds(RuleBasedStateMachine):
         self.ended.add(plan.run_id)
 
     @invariant()
-    def champions_follow_one_from_another(self) -> None:
-        """No promotion is lost, doubled or reordered."""
+    def history_has_each_promotion_once(self) -> None:
+        """No promotion is missing, repeated or reordered."""
         champion = TaskStore(self.store, "pets").champion.read().champion
         entries = champion.history if champion else ()
         assert [(entry.sequence, entry.run_id) for entry in entries] == list(enumerate(self.history, 1))
 
     @invariant()
-    def every_drop_has_the_owner_that_it_was_given_to(self) -> None:
+    def claims_are_those_of_the_model(self) -> None:
         """The claims in the store are those of the model, and no others."""
         found = [self.store.read(entry.key)[0] for entry in self.store.list(PETS.claims)]
         assert {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, found)} == self.owners
@@ -163,12 +163,12 @@ class Worlds(RuleBasedStateMachine):
         assert list(self.store.list("k/")) == [Entry(key, len(data)) for key, data in sorted(self.objects.items())]
 
 
-def check(open_corner: Callable[[str], ObjectStore], examples: int) -> None:
+def check(open_empty: Callable[[str], ObjectStore], examples: int) -> None:
     """Run this number of sequences, each in an empty store."""
 
-    class Opened(Worlds):
+    class Opened(StoreMachine):
         def __init__(self) -> None:
-            self.store = open_corner(uuid4().hex)
+            self.store = open_empty(uuid4().hex)
             super().__init__()
 
     chosen = settings(

@@ -15,7 +15,7 @@ from retrain.store.base import probe_conditional_writes
 
 @pytest.fixture(params=["local", "s3", "gs", "az"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """Return an empty store of each kind."""
+    """Return an empty store. Each test runs with every kind of store."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     if request.param == "s3":
@@ -60,7 +60,7 @@ def test_replace_with_the_stored_bytes_succeeds(store: ObjectStore) -> None:
     assert store.replace("champion.json", b"2", first) == second
 
 
-def test_replace_sees_an_unconditional_write(store: ObjectStore) -> None:
+def test_replace_conflicts_with_an_unconditional_write(store: ObjectStore) -> None:
     version = store.create("k", b"1")
     store.write("k", b"2")
     with pytest.raises(Conflict):
@@ -76,7 +76,7 @@ def test_missing_object_is_named(store: ObjectStore, operation: str, tmp_path: P
     assert not (tmp_path / "f").exists()
 
 
-def test_write_overwrites(store: ObjectStore) -> None:
+def test_write_overwrites_an_object(store: ObjectStore) -> None:
     store.write("k", b"old")
     store.write("k", b"new")
     assert store.read("k")[0] == b"new"
@@ -97,7 +97,7 @@ def test_listing_is_in_key_order_with_sizes(store: ObjectStore) -> None:
     assert list(store.list()) == [Entry(key, keys.index(key)) for key in sorted(keys)]
 
 
-def test_listing_takes_any_prefix_of_a_key(store: ObjectStore) -> None:
+def test_listing_accepts_any_prefix_of_a_key(store: ObjectStore) -> None:
     for key in ("t/drops/d-1/a.tar", "t/drops/d-1/drop.json", "t/drops/d-10/b.tar", "t/ledger/r", "t2/drops/d-1/a"):
         store.write(key, b"")
     assert [entry.key for entry in store.list("t/drops/d-1")] == [
@@ -116,7 +116,7 @@ def test_listing_continues_beyond_one_page(store: ObjectStore) -> None:
     assert [entry.key for entry in store.list("k/")] == keys
 
 
-def test_folders_lists_one_level(store: ObjectStore) -> None:
+def test_listing_of_folders_has_one_level(store: ObjectStore) -> None:
     numbered = [f"drops/d-{index:03}" for index in range(120)]  # more than a page
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda folder: store.write(f"t/{folder}/a/b.tar", b""), numbered))

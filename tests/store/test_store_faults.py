@@ -1,4 +1,4 @@
-"""The pipeline from drop to champion while the store fails gives the same result, or an error names the cause."""
+"""While the store fails, a retraining gives the same result as without faults, or an error that names the cause."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TASK = make_task()
 
 
 def retrain_twice(workspace: Workspace) -> None:
-    """Two drops land, and are retrained on."""
+    """Add a drop and retrain on it, twice."""
     for seed in (0, 1):
         workspace.land(0, 1, 2, seed=seed)
         stages.run_task(workspace.context, TASK, Request())
@@ -45,7 +45,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_task_recovers_from_passing_store_faults(
+def test_task_recovers_from_temporary_store_faults(
     s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str
 ) -> None:
     fault = every(11, PASSING[name])
@@ -65,10 +65,10 @@ ADVICE = {
 
 
 @pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_task_recovers_from_passing_faults_of_a_cloud(
+def test_task_recovers_from_temporary_faults_of_a_cloud(
     scheme: str, request: pytest.FixtureRequest, tmp_path: Path, expected: Expected
 ) -> None:
-    """All faults occur, except the half body of the right length, for which there is no checksum there."""
+    """All faults occur except the truncated body. These services send no checksum that could detect it."""
     place = cloud_store(scheme, request)
     faults = Sometimes({name: fault for name, fault in PASSING.items() if name != "truncated"}, share=0.1, seed=1)
     with disturbed(place, faults) as store:
@@ -81,7 +81,7 @@ def test_task_recovers_from_passing_faults_of_a_cloud(
     ("scheme", "name", "advice"),
     [("gs", "unavailable", "ServiceUnavailable"), ("az", "lost_request", "the server's reply is broken")],
 )
-def test_task_stops_on_lasting_faults_of_a_cloud(
+def test_task_stops_on_permanent_faults_of_a_cloud(
     request: pytest.FixtureRequest, tmp_path: Path, expected: Expected, scheme: str, name: str, advice: str
 ) -> None:
     place = cloud_store(scheme, request)
@@ -98,7 +98,7 @@ def test_task_stops_on_lasting_faults_of_a_cloud(
 
 @pytest.mark.parametrize("name", LASTING)
 @pytest.mark.parametrize("first", [4, 40])
-def test_task_stops_on_lasting_store_faults_and_resumes_later(
+def test_task_stops_on_permanent_store_faults_and_resumes_later(
     s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str, first: int
 ) -> None:
     url = f"s3://{bucket}/some/prefix"

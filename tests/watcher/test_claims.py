@@ -1,4 +1,4 @@
-"""Every drop is claimed for one run, under races and crashes."""
+"""Each drop is claimed for only one run, also under races and crashes."""
 
 import threading
 from pathlib import Path
@@ -34,12 +34,12 @@ def claims(place: Place) -> Claims:
 def test_run_gets_all_new_drops_and_is_in_flight_until_it_ends(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     place.land(tmp_path / "in", "b")
-    plan, ours = planned(place), claims(place)
-    assert ours.claim(plan)
+    plan, opened = planned(place), claims(place)
+    assert opened.claim(plan)
     assert place.owners() == {"a": plan.run_id, "b": plan.run_id}
-    assert ours.in_flight() == claims(place).in_flight() == [plan]
+    assert opened.in_flight() == claims(place).in_flight() == [plan]
     place.end(plan.run_id)
-    assert ours.in_flight() == claims(place).in_flight() == []
+    assert opened.in_flight() == claims(place).in_flight() == []
 
 
 def test_claims_of_an_ended_run_stay(place: Place, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_claims_before_a_conflict_are_withdrawn(place: Place, tmp_path: Path) ->
     assert place.owners() == {"b": second.run_id}
 
 
-def test_any_watcher_completes_claims_of_a_dead_one(place: Place, tmp_path: Path) -> None:
+def test_watcher_completes_the_claims_of_a_killed_watcher(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     place.land(tmp_path / "in", "b")
     plan = planned(place)

@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("scheme", ["gs", "az"])
 
 
 @BOTH
-def test_watcher_takes_an_upload_from_a_cloud(scheme: str, request: pytest.FixtureRequest) -> None:
+def test_watcher_commits_an_upload_in_a_cloud(scheme: str, request: pytest.FixtureRequest) -> None:
     url, server = cloud_store(scheme, request)
     place, submitter = Place(Task(name="pets", store=url, endpoint_url=server, data=DATA)), Recorder()
     upload(place.store.objects, "week-1", tree("cat", "dog", each=30))
@@ -36,7 +36,7 @@ def test_watcher_takes_an_upload_from_a_cloud(scheme: str, request: pytest.Fixtu
 
 
 @BOTH
-def test_table_names_objects_in_a_cloud(
+def test_table_can_name_objects_in_a_cloud(
     scheme: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, server = cloud_store(scheme, request)

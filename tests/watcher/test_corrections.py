@@ -1,4 +1,4 @@
-"""A watcher starts one run for amendments and erasures without new drops, under races and crashes."""
+"""A watcher starts one run for amendments and erasures without new drops, also under races and crashes."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from retrain.watcher.task_watch import TaskWatch
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """Return a task whose champion was trained on its one drop."""
+    """Return a task with one drop and a champion that was trained on it."""
     place = Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
     place.land(tmp_path / "in", "a")
     place.watcher(recorder := Recorder()).once()
@@ -84,7 +84,7 @@ class Killed(Recorder):
 
 
 @pytest.mark.parametrize("is_claimed", [True, False])
-def test_any_watcher_starts_the_run_of_a_dead_one(place: Place, is_claimed: bool) -> None:
+def test_watcher_starts_the_run_of_a_killed_watcher(place: Place, is_claimed: bool) -> None:
     amend(place, "cat/001", "dog")
     process = get_context("fork").Process(target=place.watcher(Killed()).once)
     process.start()
@@ -97,7 +97,7 @@ def test_any_watcher_starts_the_run_of_a_dead_one(place: Place, is_claimed: bool
     assert recorder.runs == [run_id]
 
 
-def test_watchers_of_different_settings_start_one_run(place: Place) -> None:
+def test_watchers_with_different_settings_start_one_run(place: Place) -> None:
     amend(place, "cat/001", "dog")
     other = with_task(place, seed=1)
     recorder = Recorder()
@@ -123,12 +123,12 @@ def test_drop_and_amendment_become_one_run(place: Place, tmp_path: Path) -> None
 
 
 def test_amendment_waits_for_the_trigger(place: Place) -> None:
-    held = with_task(place, trigger=Trigger(min_samples=1))
+    waiting = with_task(place, trigger=Trigger(min_samples=1))
     amend(place, "cat/001", "dog")
     recorder = Recorder()
-    assert held.watcher(recorder).once()
+    assert waiting.watcher(recorder).once()
     assert recorder.runs == []
-    assert read_status(held.task, held.store).trigger == "waits for 1 more sample"
+    assert read_status(waiting.task, waiting.store).trigger == "waits for 1 more sample"
 
 
 def test_erasure_starts_a_run_once_it_is_complete(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

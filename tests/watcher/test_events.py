@@ -23,7 +23,7 @@ def notification(*keys: str, name: str = "ObjectCreated:Put") -> str:
     return json.dumps({"Records": records})
 
 
-def ended(body: str) -> list[str | None]:
+def completed_drops(body: str) -> list[str | None]:
     return [written.completed_drop("lake", PREFIX) for written in parse_event(body)]
 
 
@@ -38,7 +38,7 @@ def test_one_message_can_hold_several_events() -> None:
 
 @pytest.mark.parametrize("key", ["team+a/pets/drops/week-1/drop.json", "team a/pets/drops/week-1/drop.json"])
 def test_keys_are_read_quoted_and_unquoted(key: str) -> None:
-    assert ended(notification(key)) == ["week-1"]
+    assert completed_drops(notification(key)) == ["week-1"]
 
 
 def test_plus_in_an_unquoted_key_stays_a_plus() -> None:
@@ -57,7 +57,7 @@ def test_plus_in_an_unquoted_key_stays_a_plus() -> None:
     ],
 )
 def test_event_of_another_object_completes_no_drop(key: str) -> None:
-    assert ended(notification(key)) == [None]
+    assert completed_drops(notification(key)) == [None]
 
 
 def test_event_of_another_bucket_is_ignored() -> None:
@@ -65,13 +65,13 @@ def test_event_of_another_bucket_is_ignored() -> None:
     assert written.completed_drop("pond", PREFIX) is None
 
 
-def test_objects_that_were_removed_are_passed_over() -> None:
+def test_event_of_a_removed_object_is_ignored() -> None:
     assert parse_event(notification("x", name="ObjectRemoved:Delete")) == []
     assert parse_event(notification("x", name="s3:ObjectCreated:Copy")) == [WrittenObject("lake", "x")]
 
 
 @pytest.mark.parametrize("body", ["", "hello", "[]", "{}", '{"Records": [{"eventName": "x"}]}', '{"Records": 1}'])
-def test_anything_else_is_refused(body: str) -> None:
+def test_body_without_an_event_is_refused(body: str) -> None:
     with pytest.raises(EventError, match="not an event of an object store"):
         parse_event(body)
 
@@ -96,14 +96,14 @@ def of_azure(key: str, kind: str = "BlobCreated", slash: str = "/") -> dict[str,
 
 
 def test_google_message_names_its_object() -> None:
-    assert ended(of_google("team a/pets/drops/week-1/_SUCCESS")) == ["week-1"]
+    assert completed_drops(of_google("team a/pets/drops/week-1/_SUCCESS")) == ["week-1"]
     assert parse_event(of_google("x", "OBJECT_DELETE")) == []
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_event_grids_cloud_event_names_its_object(slash: str) -> None:
     key = "team a/pets/drops/week-1/drop.json"
-    assert ended(json.dumps(of_azure(key, slash=slash))) == ["week-1"]
+    assert completed_drops(json.dumps(of_azure(key, slash=slash))) == ["week-1"]
     assert parse_event(json.dumps(of_azure(key, "BlobDeleted"))) == []
 
 
@@ -119,12 +119,12 @@ def test_damaged_events_of_both_clouds_are_refused() -> None:
 
 
 def bridged(kind: str, key: str) -> dict[str, object]:
-    """Return an event as EventBridge passes it on."""
+    """Return an S3 event as EventBridge sends it."""
     detail = {"version": "0", "bucket": {"name": "b"}, "object": {"key": key, "size": 0}, "reason": "PutObject"}
     return {"version": "0", "source": "aws.s3", "detail-type": kind, "region": "eu-west-1", "detail": detail}
 
 
-def test_sns_envelope_is_opened() -> None:
+def test_event_in_an_sns_message_names_its_object() -> None:
     record = {
         "eventName": "ObjectCreated:Put",
         "s3": {"bucket": {"name": "b"}, "object": {"key": "p/pets/drops/a/drop.json"}},

@@ -1,4 +1,4 @@
-"""Uploads of known images with new labels end as amendments of earlier drops, also if their validation is killed."""
+"""Uploads of known images with new labels become amendments of earlier drops, also if their validation is killed."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def relabelled(count: int) -> dict[str, bytes]:
-    """Return images that `first` has as cats, as dogs."""
+    """Return images of the drop `first`, where they are cats, in a folder of dogs."""
     return {f"dog/{number}.png": png(number) for number in range(count)}
 
 
@@ -63,7 +63,7 @@ AMENDED = "amendment 1 (upload second): 3 samples of drop first relabelled"
 
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
-def test_upload_of_new_labels_ends_as_an_amendment(
+def test_upload_of_new_labels_becomes_an_amendment(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
     watcher = place.watcher(recorder := Recorder())
@@ -96,7 +96,7 @@ def test_upload_of_new_labels_ends_as_an_amendment(
         place.store.drops.read("second")
 
 
-def test_upload_that_ends_twice_is_named(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_files_in_an_amendments_upload_are_reported(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     upload(place.store.objects, "second", relabelled(1))
     watch = TaskWatch(place.task, Recorder(), Health(["pets"]))
     watch.check_drops(["first", "second"])

@@ -1,4 +1,4 @@
-"""Events pushed over HTTP: authentication, which events are noted, and a real Ceph as sender."""
+"""Events pushed over HTTP: authentication, accepted events, and a real Ceph server as sender."""
 
 import json
 import urllib.error
@@ -47,7 +47,7 @@ MINIO = json.dumps(
         ],
     }
 )
-"""The event of a MinIO server of 2026-02-12, which also quotes the slashes of keys; its ids are left out."""
+"""An event of a MinIO server (release of 2026-02-12), without its ids. MinIO also quotes the slashes of keys."""
 CLOUD_EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "shop", "type": "put", "data": S3_EVENT})
 
 
@@ -60,7 +60,7 @@ def listening(*tasks: Task) -> Iterator[tuple[EventReceiver, str]]:
 
 
 def post(url: str, body: str, token: str | None = TOKEN, method: str = "POST") -> int:
-    """Return the status with which a request is answered."""
+    """Send a request, and return the status of the reply."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, body.encode() if method == "POST" else None, headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -80,7 +80,7 @@ def test_pushed_event_names_its_drop_once(body: str) -> None:
         assert events.receive(0).drops == {}
 
 
-def test_event_is_taken_only_with_the_token() -> None:
+def test_event_is_accepted_only_with_the_token() -> None:
     with listening() as (events, url):
         for token in (None, "", "another token of some length"):
             assert post(f"{url}/events", MINIO, token) == 401
@@ -129,7 +129,7 @@ def test_event_grid_is_confirmed_with_the_token() -> None:
             connection.close()
 
 
-def test_more_drops_than_are_noted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_is_refused_if_too_many_drops_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver, "MOST_WAITING", 2)
     with listening() as (events, url):
         answered = [post(f"{url}/events", notification("data", DROP.replace("d-1", f"d-{n}"))) for n in range(3)]
@@ -142,8 +142,8 @@ def test_short_token_is_refused() -> None:
         EventReceiver("short", [TASK], Health([]))
 
 
-def test_ceph_pushes_the_end_of_a_drop(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ceph sends no header of ours: the token is in the address. With `cloudevents` it adds its own headers."""
+def test_event_pushed_by_ceph_names_its_drop(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceph cannot send the token in a header, so it is in the URL. With `cloudevents`, Ceph adds other headers."""
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in (environment | {"NO_PROXY": "127.0.0.1"}).items():
         monkeypatch.setenv(name, value)

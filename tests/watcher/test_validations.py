@@ -1,6 +1,6 @@
-"""Drops whose validation kills its process or the watcher are quarantined after a few attempts.
+"""A drop is quarantined after three validations that killed their process or the watcher.
 
-However many watchers there are: only what has died is counted, and not what another is just at.
+This holds for any number of watchers. A validation that still runs in another watcher is not counted.
 """
 
 import multiprocessing
@@ -51,9 +51,9 @@ from retrain.watcher.task_watch import Pace, TaskWatch
 KEYS = TaskKeys("pets")
 WATCHERS = MAX_ATTEMPTS + 2
 LEASE = 60.0
-"""Seconds: a lease that a busy machine keeps easily."""
+"""Seconds of a lease that even a busy machine renews in time."""
 SHORT = 0.3
-"""Seconds: a lease that expires while a test waits."""
+"""Seconds of a lease that expires while a test waits."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
-    """Validate a drop; of a bad one, die as if the kernel had sent this signal."""
+    """Validate a drop. If it is the drop a-bad, send this signal to the current process."""
     if drop != "a-bad":
         return validate_drop(task, drop, cache_dir)
     with deaths.open("a") as note:
@@ -72,7 +72,7 @@ def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str, cache_dir:
 
 
 def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: list[BaseProcess]) -> None:
-    """Stop the child that a watcher begins to validate in, unless it ends without one; `others` were there before."""
+    """Stop the validation process of a watcher, if it starts one. `others` are processes that ran before."""
     while not watcher.done():
         for child in multiprocessing.active_children():
             if child not in (*frozen, *others):
@@ -83,13 +83,13 @@ def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: l
 
 
 def begin_and_die(folder: str) -> None:
-    """A watcher that is killed with its validation, as when a container runs out of memory."""
+    """Begin a validation and kill this process, as if a container ran out of memory."""
     with count_validation(TaskStore(LocalStore(Path(folder)), "pets"), "a-bad"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def take_away(store: ObjectStore, seconds: float) -> None:
-    """Give the validation's lease, for so long from now, to a process elsewhere, of which nothing can be seen here."""
+def move_lease(store: ObjectStore, seconds: float) -> None:
+    """Give the validation's lease to a process on another machine, for a number of seconds from now."""
     key = KEYS.validating("a-bad").lease
     state = LeaseState.model_validate_json(store.read(key)[0])
     changes = {
@@ -103,7 +103,7 @@ def begun(store: ObjectStore) -> list[str]:
     return [entry.key for entry in store.list("pets/validations/") if not entry.key.endswith("/lease.json")]
 
 
-def test_drop_is_quarantined_after_three_dead_validations(
+def test_drop_is_quarantined_after_three_killed_validations(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
@@ -154,7 +154,7 @@ print(*sys.modules)
 
 
 def test_validation_of_shards_loads_no_torch(place: Place, tmp_path: Path) -> None:
-    """Importing it takes most of the processor time of the validation of a small drop."""
+    """Importing torch would take most of the processor time of the validation of a small drop."""
     upload(place.store.objects, "a-shards", {"train.tar": shard(good())})
     task = tmp_path / "pets.yaml"
     task.write_text(place.task.model_dump_json(exclude_defaults=True))
@@ -165,7 +165,7 @@ def test_validation_of_shards_loads_no_torch(place: Place, tmp_path: Path) -> No
     assert {"torch", "torchvision", "kfp"} & set(loaded.split()) == set()
 
 
-def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path: Path) -> None:
+def test_validation_that_kills_its_watcher_is_counted(place: Place, tmp_path: Path) -> None:
     upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     for _ in range(MAX_ATTEMPTS):
         process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
@@ -176,20 +176,20 @@ def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path:
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
-def test_validation_killed_elsewhere_counts_after_its_lease(place: Place, tmp_path: Path) -> None:
+def test_validation_killed_elsewhere_counts_once_lease_expires(place: Place, tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
-    take_away(place.store.objects, seconds=60)
+    move_lease(place.store.objects, seconds=60)
     with pytest.raises(TaskLocked), count_validation(place.store, "a-bad"):
         pass
-    take_away(place.store.objects, seconds=0)
-    with count_validation(place.store, "a-bad") as ours:
-        assert ours.before.begun == 1
+    move_lease(place.store.objects, seconds=0)
+    with count_validation(place.store, "a-bad") as attempts:
+        assert attempts.before.begun == 1
     assert begun(place.store.objects) == []
 
 
-def test_validation_held_by_another_watcher_is_not_counted(store: ObjectStore) -> None:
+def test_validation_running_in_another_watcher_is_not_counted(store: ObjectStore) -> None:
     with count_validation(TaskStore(store, "pets"), "a", LEASE) as first:
         assert first.before.begun == 0
         with (
@@ -201,7 +201,7 @@ def test_validation_held_by_another_watcher_is_not_counted(store: ObjectStore) -
     assert begun(store) == []
 
 
-def test_drop_in_another_watchers_validation_is_tried_later(bucket: str, s3: str) -> None:
+def test_drop_that_another_watcher_validates_is_retried_later(bucket: str, s3: str) -> None:
     place = on_s3(bucket, s3)
     queue = notified_queue(bucket, s3)
     watcher = place.watcher(recorder := Recorder(), SqsQueue(queue))
@@ -223,16 +223,16 @@ def test_racing_watchers_validate_once_and_count_no_death(place: Place) -> None:
     frozen, others = list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(WATCHERS) as pool:
         try:
-            looks = []
+            polls = []
             for watcher in watchers:
-                looks.append(pool.submit(watcher.once))
-                freeze_next_child(frozen, looks[-1], others)
+                polls.append(pool.submit(watcher.once))
+                freeze_next_child(frozen, polls[-1], others)
             assert place.store.drops.quarantine_causes() == {}
-            assert [look.result() for look in looks[1:]] == [True] * (WATCHERS - 1)
+            assert [poll.result() for poll in polls[1:]] == [True] * (WATCHERS - 1)
         finally:
             for child in frozen:
                 os.kill(child.pid or 0, signal.SIGCONT)
-        assert looks[0].result()
+        assert polls[0].result()
     assert len(frozen) == 1
     assert place.store.objects.read(KEYS.manifest("a-good"))
     assert begun(place.store.objects) == []
@@ -244,8 +244,8 @@ def test_liveness_passes_in_validation_and_fails_on_a_hang(place: Place, monkeyp
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     health, frozen, others = Health(["pets"]), list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(1) as pool:
-        look = pool.submit(TaskWatch(place.task, Recorder(), health).check_drops)
-        freeze_next_child(frozen, look, others)
+        poll = pool.submit(TaskWatch(place.task, Recorder(), health).check_drops)
+        freeze_next_child(frozen, poll, others)
         now[0] += 2 * MAX_SILENCE
         alive = health.is_alive()
         os.kill(frozen[0].pid or 0, signal.SIGCONT)
@@ -256,7 +256,7 @@ def test_liveness_passes_in_validation_and_fails_on_a_hang(place: Place, monkeyp
     assert not health.is_alive()
 
 
-def test_three_deaths_quarantine_a_drop_for_any_watchers(
+def test_many_watchers_quarantine_a_drop_after_three_deaths(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = tmp_path / "deaths"
@@ -278,17 +278,17 @@ def test_three_deaths_quarantine_a_drop_for_any_watchers(
 def test_error_or_stop_request_resets_the_death_count(place: Place, end: BaseException) -> None:
     key = KEYS.validations("a-bad")
     place.store.objects.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
-    with suppress(type(end)), count_validation(place.store, "a-bad") as ours:
-        assert ours.before.begun == 2
+    with suppress(type(end)), count_validation(place.store, "a-bad") as attempts:
+        assert attempts.before.begun == 2
         assert ValidationAttempts.model_validate_json(place.store.objects.read(key)[0]).begun == 3
         raise end
     assert begun(place.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])
-def test_validation_that_lost_its_lease_leaves_the_count(store: ObjectStore, end: BaseException | None) -> None:
+def test_validation_without_its_lease_does_not_reset_the_count(store: ObjectStore, end: BaseException | None) -> None:
     with pytest.raises(type(end)) if end else nullcontext(), count_validation(TaskStore(store, "pets"), "a-bad", SHORT):
-        take_away(store, seconds=60)
+        move_lease(store, seconds=60)
         time.sleep(2 * SHORT)
         if end:
             raise end
@@ -296,12 +296,12 @@ def test_validation_that_lost_its_lease_leaves_the_count(store: ObjectStore, end
 
 
 class Overtaken(LocalStore):
-    """A store whose reader freezes, when it has seen that a drop is not in quarantine, until another has its lease."""
+    """A store that stops its reader after the check for quarantine, until another process has the lease."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         found = list(super().list(prefix))
         if prefix == KEYS.quarantine("a-bad"):
-            take_away(self, seconds=60)
+            move_lease(self, seconds=60)
             time.sleep(2 * SHORT)
         yield from found
 
@@ -320,7 +320,7 @@ def test_frozen_validation_quarantines_nothing_after_takeover(place: Place, tmp_
     assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a-bad"))[0]).begun == begun_before + 1
 
 
-def test_first_poll_of_many_drops_lists_them_at_once(
+def test_first_poll_does_not_list_each_drop_separately(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(12):
@@ -331,7 +331,7 @@ def test_first_poll_of_many_drops_lists_them_at_once(
     watch = TaskWatch(place.task, Recorder(), Health(["pets"]))
     watch.check_drops()
     assert watch.oldest == place.store.drops.read("d-00").committed_at
-    assert [prefix for prefix in listed if "d-" in prefix] == [], "no drop is listed by itself"
+    assert [prefix for prefix in listed if "d-" in prefix] == [], "no drop has a separate listing"
     watch.advance()
     place.land(tmp_path / "in", "d-12")
     listed.clear()

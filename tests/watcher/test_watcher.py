@@ -74,7 +74,7 @@ def test_drops_that_land_together_become_one_run(
     assert [run["runtime_config"]["parameters"]["submission"] for run in kfp.runs] == [first, second]
 
 
-def test_one_of_two_watchers_submits(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_only_one_of_two_watchers_submits_a_run(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     for drop in ("a", "b"):
         place.land(tmp_path / "in", drop)
     watchers = [place.watcher(KubeflowExecutor(build_pipeline)) for _ in range(2)]
@@ -84,7 +84,7 @@ def test_one_of_two_watchers_submits(place: Place, kfp: KfpServer, tmp_path: Pat
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_watcher_killed_before_submission_is_made_up_for(
+def test_run_of_a_watcher_killed_before_submission_is_started(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     place.land(tmp_path / "in", "a")
@@ -102,7 +102,7 @@ def test_watcher_killed_before_submission_is_made_up_for(
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_api_server_outage_loses_and_repeats_nothing(
+def test_api_server_outage_neither_loses_nor_repeats_a_run(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
@@ -119,7 +119,7 @@ def test_api_server_outage_loses_and_repeats_nothing(
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_ended_run_without_a_record_is_recorded_as_failed(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     watcher = place.watcher(KubeflowExecutor(build_pipeline), pace=EAGER)
     assert watcher.once()
@@ -150,7 +150,7 @@ def test_unreadable_message_becomes_a_dead_letter(place: Place, bucket: str, s3:
     assert figures(watcher)["retrain_watcher_queue_errors_total"] == 2
 
 
-def test_watcher_deletes_messages_of_tasks_it_could_look_at(place: Place, bucket: str, s3: str) -> None:
+def test_watcher_keeps_messages_of_a_task_with_a_broken_store(place: Place, bucket: str, s3: str) -> None:
     queue, health = notified_queue(bucket, s3), Health(["pets", "cars"])
     broken = Task(name="cars", store="s3://no-such-bucket/team", endpoint_url=s3)
     events = EventQueue(SqsQueue(queue, visibility=300), [place.task, broken], health)
@@ -158,10 +158,10 @@ def test_watcher_deletes_messages_of_tasks_it_could_look_at(place: Place, bucket
     for bucket_and_prefix, drop in (((bucket, "team+a/pets"), "a"), (("no-such-bucket", "team/cars"), "b")):
         send(queue, s3, notification(bucket_and_prefix[0], f"{bucket_and_prefix[1]}/drops/{drop}/drop.json"))
     assert not Watcher(watches, health, 0, events).once()
-    assert counts(queue, s3) == (0, 1), "only the message that names the broken task is kept"
+    assert counts(queue, s3) == (0, 1), "only the message that names the broken task stays in the queue"
 
 
-def test_watcher_survives_an_unanswering_queue(place: Place, s3: str, tmp_path: Path) -> None:
+def test_watcher_starts_runs_while_its_queue_fails(place: Place, s3: str, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = place.watcher(submitter, SqsQueue(f"{s3}/123456789012/no-such-queue"))
     place.land(tmp_path / "in", "a")
@@ -181,7 +181,7 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
             place.store.keys.drop_file("bad", f"cat/{number}.png"), png(number) if number else b"no image"
         )
     assert watcher.once()
-    assert submitter.runs == [], "neither has ended"
+    assert submitter.runs == [], "neither upload is complete"
     for drop in ("good", "bad"):
         place.store.objects.write(place.store.keys.success(drop), b"")
     assert watcher.once()
@@ -194,7 +194,7 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
-def test_damaged_manifest_is_quarantined_and_others_continue(place: Place, tmp_path: Path) -> None:
+def test_damaged_manifest_does_not_block_other_drops(place: Place, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = place.watcher(submitter)
     place.store.objects.write(place.store.keys.manifest("bad"), b"{}")
@@ -204,7 +204,7 @@ def test_damaged_manifest_is_quarantined_and_others_continue(place: Place, tmp_p
     assert "not a drop's manifest" in place.store.objects.read(place.store.keys.quarantine("bad"))[0].decode()
 
 
-def test_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) -> None:
+def test_drop_waits_for_the_scheduled_time(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     submitter = Recorder()
     later = Place(place.task.model_copy(update={"schedule": "0 0 1 1 *"}))
@@ -219,7 +219,7 @@ def test_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) ->
     assert submitter.runs == [place.owners()["a"]]
 
 
-def test_run_started_by_hand_leaves_nothing_to_do(place: Place, tmp_path: Path) -> None:
+def test_watcher_starts_no_run_for_drops_trained_by_hand(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     submitter = Recorder()
     watcher = place.watcher(submitter)

@@ -1,4 +1,4 @@
-"""Watchers in separate processes: several at once, a frozen one, and a long outage of Kubeflow."""
+"""Watchers in separate processes: several at the same time, a frozen one, and a long outage of Kubeflow."""
 
 import logging
 import os
@@ -32,8 +32,8 @@ RETRY = 0.5
 """Seconds between tries to start a run."""
 
 
-class Freezing:
-    """A store before whose first write this process is stopped."""
+class FreezingStore:
+    """A store that stops this process before its first write."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -46,23 +46,23 @@ class Freezing:
         self._store.write(key, data)
 
 
-class Frozen(KubeflowExecutor):
-    """A submitter whose process is stopped where it wants to note what it is about to submit."""
+class FrozenExecutor(KubeflowExecutor):
+    """An executor whose process is stopped before it records a submission."""
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        return super().ensure(task, plan, TaskStore(Freezing(store.objects), store.task))
+        return super().ensure(task, plan, TaskStore(FreezingStore(store.objects), store.task))
 
 
-def look_three_times(place: Place) -> None:
+def poll_three_times(place: Place) -> None:
     watcher = place.watcher(KubeflowExecutor(build_pipeline))
     print("ready", flush=True)
     sys.stdin.readline()
     assert [watcher.once() for _ in range(3)] == [True] * 3
 
 
-def look_and_freeze(place: Place) -> None:
+def poll_and_freeze(place: Place) -> None:
     print(os.getpid(), flush=True)
-    assert not place.watcher(Frozen(build_pipeline), pace=Pace(lease=1)).once()
+    assert not place.watcher(FrozenExecutor(build_pipeline), pace=Pace(lease=1)).once()
 
 
 def watch(place: Place) -> None:
@@ -73,8 +73,8 @@ def watch(place: Place) -> None:
 
 
 @contextmanager
-def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
-    """Yield one of these functions, called with the place in a separate process."""
+def in_process(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
+    """Call a function of this module on the store in a separate process, and yield the process."""
     code = (
         "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
         "getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
@@ -96,15 +96,15 @@ def kfp() -> Iterator[KfpServer]:
 
 @pytest.fixture
 def place(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> Place:
-    """Return the store of a committed drop."""
+    """Return a store with a committed drop."""
     place = on_s3(bucket, s3, kfp.url)
     place.land(tmp_path / "in", "a")
     return place
 
 
-def test_one_of_many_starting_watchers_submits(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_only_one_of_three_racing_watchers_submits_a_run(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
     with ExitStack() as stack:
-        racing = [stack.enter_context(apart(look_three_times, bucket, s3, kfp.url)) for _ in range(3)]
+        racing = [stack.enter_context(in_process(poll_three_times, bucket, s3, kfp.url)) for _ in range(3)]
         for watcher in racing:
             assert watcher.stdout
             assert watcher.stdout.readline() == "ready\n"
@@ -118,7 +118,7 @@ def test_one_of_many_starting_watchers_submits(place: Place, bucket: str, s3: st
 
 
 def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
-    with apart(look_and_freeze, bucket, s3, kfp.url) as frozen:
+    with in_process(poll_and_freeze, bucket, s3, kfp.url) as frozen:
         assert frozen.stdout
         pid = int(frozen.stdout.readline())
         while not is_stopped(pid):
@@ -139,7 +139,7 @@ def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s
 
 def test_long_api_server_outage_only_delays_the_run(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
     kfp.down = True
-    with apart(watch, bucket, s3, kfp.url) as watcher:
+    with in_process(watch, bucket, s3, kfp.url) as watcher:
         assert watcher.stderr
         failed: list[float] = []
         while len(failed) < 3:
@@ -148,8 +148,8 @@ def test_long_api_server_outage_only_delays_the_run(place: Place, bucket: str, s
             if "cannot be reached" in line:
                 failed.append(float(line.split()[0]))
         assert list(place.owners()) == ["a"]
-        assert failed[-1] - failed[0] >= RETRY, "it waits before it tries again"
-        assert kfp.refused > len(failed), "the client itself has tried again each time"
+        assert failed[-1] - failed[0] >= RETRY, "the watcher waits before it retries"
+        assert kfp.refused > len(failed), "the client also retries each request"
         kfp.down = False
         wait_until(lambda: kfp.names)
         time.sleep(3 * RETRY)

@@ -55,7 +55,7 @@ def command(*words: str, code: int = 0) -> None:
         raise SystemExit(f"`retrain {' '.join(words)}` failed")
 
 
-def live(folder: Path) -> tuple[str, ...]:
+def write_store(folder: Path) -> tuple[str, ...]:
     """Write the store in a folder. Return the ids of the first run, the champion's run and the killed run."""
     (folder / "pets.yaml").write_text(f"{TASK}store: store\n")
     task, workspace = load_task("pets.yaml"), Workspace(LocalStore(folder / "store"), folder / "work")
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     archive = parser.parse_args().archive.absolute()
     with TemporaryDirectory() as name, chdir(name):
-        print(*live(Path(name)), file=sys.stderr)
+        print(*write_store(Path(name)), file=sys.stderr)
         with tarfile.open(archive, "w:xz") as tar:
             for part in ("pets.yaml", "store"):
                 tar.add(part, filter=public)
