@@ -1,4 +1,4 @@
-"""Coverage of the evidence, and figures on hand-written pages checked against the stored runs."""
+"""The evidence covers all items of the papers, and numbers on hand-written pages match the stored runs."""
 
 import json
 import re
@@ -12,26 +12,26 @@ from retrain.experiments.catalogue import PAPERS, entries
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 PAGE = (FOLDER / "cifar100-mini.md").read_text()
 RECORDS = [
-    json.loads(line, object_hook=lambda fields: SimpleNamespace(**fields))  # of a version with other fields
+    json.loads(line, object_hook=lambda fields: SimpleNamespace(**fields))  # an older version wrote other fields
     for line in (FOLDER / "cifar100-mini" / "ledger.jsonl").read_text().splitlines()
 ]
 
 
 def ratio(record: SimpleNamespace, level: str) -> str:
-    """Return L_r by eq. 2: what the calibration took to its own accuracy over what this run took to the level."""
+    """Return L_r (eq. 2): iterations of the calibration to its final accuracy, divided by this run's to the level."""
     (calibration,) = [each.result for each in RECORDS if each.purpose == "calibrate" and each.result]
     scratch, reached = getattr(calibration.reached_at, "100"), getattr(record.result.reached_at, level)
     return f"x{scratch / reached:.2f}" if reached else "/"
 
 
 def row(record: SimpleNamespace) -> tuple[str, ...]:
-    """Iterations, accuracies in percent and L_r of a run."""
+    """Return the iterations, the accuracies in percent and L_r of a run."""
     test = f"{100 * record.evaluation.accuracy:.2f}" if record.evaluation else ""
     accuracies = f"{100 * record.result.final_accuracy:.2f}", test
     return f"{record.result.iterations:,}", *accuracies, ratio(record, "99"), ratio(record, "100")
 
 
-def test_evidence_rows_and_comparisons_are_in_the_ledger() -> None:
+def test_evidence_rows_and_comparisons_match_the_ledger() -> None:
     lines = [line.replace("**", "") for line in PAGE.splitlines() if re.match(r"\| (scratch|naive|continuous)", line)]
     stated = [tuple(cell.strip() for cell in line.strip("|").split("|"))[3:] for line in lines]
     found = {row(record) for record in RECORDS}
@@ -50,7 +50,7 @@ def test_evidence_savings_and_misses_are_ledger_sums() -> None:
     assert f"is therefore {sums[1]:,} iterations gross, and {sums[2]:,.0f} net" in flat
 
 
-def test_every_item_has_a_paper_size_study_and_a_mini_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_item_of_the_papers_has_a_paper_and_a_mini_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(FOLDER.parents[1] / "studies"))
     found = [entry for entry in entries(tmp_path, FOLDER) if not entry.item.startswith("Ours")]
     assert len({entry.item for entry in found}) == len(PAPERS["Verwimp et al."]) + len(PAPERS["Ash & Adams"]) == 33

@@ -1,6 +1,6 @@
 """Data, networks, plots and measures of the studies at the papers' scale match the papers' texts.
 
-The expected values were written from the papers, as in `test_paper_settings.py`. Nothing is trained.
+The expected values come from the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version). Nothing is trained.
 """
 
 from pathlib import Path
@@ -32,9 +32,9 @@ OTHER_DATA = {
     "ash-table4-svhn": (("svhn",), SVHN, 32),
     "ash-figure3": (("cifar10", "svhn"), SVHN, 32),
 }
-"""Data sets, mean of the images that are normalized with, and pixels."""
+"""Data sets, the mean for the normalization of images, and the image size in pixels."""
 
-SHOWN = {  # what a figure needs besides accuracies at the end of runs
+SHOWN = {  # plots and measures of figures that show more than accuracy curves
     "verwimp-table1": ({"accuracy", "loss"}, set()),  # V, Figures 1, 2 and 15
     "verwimp-ten-tasks": ({"chain"}, set()),  # V, Figure 6
     "verwimp-learning-speed": ({"learning_map", "gradient_norms"}, {"learning_map", "gradient_curves"}),  # V, 11 and 14
@@ -57,7 +57,7 @@ ROWS = {  # rows that the papers' tables print
     "ash-table2": 24,
     "ash-table3": 6,
     **dict.fromkeys(("ash-table4", "ash-table4-svhn", "ash-table4-cifar100"), 4),
-    "ash-table5": 6,  # its four, and two of Table 1 without the penalty
+    "ash-table5": 6,  # the four rows of Table 5, and two of Table 1 without the penalty
 }
 
 
@@ -68,7 +68,7 @@ def folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_study_has_the_papers_whole_data_and_network(name: str) -> None:
+def test_study_has_the_papers_complete_data_and_network(name: str) -> None:
     study = load_study(f"{name}-paper")
     names, mean, pixels = OTHER_DATA.get(name, VERWIMP if name.startswith("verwimp") else ASH)
     assert tuple(data.name for data in study.data) == names
@@ -92,11 +92,11 @@ def test_study_draws_the_curves_of_the_papers_figure(name: str) -> None:
 def test_study_lists_every_row_of_the_papers_table(name: str) -> None:
     study = load_study(f"{name}-paper")
     assert len(study.paper) == ROWS[name]
-    assert all(row.method for row in study.paper), "each is repeated"
+    assert all(row.method for row in study.paper), "each row has a method of the study"
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_speed_ups_and_spreads_are_measured_as_the_paper_does(name: str) -> None:
+def test_speed_ups_and_spreads_are_measured_as_in_the_paper(name: str) -> None:
     study = load_study(f"{name}-paper")
     if name.startswith("ash"):  # A: standard deviations; times to 99 percent training accuracy
         assert (study.spread, study.fitted_accuracy) == ("deviation", 0.99)

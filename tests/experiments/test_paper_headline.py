@@ -46,7 +46,7 @@ def test_headline_script_resumes_from_its_records(place: Path, tmp_path: Path) -
     assert "tiny-headline: 0 runs done" in again.stdout
 
 
-def test_headline_script_passes_errors_on(place: Path, tmp_path: Path) -> None:
+def test_headline_script_fails_if_the_study_fails(place: Path, tmp_path: Path) -> None:
     failed = headline(place, tmp_path, STUDY="no-such-study")
     assert failed.returncode == 2
     assert "there is no study 'no-such-study'" in failed.stderr

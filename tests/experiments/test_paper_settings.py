@@ -1,7 +1,7 @@
 """The studies at the papers' scale, expanded without training, match the papers' texts.
 
-Drops are imagined in the size of the real data sets, and planned as any drop is. What is expected below was written
-from the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.
+The tests plan runs on invented drops that are as large as the real data sets. The expected values below come from the
+papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 HALVES = {"50+50": ("share", "50+50")}
 SCRATCH, NAIVE = "fresh 1 | none | uniform | 39100", "warm | none | uniform | 39100"
 INIT, REG, DATA = "shrink_perturb 0.4 0.001", "l2_init 0.01 origin", "easy_hard 0.1 0.1"
-OWN_REG = "l2_init 0.01 fresh"  # from scratch the first initialization is the run's own
+OWN_REG = "l2_init 0.01 fresh"  # the first initialization of a scratch run is the one that this run starts with
 
 
-def ours(scale: float) -> str:
-    """V, section 4: all four aspects."""
+def all_four(scale: float) -> str:
+    """Return the recipe with all four aspects of V, section 4."""
     return f"{INIT} | {REG} | {DATA} | {round(39100 * scale)}"
 
 
@@ -37,7 +37,7 @@ TABLE_1 = {  # V, Table 1, in the order of its rows
     "init+data": f"{INIT} | none | {DATA} | 39100",
     "reg+data": f"warm | {REG} | {DATA} | 39100",
     "init+reg+data": f"{INIT} | {REG} | {DATA} | 39100",
-    "all four x0.25": ours(0.25),
+    "all four x0.25": all_four(0.25),
     "scratch": SCRATCH,
     "scratch init": "fresh 0.4 | none | uniform | 39100",
     "scratch reg": f"fresh 1 | {OWN_REG} | uniform | 39100",
@@ -50,7 +50,7 @@ TABLE_1 = {  # V, Table 1, in the order of its rows
     "scratch all four x0.25": f"fresh 0.4 | {OWN_REG} | {DATA} | 9775",
 }
 BOTH = {"scratch": SCRATCH, "naive": NAIVE}
-TABLE_2A = {"scratch": SCRATCH, "continuous": NAIVE, "ours x1": ours(1), "ours x0.5": ours(0.5)}
+TABLE_2A = {"scratch": SCRATCH, "continuous": NAIVE, "ours x1": all_four(1), "ours x0.5": all_four(0.5)}
 SPLIT = {"70+30": ("classes", "70+30")}
 
 VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
@@ -64,7 +64,7 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
         {
             "scratch reg": f"fresh 1 | {OWN_REG} | uniform | 39100",
             "scratch reg x0.5": f"fresh 1 | {OWN_REG} | uniform | 19550",
-            **{f"all four x{scale:g}": ours(scale) for scale in (1, 0.5, 0.25)},
+            **{f"all four x{scale:g}": all_four(scale) for scale in (1, 0.5, 0.25)},
         },
     ),
     "objective": (  # V, Figure 3
@@ -87,11 +87,11 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
     ),
     "ten-tasks": (  # V, Figure 6
         {"50+10x5": ("classes", "50" + 10 * "+5")},
-        {"scratch": SCRATCH, "ours x1": ours(1)},
+        {"scratch": SCRATCH, "ours x1": all_four(1)},
     ),
     "domains": (  # V, Figure 7
         {"product, then real life": ("source", "")},
-        BOTH | {"ours x1": ours(1)},
+        BOTH | {"ours x1": all_four(1)},
     ),
     "alpha": (  # V, Figure 8
         SPLIT,
@@ -118,7 +118,7 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
         },
     ),
     "learning-speed": (SPLIT, BOTH),  # V, Figures 11 and 14
-    "easy-hard": (  # V, Figure 12: c counts both ends
+    "easy-hard": (  # V, Figure 12: c is the share of the easy and hard samples together
         SPLIT,
         BOTH
         | {
@@ -133,7 +133,7 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
     ),
     "multi-step": (  # V, Figure 13
         SPLIT,
-        BOTH | {f"all four x{scale:g}": ours(scale) for scale in (1, 0.5, 0.25)},
+        BOTH | {f"all four x{scale:g}": all_four(scale) for scale in (1, 0.5, 0.25)},
     ),
 }
 
@@ -211,7 +211,7 @@ def test_verwimp_study_has_the_papers_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERWIMP)
-def test_verwimp_study_trains_as_section_2_and_a2_say(name: str) -> None:
+def test_verwimp_study_trains_as_in_sections_2_and_a2(name: str) -> None:
     study = load_study(f"verwimp-{name}-paper")
     assert study.stop_on == ("val" if "adaptiope" in str(study.data) else "test")
     for plan in planned(study.name).values():
@@ -247,7 +247,7 @@ def test_headline_has_the_papers_rows_and_the_default() -> None:
 
 
 def assert_trained_as_ash(study: Study, plans: dict[Cell, Plan]) -> None:
-    """A, section 2.1: a constant rate, no augmentation, a third held out, trained until 99 percent or 350 epochs."""
+    """Assert the settings of A, section 2.1: a constant rate, no augmentation, a third of the data for validation."""
     assert (study.redraw, study.stop_on, study.spread) == (True, "val", "deviation")
     for plan in plans.values():
         data, schedule = plan.task.data, plan.recipe.schedule
@@ -259,13 +259,13 @@ def assert_trained_as_ash(study: Study, plans: dict[Cell, Plan]) -> None:
 
 
 def lengths(plans: dict[Cell, Plan]) -> set[float]:
-    """Epochs, to the nearest five: a hundred images are not a whole number of batches."""
+    """Return the epochs of runs, rounded to multiples of five, because drops are not multiples of the batch size."""
     found = (plan.iterations * plan.task.training.batch_size / plan.dataset.samples for plan in plans.values())
     return {5 * round(epochs / 5) for epochs in found}
 
 
 def optimizers(plans: dict[Cell, Plan]) -> set[str]:
-    """SGD in the paper is plain: it names no momentum."""
+    """Return the optimizers. Assert that they have no momentum and no weight decay, because the paper names neither."""
     found = [plan.task.training.optimizer for plan in plans.values()]
     assert not any(getattr(optimizer, "momentum", 0) or optimizer.weight_decay for optimizer in found)
     return {f"{optimizer.name} {optimizer.learning_rate:g}" for optimizer in found}
@@ -288,7 +288,7 @@ def test_ash_study_has_the_papers_settings(name: str) -> None:
 
 SWEPT = {f"sgd {rate}" for rate in RATES}
 OTHERS: dict[str, tuple[int, set[int], set[str], float | None]] = {
-    # A, seeds (section 3: five; 3.1: three), batches, optimizers, and the training accuracy that ends a run
+    # seeds (A, section 3: five; 3.1: three), batch sizes, optimizers, and the training accuracy that ends a run
     **{f"table1{kind}": (5, {128}, {SGD, ADAM}, 0.99) for kind in ("", "-svhn", "-cifar100")},
     "table2": (5, {128}, {SGD}, 0.99),
     "figure1": (5, {128}, {SGD, ADAM}, None),
@@ -299,7 +299,7 @@ OTHERS: dict[str, tuple[int, set[int], set[str], float | None]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_ash_study_of_several_settings_has_the_papers(name: str) -> None:
+def test_ash_study_of_several_settings_has_the_papers_values(name: str) -> None:
     study, (seeds, batches, named, fitted) = load_study(f"ash-{name}-paper"), OTHERS[name]
     plans = planned(study.name, seeds=1)
     assert_trained_as_ash(study, plans)
@@ -313,7 +313,7 @@ def test_ash_study_of_several_settings_has_the_papers(name: str) -> None:
 def test_online_studies_have_steps_of_100_images() -> None:
     for name in ("figure2", "figure8", "figure9"):
         (split,) = load_study(f"ash-{name}-paper").splits.values()
-        assert (split.step, split.steps) == (100, 333)  # two thirds of 50,000
+        assert (split.step, split.steps) == (100, 333)  # two thirds of the 50,000 images
 
 
 @pytest.mark.parametrize("kind", ["", "-svhn", "-cifar100"])
@@ -331,7 +331,7 @@ def test_ash_table_1_has_three_networks_and_two_optimizers(kind: str) -> None:
     assert (len(study.paper), list(study.methods), lengths(plans)) == (12, ["random", "warm"], {350})
 
 
-def test_ash_figure_1_trains_for_350_epochs_whatever_it_fits() -> None:
+def test_ash_figure_1_trains_for_350_epochs_at_any_accuracy() -> None:
     plans = planned("ash-figure1-paper")
     assert {plan.task.training.stop_at_train_accuracy for plan in plans.values()} == {None}
     assert (lengths(plans), optimizers(plans)) == ({350}, {SGD, ADAM})
@@ -381,7 +381,7 @@ def test_ash_figure_6_has_a_smaller_rate_in_the_second_round() -> None:
     assert study.measures == ("gradient_curves",)
 
 
-def test_adam_moments_are_kept_by_one_second_round() -> None:
+def test_only_one_method_continues_with_adams_moments() -> None:
     plans = planned("ash-optimizer-state-paper")
     kept = {cell.method: plan.task.training.optimizer_state for cell, plan in plans.items()}
     assert kept == {FIRST: "kept", "random": "reset", "warm, state reset": "reset", "warm, state kept": "kept"}

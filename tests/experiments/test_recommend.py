@@ -1,4 +1,4 @@
-"""`retrain study recommend`: short runs of the presets on scanned digits, and its advice on hand-made figures."""
+"""`retrain study recommend`: short runs of the presets on scanned digits, and its advice for invented results."""
 
 import re
 import shutil
@@ -28,14 +28,14 @@ RESOLUTION = Resolution(iterations=20, accuracy=0.01)
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Digits and cache, once for this module."""
+    """Yield a folder with digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("recommend")) as root:
         yield root
 
 
 @pytest.fixture(scope="module")
 def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store in which scratch was trained when the first of its two drops had landed."""
+    """Return a store with two drops. Scratch was trained on the first drop, before the second landed."""
     folder = tmp_path_factory.mktemp("trained")
     path = write_task(folder)
     land(place, path, 1)
@@ -47,13 +47,13 @@ def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(trained: Path, tmp_path: Path) -> str:
-    """Return the file of a task whose store is a copy of the trained one."""
+    """Return the file of a task. Its store is a copy of the store with the trained run."""
     shutil.copytree(trained, tmp_path / "store")
     return write_task(tmp_path)
 
 
 def write_task(folder: Path) -> str:
-    """Write a task whose store is in the same folder, and return its file."""
+    """Write a task into a folder that also has its store. Return the task's file."""
     path = folder / "own.yaml"
     path.write_text(
         TASK.replace("name: tiny", f"name: own\nstore: {folder / 'store'}").replace("epochs: 3", "epochs: 60")
@@ -73,13 +73,13 @@ def store_of(path: str) -> TaskStore:
     return open_task_store(load_task(path))
 
 
-def test_races_share_parent_drops_and_length(own: str) -> None:
-    plans = plan_races(store_of(own), load_task(own), None, 2)
+def test_races_share_parent_drops_and_length(task_file: str) -> None:
+    plans = plan_races(store_of(task_file), load_task(task_file), None, 2)
     every = [plan for each in plans.values() for plan in each]
     assert list(plans) == ["default", "naive", "paper"]
     assert len({plan.run_id for plan in every}) == 6
     (parent,) = {plan.parent for plan in every}
-    assert parent == store_of(own).champion.read().run_id
+    assert parent == store_of(task_file).champion.read().run_id
     assert {plan.purpose for plan in every} == {"trial"}
     assert {len(plan.dataset.drops) for plan in every} == {2}
     assert every[0].scratch
@@ -93,10 +93,12 @@ def test_races_share_parent_drops_and_length(own: str) -> None:
     assert [plan.seed for plan in plans["naive"]] == [0, 1]
 
 
-def test_races_are_trials_within_budget_and_left_out_of_savings(own: str, capfd: pytest.CaptureFixture[str]) -> None:
-    before = store_of(own).ledger.read()
-    said = retrain(["study", "recommend", "--task", own, "--budget", "150", "--device", "cpu"], capfd).out
-    records = store_of(own).ledger.read()
+def test_races_are_trials_within_budget_and_left_out_of_savings(
+    task_file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = store_of(task_file).ledger.read()
+    said = retrain(["study", "recommend", "--task", task_file, "--budget", "150", "--device", "cpu"], capfd).out
+    records = store_of(task_file).ledger.read()
     raced = [record for record in records if record not in before]
     used = sum(record.result.iterations for record in raced if record.result)
     assert re.match(r"Use (default|naive|paper|scratch): ", said)
@@ -106,27 +108,27 @@ def test_races_are_trials_within_budget_and_left_out_of_savings(own: str, capfd:
     assert used <= 150
     assert f"took {used} together" in said
     assert "| accuracy after at most " in said
-    assert store_of(own).champion.read().run_id == before[0].run_id
-    assert retrain(["study", "recommend", "--task", own, "--budget", "150", "--device", "cpu"], capfd).out == said
-    assert store_of(own).ledger.read() == records
+    assert store_of(task_file).champion.read().run_id == before[0].run_id
+    assert retrain(["study", "recommend", "--task", task_file, "--budget", "150", "--device", "cpu"], capfd).out == said
+    assert store_of(task_file).ledger.read() == records
 
 
-def test_race_after_retraining_continues_from_previous_champion(own: str) -> None:
-    task, store = load_task(own), store_of(own)
+def test_race_after_retraining_continues_from_previous_champion(task_file: str) -> None:
+    task, store = load_task(task_file), store_of(task_file)
     first = store.champion.read().run_id
     stages.run_task(make_context(store, task, "cpu"), task, Request())
     plans = plan_races(store, task, None, 1)
     assert {plan.parent for each in plans.values() for plan in each} == {first}
 
 
-def test_race_has_a_target_only_where_scratch_saw_the_drops(own: str) -> None:
-    task, store = load_task(own), store_of(own)
+def test_race_has_a_target_only_where_scratch_saw_the_drops(task_file: str) -> None:
+    task, store = load_task(task_file), store_of(task_file)
     assert {plan.target for each in plan_races(store, task, None, 1).values() for plan in each} == {None}
-    assert "There is no baseline of these drops" in recommendation(own, 150, 1, CPU)
+    assert "There is no baseline of these drops" in recommendation(task_file, 150, 1, CPU)
     calibrated = stages.run_task(make_context(store, task, "cpu"), task, Request("scratch", "calibrate"))
     assert isinstance(calibrated, RunRecord)
     assert calibrated.result
-    said = recommendation(own, 150, 1, CPU)
+    said = recommendation(task_file, 150, 1, CPU)
     assert f"Scratch was measured by {calibrated.run_id}." in said
     own_l99 = calibrated.result.reached_at["100"] or 0, calibrated.result.reached_at["99"] or 1
     assert f"| scratch | {own_l99[0]:,} | {own_l99[1]:,} | ×1.00 | ×{own_l99[0] / own_l99[1]:.2f} |" in said
@@ -140,21 +142,21 @@ def test_race_without_parent_names_the_commands_to_run(place: Path, tmp_path: Pa
         recommendation(str(path), None, 1, CPU)
 
 
-def test_budget_below_one_evaluation_names_the_least(own: str) -> None:
+def test_error_about_a_small_budget_names_the_smallest_one(task_file: str) -> None:
     with pytest.raises(StudyError, match="budget of 3 iterations is too small for 3 races") as error:
-        recommendation(own, 3, 1, CPU)
+        recommendation(task_file, 3, 1, CPU)
     least = int(str(error.value).split("--budget ")[1].split()[0])
-    assert plan_races(store_of(own), load_task(own), least, 1)
+    assert plan_races(store_of(task_file), load_task(task_file), least, 1)
     with pytest.raises(StudyError, match="too small"):
-        plan_races(store_of(own), load_task(own), least - 1, 1)
+        plan_races(store_of(task_file), load_task(task_file), least - 1, 1)
 
 
 def races(preset: Preset, final: float, at_100: float | None = None, at_99: float | None = None) -> Races:
-    """Return one preset's figures with one seed."""
+    """Return the results of one preset with one seed."""
     return Races(preset, {"100": estimate([at_100]), "99": estimate([at_99])}, estimate([final]), "")
 
 
-def test_advice_is_the_preset_at_scratchs_accuracy_first() -> None:
+def test_advice_is_the_first_preset_at_scratchs_accuracy() -> None:
     found = [races("default", 0.6, 300, 250), races("naive", 0.6, 200, 200), races("paper", 0.5)]
     advice = advise(found, SCRATCH, RESOLUTION)
     assert advice.choice == "naive"
@@ -162,7 +164,7 @@ def test_advice_is_the_preset_at_scratchs_accuracy_first() -> None:
     assert advice.settings == "recipe: {preset: naive}"
 
 
-def test_advice_prefers_default_within_one_evaluation_or_error() -> None:
+def test_advice_is_the_default_unless_another_is_clearly_better() -> None:
     found = [races("default", 0.6, 210), races("naive", 0.6, 200)]
     assert advise(found, SCRATCH, RESOLUTION).choice == "default"
     found = [races("default", 0.595), races("naive", 0.6)]
@@ -171,7 +173,7 @@ def test_advice_prefers_default_within_one_evaluation_or_error() -> None:
     assert advise(found, SCRATCH, RESOLUTION).choice == "naive"
 
 
-def test_advice_names_presets_that_ended_too_close() -> None:
+def test_advice_states_that_two_presets_ended_too_close() -> None:
     found = [races("default", 0.595), races("naive", 0.6), races("paper", 0.5)]
     unknown = Scratch({"100": None, "99": None}, early=None, source="none")
     close = "it ended at 59.50%, and naive at 60.00%: no clear difference"
@@ -182,19 +184,19 @@ def test_advice_names_presets_that_ended_too_close() -> None:
 
 def test_advice_compares_with_scratchs_own_l99() -> None:
     found = [races("default", 0.5), races("naive", 0.6, None, 700)]
-    advice = advise(found, SCRATCH, RESOLUTION)  # L_99 is 800 / 700, above 1; scratch's own is 800 / 600
+    advice = advise(found, SCRATCH, RESOLUTION)  # L_99 is 800 / 700, less than scratch's L_99 of 800 / 600
     assert advice.choice == "scratch"
     assert advice.why == "no preset reached 99% of scratch's accuracy sooner than scratch's 600 iterations"
     assert advise([races("naive", 0.6, None, 500)], SCRATCH, RESOLUTION).choice == "naive"
 
 
-def test_advice_needs_every_seed_at_the_level() -> None:
+def test_advised_preset_reached_the_level_with_each_seed() -> None:
     lucky = Races("naive", {"100": estimate([50, None]), "99": estimate([50, None])}, estimate([0.6, 0.4]), "")
     found = [lucky, races("paper", 0.55, 400)]
     assert advise(found, SCRATCH, RESOLUTION).choice == "paper"
 
 
-def test_advice_is_scratch_where_it_is_higher_as_early() -> None:
+def test_advice_is_scratch_if_it_is_higher_at_equal_iterations() -> None:
     found = [races("default", 0.4), races("naive", 0.45)]
     assert advise(found, SCRATCH, RESOLUTION).choice == "scratch"
     unknown = Scratch({"100": None, "99": None}, early=None, source="none")

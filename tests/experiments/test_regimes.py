@@ -1,4 +1,4 @@
-"""Tests of the suite of regimes: its drops, a whole sequence, and the page that is recomputed from its results."""
+"""Tests of the suite of regimes (combinations of data and network): its drops, a complete sequence, and its page."""
 
 import io
 from pathlib import Path
@@ -64,17 +64,17 @@ def planned(regime: Regime, folder: Path, seed: int = 0) -> list[list[DropImage]
     return list(choose_drop_images(regime, seed, pictures))
 
 
-def true_label(landed: DropImage) -> bool:
+def has_true_label(landed: DropImage) -> bool:
     return landed.label == landed.picture.class_name
 
 
-# How drops are made
+# Drops
 
 
 def test_label_noise_is_in_training_labels_only(tmp_path: Path) -> None:
     images = SHAPES["images"] | {"train": 200, "label_noise": 0.2}
     drops = planned(regime(images=images), tmp_path)
-    wrong = [landed for drop in drops for landed in drop if not true_label(landed)]
+    wrong = [landed for drop in drops for landed in drop if not has_true_label(landed)]
     train = [landed for drop in drops for landed in drop if landed.split == "train"]
     assert {landed.split for landed in wrong} == {"train"}
     assert 0.1 < len(wrong) / len(train) < 0.3
@@ -93,14 +93,14 @@ def test_shift_changes_pixels_and_not_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shift", ["blurred", "posterised"])
-def test_shifts_leave_another_image_of_the_same_size(shift: Any, tmp_path: Path) -> None:
+def test_shifts_change_an_image_but_not_its_size(shift: Any, tmp_path: Path) -> None:
     data = planned(regime(), tmp_path)[0][0].read()
     before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(apply_shift(data, shift)))
     assert before.size == after.size
     assert ImageChops.difference(before, after).getbbox() is not None
 
 
-def test_no_image_lands_twice(tmp_path: Path) -> None:
+def test_each_image_is_in_exactly_one_drop(tmp_path: Path) -> None:
     drops = [{"new_classes": 3, "percent": 45}, {"new_classes": 1, "percent": 45}, {"percent": 30}, {"percent": 25}]
     landed = [one for drop in planned(regime(drops=drops), tmp_path) for one in drop]
     names = [(one.picture.class_name, one.picture.name) for one in landed]
@@ -126,7 +126,7 @@ def test_superclasses_cover_each_class_once() -> None:
         ([{"new_classes": 4, "percent": 60}, {"percent": 60}], "drop 1: more than 100 percent"),
     ],
 )
-def test_impossible_landing_is_refused(drops: list[dict[str, int]], message: str) -> None:
+def test_impossible_drops_are_refused(drops: list[dict[str, int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         regime(drops=drops)
 
@@ -167,7 +167,7 @@ def test_mixer_gives_logits_and_refuses_patches_that_do_not_fit() -> None:
         build_network(Model(name="mixer", options={"patch": 3}), 5, 8, 0)
 
 
-# A whole sequence of drops
+# A complete sequence of drops
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +177,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("suite")
     sequence = DropSequence(regime(), 0, Place(out, out, "abc"), {})
-    assert sequence.run() == len(METHODS) + 2  # the first model, and what `study recommend` says
+    assert sequence.run() == len(METHODS) + 2  # and the first model, and the advice of `study recommend`
     return out
 
 
-def test_regime_run_leaves_a_result_per_method(finished: Path) -> None:
+def test_regime_run_stores_one_result_per_method(finished: Path) -> None:
     runs = read_runs(finished)
     assert set(runs) == {
         Key("tiny", 0, FIRST, 1),
@@ -238,7 +238,7 @@ def test_killed_regime_run_resumes_to_the_same_results(finished: Path, tmp_path:
     assert outcomes(read_runs(tmp_path)) == outcomes(whole)
 
 
-def test_report_is_recomputed_from_the_results_alone(
+def test_report_can_be_recomputed_from_the_results(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import yaml
@@ -257,7 +257,7 @@ def test_report_is_recomputed_from_the_results_alone(
     assert first.index("| goal | measured | met? |") < first.index("## Every regime")
 
 
-def test_line_cut_off_by_a_kill_is_left_out(finished: Path, tmp_path: Path) -> None:
+def test_incomplete_last_line_of_the_results_is_ignored(finished: Path, tmp_path: Path) -> None:
     lines = (finished / FILE).read_bytes().splitlines(keepends=True)
     (tmp_path / FILE).write_bytes(b"".join(lines[:2]) + lines[2][:50])
     assert len(read_runs(tmp_path)) == 2
@@ -298,8 +298,8 @@ def suite_run(method: str, drop: int = 2, **parts: Any) -> SuiteRun:
 
 
 def by_hand() -> dict[Key, SuiteRun]:
-    """Two drops: the default saves on the first and is refused on the second; naive never reaches the target."""
-    saved = Savings(
+    """Return runs on two drops. The default is promoted, then refused. Naive never reaches the target."""
+    positive = Savings(
         baseline=80,
         whole=100,
         used=20,
@@ -310,21 +310,21 @@ def by_hand() -> dict[Key, SuiteRun]:
         net_whole=70,
         standard_error=4,
     )
-    lost = saved.model_copy(update={"baseline": 0, "net": -30.0, "standard_error": 0.0})
+    negative = positive.model_copy(update={"baseline": 0, "net": -30.0, "standard_error": 0.0})
     used = {"iterations": 20, "evaluated_images": 300, "curve": ((10, 0.45), (20, 0.5))}
     ended = {"champion_test_accuracy": 0.51, "test_accuracy": 0.52}
     runs = [
         *(suite_run(PLAIN, drop) for drop in (2, 3)),
         *(suite_run(AVERAGED, drop, curve=((50, 0.5), (100, 0.5))) for drop in (2, 3)),
-        suite_run(DEFAULT, 2, outcome="reached", promoted=True, savings=saved, **used, **ended),
-        suite_run(DEFAULT, 3, outcome="plateau", promoted=False, savings=lost, **used, **ended),
+        suite_run(DEFAULT, 2, outcome="reached", promoted=True, savings=positive, **used, **ended),
+        suite_run(DEFAULT, 3, outcome="plateau", promoted=False, savings=negative, **used, **ended),
         *(suite_run(DEFAULT_TO_PLAIN, drop, promoted=True, **used) for drop in (2, 3)),
         *(suite_run(NAIVE, drop, iterations=40, curve=((40, 0.45),)) for drop in (2, 3)),
     ]
     return {run.key: run for run in runs}
 
 
-def test_target_is_scratchs_final_accuracy_when_first_reached() -> None:
+def test_baseline_is_where_scratch_first_has_its_final_accuracy() -> None:
     assert scratch_baseline(suite_run(PLAIN)) == (0.5, 80)
     assert first_reaching(((5, 0.1), (6, 0.3)), 0.2) == 6
     assert first_reaching(((5, 0.1),), 0.2) is None
@@ -366,13 +366,13 @@ def test_methods_are_compared_on_the_seeds_that_they_share() -> None:
     assert found.speed_up(DEFAULT_TO_PLAIN, PLAIN, seeds={0}) == 4
 
 
-def test_run_that_never_reaches_the_target_is_charged_scratch() -> None:
+def test_run_that_misses_the_target_also_costs_a_scratch_run() -> None:
     found = compare(by_hand(), "hand", 0, NAIVE, PLAIN)
     assert found == (160, 240, 0, 2)
     assert found.speed_up == pytest.approx(2 / 3)
 
 
-def test_net_saving_credits_promoted_runs_alone() -> None:
+def test_net_savings_count_only_promoted_runs() -> None:
     sequence = sequence_figures(by_hand(), "hand", 0)
     assert sequence is not None
     assert (sequence.used, sequence.used_all_in) == (40, 60)

@@ -1,4 +1,4 @@
-"""Studies on scanned digits, really run in a small perceptron, their reports, and the catalogue of studies."""
+"""Studies that train a small perceptron on scanned digits, their reports, and the catalogue of studies."""
 
 import shutil
 import tarfile
@@ -29,7 +29,7 @@ from retrain.training.setup import Run as Start
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Task, digits and cache, once for this module."""
+    """Yield a folder with a task, digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("study")) as root:
         yield root
 
@@ -80,7 +80,7 @@ def test_stopped_or_extended_study_runs_only_missing_cells(place: Path, tmp_path
     assert run(Runs(small_study(seeds=[0, 1]), str(tmp_path)), DataRoot(place), CPU) == 4
 
 
-def test_parallel_processes_train_the_models_of_one(place: Path, tmp_path: Path) -> None:
+def test_parallel_processes_train_the_same_models_as_one(place: Path, tmp_path: Path) -> None:
     alone, together = (Runs(small_study(), str(tmp_path / name)) for name in ("alone", "together"))
     run(alone, DataRoot(place), CPU)
     run(together, DataRoot(place), Workers(jobs=2, device="cpu"))
@@ -96,7 +96,7 @@ def norm_of_one(start: Start, index: int) -> float:
     return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
-def test_extra_measurements_are_kept_and_shown(place: Path, tmp_path: Path) -> None:
+def test_extra_measurements_are_stored_and_reported(place: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["weight_correlation", "gradient_norms"])
     runs = Runs(study, str(tmp_path / "store"))
@@ -128,7 +128,7 @@ def test_stop_on_test_uses_the_test_split_without_holdout(place: Path, tmp_path:
     assert [drop.held_out for drop in drops] == [{}, {}]
 
 
-def test_class_is_thinned_to_so_many_training_images(place: Path, tmp_path: Path) -> None:
+def test_drops_have_the_configured_number_of_images_per_class(place: Path, tmp_path: Path) -> None:
     study = small_study()
     runs = Runs(study, str(tmp_path))
     drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
@@ -154,10 +154,12 @@ def test_component_scores_match_the_covariance_matrix() -> None:
     expected = centred @ vectors[:, -1]
     scores = component_scores(pixels, is_train)
     assert torch.corrcoef(torch.stack([scores, expected]))[0, 1].abs() > 0.9999
-    assert torch.corrcoef(torch.stack([scores[is_train], pixels[is_train].mean(1)]))[0, 1] < 0, "light ones come first"
+    assert torch.corrcoef(torch.stack([scores[is_train], pixels[is_train].mean(1)]))[0, 1] < 0, (
+        "light images come first"
+    )
 
 
-def test_recomputed_report_finds_a_changed_figure(place: Path, tmp_path: Path) -> None:
+def test_recomputed_report_finds_a_changed_number(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     study = small_study(seeds=[0, 1])
@@ -174,7 +176,7 @@ def test_recomputed_report_finds_a_changed_figure(place: Path, tmp_path: Path) -
         report.check(tmp_path)
 
 
-def test_page_that_cannot_be_written_is_one_message(
+def test_unwritable_page_gives_one_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
@@ -185,7 +187,7 @@ def test_page_that_cannot_be_written_is_one_message(
     assert (ran.code, ran.err) == (2, f"retrain: --out {tmp_path}: cannot be written: Is a directory\n")
 
 
-def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> None:
+def test_page_contains_findings_and_the_papers_numbers(tmp_path: Path) -> None:
     rows_of_paper = [
         {"row": "reset", "method": "init", "figures": {"accuracy": "41.0", "L_100": "×2.5"}},
         {"row": "kept", "figures": {"accuracy": "42.0"}},
@@ -203,7 +205,7 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     assert "6.00 device-hours" in text
 
 
-def test_readme_lists_every_item_and_its_agreement(place: Path, tmp_path: Path) -> None:
+def test_readme_lists_each_item_of_the_papers_and_its_result(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     claim = {"item": "Ash & Adams, Table 3", "paper": "noise helps", "ours": "it does not", "agrees": "no"}
@@ -246,7 +248,7 @@ def test_repository_studies_repeat_known_items_and_have_plans(
                 task_of(study, cell, None)
 
 
-def test_former_study_name_is_understood_with_a_warning(
+def test_former_study_name_works_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(Path(__file__).parents[2] / "studies"))
@@ -283,14 +285,14 @@ def test_torchvision_data_set_becomes_an_image_folder(tmp_path: Path) -> None:
 
 
 def tar_of(folder: Path, path: Path) -> None:
-    """Tar a folder's images as `class/name.png`."""
+    """Write a folder's images into a tar, as `class/name.png`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for image in sorted(folder.rglob("*.png")):
             tar.add(image, image.relative_to(folder).as_posix())
 
 
-def test_tars_and_image_folders_land_with_the_same_samples(place: Path, tmp_path: Path) -> None:
+def test_tars_and_image_folders_give_drops_of_equal_size(place: Path, tmp_path: Path) -> None:
     for number, (split, start) in enumerate({"train": 0, "test": 12}.items()):
         for digit in sorted((place / "digits").iterdir()):
             for image in sorted(digit.iterdir())[start : start + (12, 6)[number]]:
@@ -327,7 +329,7 @@ def test_unknown_study_lists_the_known_ones(place: Path, tmp_path: Path) -> None
         load_study("nope/x.yaml")
 
 
-def test_folder_without_studies_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_folder_without_studies_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
     with pytest.raises(StudyError, match=rf"no studies in {tmp_path}: .*RETRAIN_STUDIES"):
         list(entries(tmp_path, tmp_path))

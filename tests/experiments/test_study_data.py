@@ -1,4 +1,4 @@
-"""The papers' data sets, small but in the published file formats: read, exported and packed."""
+"""Small data sets in the published formats of the papers' data sets are read, exported and packed."""
 
 import hashlib
 import io
@@ -28,12 +28,12 @@ def md5(path: Path) -> str:
 
 
 def rows(numbers: range) -> np.ndarray:
-    """Images as CIFAR's files have them: uint8 [n, 3072], all reds of an image first."""
+    """Return images in the format of CIFAR's files: uint8 [n, 3072], with all red values of an image first."""
     return np.stack([picture(number, 32).transpose(2, 0, 1).reshape(-1) for number in numbers])
 
 
-def keep(folder: Path, batches: Mapping[str, object]) -> list[list[str]]:
-    """Write pickles as the data set's authors did; return their names and digests as torchvision lists them."""
+def write_pickles(folder: Path, batches: Mapping[str, object]) -> list[list[str]]:
+    """Write batches as pickles. Return their names and digests in the format of torchvision's lists."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in batches.items():
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
@@ -41,20 +41,20 @@ def keep(folder: Path, batches: Mapping[str, object]) -> list[list[str]]:
 
 
 def small_cifar(root: Path, kind: Any, labels: str, names: str, train: list[str], classes: int) -> Any:
-    """CIFAR's own files with four images each, and torchvision's class that knows their digests."""
+    """Write CIFAR's files with four images each. Return a torchvision class with their digests."""
     folder = root / kind.base_folder
     batches = {
         name: {"data": rows(range(4 * at, 4 * at + 4)), labels: [(4 * at + n) % classes for n in range(4)]}
         for at, name in enumerate([*train, kind.test_list[0][0]])
     }
-    *trained, test = keep(folder, batches)
-    ((meta, digest),) = keep(folder, {kind.meta["filename"]: {names: [f"name {n}" for n in range(classes)]}})
+    *trained, test = write_pickles(folder, batches)
+    ((meta, digest),) = write_pickles(folder, {kind.meta["filename"]: {names: [f"name {n}" for n in range(classes)]}})
     known = {"train_list": trained, "test_list": [test], "meta": {"filename": meta, "key": names, "md5": digest}}
     return type("Small", (kind,), known)
 
 
 def small_svhn(root: Path) -> Any:
-    """SVHN's own files with four and three images; the digit 0 is labelled 10."""
+    """Write SVHN's files with four and three images. Return a torchvision class. The digit 0 has the label 10."""
     known = {}
     for split, numbers in {"train": range(4), "test": range(4, 7)}.items():
         file = SVHN.split_list[split][1]
@@ -65,7 +65,7 @@ def small_svhn(root: Path) -> Any:
 
 
 def exported(kind: Any, root: Path, folder: Path) -> dict[str, np.ndarray]:
-    """Return the pixels of both splits by `split/class/number`."""
+    """Export both splits. Return the pixels of each image by `split/class/number`."""
     for split in ("train", "test"):
         write_image_folder(load_split(kind, root, split, False), folder / split)
     return {
@@ -100,7 +100,7 @@ def test_svhn_matlab_label_ten_is_read_as_zero(tmp_path: Path) -> None:
     assert all((found[f"train/{n}/{n:06d}"] == picture(n, 32)).all() for n in range(4))
 
 
-def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
+def test_files_with_unpublished_digests_are_refused(tmp_path: Path) -> None:
     small_cifar(tmp_path, CIFAR10, "labels", "label_names", [f"data_batch_{n}" for n in range(1, 6)], 10)
     small_cifar(tmp_path, CIFAR100, "fine_labels", "fine_label_names", ["train"], 100)
     small_svhn(tmp_path)
@@ -118,7 +118,7 @@ def photo(path: Path, number: int, size: tuple[int, int]) -> None:
 
 
 def imagenet(root: Path) -> None:
-    """Write images with the class and file names of ILSVRC-2012; photographs of several shapes, one of them grey."""
+    """Write images with the class and file names of ILSVRC-2012. They have several shapes, and one is grey."""
     for label, synset in enumerate(("n01440764", "n02102040", "n03888257", "n03000684", "n02979186")):
         for number in range(20):
             split = "test" if number < 5 else "train"
@@ -127,7 +127,7 @@ def imagenet(root: Path) -> None:
 
 
 def adaptiope(root: Path, first: int = 0) -> None:
-    """Write square photographs in the layout of Adaptiope: a folder for each class, the same classes in each domain.
+    """Write square photographs in Adaptiope's layout. Each class has a folder, and all domains have the same classes.
 
     Another `first` gives other photographs.
     """
@@ -143,21 +143,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def landed(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[int, int]]:
-    """Land a study's data; return each drop's number of classes and of images."""
+    """Commit the drops of a study. Return each drop's number of classes and number of images."""
     study = small_study(data=[{"name": name} for name in names], splits={"split": split})
     runs = Runs(study, str(place / "store"))
     drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
     return [(len(drop.classes), sum(map(drop.samples, ("train", "val", "test")))) for drop in drops]
 
 
-def test_imagenet_lands_by_classes_with_its_own_test_images(place: Path) -> None:
+def test_imagenet_is_split_by_class_with_all_its_images(place: Path) -> None:
     imagenet(place / "imagenet-100")
     drops = landed(place, ["imagenet-100"], {"by": "classes", "sizes": "4+1"})
     assert [classes for classes, _ in drops] == [4, 1]
     assert sum(images for _, images in drops) == 101
 
 
-def test_adaptiope_lands_domains_in_turn_with_equal_classes(place: Path) -> None:
+def test_adaptiope_gives_one_drop_per_domain_with_equal_classes(place: Path) -> None:
     names = ["adaptiope-product-images", "adaptiope-real-life"]
     for number, name in enumerate(names):
         adaptiope(place / name, first=1000 * number)
@@ -166,7 +166,7 @@ def test_adaptiope_lands_domains_in_turn_with_equal_classes(place: Path) -> None
 
 
 def coarse_cifar(root: Path) -> None:
-    """CIFAR-100 as the study's tars have it: fine classes of three superclasses, in both splits."""
+    """Write images of six CIFAR-100 classes of three superclasses, in both splits."""
     for number, name in enumerate(("beaver", "otter", "trout", "shark", "orchid", "tulip")):
         for index in range(6):
             to = root / "cifar100" / ("test" if index < 2 else "train") / name / f"{index}.png"
@@ -174,7 +174,7 @@ def coarse_cifar(root: Path) -> None:
             Image.fromarray(picture(10 * number + index, 32)).save(to)
 
 
-def test_superclasses_land_in_the_place_of_classes(place: Path) -> None:
+def test_superclasses_replace_the_classes_of_drops(place: Path) -> None:
     coarse_cifar(place)
     study = small_study(
         data=[{"name": "cifar100", "superclasses": True, "per_class": 6}],
@@ -191,7 +191,7 @@ def test_superclasses_land_in_the_place_of_classes(place: Path) -> None:
         commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place / "place"))
 
 
-def test_second_domain_is_a_drawn_twin_of_every_picture(place: Path) -> None:
+def test_twin_domain_has_an_altered_copy_of_each_image(place: Path) -> None:
     coarse_cifar(place)
     data = [{"name": "cifar100"}, {"name": "cifar100", "twin": True}]
     study = small_study(data=data, splits={"domains": {"by": "source"}}, stop_on="test")

@@ -1,4 +1,4 @@
-"""Tests of a study's plots: what is drawn where, and how methods differ in look."""
+"""Tests of a study's plots: the drawn values, and the colours, dashes and shapes of methods."""
 
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ def drawn(chart: alt.TopLevelMixin) -> list[list[dict[str, Any]]]:
 
 
 def in_batches_of(size: int, one: EndedRun) -> EndedRun:
-    """Return the same run, but for how many images an iteration took."""
+    """Return the same run with another batch size."""
     result = one.record.result
     assert result is not None
     cost = result.cost.model_copy(update={"samples": size * result.iterations})
     return one._replace(record=one.record.model_copy(update={"result": result.model_copy(update={"cost": cost})}))
 
 
-def test_accuracy_plot_counts_images_at_any_batch_size(tmp_path: Path) -> None:
+def test_time_plot_counts_images_instead_of_iterations(tmp_path: Path) -> None:
     study = small_study(plots=["time"], fitted=1.0)
     slow, quick = ended_run("scratch", 0, {10: 0.4, 20: 0.5}), ended_run("naive", 0, {10: 0.5, 20: 0.6})
     by_group = groups(study, [in_batches_of(128, slow), in_batches_of(32, quick)])
@@ -51,14 +51,14 @@ def test_accuracy_plot_counts_images_at_any_batch_size(tmp_path: Path) -> None:
         small_study(plots=["time"])
 
 
-def test_every_method_has_its_own_look() -> None:
+def test_each_method_has_a_distinct_combination_of_marks() -> None:
     methods = [f"method {number}" for number in range(20)]
     looks = [encode(methods).to_dict()["scale"]["range"] for encode in (colour_of, dash_of, shape_of)]
     assert len({str(each) for each in zip(looks[0], looks[1], strict=True)}) == 20
     assert len(set(zip(looks[0], looks[2], strict=True))) == 20
 
 
-def test_crossing_is_drawn_at_the_target_of_its_own_seeds() -> None:
+def test_crossing_is_drawn_at_the_target_of_the_same_seeds() -> None:
     study = small_study(seeds=[0, 1])
     found = [
         ended_run("scratch", 0, {10: 0.4}),
@@ -133,8 +133,8 @@ def test_warm_start_damage_is_in_percent_of_scratch() -> None:
     assert [point["mean"] for point in damage] == [pytest.approx(-20)]
 
 
-def test_chain_of_runs_is_drawn_on_the_whole_test_set() -> None:
-    """Verwimp et al., figure 6: classes that have not landed count as wrong, and iterations add up."""
+def test_chain_plot_measures_on_the_complete_test_set() -> None:
+    """As in Verwimp et al., figure 6, images of later classes count as wrong, and the runs' iterations are summed."""
     study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, splits=THREE_DROPS, plots=["chain"])
     found = [
         on_images(60, ended_run(FIRST, 0, {10: 0.5}, drops=1)),
@@ -177,15 +177,15 @@ def test_maps_and_gradient_curves_are_written_if_measured(tmp_path: Path) -> Non
     ]
     (norms,) = drawn(gradient_curves(study, Group("task", "7+3", 2), found))
     assert [(point["method"], point["iteration"], point["norm"]) for point in norms] == [
-        ("naive, old", 1, 1e-9),  # logarithmic axes
+        ("naive, old", 1, 1e-9),  # zeros do not fit on logarithmic axes
         ("naive, old", 11, 2.0),
         ("naive, new", 1, 9.0),
         ("naive, new", 11, 3.0),
     ]
 
 
-def test_l_r_divides_images_where_iterations_are_unequal_work() -> None:
-    """Verwimp et al., section 2: the measure extends to unequal costs."""
+def test_l_r_can_be_a_ratio_of_numbers_of_images() -> None:
+    """According to Verwimp et al., section 2, L_r can also compare costs other than iterations."""
     found = [
         in_batches_of(128, ended_run("scratch", 0, {10: 0.5})),
         in_batches_of(32, ended_run("naive", 0, {10: 0.5})),

@@ -30,7 +30,7 @@ STUDY = small_study(seeds=[0, 1], set={"training.epochs": 20})
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, str | None]:
-    """Return the models of the study that nothing kills."""
+    """Return the digests of the models of a study that is not interrupted."""
     folder = tmp_path_factory.mktemp("alone")
     with workplace(folder / "place") as place:
         runs = Runs(STUDY, str(folder / "store"))
@@ -39,7 +39,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, str | 
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_killed_study_ends_its_processes_and_resumes_equally(
+def test_killed_study_ends_its_processes_and_later_resumes(
     tmp_path: Path, jobs: int, uninterrupted: dict[Cell, str | None]
 ) -> None:
     with workplace(tmp_path / "place") as place:
@@ -62,7 +62,7 @@ def test_killed_study_ends_its_processes_and_resumes_equally(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_stopped_study_ends_at_once_with_a_message(tmp_path: Path, jobs: int) -> None:
+def test_stopped_study_ends_with_a_message(tmp_path: Path, jobs: int) -> None:
     with workplace(tmp_path / "place") as place:
         study = small_study(set={"training.epochs": 100_000, "training.save_seconds": 0})
         (place / "studies").mkdir()

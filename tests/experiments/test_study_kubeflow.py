@@ -1,4 +1,4 @@
-"""Studies on Kubeflow: the submission, and their pipeline run by kfp in local processes."""
+"""Studies on Kubeflow: their submission, and their pipeline when kfp runs it in local processes."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from retrain.experiments.runs import Runs
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Task, digits and cache, once for this module."""
+    """Yield a folder with a task, digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("kubeflow")) as root:
         yield root
 
@@ -36,10 +36,10 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ended_runs() if one.record.result}
 
 
-def test_study_pipeline_trains_the_models_of_a_local_study(
+def test_study_pipeline_trains_the_same_models_as_a_local_study(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts its steps with it
+    monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts steps with this program
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     here, there = (Runs(small_study(methods=methods), str(tmp_path / name)) for name in ("here", "there"))
     run(here, DataRoot(place), CPU)
@@ -58,14 +58,14 @@ def test_study_pipeline_trains_the_models_of_a_local_study(
     assert plan_ahead(there, DataRoot(place)) == []
 
 
-def test_study_is_submitted_once_as_loops_one_after_the_other(
+def test_study_is_submitted_once_as_successive_loops(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     study = tmp_path / "small.yaml"
     study.write_text(small_study().model_dump_json())
     with serving() as server:
-        said = [submitted(server, study, place, tmp_path) for _ in range(2)]
+        said = [submit(server, study, place, tmp_path) for _ in range(2)]
         assert len(server.runs) == 1
         [spec] = [run["pipeline_spec"] for run in server.runs]
     assert "small: 4 runs submitted as Kubeflow run" in said[0]
@@ -82,14 +82,14 @@ def test_study_is_submitted_once_as_loops_one_after_the_other(
     assert sorted(map(len, loops)) == [1, 3]
 
 
-def submitted(server: KfpServer, study: Path, place: Path, folder: Path) -> str:
+def submit(server: KfpServer, study: Path, place: Path, folder: Path) -> str:
     options = ["--on", "kubeflow", "--host", server.url, "--root", str(place), "--store", str(folder / "store")]
     ended = CliRunner().invoke(app, ["study", "run", str(study), *options], catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return ended.output
 
 
-def test_drops_chosen_by_models_cannot_be_submitted_ahead(place: Path, tmp_path: Path) -> None:
+def test_study_with_drops_chosen_by_models_is_not_submitted(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"m": {"by": "margin", "sizes": "40+60"}})
     with pytest.raises(StudyError, match="split m: its later drops depend on trained models"):
         plan_ahead(Runs(study, str(tmp_path)), DataRoot(place))

@@ -1,4 +1,4 @@
-"""The studies at the papers' scale run on tiny images with the real layout and number of classes."""
+"""Studies at the papers' scale are run with tiny images in the real layout and the real number of classes."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -36,7 +36,7 @@ TINY = {
     "training.evaluate_every": 1,
     "training.iterations": None,
 }
-TRAINED = [  # every data set, and every way in which data lands
+TRAINED = [  # each data set, and each way to divide data into drops
     *(name for name in PAPER if "table2a" in name),
     *(
         "verwimp-domains-paper",
@@ -51,11 +51,11 @@ TRAINED = [  # every data set, and every way in which data lands
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield every data set, with and without a test split as the real ones are."""
+    """Yield a folder with small versions of all data sets. They have a test split if the real ones have one."""
     with workplace(tmp_path_factory.mktemp("papers")) as root, pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
         environment.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
-        written = 0  # so that no two images, in whatever split or data set, have the same pixels
+        written = 0  # no two images of all splits and data sets have the same pixels
         for name, classes in CLASSES.items():
             each = 30 if classes == 10 else 5
             kinds = {"train": each * 4 // 5, "test": each // 5} if "adaptiope" not in name else {"": each}
@@ -77,7 +77,7 @@ def smallest(study: Study) -> Study:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
+def test_study_at_the_papers_scale_runs_with_tiny_images(name: str, place: Path) -> None:
     whole = smallest(load_study(name))
     methods = {method: whole.methods[method] for method in (whole.against[0], list(whole.methods)[-1])}
     varied = {variant: whole.variants[variant] for variant in list(whole.variants)[:1]}
@@ -102,12 +102,12 @@ def test_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_study_cells_use_paper_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stored runs of studies used the paper's recipe. A new default must not change what they mean."""
+    """Stored runs of studies used the paper's recipe. A new default must not change their settings."""
     monkeypatch.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
     monkeypatch.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
     study = load_study(name)
     longest = max(parts_of(study, split) for split in study.splits)
-    first_two = range(1, min(longest, 2) + 1)  # cells on later drops are alike
+    first_two = range(1, min(longest, 2) + 1)  # cells of later drops have the same settings
     for cell in chain.from_iterable(cells(study, drops) for drops in first_two):
         if cell.seed == study.seeds[0] and cell.method != "default":
             task = task_of(study, cell, None)

@@ -1,4 +1,4 @@
-"""Studies whose later data depends on earlier runs, or replaces it: active learning by margin, and transfer."""
+"""Studies whose later drops depend on earlier models (active learning by margin) or replace drops (transfer)."""
 
 import shutil
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from retrain.records import Loading
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Task, digits and cache, once for this module."""
+    """Yield a folder with a task, digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("splits")) as root:
         yield root
 
@@ -104,7 +104,7 @@ def test_method_may_have_fewer_seeds_than_the_study() -> None:
     assert found == [("scratch", 3), ("scratch", 4), ("naive", 3)]
 
 
-def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tmp_path: Path) -> None:
+def test_learning_speeds_of_two_runs_are_measured_and_drawn(place: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["learning_speed"], plots=["learning_speed"])
     runs = Runs(study, str(tmp_path / "store"))
@@ -114,7 +114,7 @@ def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tm
     shares = torch.tensor(measured["naive"][MAP])
     assert shares.shape == (10, 10)
     assert float(shares.sum()) == pytest.approx(1)
-    # In three epochs a sample was right in none, one, two or all of them; a few were seen a time more or less.
+    # In three epochs most samples are classified correctly 0, 1, 2 or 3 times. A few are seen twice or four times.
     assert shares.sum(1)[[0, 3, 6, 9]].sum() > 0.9
     assert -1 <= measured["naive"]["rank correlation of learning speeds"] <= 1
     write_plots(study, groups(study, runs.ended_runs()), tmp_path / "pictures")
@@ -137,7 +137,7 @@ def keys_of(runs: Runs, cell: Cell, split: str) -> list[set[str]]:
 
 @pytest.fixture
 def thirty(place: Path, tmp_path: Path) -> Path:
-    """Digits with a test split: thirty of each to train on, ten to test."""
+    """Return a folder of digits with 30 training images and 10 test images per class."""
     for digit in (place / "digits").iterdir():
         for number, path in enumerate(sorted(digit.iterdir())[:40]):
             to = tmp_path / "data" / "thirty" / ("train" if number < 30 else "test") / digit.name / path.name
@@ -155,7 +155,7 @@ def in_steps_by(by: str, **fields: object) -> Study:
     )
 
 
-def test_steps_add_equal_images_to_a_whole_validation_split(thirty: Path, tmp_path: Path) -> None:
+def test_steps_add_equal_numbers_of_training_images(thirty: Path, tmp_path: Path) -> None:
     runs = Runs(in_steps_by("share"), str(tmp_path / "store"))
     assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
     last = Cell("task", "s", "naive", 4, 0)
@@ -166,7 +166,7 @@ def test_steps_add_equal_images_to_a_whole_validation_split(thirty: Path, tmp_pa
     assert [one.cell.method for one in firsts] == [FIRST]
 
 
-def test_component_steps_land_images_in_component_order(thirty: Path, tmp_path: Path) -> None:
+def test_component_steps_are_in_the_order_of_scores(thirty: Path, tmp_path: Path) -> None:
     study = in_steps_by("component")
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
@@ -178,7 +178,7 @@ def test_component_steps_land_images_in_component_order(thirty: Path, tmp_path: 
     assert all(max(one) <= min(following) for one, following in pairwise(steps))
 
 
-def test_split_by_component_lands_low_scores_before_high_ones(place: Path, tmp_path: Path) -> None:
+def test_split_by_component_has_low_scores_in_the_first_drop(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
@@ -196,12 +196,12 @@ def test_margin_steps_use_each_models_least_certain_samples(thirty: Path, tmp_pa
     assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
     scratch, naive = (keys_of(runs, Cell("task", "s", method, 3, 0), "train") for method in ("scratch", "naive"))
     assert scratch[0] == naive[0]
-    assert scratch[1] == naive[1]  # chosen by the model of the first step, which they share
+    assert scratch[1] == naive[1]  # both methods share the model of the first step, which chose these samples
     assert scratch[2] != naive[2]
     assert [len(keys) for keys in naive] == [40, 40, 40]
 
 
-def test_each_seed_draws_its_own_split_where_set(thirty: Path, tmp_path: Path) -> None:
+def test_each_seed_draws_another_split_if_configured(thirty: Path, tmp_path: Path) -> None:
     found = {}
     for redraw in (False, True):
         study = small_study(data=[{"name": "thirty"}], seeds=[0, 1], redraw=redraw)
@@ -213,7 +213,7 @@ def test_each_seed_draws_its_own_split_where_set(thirty: Path, tmp_path: Path) -
         found[redraw] = classes, [runs.drops(cell)[0].held_out for cell in firsts]
     assert found[False][0][0] == found[False][0][1]
     assert found[True][0][0] != found[True][0][1]
-    assert found[True][1] == [{}, {}]  # the study holds val out itself
+    assert found[True][1] == [{}, {}]  # the study itself chooses the val split
 
 
 def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None
         small_study(splits={"s": {"by": "classes", "step": 40, "steps": 2}})
 
 
-def test_gradient_curves_begin_and_end_where_the_run_does(place: Path, tmp_path: Path) -> None:
+def test_gradient_curves_begin_and_end_with_the_runs_norms(place: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["gradient_norms", "gradient_curves", "learning_map"])
     runs = Runs(study, str(tmp_path / "store"))
@@ -245,7 +245,7 @@ def test_gradient_curves_begin_and_end_where_the_run_does(place: Path, tmp_path:
     assert set(by_method[FIRST].measures) == {f"{GRADIENTS}, new", LEARNING_MAP}
 
 
-def test_map_of_samples_by_epoch_is_of_the_very_training(place: Path, tmp_path: Path) -> None:
+def test_learning_map_ends_with_the_models_train_accuracy(place: Path, tmp_path: Path) -> None:
     """Check that the last epoch of the map is the stored model's accuracy on the training images."""
     methods = {"scratch": {"start": "scratch"}}
     runs = Runs(small_study(methods=methods, measures=["learning_map"]), str(tmp_path / "store"))

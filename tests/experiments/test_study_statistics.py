@@ -1,4 +1,4 @@
-"""Tables of studies on hand-made curves: means, errors, speed-ups and accumulated cost."""
+"""Tables of studies with invented curves: means, errors, speed-ups and accumulated cost."""
 
 import pytest
 from support.studying import TWO_SEEDS, ended_run, small_study
@@ -14,9 +14,9 @@ def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
     by_method = {row.method: row for row in rows(study, TWO_SEEDS)}
     assert by_method["scratch"].final == (pytest.approx(0.7), pytest.approx(0.1), 2, 2)
     assert by_method["scratch"].best == (pytest.approx(0.75), pytest.approx(0.15), 2, 2)
-    # Scratch ends with 0.6 and 0.8, first reached at 30 and 30; init at 10 and 5.
+    # Scratch ends with 0.6 and 0.8, and first reaches both at 30 iterations. init reaches them at 10 and 5.
     assert by_method["init"].speed_ups["scratch"][100] == (pytest.approx(4.5), pytest.approx(1.5), 2, 2)
-    # 99 percent are 0.594 and 0.792: naive has that at 40 and 40, and of 100 percent only the second seed.
+    # 99% of these are 0.594 and 0.792. naive reaches both at 40 iterations. It reaches 100% only with the second seed.
     assert by_method["naive"].speed_ups["scratch"][99] == (0.75, 0.0, 2, 2)
     assert by_method["naive"].speed_ups["scratch"][100] == (0.75, None, 1, 2)
     assert [row.negative_transfer for row in by_method.values()] == [False, True, False]
@@ -49,12 +49,12 @@ def test_l_100_is_also_given_for_fewer_evaluations() -> None:
     study = small_study(seeds=[0, 1], grids=[1, 2])
     assert [each.mean for each in on_grids(study, TWO_SEEDS)["init"]] == [
         pytest.approx((30 / 10 + 30 / 5) / 2),
-        pytest.approx((40 / 10 + 40 / 10) / 2),  # points 20 and 40 of scratch, and the last of init
+        pytest.approx((40 / 10 + 40 / 10) / 2),  # with every second evaluation: scratch at 40, init at 10
     ]
     assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
 
 
-def test_training_time_is_when_the_training_loss_was_low_enough() -> None:
+def test_training_time_ends_when_the_training_loss_is_low_enough() -> None:
     falling = ended_run("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
     losses = zip(falling.points, (2.0, 0.4, 0.3), strict=True)
     curve = Curve(points=tuple(point.model_copy(update={"train_loss": loss}) for point, loss in losses))
@@ -68,7 +68,7 @@ def test_one_value_has_no_standard_error() -> None:
     assert estimate([]) == (None, None, 0, 0)
 
 
-def test_spread_is_the_standard_deviation_where_set() -> None:
+def test_spread_is_the_standard_deviation_if_configured() -> None:
     error, deviation = (
         page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
         for spread in ("error", "deviation")

@@ -49,7 +49,7 @@ def test_each_alert_fires_when_it_should_and_not_before() -> None:
     assert {case["alertname"] for case in cases if "exp_alerts" not in case} == ALL
 
 
-def test_alerts_ask_only_for_metrics_that_exist() -> None:
+def test_alerts_query_only_existing_metrics() -> None:
     known = {name.name for group in names.GROUPS.values() for name in group}
     assert {name for rule in RULES for name in re.findall(r"retrain_\w+", rule["expr"])} <= known
 
@@ -63,13 +63,13 @@ def test_each_alert_has_a_runbook() -> None:
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
-    """Yield a receiver on loopback: its address, and the annotations of the alerts that it was told of, by name."""
-    told: dict[str, dict[str, str]] = {}
+    """Yield the address of a local receiver, and the annotations of the alerts that it received, by alert name."""
+    received: dict[str, dict[str, str]] = {}
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            told.update({alert["labels"]["alertname"]: alert["annotations"] for alert in body["alerts"]})
+            received.update({alert["labels"]["alertname"]: alert["annotations"] for alert in body["alerts"]})
             self.send_response(200)
             self.end_headers()
 
@@ -79,22 +79,22 @@ def webhook() -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/", told
+    yield f"http://127.0.0.1:{server.server_port}/", received
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def troubled() -> list[RunRecord]:
-    """A success long ago; since then a baseline eleven drops old, misses that cost more than scratch, a refusal."""
+    """Return a success, runs that missed and cost more than scratch, and a refusal. The baseline is 11 drops old."""
     aim = known_ledger.target(baseline=500, age=11)
     misses = [known_ledger.run(n, 300, outcome="missed", aim=aim, attempt=n - 2) for n in range(2, 6)]
     refused = known_ledger.run(6, 300, outcome="missed", aim=aim, attempt=4, promoted=False)
     return [known_ledger.run(1, 400, 400, "completed", method="scratch", promoted=True), *misses, refused]
 
 
-def trouble(store: LocalStore) -> None:
-    """A task with a reason for every alert but those of a failed run, a missing exporter and a failing webhook."""
+def write_troubled_task(store: LocalStore) -> None:
+    """Write a task that causes all alerts except those of a failed run, a missing exporter and a failing webhook."""
     known_ledger.write(store, troubled())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
     store.write(TaskKeys("pets").quarantine("d-13"), b"{}")
@@ -105,12 +105,12 @@ def trouble(store: LocalStore) -> None:
 def test_alerts_reach_their_receiver_through_alertmanager(
     tmp_path: Path, webhook: tuple[str, dict[str, dict[str, str]]]
 ) -> None:
-    address, told = webhook
+    address, received = webhook
     store = LocalStore(tmp_path / "store")
-    trouble(store)
+    write_troubled_task(store)
     rules = yaml.safe_load(ALERTS.read_text())
     for rule in rules["groups"][0]["rules"]:
-        rule.pop("for", None)  # how long each waits is promtool's to test
+        rule.pop("for", None)  # the test with promtool covers the waiting times
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
     task = Task(name="pets", store=str(store.root), schedule="0 2 * * *")
     with monitoring.alertmanager(tmp_path, address) as receiver:
@@ -123,12 +123,14 @@ def test_alerts_reach_their_receiver_through_alertmanager(
             serving("127.0.0.1", 0, health_app(health)) as watcher,
             monitoring.prometheus(tmp_path, [f"127.0.0.1:{one}" for one in (port, watcher)], **more) as prometheus,
         ):
-            monitoring.wait_for(lambda: told.get("RetrainExporterDown"), "the alert of an exporter that is not there")
+            monitoring.wait_for(
+                lambda: received.get("RetrainExporterDown"), "the alert of an exporter that is not there"
+            )
             with monitoring.exporter([task], port=port):
                 monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
                 known_ledger.write(
                     store, [known_ledger.run(7, 50, outcome="diverged", aim=known_ledger.target(age=11))]
                 )
-                monitoring.wait_for(lambda: told.keys() >= ALL, f"all alerts; those that came: {sorted(told)}")
-    assert told["RetrainBaselineOld"]["summary"] == "pets: the baseline is 11 drops old"
-    assert told["RetrainTargetMissed"]["runbook_url"] == "docs/operations.md#retraintargetmissed"
+                monitoring.wait_for(lambda: received.keys() >= ALL, f"all alerts; received: {sorted(received)}")
+    assert received["RetrainBaselineOld"]["summary"] == "pets: the baseline is 11 drops old"
+    assert received["RetrainTargetMissed"]["runbook_url"] == "docs/operations.md#retraintargetmissed"

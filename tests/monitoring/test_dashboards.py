@@ -31,7 +31,7 @@ Panel = dict[str, Any]
 
 
 def panels(file: str) -> list[Panel]:
-    """Return all panels of a dashboard that show something."""
+    """Return all panels of a dashboard that show data."""
     return [panel for panel in json.loads((FOLDER / file).read_text())["panels"] if panel["type"] != "row"]
 
 
@@ -41,7 +41,7 @@ def test_dashboard_files_are_up_to_date(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_panels_state_formula_unit_and_query_known_metrics(file: str) -> None:
+def test_panels_have_descriptions_units_and_known_metrics(file: str) -> None:
     for panel in panels(file):
         assert panel["description"].endswith(".")
         assert panel["fieldConfig"]["defaults"]["unit"]
@@ -67,7 +67,7 @@ def test_dashboards_have_variables_runbook_and_no_overlaps(file: str) -> None:
 
 
 def answers(prometheus: str, file: str) -> dict[str, dict[str, dict[monitoring.Labels, float]]]:
-    """Return what every query of every panel returns for all tasks, by the panel's title and the query's legend."""
+    """Return the result of each query of each panel for all tasks, by the panel's title and the query's legend."""
     return {
         panel["title"]: {
             target["legendFormat"]: monitoring.query(
@@ -92,10 +92,16 @@ def by_task(pets: dict[str, float], label: str) -> dict[monitoring.Labels, Any]:
 
 
 NET, GROSS = -510 - 110 + 340 + 240, -100 + 350 + 250
-"""Savings of pets; cars have only a scratch run: it saves nothing and loses nothing."""
+"""Net and gross savings of the task pets in iterations.
+
+Net savings include a calibration (-510). Of the other runs, one missed its target and two reached it. The task cars has
+only a scratch run, whose savings are zero.
+"""
 WHOLE_NET = NET + 2 * known_ledger.WHOLE
 BASELINE = 400 + 500 + 500 + 1000
+"""Iterations of scratch: of pets' first run and of two later runs, and of cars' first run."""
 USED = 400 + 500 + 100 + 150 + 250 + 1000
+"""Iterations of all runs except the trial: five runs of pets and one of cars."""
 
 SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
     "Iterations saved": {"net": one(NET), "gross": one(GROSS), "whole": one(WHOLE_NET)},
@@ -161,7 +167,7 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
 
 
 def ages() -> dict[str, dict[str, dict[monitoring.Labels, Any]]]:
-    """Figures that grow with the time; an hour either way says that they are of the right moment."""
+    """Return the ages in seconds. They grow while the test runs, so an error of an hour is allowed."""
     successes = {"pets": known_ledger.pets()[3].ended_at, "cars": known_ledger.cars()[0].ended_at}
     since = {task: time.time() - ended_at.timestamp() for task, ended_at in successes.items()}
     return {
@@ -172,7 +178,7 @@ def ages() -> dict[str, dict[str, dict[monitoring.Labels, Any]]]:
     }
 
 
-def test_compute_savings_queries_return_the_known_figures(tmp_path: Path) -> None:
+def test_compute_savings_queries_return_the_known_values(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, [*known_ledger.pets(), *known_ledger.cars()])
     store.write(TaskKeys("pets").quarantine("d-9"), b"{}")
@@ -186,11 +192,11 @@ def test_compute_savings_queries_return_the_known_figures(tmp_path: Path) -> Non
 
 
 SPEED = 10
-"""Iterations a second."""
+"""Iterations per second."""
 
 
 class ByClock(Progress):
-    """A training whose iteration, whenever it is read, is what its speed says."""
+    """Progress of a training that runs at `SPEED`. It computes the iteration from the clock."""
 
     @property
     def iteration(self) -> int:
@@ -203,7 +209,7 @@ class ByClock(Progress):
 
 @pytest.fixture
 def training() -> Iterator[str]:
-    """The /metrics of a training that goes on by the clock from iteration 30 of 1000; yields its host and port."""
+    """Serve the metrics of a training that continues from iteration 30 of 1000. Yield the host and port."""
     observer, registry = live.LiveMetrics(), CollectorRegistry()
     registry.register(observer)
     progress = ByClock(evaluation_seconds=3.0, saving_seconds=1.0, data_seconds=6.0, seconds=14.0)
@@ -213,28 +219,28 @@ def training() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
-def test_every_query_of_live_training_returns_the_known_figures(training: str, tmp_path: Path) -> None:
-    ours = frozenset({("task", "pets"), ("method", "scratch")})
+def test_live_training_queries_return_the_known_values(training: str, tmp_path: Path) -> None:
+    labels = frozenset({("task", "pets"), ("method", "scratch")})
     with monitoring.prometheus(tmp_path, [training]) as prometheus:
         enough = "count_over_time(retrain_training_images_total[1m]) >= 5"
         monitoring.wait_for(lambda: monitoring.query(prometheus, enough), "five scrapes")
-        told = answers(prometheus, "live-training.json")
-    speed = {"{{task}}": {ours: pytest.approx(SPEED * TASK.training.batch_size, rel=0.5)}}
-    assert told.pop("Images per second") == speed
-    assert told.pop("Images per second over time") == speed
-    assert told.pop("Score against target") == {
-        "{{task}} {{method}} {{metric}}": {ours | {("metric", "accuracy")}: 0.7},
-        "{{task}} target": {ours: 0.8},
+        results = answers(prometheus, "live-training.json")
+    speed = {"{{task}}": {labels: pytest.approx(SPEED * TASK.training.batch_size, rel=0.5)}}
+    assert results.pop("Images per second") == speed
+    assert results.pop("Images per second over time") == speed
+    assert results.pop("Score against target") == {
+        "{{task}} {{method}} {{metric}}": {labels | {("metric", "accuracy")}: 0.7},
+        "{{task}} target": {labels: 0.8},
     }
-    assert told.pop("Loss") == {
-        "{{task}} {{split}}": {ours | {("split", "val")}: 0.9, ours | {("split", "train")}: 1.1}
+    assert results.pop("Loss") == {
+        "{{task}} {{split}}": {labels | {("split", "val")}: 0.9, labels | {("split", "train")}: 1.1}
     }
-    assert told.pop("Learning rate") == {"{{task}}": {ours: 0.001}}
-    shares = told.pop("Share of time not spent on training steps")["{{task}} {{phase}}"]
+    assert results.pop("Learning rate") == {"{{task}}": {labels: 0.001}}
+    shares = results.pop("Share of time not spent on training steps")["{{task}} {{phase}}"]
     by_phase = {dict(labels)["phase"]: share for labels, share in shares.items()}
     assert by_phase == pytest.approx({"evaluation": 3 / 25, "saving": 1 / 25, "data": 6 / 25}, rel=0.5)
     assert by_phase["data"] / by_phase["saving"] == pytest.approx(6)
-    done = told.pop("Progress")["{{task}}"][ours] * 1000
+    done = results.pop("Progress")["{{task}}"][labels] * 1000
     assert 30 < done < 1000
-    assert told.pop("Time to target") == {"{{task}}": {ours: pytest.approx((1000 - done) / SPEED, rel=0.5)}}
-    assert not told
+    assert results.pop("Time to target") == {"{{task}}": {labels: pytest.approx((1000 - done) / SPEED, rel=0.5)}}
+    assert not results

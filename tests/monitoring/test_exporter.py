@@ -34,8 +34,8 @@ NAMES = [name for group in names.GROUPS.values() for name in group]
 
 
 @dataclass
-class Counted(LocalStore):
-    """A local store that keeps which objects were read."""
+class RecordingStore(LocalStore):
+    """A local store that records which objects were read."""
 
     root: Path
     reads: list[str] = field(default_factory=list)
@@ -49,9 +49,9 @@ class Counted(LocalStore):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Counted:
+def store(tmp_path: Path) -> RecordingStore:
     """Return a store with the known ledger of pets."""
-    store = Counted(tmp_path / "store")
+    store = RecordingStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     store.reads.clear()
     return store
@@ -73,7 +73,7 @@ def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
     return name, frozenset(labels.items())
 
 
-def test_each_record_is_read_once(store: Counted) -> None:
+def test_each_record_is_read_once(store: RecordingStore) -> None:
     reader = LedgerReader(TaskStore(store, "pets"))
     assert {record.run_id for record in reader.new()} == {record.run_id for record in known_ledger.pets()}
     known_ledger.write(store, [known_ledger.run(7, 100, 500)])
@@ -83,7 +83,7 @@ def test_each_record_is_read_once(store: Counted) -> None:
     assert len(reader) == 7
 
 
-def test_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted) -> None:
+def test_unreadable_record_is_counted_and_retried(store: RecordingStore) -> None:
     store.write(PETS.record("torn"), b"{")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
@@ -97,7 +97,7 @@ def test_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted) -
     assert served(exporter)[of("retrain_ledger_read_timestamp_seconds", task="pets")] > 0
 
 
-def test_restarted_exporter_serves_equal_metrics(store: Counted) -> None:
+def test_restarted_exporter_serves_equal_metrics(store: RecordingStore) -> None:
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
     known_ledger.write(store, [known_ledger.run(7, 100, 500)])
@@ -113,7 +113,7 @@ def test_restarted_exporter_serves_equal_metrics(store: Counted) -> None:
     assert after == pytest.approx(before)
 
 
-def test_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: Path) -> None:
+def test_unreadable_task_does_not_affect_other_tasks(store: RecordingStore, tmp_path: Path) -> None:
     known_ledger.write(store, known_ledger.cars())
     store.write("pets/drops/d-1/drop.json", b"not a manifest")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets")), WatchedTask(TaskStore(store, "cars"))])
@@ -123,7 +123,7 @@ def test_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: Pa
     assert values[of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
 
 
-def test_drops_are_counted_by_state_with_the_oldest_wait(store: Counted) -> None:
+def test_drops_are_counted_by_state_and_oldest_wait_is_served(store: RecordingStore) -> None:
     for day, drop in enumerate(("d-1", "d-2", "d-3", "d-4"), start=10):
         known_ledger.commit(store, "pets", drop, january(day))
     store.write(PETS.quarantine("d-9"), b"{}")
@@ -138,7 +138,7 @@ def test_drops_are_counted_by_state_with_the_oldest_wait(store: Counted) -> None
     assert values[of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
 
 
-def test_champion_age_and_accuracy_are_served(store: Counted) -> None:
+def test_champion_age_and_accuracy_are_served(store: RecordingStore) -> None:
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     for run_id, why in (("scratch-1", "promoted"), ("continuous-4", "promoted"), ("scratch-1", "rolled back")):
         champion = TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), run_id, why)
@@ -151,7 +151,7 @@ def test_champion_age_and_accuracy_are_served(store: Counted) -> None:
     assert values[of("retrain_champion_accuracy_ratio", task="pets")] == 0.79
 
 
-def test_no_label_holds_a_runs_id(store: Counted) -> None:
+def test_no_label_contains_a_run_id(store: RecordingStore) -> None:
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
@@ -159,7 +159,7 @@ def test_no_label_holds_a_runs_id(store: Counted) -> None:
     assert not {value for _, labels in served(exporter) for _, value in labels} & run_ids
 
 
-def test_exporter_serves_exactly_the_names_of_its_groups(store: Counted) -> None:
+def test_exporter_serves_exactly_the_metrics_of_its_groups(store: RecordingStore) -> None:
     known_ledger.commit(store, "pets", "d-4", january(10))
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
@@ -180,7 +180,7 @@ def test_period_of_a_schedule_is_its_longest_gap(cron: str, days: float) -> None
     assert longest_gap(cron).total_seconds() == days * 86400
 
 
-def test_promtool_accepts_the_exporters_metrics(store: Counted, tmp_path: Path) -> None:
+def test_promtool_accepts_the_exporters_metrics(store: RecordingStore, tmp_path: Path) -> None:
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         page = monitoring.get(f"http://{address}/metrics")
     command = [need("promtool", "prometheus"), "check", "metrics"]
@@ -188,7 +188,7 @@ def test_promtool_accepts_the_exporters_metrics(store: Counted, tmp_path: Path) 
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_exporter_serves_build_and_process_metrics(store: Counted) -> None:
+def test_exporter_serves_build_and_process_metrics(store: RecordingStore) -> None:
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         values = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
     assert values[of("retrain_build_info", version=__version__, python=platform.python_version())] == 1
@@ -196,7 +196,7 @@ def test_exporter_serves_build_and_process_metrics(store: Counted) -> None:
     assert values[of("process_resident_memory_bytes")] > 1e6
 
 
-def test_exporter_serves_new_records_and_outlives_the_store(store: Counted) -> None:
+def test_exporter_serves_new_records_and_survives_a_store_error(store: RecordingStore) -> None:
     key = of("retrain_used_iterations_total", task="pets", method="scratch")
     errors = of("retrain_ledger_read_errors_total", task="pets")
     with monitoring.exporter([Task(name="pets", store=str(store.root))], every=0.05) as address:
@@ -212,7 +212,7 @@ def test_exporter_serves_new_records_and_outlives_the_store(store: Counted) -> N
         assert values()[key] == 1000
 
 
-def test_exporter_serves_task_pages_and_404_for_others(store: Counted) -> None:
+def test_exporter_serves_task_pages_and_404_for_others(store: RecordingStore) -> None:
     known_ledger.write(store, known_ledger.cars())
     tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
     with monitoring.exporter(tasks) as address:
@@ -222,7 +222,7 @@ def test_exporter_serves_task_pages_and_404_for_others(store: Counted) -> None:
             monitoring.get(f"http://{address}/tasks/dogs")
 
 
-def test_exporter_exits_cleanly_on_sigterm(store: Counted, tmp_path: Path) -> None:
+def test_exporter_exits_cleanly_on_sigterm(store: RecordingStore, tmp_path: Path) -> None:
     file, port = tmp_path / "pets.yaml", free_port()
     file.write_text(f"name: pets\nstore: {store.root}\n")
     process = subprocess.Popen(
@@ -234,7 +234,7 @@ def test_exporter_exits_cleanly_on_sigterm(store: Counted, tmp_path: Path) -> No
     assert process.wait(240) == 0
 
 
-def test_exporter_on_a_taken_port_is_one_message(store: Counted, tmp_path: Path) -> None:
+def test_exporter_on_a_used_port_gives_one_message(store: RecordingStore, tmp_path: Path) -> None:
     file = tmp_path / "pets.yaml"
     file.write_text(f"name: pets\nstore: {store.root}\n")
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
@@ -245,12 +245,12 @@ def test_exporter_on_a_taken_port_is_one_message(store: Counted, tmp_path: Path)
     assert "Traceback" not in ended.stderr
 
 
-def test_names_are_given_once() -> None:
+def test_metric_names_are_unique() -> None:
     assert len({name.name for name in NAMES}) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.name)
-def test_names_follow_the_conventions(name: Name) -> None:
+def test_metric_names_follow_the_conventions(name: Name) -> None:
     assert name.name.startswith("retrain_")
     assert name.name.endswith("_total") == (name.kind == "counter")
     assert not {"run", "run_id", "job", "instance"} & set(name.labels)

@@ -1,4 +1,4 @@
-"""The page over all tasks: its sums match the ledgers, it is accessible, and a broken task has its row."""
+"""The page of all tasks: its sums match the ledgers, it is accessible, and it lists a task that cannot be read."""
 
 import json
 from collections.abc import Iterator
@@ -20,8 +20,9 @@ from retrain.store import LocalStore
 from retrain.store.task_store import TaskStore
 
 NET = -510 - 110 + 340 + 240
+"""Net savings of pets in iterations: a calibration, a missed run, and two runs that reached their target."""
 PER_ITERATION = known_ledger.SECONDS / 3600 * 1.8
-"""Money."""
+"""EUR per iteration: its seconds in hours, times 1.8 EUR per device-hour."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
-    """Pets and cars with their ledgers, an empty task, and one whose ledger is damaged."""
+    """Return the tasks pets and cars with their ledgers, an empty task, and a task with a damaged ledger."""
     store = LocalStore(tmp_path_factory.mktemp("fleet") / "store")
     known_ledger.write(store, [*known_ledger.pets(), *known_ledger.cars()])
     known_ledger.commit(store, "pets", "d-3", known_ledger.START)
@@ -46,10 +47,10 @@ def row(page: Page, task: str) -> list[str]:
     return page.locator("#tasks tbody tr", has=page.get_by_role("rowheader", name=task)).locator("td").all_inner_texts()
 
 
-def test_fleet_page_shows_every_task_and_leads_to_its_own(
+def test_fleet_page_lists_each_task_with_a_link_to_its_page(
     browser: Browser, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)  # so that the browser gets the page drawn here
+    monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)  # the browser then gets the page that `get` requests
     with monitoring.exporter(tasks) as address:
         monitoring.get(f"http://{address}/")
         page = browsers.opened(browser, f"http://{address}/")
@@ -72,7 +73,7 @@ def test_waiting_candidate_is_on_both_pages(browser: Browser, tmp_path: Path, mo
     monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
-    century = timedelta(days=36525)  # this test does not run later
+    century = timedelta(days=36525)  # the approval must not expire while this test is in use
     for run_id, timeout in (("continuous-9", century), ("continuous-8", timedelta(days=3))):
         TaskStore(store, "pets").approvals.request(Approval.requested(run_id, known_ledger.START, timeout))
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
@@ -94,7 +95,7 @@ def test_waiting_candidate_is_on_both_pages(browser: Browser, tmp_path: Path, mo
         report.close()
 
 
-def test_months_add_up_the_runs_that_ended_in_them() -> None:
+def test_months_are_sums_of_the_runs_that_ended_in_them() -> None:
     late = known_ledger.run(40, 100, 500)
     february, january = months([*known_ledger.pets(), late])
     assert (february.name, january.name) == ("2026-02", "2026-01")
@@ -107,7 +108,7 @@ def test_months_add_up_the_runs_that_ended_in_them() -> None:
 
 @pytest.fixture(scope="module")
 def file(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the page as the command writes it."""
+    """Return the URI of the page that `retrain fleet` writes."""
     folder = tmp_path_factory.mktemp("written")
     for task in tasks:
         (folder / f"{task.name}.yaml").write_text(json.dumps({"name": task.name, "store": task.store}))

@@ -15,7 +15,7 @@ from retrain.training.progress import Progress
 
 
 def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two iterations of 32 images a second; the evaluation right after a line is reported too."""
+    """The training takes two iterations of 32 images per second. The log has each evaluation, even after a line."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration / 2))
     with caplog.at_level(logging.INFO, "retrain"):
@@ -36,7 +36,7 @@ def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, mon
 def test_slow_training_without_a_gpu_gets_one_hint(
     seconds: int, hints: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 400 iterations of five seconds, 33 minutes are left; with two seconds, 13 minutes."""
+    """400 iterations of five seconds take 33 minutes. If they take two seconds each, it is 13 minutes."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration * seconds))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -50,7 +50,7 @@ def test_slow_training_without_a_gpu_gets_one_hint(
 
 
 @pytest.mark.parametrize(("purpose", "shown"), [("retrain", 1), ("trial", 0)])
-def test_start_of_a_training_shows_the_plans_warnings(
+def test_start_of_a_training_logs_the_plans_warnings(
     purpose: Purpose, shown: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_of(sizes=(1600,)).model_copy(update={"warnings": ("a warning",), "purpose": purpose})
@@ -60,10 +60,10 @@ def test_start_of_a_training_shows_the_plans_warnings(
     assert caplog.messages.count("a warning") == capsys.readouterr().err.count("a warning") == shown
 
 
-def test_scores_of_a_carried_target_name_the_part_it_is_about(
+def test_scores_for_a_carried_target_name_the_compared_part(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """81% on all of val looks wrong with a reached target of 85%, so the compared score is shown too."""
+    """A run with 81% on val can have reached a target of 85%, because the target covers only a part of val."""
     plan = plan_of(sizes=(1600,), target=0.85)
     progress = Progress(iteration=31)
     point = Point(iteration=31, accuracy=0.81, loss=1.0, images=100, train_loss=1.0, learning_rate=0.1, in_scope=0.8525)

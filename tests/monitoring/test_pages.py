@@ -1,4 +1,4 @@
-"""A page whose drawing crashes or hangs ends in an error and does not affect the next page."""
+"""If drawing a page crashes or hangs, the server replies with an error. The next page is not affected."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ from retrain.store.keys import TaskKeys
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """Return a record whose writing never ends, in a ledger that is whole otherwise: its reader waits."""
+    """Return a record that blocks its reader (a pipe without a writer). The other records can be read."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     record = store.root / TaskKeys("pets").record("hanging")
@@ -33,7 +33,7 @@ def hanging(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(hanging: Path, tmp_path: Path) -> Iterator[int]:
-    """Yield where the page of that ledger is served."""
+    """Yield the port of a server of this ledger's page."""
     task = Task(name="pets", store=str(tmp_path / "store"))
     with serving("127.0.0.1", 0, exporter_app(Exporter([]), Pages({task.name: task}))) as port:
         yield port
@@ -41,8 +41,8 @@ def port(hanging: Path, tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def drawing() -> Callable[[], list[BaseProcess]]:
-    """Return a function for the processes that draw: those that this test has started."""
-    earlier = multiprocessing.active_children()  # those of other tests, which last
+    """Return a function that lists the drawing processes that this test has started."""
+    earlier = multiprocessing.active_children()  # processes of other tests still run
     return lambda: [process for process in multiprocessing.active_children() if process not in earlier]
 
 

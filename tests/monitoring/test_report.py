@@ -1,4 +1,4 @@
-"""The report: its figures match the ledger, and it is safe, self-contained and accessible."""
+"""The report: its numbers match the ledger, and it is safe, self-contained and accessible."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Return a task whose ledger was written by real runs: scratch, a calibration, and a run against it."""
+    """Return a task whose ledger was written by real runs: scratch, a calibration, and a run with its target."""
     folder = tmp_path_factory.mktemp("report")
     training = Training(epochs=6, batch_size=8, evaluate_every=1)
     task = Task(
@@ -94,7 +94,7 @@ def written(tmp_path: Path, sources: ReportData) -> Path:
     return path
 
 
-def test_crossings_lie_on_the_curves(sources: ReportData) -> None:
+def test_level_crossings_are_points_of_the_curves(sources: ReportData) -> None:
     shown = compare_with_baselines(sources.records, sources.curves)
     assert [one.record.method for one in shown] == ["continuous"]
     for crossing in shown[0].crossings:
@@ -107,7 +107,7 @@ def test_crossings_lie_on_the_curves(sources: ReportData) -> None:
 
 
 def test_run_with_a_carried_target_has_no_speed_up(sources: ReportData) -> None:
-    """`retrain history` shows a dash too; `/` would say that the run never came to its target."""
+    """The page shows a dash, as `retrain history` does. `/` would mean that the run never reached its target."""
     *others, last = sources.records
     assert last.target
     assert "L_99 –" not in render_page(sources)
@@ -133,7 +133,7 @@ def test_carried_target_is_drawn_with_scores_in_its_scope(sources: ReportData) -
     assert "samples and 2 classes; on all of val this run ended at " in page
 
 
-def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: ReportData) -> None:
+def test_numbers_on_the_page_match_the_ledger(browser: Browser, html: Path, sources: ReportData) -> None:
     page = opened(browser, html)
     total = total_savings(sources.records)
     assert browsers.card(page, "Iterations saved, net") == total.net
@@ -151,7 +151,7 @@ def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sourc
     page.close()
 
 
-def test_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: ReportData) -> None:
+def test_opened_run_lists_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: ReportData) -> None:
     page = opened(browser, html)
     run = page.locator(f"[id='{sources.records[-1].run_id}']")
     assert not run.locator("dl").is_visible()
@@ -167,7 +167,7 @@ def test_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Pat
     page.close()
 
 
-def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+def test_page_and_metrics_give_the_same_totals(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     records = known_ledger.pets()
     page = opened(browser, written(tmp_path, ReportData("pets", "store", sources.now, records)))
     served: defaultdict[str, float] = defaultdict(float)
@@ -206,14 +206,14 @@ def test_page_has_no_accessibility_violations(
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    """Return the relative luminance of a colour #rrggbb (WCAG 2.2)."""
     parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_of_the_charts_stand_out(browser: Browser, html: Path, scheme: str) -> None:
+def test_chart_colours_have_enough_contrast(browser: Browser, html: Path, scheme: str) -> None:
     page = opened(browser, html, color_scheme=scheme)
     read = "name => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
     surface = luminance(page.evaluate(read, "surface"))
@@ -246,7 +246,7 @@ def test_page_fits_a_phone_and_a_printed_sheet(browser: Browser, html: Path, med
     page.close()
 
 
-def test_keyboard_comes_to_the_figures_first(browser: Browser, html: Path) -> None:
+def test_first_tab_key_offers_to_skip_to_the_figures(browser: Browser, html: Path) -> None:
     page = opened(browser, html)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
@@ -255,7 +255,7 @@ def test_keyboard_comes_to_the_figures_first(browser: Browser, html: Path) -> No
     page.close()
 
 
-def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+def test_hostile_names_are_rendered_as_text(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     won, *_, refused = known_ledger.pets()
     won = won.model_copy(update={"run_id": HOSTILE})
     hostile = {
@@ -275,7 +275,7 @@ def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: 
     page.close()
 
 
-def test_page_of_2000_runs_is_small_and_quick(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+def test_page_of_2000_runs_is_small_and_loads_fast(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     records = ledger_of(2000)
     path = written(tmp_path, ReportData("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
     assert path.stat().st_size < 3_000_000
@@ -287,7 +287,7 @@ def test_page_of_2000_runs_is_small_and_quick(browser: Browser, tmp_path: Path, 
 
 
 def _seconds_to_load(page: Page) -> float:
-    """Return the processor time that a page's thread takes to load it again: that does not depend on other load."""
+    """Return the seconds of processor time in which a page reloads. Other processes do not change this time."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     before = _task_seconds(session)
@@ -301,7 +301,7 @@ def _task_seconds(session: CDPSession) -> float:
     return next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
 
 
-def test_link_opens_its_part_of_the_table(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+def test_link_to_a_run_opens_its_part_of_the_table(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     records = ledger_of(120)
     page = opened(browser, written(tmp_path, ReportData("birds", "store", sources.now, records)))
     oldest = page.locator(f"[id='{records[0].run_id}'] th")
@@ -311,14 +311,14 @@ def test_link_opens_its_part_of_the_table(browser: Browser, tmp_path: Path, sour
     page.close()
 
 
-def test_page_of_an_empty_ledger_says_that_it_is_empty(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
+def test_page_of_an_empty_ledger_reports_no_run(browser: Browser, tmp_path: Path, sources: ReportData) -> None:
     page = opened(browser, written(tmp_path, ReportData("birds", "store", sources.now, [])))
     assert "No run has ended yet." in page.locator("#savings").inner_text()
     assert Axe().run(page).violations_count == 0
     page.close()
 
 
-def test_command_writes_the_page(real: Task, tmp_path: Path) -> None:
+def test_report_command_writes_the_page(real: Task, tmp_path: Path) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {real.store}\n")
     ended = CliRunner().invoke(app, ["report", "--task", str(tmp_path / "pets.yaml"), "-o", str(tmp_path / "out.html")])
     assert ended.exit_code == 0, ended.output

@@ -1,4 +1,4 @@
-"""The report's figures match sums written out here and the recipe's own definitions."""
+"""The report's numbers match sums that the tests compute, and the definitions of the recipe."""
 
 import re
 from datetime import timedelta
@@ -44,7 +44,7 @@ def test_thinning_keeps_the_ends_and_the_order() -> None:
     assert kept == sorted(set(kept))
 
 
-def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
+def test_easy_and_hard_groups_are_those_of_the_sampling() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = torch.randint(0, 9, (500,), generator=generator).float()
     correct = (seen * torch.rand(500, generator=generator)).round()
@@ -59,7 +59,7 @@ def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
     assert sum(bar.samples for bar in speed_bars(index)) == int((seen > 0).sum())
 
 
-def test_champion_lasts_until_the_next_promotion() -> None:
+def test_champion_period_ends_at_the_next_promotion() -> None:
     first = known_ledger.pets()[0]
     at = [first.ended_at + timedelta(hours=hour) for hour in range(3)]
     history = tuple(
@@ -75,7 +75,7 @@ def test_champion_lasts_until_the_next_promotion() -> None:
 
 
 def sampling_sentence(sampling: Sampling) -> str:
-    """Return what the page says of the next run's sampling, with an index of 40 samples."""
+    """Return the page's text about the sampling of the next run, for an index of 40 samples."""
     ones = np.ones(40, dtype=np.float32)
     index = Index("continuous-1", ones * 4, np.arange(40, dtype=np.float32) / 10, ones, sampling)
     now = known_ledger.START
@@ -83,21 +83,21 @@ def sampling_sentence(sampling: Sampling) -> str:
     return page[page.index("What the next run draws") : page.index('id="runs"')]
 
 
-def test_page_tells_the_tasks_own_shares_of_easy_and_hard() -> None:
+def test_page_states_the_tasks_shares_of_easy_and_hard() -> None:
     said = sampling_sentence(EasyHard(share=0.25, probability=0.3))
     assert "The 25% easiest and the 25% hardest of the old samples appear in an epoch with probability 0.3" in said
     assert [int(number) for number in re.findall(r'<data value="(\d+)"', said)] == [10, 20, 10]
 
 
 @pytest.mark.parametrize("sampling", [Uniform(), OldNew()])
-def test_page_names_nothing_easy_or_hard_under_other_samplings(sampling: Sampling) -> None:
+def test_page_omits_easy_and_hard_for_other_samplings(sampling: Sampling) -> None:
     said = sampling_sentence(sampling)
     assert "easiest" not in said
     assert "Hard" not in said
 
 
-def test_page_shows_the_champions_index_without_new_samples(tmp_path: Path) -> None:
-    """A refused candidate has seen a drop more than the champion, from which the next run continues."""
+def test_page_shows_the_learning_speed_index_of_the_champion(tmp_path: Path) -> None:
+    """The refused candidate was trained on one more drop, but the next run continues from the champion."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     task = make_task(recipe={"preset": "paper", "sampling": {"name": "easy_hard", "share": 0.2, "probability": 0.5}})
     workspace.land(0, 1, seed=1)

@@ -1,4 +1,4 @@
-"""The exporter's running sums match sums written out here, and all outputs give the same totals."""
+"""The exporter's running sums match sums that the tests compute, and all outputs give the same totals."""
 
 import json
 import random
@@ -33,6 +33,7 @@ def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
 
 
 def test_totals_are_the_sums_over_records() -> None:
+    """Continued runs took 100 (missed), 150 and 250 iterations of 500. Evaluations count as 10 per run."""
     values = served(PETS)
     continuous = {"task": "pets", "method": "continuous"}
     assert values[of("retrain_baseline_iterations_total", **continuous)] == 500 + 500
@@ -57,7 +58,7 @@ def test_savings_in_other_units_use_each_runs_pace_and_rates() -> None:
     assert values[of("retrain_baseline_device_seconds_total", **labels)] == pytest.approx(1000 * known_ledger.SECONDS)
 
 
-def test_savings_against_full_scratch_are_in_every_unit() -> None:
+def test_savings_compared_with_full_scratch_have_all_units() -> None:
     values = served(PETS)
     labels = {"task": "pets", "method": "continuous"}
     net = -110 + 340 + 240 + 2 * known_ledger.WHOLE
@@ -87,7 +88,7 @@ def test_consumed_compute_counts_every_run_in_full() -> None:
     assert of("retrain_saved_net_iterations", **naive) not in values  # a trial replaces no retraining
 
 
-def test_new_price_changes_no_past_figure() -> None:
+def test_new_price_does_not_change_earlier_costs() -> None:
     labels = {"task": "pets", "method": "continuous"}
     dearer = known_ledger.run(7, 100, 500).model_copy(
         update={"costs": known_ledger.COSTS.model_copy(update={"price_per_device_hour": 3.6})}
@@ -141,7 +142,7 @@ def test_absent_outcomes_are_served_as_zero() -> None:
     assert values[of("retrain_gate_decisions_total", task="pets", decision="refused")] == 1
 
 
-def test_newest_figures_come_from_one_run() -> None:
+def test_newest_values_come_from_one_run() -> None:
     values = served(PETS)
     assert values[of("retrain_speed_up_ratio", task="pets", level="100")] == 500 / 250
     assert values[of("retrain_speed_up_ratio", task="pets", level="99")] == 500 / 225
@@ -152,14 +153,14 @@ def test_newest_figures_come_from_one_run() -> None:
     assert values[of("retrain_last_success_timestamp_seconds", task="pets")] == PETS[3].ended_at.timestamp()
 
 
-def test_figure_missing_in_the_newest_run_is_absent() -> None:
+def test_value_missing_in_the_newest_run_is_not_served() -> None:
     missed = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target(), promoted=True)
     values = served([*PETS, missed])
     assert of("retrain_speed_up_ratio", task="pets", level="100") not in values
     assert values[of("retrain_target_met", task="pets")] == 0
 
 
-def test_escalated_attempt_is_not_counted_as_a_retraining() -> None:
+def test_target_met_is_decided_by_the_last_escalation() -> None:
     attempt = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target())
     assert served([*PETS, attempt])[of("retrain_target_met", task="pets")] == 1
     scratch = known_ledger.run(8, 400, 400, "completed", method="scratch", promoted=True, attempt=1)
@@ -189,7 +190,7 @@ def test_counters_never_fall_as_the_ledger_grows() -> None:
 
 
 def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
-    """Return a task whose ledger real runs have written: scratch, a calibration, and a continuous run."""
+    """Return a task and its records of real runs: scratch, a calibration, and a continuous run."""
     workspace, task = Workspace(LocalStore(folder / "store"), folder), make_task(store=str(folder / "store"))
     workspace.land(0, 1, 2, seed=1)
     stages.run_task(workspace.context, task, Request())
@@ -200,7 +201,7 @@ def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
 
 
 def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
-    """Return a task of more records than the page lists, one in ten of them a calibration."""
+    """Return a task and its records, more than the page lists. One record in ten is a calibration."""
     records = [
         known_ledger.run(n, 400, 0, "completed", "big", "scratch", "calibrate")
         if n % 10 == 0
@@ -225,7 +226,7 @@ METRICS = {
 CARDS = {"gross": "Iterations saved, gross", "net": "Iterations saved, net", "baseline": "Training from scratch"}
 
 
-def told_by_cli(task: Task, folder: Path) -> dict[str, float]:
+def totals_from_cli(task: Task, folder: Path) -> dict[str, float]:
     file = folder / f"{task.name}.yaml"
     file.write_text(f"name: {task.name}\nstore: {task.store}\n")
     command = [preloaded_retrain(), "status", "--task", str(file), "--json"]
@@ -233,22 +234,22 @@ def told_by_cli(task: Task, folder: Path) -> dict[str, float]:
     return {figure: savings[figure] for figure in METRICS}
 
 
-def told_by_metrics(values: dict[tuple[str, monitoring.Labels], float], task: Task) -> dict[str, float]:
-    ours = [(name, value) for (name, labels), value in values.items() if ("task", task.name) in labels]
-    return {figure: sum(value for name, value in ours if name == metric) for figure, metric in METRICS.items()}
+def totals_from_metrics(values: dict[tuple[str, monitoring.Labels], float], task: Task) -> dict[str, float]:
+    task_values = [(name, value) for (name, labels), value in values.items() if ("task", task.name) in labels]
+    return {figure: sum(value for name, value in task_values if name == metric) for figure, metric in METRICS.items()}
 
 
-def told_by_prometheus(url: str, task: Task) -> dict[str, float]:
+def totals_from_prometheus(url: str, task: Task) -> dict[str, float]:
     asked = {f: monitoring.query(url, f'sum({metric}{{task="{task.name}"}})') for f, metric in METRICS.items()}
     return {figure: sum(values.values()) for figure, values in asked.items()}
 
 
-def told_by_page(browser: Browser, url: str) -> dict[str, float]:
+def totals_from_page(browser: Browser, url: str) -> dict[str, float]:
     page = new_page(browser)
     page.goto(url)
-    told = {figure: card(page, name) for figure, name in CARDS.items()}
+    totals = {figure: card(page, name) for figure, name in CARDS.items()}
     page.close()
-    return told
+    return totals
 
 
 def test_cli_exporter_prometheus_and_page_give_equal_totals(tmp_path: Path) -> None:
@@ -264,10 +265,10 @@ def test_cli_exporter_prometheus_and_page_give_equal_totals(tmp_path: Path) -> N
         for task, records in ledgers:
             parts = [record.savings for record in records if record.savings]
             expected = {figure: pytest.approx(sum(getattr(part, figure) for part in parts)) for figure in METRICS}
-            assert told_by_metrics(served_now, task) == expected
-            assert told_by_prometheus(prometheus, task) == expected
-            assert told_by_cli(task, tmp_path) == expected
-            page = told_by_page(browser, f"http://{address}/tasks/{task.name}")
+            assert totals_from_metrics(served_now, task) == expected
+            assert totals_from_prometheus(prometheus, task) == expected
+            assert totals_from_cli(task, tmp_path) == expected
+            page = totals_from_page(browser, f"http://{address}/tasks/{task.name}")
             assert page == {figure: expected[figure] for figure in CARDS}
 
 

@@ -51,7 +51,7 @@ SERVERS = {
 
 @pytest.fixture(params=SERVERS, ids=lambda server: server.__name__)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield each server of the project: its port, and its paths."""
+    """Yield the port and the paths of a server. Each test runs with all servers of the project."""
     with request.param(tmp_path) as port:
         yield port, SERVERS[request.param]
 
@@ -96,7 +96,7 @@ def test_server_answers_only_get_and_head(server: tuple[int, tuple[str, ...]]) -
         read, head = ask(port, path), ask(port, path, "HEAD")
         assert head.status == read.status
         assert head.read() == b""
-        assert len(read.read()) > 0 or path == "/metrics"  # a training's is empty before it starts
+        assert len(read.read()) > 0 or path == "/metrics"  # a training has no metrics before it starts
 
 
 def test_replies_forbid_scripts_and_caching(server: tuple[int, tuple[str, ...]]) -> None:
@@ -130,8 +130,8 @@ def test_request_body_is_refused_unread() -> None:
         assert sent.recv(1000).split()[1] == b"413"
 
 
-def test_slow_clients_do_not_hold_up_others(server: tuple[int, tuple[str, ...]]) -> None:
-    """Many more of them than there are threads, each in the middle of its headers."""
+def test_slow_clients_do_not_delay_other_clients(server: tuple[int, tuple[str, ...]]) -> None:
+    """There are ten times as many slow clients as threads. Each has sent only a part of its headers."""
     port, paths = server
     with ExitStack() as opened:
         for _ in range(10 * THREADS):
@@ -139,7 +139,7 @@ def test_slow_clients_do_not_hold_up_others(server: tuple[int, tuple[str, ...]])
         assert ask(port, paths[0]).status in (200, 503)
 
 
-def test_requests_beyond_the_threads_wait_for_their_turn() -> None:
+def test_requests_wait_while_all_threads_are_busy() -> None:
     go_on, busy = Event(), Semaphore(0)
 
     def wait(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -156,7 +156,7 @@ def test_requests_beyond_the_threads_wait_for_their_turn() -> None:
         assert {connection.recv(1000).split()[1] for connection in asked} == {b"200"}
 
 
-def test_clients_that_go_away_leave_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
+def test_clients_that_disconnect_cause_no_output(capfd: pytest.CaptureFixture[str]) -> None:
     def long(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return reply(start_response, "200 OK", "text/plain", b"a" * 10_000_000)
 
