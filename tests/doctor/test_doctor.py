@@ -1,4 +1,4 @@
-"""`retrain doctor` finds what would keep a task from running, names it, and says what to do."""
+"""`retrain doctor` finds problems that would prevent a run, and names the remedy."""
 
 import json
 from email.utils import formatdate
@@ -32,7 +32,7 @@ STORE_CHECKS = ["credentials", "store", "conditional writes", "clock"]
 
 
 class Doctor:
-    """Calls the command on a task of some store."""
+    """A caller of `retrain doctor` on a task with the given store."""
 
     def __init__(self, folder: Path, output: pytest.CaptureFixture[str]) -> None:
         self.file, self.output = folder / "pets.yaml", output
@@ -56,7 +56,7 @@ def states(found: dict[str, dict[str, str]]) -> dict[str, str]:
     return {check: finding["state"] for check, finding in found.items()}
 
 
-def test_sound_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_working_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) -> None:
     code, found = doctor(f"s3://{bucket}/models", endpoint=s3)
     assert code == 0
     assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
@@ -64,7 +64,7 @@ def test_sound_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) ->
     assert found["credentials"]["found"] == "by env"
 
 
-def test_doctor_passes_a_folder_and_leaves_no_trace(doctor: Doctor, tmp_path: Path) -> None:
+def test_doctor_accepts_a_folder_and_writes_no_object(doctor: Doctor, tmp_path: Path) -> None:
     code, found = doctor(str(tmp_path / "store"))
     assert code == 0
     assert {states(found)[check] for check in STORE_CHECKS} == {"ok"}
@@ -74,7 +74,7 @@ def test_doctor_passes_a_folder_and_leaves_no_trace(doctor: Doctor, tmp_path: Pa
 @pytest.mark.parametrize(
     ("scheme", "method"), [("gs", "by GOOGLE_SERVICE_ACCOUNT_KEY"), ("az", "by AZURE_STORAGE_ACCOUNT_KEY")]
 )
-def test_doctor_passes_a_store_in_a_cloud(
+def test_doctor_accepts_a_store_in_a_cloud(
     doctor: Doctor, scheme: str, method: str, request: pytest.FixtureRequest
 ) -> None:
     url, server = cloud_store(scheme, request)
@@ -85,7 +85,7 @@ def test_doctor_passes_a_store_in_a_cloud(
     assert list(open_store(url, server).list()) == []
 
 
-def test_doctor_without_credentials_says_where_to_set_them(
+def test_missing_credentials_are_reported_with_the_remedy(
     doctor: Doctor, s3: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -131,7 +131,7 @@ def test_clock_skew_is_reported_with_its_size(doctor: Doctor, s3: str, bucket: s
     assert "timedatectl" in found["clock"]["mend"]
 
 
-def test_clock_refused_by_the_server_is_explained(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_clock_that_the_server_refuses_is_reported(doctor: Doctor, s3: str, bucket: str) -> None:
     with faulty(s3, lambda *_: refusal(403, "RequestTimeTooSkewed")) as endpoint:
         code, found = doctor(f"s3://{bucket}", endpoint=endpoint)
     assert code == 1
@@ -139,7 +139,7 @@ def test_clock_refused_by_the_server_is_explained(doctor: Doctor, s3: str, bucke
 
 
 def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETRAIN_CACHE", "/proc/retrain")  # where not even root can write
+    monkeypatch.setenv("RETRAIN_CACHE", "/proc/retrain")  # not even root can write there
     code, found = doctor(str(tmp_path / "store"))
     assert code == 1
     assert "/proc/retrain cannot be written" in found["disk"]["found"]
@@ -178,7 +178,7 @@ def huge_drop(folder: Path) -> Drop:
     return huge
 
 
-def test_disk_check_needs_decoded_data_or_a_streams_part_of_it(doctor: Doctor, tmp_path: Path) -> None:
+def test_disk_check_counts_all_decoded_data_or_only_a_stream(doctor: Doctor, tmp_path: Path) -> None:
     huge_drop(tmp_path)
     code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
     assert (code, found["disk"]["state"]) == (1, "failed")
@@ -257,7 +257,7 @@ def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path
     assert "plan" not in found  # it would be the same failure again
 
 
-def test_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
+def test_unreadable_ledger_fails_the_plan_check(doctor: Doctor, tmp_path: Path) -> None:
     workspace, run_id = champion(tmp_path)
     workspace.store.objects.write(workspace.store.keys.record(run_id), b"{")
     code, found = doctor(workspace.store.url, "--set", "model.name=logistic")
@@ -304,7 +304,7 @@ AWAY = "http://127.0.0.1:9"
 TRACKERS = ("--set", "tracking.mlflow=true", "--set", "tracking.model_registry=true")
 
 
-def test_trackers_that_are_away_are_warnings(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_trackers_are_warnings(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
     monkeypatch.setenv("MODEL_REGISTRY_URL", AWAY)
     code, found = doctor(str(tmp_path / "store"), *TRACKERS)
@@ -324,7 +324,7 @@ def test_tracker_without_address_is_a_warning(doctor: Doctor, tmp_path: Path, mo
     assert "does not begin with http:// or https://" in found["MLflow"]["found"]
 
 
-def test_registry_that_answers_passes(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachable_registry_passes(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_registry() as (address, registry):
         monkeypatch.setenv("MODEL_REGISTRY_URL", address)
         _, found = doctor(str(tmp_path / "store"), "--set", "tracking.model_registry=true")

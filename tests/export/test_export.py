@@ -1,4 +1,4 @@
-"""`retrain export`: the content of the folder, and programs that equal the network."""
+"""`retrain export`: the content of the folder, and programs that give the same results as the network."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ from retrain.export.programs import Format, Program, write_program
 from retrain.utils import extras
 
 RESNET = {"name": "resnet18", "options": {"width": 4}}
-"""A network with BatchNorm and strided shortcuts. If it is loaded to predict, they are computed in another way."""
+"""A network with BatchNorm and strided shortcuts. Prediction computes both in another way than training."""
 TRAINING = {"epochs": 4, "batch_size": 16, "evaluate_every": 2}
 
 
@@ -41,7 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 @pytest.fixture(scope="module")
 def folder(served: Served) -> Path:
-    """Return the champion, exported in every format, in a folder whose parent is new."""
+    """Return the folder of the champion, exported in all formats. Its parent folder did not exist before."""
     output = served.workspace.folder / "new" / "exported"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRAIN_CACHE", str(served.workspace.folder / "cache"))
@@ -61,7 +61,7 @@ def export(output: pytest.CaptureFixture[str], *arguments: object) -> Ran:
 
 
 def preprocess(file: bytes, config: dict[str, Any]) -> NDArray[np.float32]:
-    """Prepare an image with nothing but config.json: [3, H, W]."""
+    """Return an image as [3, H, W], preprocessed only by the settings in config.json."""
     given = config["preprocessing"]
     image = Image.open(io.BytesIO(file)).convert(given["color"]).resize((given["width"], given["height"]))
     pixels = (np.asarray(image, np.float32) / 255 - given["mean"]) / given["std"]
@@ -97,7 +97,7 @@ def test_predict_agrees_with_the_api_on_the_test_split(
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_timm_loads_the_folder_of_its_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """Images of 32x32 pixels; timm's own size of `test_vit` is 160."""
+    """The images have 32x32 pixels. timm's default for `test_vit` is 160x160."""
     model = {"name": f"timm/{name}", "stem": "standard", "options": {"drop_rate": 0.1}}
     served = make_served(tmp_path, 0, 1, model=model, data={"image_size": 32}, training={"epochs": 1, "batch_size": 16})
     assert export(capsys, "-t", served.file, "-o", tmp_path / "out").code == 0
@@ -107,7 +107,7 @@ def test_timm_loads_the_folder_of_its_networks(tmp_path: Path, capsys: pytest.Ca
         torch.testing.assert_close(loaded(images), load_champion(served.file).network(images), atol=1e-4, rtol=1e-4)
 
 
-def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served, folder: Path) -> None:
+def test_folder_has_weights_classes_and_a_card(served: Served, folder: Path) -> None:
     names = {"README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
     assert list(folder.parent.iterdir()) == [folder]
@@ -129,7 +129,7 @@ def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served,
         assert set(file.keys()) == set(served.workspace.store.run(record.run_id).weights())
 
 
-def test_card_of_a_continued_run_tells_its_savings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_card_of_a_continued_run_states_its_savings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = make_served(tmp_path, 0, 1)
     served.workspace.land(2, seed=2)
     record = served.retrain()
@@ -149,7 +149,7 @@ def test_card_of_a_continued_run_tells_its_savings(tmp_path: Path, capsys: pytes
         (["-o", "there/file/new"], "cannot be written: Not a directory"),
     ],
 )
-def test_wrong_input_is_one_message_and_leaves_nothing(
+def test_wrong_input_gives_one_message_and_writes_nothing(
     served: Served,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -168,7 +168,7 @@ def test_wrong_input_is_one_message_and_leaves_nothing(
 
 @contextmanager
 def file_limit(size: int) -> Iterator[None]:
-    """Let the system refuse to write files beyond this size, as if the disk were full."""
+    """Limit the bytes that this process can write to a file, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -177,7 +177,7 @@ def file_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_export_on_a_full_disk_is_one_message(
+def test_export_to_a_full_disk_gives_one_message(
     served: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new"
@@ -189,7 +189,7 @@ def test_export_on_a_full_disk_is_one_message(
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_program_on_a_full_disk_is_an_os_error(kind: Format, tmp_path: Path) -> None:
+def test_program_on_a_full_disk_raises_an_os_error(kind: Format, tmp_path: Path) -> None:
     with file_limit(1000), pytest.raises(OSError, match="File too large"):
         write_program(kind, nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (3, 8, 8), tmp_path)
 
@@ -214,16 +214,16 @@ def test_program_with_other_labels_is_refused(served: Served) -> None:
 
 
 class Branching(nn.Module):
-    """A network whose operations depend on the values of the images: no tracer can follow them."""
+    """A network that cannot be traced, because its operations depend on the values of the images."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
 
-def test_network_that_cannot_be_traced_is_one_message(tmp_path: Path) -> None:
+def test_network_that_cannot_be_traced_gives_one_message(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"torch\.export cannot trace the network: "):
         write_program("torch", Branching().eval(), (3, 8, 8), tmp_path)
 
 
-def test_names_of_classes_cannot_break_the_card() -> None:
+def test_class_names_are_escaped_in_the_card() -> None:
     assert _cell("a|b\n# <c>") == r"a\|b \# \<c\>"

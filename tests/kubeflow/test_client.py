@@ -1,4 +1,4 @@
-"""Submission to Kubeflow Pipelines over real HTTP, with the client of users."""
+"""Submission to Kubeflow Pipelines over HTTP, with the Python client that users have."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -88,7 +88,7 @@ def test_runs_submitted_in_one_second_differ_by_id(kfp: KfpServer) -> None:
         kfp.runs.clear()
 
 
-def test_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
+def test_experiment_name_and_namespace_can_be_set(kfp: KfpServer) -> None:
     named = Kubeflow(host=kfp.url, experiment="vision", namespace="team")
     submit_by_name(Task(name="pets", kubeflow=named), "continuous-1", build_pipeline)
     [experiment] = kfp.experiments
@@ -96,14 +96,14 @@ def test_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["C++ vision", "60% of it", "étoile ★", "a/b 'c' \"d\" &e=f"])
-def test_experiment_with_an_odd_name_is_found_again(kfp: KfpServer, name: str) -> None:
+def test_experiment_with_special_characters_is_found_again(kfp: KfpServer, name: str) -> None:
     named = Task(name="pets", kubeflow=Kubeflow(host=kfp.url, experiment=name))
     submit_by_name(named, "continuous-1", build_pipeline)
     submit_by_name(named, "continuous-2", build_pipeline)
     assert [each["display_name"] for each in kfp.experiments] == [name]
 
 
-def test_two_first_submissions_of_a_task_share_the_experiment(kfp: KfpServer) -> None:
+def test_racing_first_submissions_share_one_experiment(kfp: KfpServer) -> None:
     kfp.meanwhile["experiments"] = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)
     submit_by_name(task(kfp), "continuous-2", build_pipeline)
     [experiment] = kfp.experiments
@@ -135,7 +135,7 @@ def test_registered_pipeline_gets_a_version_for_each_change(kfp: KfpServer) -> N
 
 
 @pytest.mark.parametrize("end", ["pipelines", "upload_version"])
-def test_pipeline_registered_twice_at_once_exists_once(kfp: KfpServer, end: str) -> None:
+def test_pipeline_registered_by_two_processes_exists_once(kfp: KfpServer, end: str) -> None:
     others: list[Registered] = []
     kfp.meanwhile[end] = lambda: others.append(register(task(kfp), build_pipeline))
     late = register(task(kfp), build_pipeline)
@@ -145,7 +145,7 @@ def test_pipeline_registered_twice_at_once_exists_once(kfp: KfpServer, end: str)
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 1)
 
 
-def test_pipeline_that_was_renamed_on_the_page_is_found_again(kfp: KfpServer) -> None:
+def test_pipeline_that_was_renamed_in_the_ui_is_found_again(kfp: KfpServer) -> None:
     first = register(task(kfp), build_pipeline)
     kfp.pipelines[0]["display_name"] = "Pets of the shelter"
     assert register(task(kfp), build_pipeline) == first._replace(new=False)
@@ -189,14 +189,14 @@ def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
 
 
 @pytest.mark.parametrize("namespace", [None, "team"])
-def test_website_is_not_taken_for_the_server(kfp: KfpServer, namespace: str | None) -> None:
-    """Everything that is read of a page is empty: a submission would seem to have worked."""
+def test_website_at_kubeflows_address_is_reported(kfp: KfpServer, namespace: str | None) -> None:
+    """The client reads a web page as an empty reply. A submission would seem to succeed."""
     kfp.refuses[""] = PAGE
     with pytest.raises(SubmitError, match=f"{kfp.url}: the server there is not the API of Kubeflow Pipelines"):
         reach(Kubeflow(host=kfp.url, namespace=namespace))
 
 
-def test_refusal_of_an_upload_names_the_right_without_a_stack(kfp: KfpServer) -> None:
+def test_refused_upload_names_the_missing_right(kfp: KfpServer) -> None:
     kfp.refuses["upload_version"] = NO_RIGHT_TO_UPLOAD
     with pytest.raises(SubmitError, match=r"pipeline version\. The right to create `pipelines` may be missing$"):
         register(task(kfp), build_pipeline)
@@ -208,7 +208,7 @@ def test_server_error_is_reported_with_its_cause(kfp: KfpServer) -> None:
         submit_by_name(task(kfp), "continuous-1", build_pipeline)
 
 
-def test_refusal_without_a_token_names_cause_and_remedy(kfp: KfpServer) -> None:
+def test_request_refused_without_a_token_names_the_remedy(kfp: KfpServer) -> None:
     kfp.refuses["experiments"] = NO_TOKEN
     with pytest.raises(SubmitError) as refusal:
         submit_by_name(task(kfp), "continuous-1", build_pipeline)

@@ -18,9 +18,9 @@ from retrain.kubeflow.pods import CREDENTIALS
 from retrain.pipeline.planning import Request
 
 STEPS = ("plan", "train", "finish")
-"""By default the training pod evaluates, promotes and records too."""
+"""Steps of the default pipeline. Its step `train` also evaluates, promotes and records."""
 SEPARATE_STEPS = ("plan", "train-only", "evaluate", "promote", "record", "finish")
-"""With `resources.separate_evaluation`."""
+"""Steps of a pipeline with `resources.separate_evaluation`."""
 POOL = Resources(
     image="registry.example/ml/retrain:7",
     pull_secret="registry",
@@ -54,7 +54,7 @@ class Compiled(NamedTuple):
     pods: dict[str, Any]
 
     def task(self, name: str) -> dict[str, Any]:
-        """Return a step, wherever it is nested."""
+        """Return a step, at any level of nesting."""
         dags = [self.spec["root"], *self.spec["components"].values()]
         return next(dag["dag"]["tasks"][name] for dag in dags if name in dag.get("dag", {}).get("tasks", {}))
 
@@ -91,7 +91,7 @@ def separate(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 @pytest.fixture(params=["one pod", "separate pods"])
 def either(request: pytest.FixtureRequest, on_pool: Compiled, separate: Compiled) -> Compiled:
-    """Return the pipeline that evaluates in the training pod, and the one that does so in separate pods."""
+    """Return a pipeline. Each test runs with evaluation in the training pod, and with evaluation in separate pods."""
     return on_pool if request.param == "one pod" else separate
 
 
@@ -100,7 +100,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     return compiled(Task(name="flowers", store="s3://bucket/flowers"), tmp_path_factory.mktemp("plain"))
 
 
-def test_default_pipeline_plans_and_trains_alone(on_pool: Compiled) -> None:
+def test_default_pipeline_has_one_step_after_planning(on_pool: Compiled) -> None:
     assert on_pool.steps() == STEPS
     run_id = on_pool.task("train")["inputs"]["parameters"]["run_id"]
     assert run_id == {"componentInputParameter": "pipelinechannel--plan-Output"}
@@ -108,7 +108,7 @@ def test_default_pipeline_plans_and_trains_alone(on_pool: Compiled) -> None:
     assert set(inner) == {"train"}
 
 
-def test_separate_steps_each_take_the_run_of_the_one_before(separate: Compiled) -> None:
+def test_separate_steps_get_the_run_id_of_the_previous_step(separate: Compiled) -> None:
     assert separate.steps() == SEPARATE_STEPS
     before = {"evaluate": "train-only", "promote": "evaluate", "record": "promote"}
     for name, producer in before.items():
@@ -131,7 +131,7 @@ def test_local_pipeline_has_the_same_steps_without_artifacts(task: Task, tmp_pat
 
 
 @pytest.mark.parametrize(("pipeline", "name"), [("on_pool", "train"), ("separate", "record")])
-def test_step_that_ends_a_run_alone_has_artifacts(request: pytest.FixtureRequest, pipeline: str, name: str) -> None:
+def test_only_the_step_that_ends_a_run_has_artifacts(request: pytest.FixtureRequest, pipeline: str, name: str) -> None:
     chosen: Compiled = request.getfixturevalue(pipeline)
     outputs = {key: part.get("outputDefinitions", {}) for key, part in chosen.spec["components"].items()}
     artifacts = {key: part["artifacts"] for key, part in outputs.items() if "artifacts" in part}
@@ -145,7 +145,7 @@ def test_step_that_ends_a_run_alone_has_artifacts(request: pytest.FixtureRequest
     }
 
 
-def test_nothing_follows_a_plan_without_a_run(either: Compiled) -> None:
+def test_plan_without_a_run_skips_the_other_steps(either: Compiled) -> None:
     condition = either.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-2"]
     assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
 
@@ -159,7 +159,7 @@ def test_last_step_always_runs_and_reads_the_outcome(either: Compiled) -> None:
 
 def test_pipeline_steps_are_not_cached(either: Compiled) -> None:
     for name in either.steps():
-        assert either.task(name)["cachingOptions"] == {}  # enableCache: true where it is on
+        assert either.task(name)["cachingOptions"] == {}  # with caching: {"enableCache": True}
     for name in ("plan", "finish"):
         job = either.task(name)["inputs"]["parameters"]["job"]
         assert job == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
@@ -190,7 +190,7 @@ def test_pods_have_image_and_secrets_and_install_nothing(either: Compiled) -> No
 
 
 def test_every_pod_refuses_to_run_as_root(either: Compiled) -> None:
-    """The *restricted* Pod Security Standard demands it; KFP 2.17 sets the standard's other fields itself."""
+    """The *restricted* Pod Security Standard requires it. KFP 2.17 itself sets the other fields of this standard."""
     for name in either.steps():
         assert either.pod(name)["securityContext"] == {"runAsNonRoot": True}
 
@@ -228,7 +228,7 @@ def test_training_and_evaluation_run_on_the_gpu_pool(request: pytest.FixtureRequ
     assert pod["activeDeadlineSeconds"] == "7200"
 
 
-def test_promotion_step_has_memory_to_judge_but_no_gpu(separate: Compiled) -> None:
+def test_promotion_step_has_memory_but_no_gpu(separate: Compiled) -> None:
     limits = separate.container("promote")["resources"]
     assert limits["resourceMemoryLimit"] == "64Gi"
     assert "accelerator" not in limits
@@ -239,7 +239,7 @@ def test_promotion_step_has_memory_to_judge_but_no_gpu(separate: Compiled) -> No
     ("pipeline", "name"),
     [("on_pool", "plan"), ("on_pool", "finish"), ("separate", "plan"), ("separate", "record"), ("separate", "finish")],
 )
-def test_steps_that_only_read_and_write_records_ask_for_nothing(
+def test_steps_that_only_handle_records_request_no_resources(
     request: pytest.FixtureRequest, pipeline: str, name: str
 ) -> None:
     chosen: Compiled = request.getfixturevalue(pipeline)

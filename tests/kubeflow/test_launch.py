@@ -1,4 +1,4 @@
-"""A task on several GPUs: torchrun starts one process for each, and they end like a single one."""
+"""A task on several GPUs: torchrun starts one process per GPU, and they end with the exit code of a single one."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from retrain.store import LocalStore
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Commit a drop."""
+    """Return a workspace with a drop."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1, 2)
     return workspace
 
 
 def task_in(folder: Path, gpus: int) -> Task:
-    """A task for this number of GPUs, of which there are none here; both its schedules are too short for any target."""
+    """Return a task for a number of GPUs. Both its schedules are too short to reach a target."""
     return make_task(
         store=str(folder / "store"),
         recipe={
@@ -42,16 +42,16 @@ def task_in(folder: Path, gpus: int) -> Task:
     )
 
 
-def started(folder: Path, *command: str, freeze: Path | None = None) -> subprocess.Popen[str]:
+def start(folder: Path, *command: str, freeze: Path | None = None) -> subprocess.Popen[str]:
     settings = {"RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment = frozen_environment(freeze, 2, **settings) if freeze else python_environment(**settings)
     return subprocess.Popen([preloaded_python(), *command], env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Popen[str]:
-    """Return the training step of a pipeline; with `freeze`, its first process stops itself once it has saved."""
+def start_step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Popen[str]:
+    """Start the training step of a pipeline. With `freeze`, its first process stops itself after a checkpoint."""
     code = "import sys; from retrain.kubeflow import steps; print(steps.train(*sys.argv[1:]))"
-    return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu", freeze=freeze)
+    return start(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu", freeze=freeze)
 
 
 def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(workspace: Workspace) -> None:
@@ -61,14 +61,14 @@ def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(workspace: Work
     plan = stages.plan(workspace.context, task, Request())
     assert isinstance(plan, Plan)
     note = workspace.folder / "frozen"
-    process = step(workspace.folder, plan, freeze=note)
+    process = start_step(workspace.folder, plan, freeze=note)
     frozen = wait_for_frozen(note, process)
     process.terminate()
     wait_for_pending(frozen, signal.SIGTERM)
     os.kill(frozen, signal.SIGCONT)
     process.communicate()
     assert process.returncode == os.EX_TEMPFAIL
-    process = step(workspace.folder, plan)
+    process = start_step(workspace.folder, plan)
     last = process.communicate()[0].strip()
     assert process.returncode == 0
     assert last == next_run.latest_attempt(workspace.store, plan).run_id != plan.run_id
@@ -79,10 +79,10 @@ def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(workspace: Work
         assert (result.outcome, result.machine.processes) == (outcome, 2)
 
 
-def test_run_under_torchrun_retrains_and_prints_once(workspace: Workspace) -> None:
+def test_run_under_torchrun_records_and_prints_one_run(workspace: Workspace) -> None:
     (workspace.folder / "pets.json").write_text(task_in(workspace.folder, gpus=2).model_dump_json())
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = started(
+    process = start(
         workspace.folder,
         *torchrun,
         "-m",

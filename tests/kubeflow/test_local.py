@@ -37,7 +37,7 @@ TIMES = ("started_at", "ended_at", "stage_seconds", "device_seconds", "device_se
 
 
 class Stores(NamedTuple):
-    """The same task over stores that were equal before the second drop was trained on."""
+    """The same task with three stores. They are equal before the training on the second drop."""
 
     here: Task
     one_pod: Task
@@ -56,7 +56,7 @@ def write_digits(root: Path) -> Path:
 
 
 def keep_outputs(kept: Path) -> DefinePipeline:
-    """Define the pipeline, and copy what kfp has of its steps before `run_locally` removes that."""
+    """Return a function that defines the pipeline and copies kfp's output files before `run_locally` removes them."""
 
     def define_kept(task: Task, image: str, configure: ConfigurePod) -> Callable[..., object]:
         pipeline = define(task, image, configure)
@@ -71,14 +71,14 @@ def keep_outputs(kept: Path) -> DefinePipeline:
 
 
 class Outputs(NamedTuple):
-    """The artifacts of a pipeline's step, as kfp's executor hands them on: by name, their metadata and their file."""
+    """Metadata and texts of the artifacts of one step, by the artifact's name."""
 
     metadata: dict[str, dict[str, Any]]
     files: dict[str, str]
 
 
 def read_outputs(kept: Path) -> dict[str, Outputs]:
-    """Return the artifacts of every step that has any, by the step's name."""
+    """Return the outputs of the steps that have artifacts, by the step's name."""
     found = {}
     for path in kept.glob("*/*/executor_output.json"):
         artifacts = json.loads(path.read_text()).get("artifacts", {})
@@ -115,7 +115,7 @@ def _environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
-    """Three fifths of the images have landed and been trained on; the others have landed since."""
+    """Return stores with two drops: 60% of the images, with a run on them, and 40%, without a run."""
     root = tmp_path_factory.mktemp("digits")
     task = Task(
         name="digits",
@@ -163,7 +163,7 @@ def without_times(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("pods", ["one_pod", "separate"])
-def test_local_pipeline_leaves_the_record_of_an_in_process_run(
+def test_local_pipeline_writes_the_record_of_an_in_process_run(
     stores: Stores,
     here: RunRecord,
     pods: str,
@@ -171,13 +171,15 @@ def test_local_pipeline_leaves_the_record_of_an_in_process_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts its steps with it
+    monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts steps with this program
     task: Task = getattr(stores, pods)
     capfd.readouterr()
     kfp = run_locally(task, Request(), "cpu", keep_outputs(tmp_path / "kept"))
     printed = capfd.readouterr()
     assert isinstance(kfp, RunRecord)
-    assert (kfp.method, kfp.outcome, kfp.attempt) == ("continuous", "reached", 1), "a short schedule missed before it"
+    assert (kfp.method, kfp.outcome, kfp.attempt) == ("continuous", "reached", 1), (
+        "the run before, with a short schedule, missed its target"
+    )
     assert without_times(kfp.model_dump()) == without_times(here.model_dump())
     assert kfp.started_at > here.ended_at
     assert TaskStore(LocalStore(Path(task.store)), "digits").ledger.find(kfp.run_id) == kfp
@@ -189,14 +191,14 @@ def test_local_pipeline_leaves_the_record_of_an_in_process_run(
     check_outputs(outputs.popitem()[1], task, kfp)
 
 
-def test_local_pipeline_says_why_there_is_nothing_to_do(stores: Stores, here: RunRecord) -> None:
+def test_local_pipeline_returns_the_reason_for_no_run(stores: Stores, here: RunRecord) -> None:
     again = run_locally(stores.here, Request(), "cpu", define_locally)
     assert isinstance(again, NoRunNeeded)
     assert again.reason == f"no drop has landed since champion {here.run_id}"
 
 
 def check_outputs(outputs: Outputs, task: Task, record: RunRecord) -> None:
-    """Hold a step's artifacts against the run's record and files."""
+    """Compare a step's artifacts with the run's record and files."""
     store = TaskStore(LocalStore(Path(task.store)), task.name)
     (missed,) = (store.ledger.find(run_id) for run_id in store.run(record.run_id).plan().earlier)
     assert missed

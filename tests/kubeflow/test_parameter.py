@@ -1,4 +1,4 @@
-"""The task as a STRUCT: what a step reads is the task that was submitted, with the same identity."""
+"""The task as a pipeline parameter of type STRUCT: a step reads the task that was submitted."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ PASSED = [through_kfp, through_launcher]
 
 @pytest.mark.parametrize("passed", PASSED)
 @pytest.mark.parametrize("name", TASK_FILES)
-def test_every_task_file_keeps_its_identity_as_a_struct(name: str, passed: Callable[[Document], Document]) -> None:
+def test_each_task_file_is_unchanged_as_a_struct(name: str, passed: Callable[[Document], Document]) -> None:
     task = parse_task(TASK_FILES[name], name)
     read = read_parameter(passed(write_parameter(task)))
     assert read.model_dump_json() == task.model_dump_json()
@@ -80,7 +80,7 @@ values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(words, leaves, 
     st.dictionaries(st.sampled_from(PLACES), values, max_size=2),
     st.sampled_from(PASSED),
 )
-def test_any_task_keeps_its_identity_or_is_refused(
+def test_any_task_is_unchanged_as_a_struct_or_is_refused(
     options: Document, fields: dict[tuple[str, str], object], passed: Callable[[Document], Document]
 ) -> None:
     document: Document = {"name": "pets", "model": {"options": options}}
@@ -109,7 +109,7 @@ def numbers_of(value: object) -> Iterator[float]:
 
 
 def has_lossy_number(task: Task) -> bool:
-    """Return whether a STRUCT loses a number: a whole float among options, an integer beyond 2^53, or -0.0."""
+    """Return whether a STRUCT changes a number: a whole float among options, an integer beyond 2^53, or -0.0."""
     options = any(isinstance(value, float) and value.is_integer() for value in task.model.options.values())
     numbers = numbers_of(task.model_dump(mode="json"))
     return options or any(abs(number) > 2**53 or repr(number) == "-0.0" for number in numbers)
@@ -139,7 +139,7 @@ def test_option_that_a_struct_changes_is_refused(options: dict[str, float], mess
 
 
 def test_text_that_kubeflow_cannot_store_is_refused(tmp_path: Path) -> None:
-    """The real server answers such a run with an error, but has created its workflow (docs/evidence/kubeflow.md)."""
+    """The real server replies with an error, but still creates the run's workflow (docs/evidence/kubeflow.md)."""
     output = tmp_path / "pets.yaml"
     tolerations = (Toleration(key="gpu", value="x🙂"),)
     task = Task(name="pets", data=Data(aliases={"🙂": "cat"}), resources=Resources(tolerations=tolerations))
@@ -162,7 +162,7 @@ def test_options_keep_their_types_and_floats_stay_floats() -> None:
     assert repr((read.training.epochs, read.training.class_weights)) == "(3.0, {'cat': 2.0})"
 
 
-def test_null_and_json_text_are_read_too() -> None:
+def test_null_and_json_text_are_accepted_as_parameters() -> None:
     """Kubeflow's page may send null. Pipelines of version 0.1 send a text, also to the steps of a newer image."""
     task = Task(name="pets", model=Model(options={"width": 16}))
     assert read_parameter(through_kfp(write_parameter(task)) | {"schedule": None}) == task

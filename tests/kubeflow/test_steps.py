@@ -1,4 +1,4 @@
-"""The pipeline's steps, called as in their pods: what they store, and which errors fail them."""
+"""The pipeline's steps, called as in their pods: the objects that they store, and the errors that they raise."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ JOB = "the job"
 
 
 class Fragile(nn.Module):
-    """A linear network whose machine breaks, or is taken away, by SIGTERM, when it first comes to a tenth batch."""
+    """A linear network that raises an error if it is `broken`. Otherwise it sends SIGTERM at the tenth batch."""
 
     batches = 0
 
@@ -80,7 +80,7 @@ def land(task: Task, root: Path) -> Drop:
 
 
 def coloured(root: Path, **channels: int) -> Path:
-    """Write an image folder of classes that a linear network tells apart by the brightest of their channels."""
+    """Write an image folder whose classes differ in their brightest channel. A linear network can learn them."""
     for number, (name, channel) in enumerate(channels.items()):
         folder(root, *(f"{name}/{index:02d}.png" for index in range(40)), first=1000 * number)
         for path in (root / name).iterdir():
@@ -99,11 +99,11 @@ def planned(task: Task, submission: str = "s1") -> str:
 
 
 def after_training(task: Task, run_id: str) -> list[str]:
-    """Do what follows training, and return the run id that each step hands on."""
+    """Evaluate, promote and record a run. Return the run id that each step outputs."""
     return [step(task.model_dump_json(), run_id, "cpu") for step in (steps.evaluate, steps.promote, steps.record)]
 
 
-def test_every_step_can_be_done_again_and_changes_nothing(task: Task, tmp_path: Path) -> None:
+def test_repeated_steps_change_nothing(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     assert planned(task) == run_id
@@ -117,7 +117,7 @@ def test_every_step_can_be_done_again_and_changes_nothing(task: Task, tmp_path: 
     assert len(TaskStore(LocalStore(Path(task.store)), "pets").ledger.read()) == 1
 
 
-def test_step_without_work_keeps_the_reason_and_succeeds(task: Task) -> None:
+def test_plan_step_without_new_drops_stores_the_reason(task: Task) -> None:
     assert planned(task) == ""
     found = submission.read_submission(TaskStore(LocalStore(Path(task.store)), "pets"), "s1")
     assert found
@@ -170,7 +170,7 @@ def test_unplannable_request_fails_without_a_retry(task: Task) -> None:
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
-def test_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
+def test_pipeline_whose_plan_step_did_not_end_fails(task: Task) -> None:
     with pytest.raises(SystemExit, match="planning did not end"):
         steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "")
 
@@ -205,7 +205,7 @@ def test_unexpected_error_is_recorded_by_the_last_step(task: Task, tmp_path: Pat
     assert (record.outcome, record.error) == ("failed", "RuntimeError: an illegal memory access was encountered")
 
 
-def test_silent_death_of_a_pod_is_recorded_by_the_last_step(task: Task, tmp_path: Path) -> None:
+def test_death_of_a_pod_is_recorded_by_the_last_step(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     with pytest.raises(SystemExit, match="failed: OOMKilled"):
@@ -253,7 +253,7 @@ def test_preempted_training_fails_its_step_and_resumes(task: Task, tmp_path: Pat
     assert result.outcome == "completed"
 
 
-def test_missed_target_hands_on_the_escalated_run(task: Task, tmp_path: Path) -> None:
+def test_train_step_outputs_the_escalated_run_after_a_miss(task: Task, tmp_path: Path) -> None:
     short = Cosine(scale=0.02, escalation=(0.25,))
     separate = task.resources.model_copy(update={"separate_evaluation": True})
     task = task.model_copy(
@@ -271,7 +271,7 @@ def test_missed_target_hands_on_the_escalated_run(task: Task, tmp_path: Path) ->
     assert missed
     assert missed.outcome == "missed"
     assert TaskStore(store, "pets").run(last).plan().earlier[0] == start != last
-    assert steps.train(task.model_dump_json(), start, "cpu") == last, "a retry comes to the same run"
+    assert steps.train(task.model_dump_json(), start, "cpu") == last, "a retry outputs the same run"
     assert recorded(task, last) is None
     after_training(task, last)
     steps.finish(task.model_dump_json(), "s2", JOB, "SUCCEEDED", "")
@@ -310,7 +310,7 @@ def test_planning_and_recording_a_failure_import_no_torch(task: Task, tmp_path: 
 def test_worker_ends_with_one_message_on_a_task_it_cannot_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Check that a job works if a newer version than the image's rendered it."""
+    """A newer version of retrain than the image's may have written the job."""
     logging.getLogger("retrain").addHandler(caplog.handler)
     monkeypatch.setattr("sys.argv", ["steps", "complete", '{"name": "pets", "colour": 1}', "scratch-1", "cpu"])
     with pytest.raises(SystemExit) as end:

@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Place:
 def retrain(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Retrain:
-    """Runs a command in the task file's folder, where it must end with this code."""
+    """Return a function that runs a command in the task file's folder and checks its exit code."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, code: int = 0) -> terminal.Ran:
@@ -52,9 +52,7 @@ def retrain(
     return run
 
 
-def test_run_is_submitted_once_and_kept_as_it_was_planned(
-    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path
-) -> None:
+def test_planned_run_is_submitted_once(place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     submitted = json.loads(retrain(*command, "--json").out)
@@ -66,20 +64,21 @@ def test_run_is_submitted_once_and_kept_as_it_was_planned(
     assert len(kfp.runs) == 1
 
 
-def test_lost_kubeflow_run_is_recorded_then_repeated(
+def test_kubeflow_run_without_a_record_is_recorded_and_repeated(
     place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path
 ) -> None:
-    """Simulate a pod of the last step that Kubernetes refused to create: nothing else would record that run."""
+    """If Kubernetes refuses to create the pod of the last step, the next command must record the failed run."""
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     retrain(*command)
     kfp.runs[0]["state"] = "FAILED"
     failed = retrain(*command, code=2)
-    lost = kfp.names[0]
+    unrecorded = kfp.names[0]
     assert (
-        f"{lost} failed: its Kubeflow run {kfp.runs[0]['run_id']} ended without a record (state: FAILED)" in failed.err
+        f"{unrecorded} failed: its Kubeflow run {kfp.runs[0]['run_id']} ended without a record (state: FAILED)"
+        in failed.err
     )
-    assert place.store.ledger.find(lost).outcome == "failed"
+    assert place.store.ledger.find(unrecorded).outcome == "failed"
     retrain(*command)
     assert len(set(kfp.names)) == 2
 
@@ -126,17 +125,17 @@ def test_watcher_records_unbuildable_network_and_continues(place: Place, kfp: Kf
     assert kfp.runs == []
 
 
-def test_factory_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: Path) -> None:
+def test_network_factory_missing_here_is_checked_by_the_pods(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
-    theirs = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
-    planned = plan_next_run(place.store, theirs, Request())
+    task = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
+    planned = plan_next_run(place.store, task, Request())
     assert isinstance(planned, Plan)
     check_model(planned, place.store, elsewhere=True)
     with pytest.raises(ModelError, match=r"cannot import 'vision\.nets:small'"):
         check_model(planned, place.store, elsewhere=False)
 
 
-def test_pods_do_the_submitted_run_despite_newer_drops(place: Place, tmp_path: Path) -> None:
+def test_pods_train_the_submitted_run_despite_newer_drops(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     planned = plan_next_run(place.store, place.task, Request())
     assert isinstance(planned, Plan)
@@ -148,7 +147,7 @@ def test_pods_do_the_submitted_run_despite_newer_drops(place: Place, tmp_path: P
     assert steps.plan(task, "", "retrain", "a recurring run's own id", "job") != planned.run_id
 
 
-def test_schedule_is_given_to_kubeflow(kfp: KfpServer, retrain: Retrain) -> None:
+def test_schedule_command_creates_a_recurring_run(kfp: KfpServer, retrain: Retrain) -> None:
     said = retrain("pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url).out
     [recurring] = kfp.recurringruns
     recurring_id = recurring["recurring_run_id"]

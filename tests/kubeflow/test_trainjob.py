@@ -1,4 +1,4 @@
-"""A retraining on several nodes: the manifest, and its processes on loopback."""
+"""A retraining on several nodes: the manifest of its TrainJob, and its processes on this machine."""
 
 import os
 import re
@@ -44,15 +44,17 @@ RUN = "continuous-0123456789ab"
 
 def manifest(task: Task, run_id: str = RUN) -> dict[str, Any]:
     text = render_trainjob(task, run_id)
-    assert "&id" not in text, "no aliases: people read and edit it"
+    assert "&id" not in text, "people edit the manifest, so it has no YAML aliases"
     job: dict[str, Any] = yaml.safe_load(text)
     return job
 
 
 def pod_of(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the pod that Trainer makes of it: its runtime's container, with the patch and the trainer's own fields."""
+    """Return the pod that Trainer creates: the runtime's container with the fields of the patch and of `trainer`."""
     (patch,) = job["spec"]["runtimePatches"]
-    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-\w.]+", patch["manager"]), "Trainer's webhook refuses it"
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-\w.]+", patch["manager"]), (
+        "Trainer's webhook refuses this manager"
+    )
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     assert node["name"] == "node"
     template, trainer = node["template"]["spec"]["template"], job["spec"]["trainer"]
@@ -62,7 +64,7 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": spec}
 
 
-def test_trainjob_asks_for_nodes_and_one_process_per_gpu() -> None:
+def test_trainjob_requests_nodes_and_one_process_per_gpu() -> None:
     job = manifest(FLOWERS)
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     assert (job["metadata"]["name"], job["metadata"]["namespace"]) == (RUN, "ml")
@@ -101,7 +103,7 @@ def test_trainjob_pods_have_pool_secrets_cache_and_shared_memory() -> None:
 
 
 def test_trainjob_pods_meet_the_restricted_pod_security_standard() -> None:
-    """Trainer and its runtime set nothing of the standard: a cluster that enforces it refused the pods."""
+    """Trainer and its runtime set none of these fields. A cluster that enforces the standard refused such pods."""
     spec = pod_of(manifest(FLOWERS))["spec"]
     pod = spec["securityContext"]
     assert (pod["runAsNonRoot"], pod["runAsUser"], pod["seccompProfile"]) == (True, 65532, {"type": "RuntimeDefault"})
@@ -115,7 +117,7 @@ def test_pipeline_for_several_nodes_is_refused() -> None:
 
 
 def small(folder: Path) -> Task:
-    """About 60 iterations, each of them saved, on two nodes without GPUs."""
+    """Return a task with about 60 iterations and a checkpoint after each, on two nodes without GPUs."""
     training = TASK.training.model_copy(update={"epochs": 12, "save_seconds": 0})
     settings = {"model": Model(name="mlp"), "training": training, "store": str(folder / "store")}
     return TASK.model_copy(update={**settings, "resources": Resources(nodes=2)})
@@ -128,7 +130,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def planned(folder: Path) -> dict[str, Any]:
-    """Return what `retrain pipeline trainjob` prints."""
+    """Return the manifest that `retrain pipeline trainjob` prints."""
     (folder / "pets.yaml").write_text(yaml.safe_dump(small(folder).model_dump(mode="json")))
     command = [preloaded_retrain(), "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -138,7 +140,7 @@ def planned(folder: Path) -> dict[str, Any]:
 
 
 def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path | None = None) -> ForkedCommand:
-    """Return a node's container: the job's command and arguments, and the environment that Trainer adds."""
+    """Start a node: run the command of the job's container with the environment that Trainer adds."""
     trainer = job["spec"]["trainer"]
     assert trainer["command"][0] == "torchrun"
     environment = {
@@ -149,7 +151,7 @@ def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path |
         "PET_MASTER_PORT": str(port),
         "RETRAIN_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
-        "PYTHON_EXEC": preloaded_python(),  # what torchrun starts its processes with
+        "PYTHON_EXEC": preloaded_python(),  # torchrun starts its processes with this program
     }
     return ForkedCommand(
         "torch.distributed.run",
@@ -160,14 +162,14 @@ def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path |
     )
 
 
-def lose(process: ForkedCommand) -> None:
-    """Take a node away: torchrun and what it started."""
+def kill_node(process: ForkedCommand) -> None:
+    """Kill torchrun and the processes that it started."""
     started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, started)):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
+def test_killed_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     job = planned(folder)
     context, run_id = context_of(folder), job["metadata"]["name"]
     state = f"{TASK.name}/runs/{run_id}/state/"
@@ -175,7 +177,7 @@ def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     note = folder / "frozen"
     nodes = [node(folder, job, rank, port, note) for rank in range(2)]
     frozen = wait_for_frozen(note, nodes[0])
-    lose(nodes[1])
+    kill_node(nodes[1])
     wait_for_end(int(Path(f"{note}-1").read_text()))
     os.kill(frozen, signal.SIGCONT)
     said = [process.communicate() for process in nodes]

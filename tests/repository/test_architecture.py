@@ -37,12 +37,12 @@ UNPICKLERS = {
 
 
 def within(packages: tuple[str, ...]) -> list[str]:
-    """Return the modules that are one of these packages or lie in them."""
+    """Return the names of these packages and of all modules in them."""
     return [name for name in MODULES if any(f"{name}.".startswith(f"{package}.") for package in packages)]
 
 
 def loaded_by(modules: list[str]) -> set[str]:
-    """Top-level packages that a fresh process holds after importing the modules."""
+    """Return the top-level packages that a new process has loaded after it imports the modules."""
     code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -50,7 +50,7 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 
 def names(tree: ast.AST) -> Iterator[str]:
-    """Yield what a module imports (with all the packages above it) and the dotted attributes that it uses."""
+    """Yield the names that a module imports, their packages, and the dotted attributes that it uses."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (part for alias in node.names for part in (alias.name, alias.name.partition(".")[0]))
@@ -131,8 +131,8 @@ def test_help_loads_neither_torch_nor_pydantic() -> None:
     assert set(loaded.split()) & {"torch", "pydantic"} == set()
 
 
-def test_help_answers_in_a_second() -> None:
-    """By processor time, as other processes do not count: about 0.3 s on a quiet core, more where caches are shared."""
+def test_help_takes_less_than_a_second() -> None:
+    """Measure processor time, because other processes affect it little. It is about 0.3 s on an idle machine."""
     command = [sys.executable, "-c", "from retrain.cli import main; main()", "--help"]
     seconds = []
     for _ in range(5):
@@ -158,7 +158,7 @@ FEW_LINES = {
     "__main__.py": "starts a package",
     "conf.py": "Sphinx prescribes it",
 }
-"""Names of files that may have fewer than 40 lines, and why."""
+"""Names of files that may have fewer than 40 lines, with the reasons."""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -173,7 +173,7 @@ TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_test_names_are_unique_and_at_most_60_characters(path: Path) -> None:
-    """A second test of one name in a file would replace the first unnoticed."""
+    """A second test with the same name in a file would silently replace the first."""
     named = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     tests = [name for name in named if name.startswith("test_")]
     assert [name for name in tests if len(name) > 60] == []

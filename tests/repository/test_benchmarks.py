@@ -1,4 +1,4 @@
-"""Benchmarks that no other test imports: they run at a small size, or find the functions that they time."""
+"""Benchmarks that no other test imports: the tests run them at a small size, or check that timed functions exist."""
 
 import json
 import os
@@ -23,7 +23,7 @@ print([f"{owner.__name__}.{function}" for owner, function, _ in STAGES if not ha
 
 
 def run(*arguments: str) -> str:
-    """Without a GPU, on a machine that has one too."""
+    """Run Python without access to a GPU, and return the output."""
     environment = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}:{BENCHMARKS.parent}", "CUDA_VISIBLE_DEVICES": ""}
     command = [preloaded_python(), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -33,18 +33,18 @@ def test_gpu_benchmark_prints_speeds_and_their_shares() -> None:
     figures = json.loads(run("-c", SMALL))
     assert [result["batch"] for result in figures["results"]] == [8, 16]
     for result in figures["results"]:
-        ours, theirs = (result["images per second"][way] for way in ("none", "dataloader"))
-        assert min(ours, theirs) > 0
-        rounding = ours / theirs * (0.5 / ours + 0.5 / theirs)  # of the speeds as printed; slow ones on a busy machine
-        assert result["times as fast as the dataloader"]["none"] == pytest.approx(ours / theirs, abs=0.01 + rounding)
+        fast, slow = (result["images per second"][way] for way in ("none", "dataloader"))
+        assert min(fast, slow) > 0
+        rounding = fast / slow * (0.5 / fast + 0.5 / slow)  # the printed speeds are rounded
+        assert result["times as fast as the dataloader"]["none"] == pytest.approx(fast / slow, abs=0.01 + rounding)
         assert result["share of the limit"]["none"] == pytest.approx(
-            ours / figures["limit, images per second"], rel=0.1, abs=6e-4
+            fast / figures["limit, images per second"], rel=0.1, abs=6e-4
         )
 
 
-def test_gpu_benchmark_without_gpu_says_it_measured_nothing() -> None:
+def test_gpu_benchmark_without_gpu_reports_no_measurement() -> None:
     assert run(str(BENCHMARKS / "gpu.py")) == "no GPU here: nothing was measured\n"
 
 
-def test_drop_benchmark_times_functions_that_exist() -> None:
+def test_drop_benchmark_times_existing_functions() -> None:
     assert run("-c", STAGES) == "[]\n"

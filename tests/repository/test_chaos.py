@@ -1,4 +1,4 @@
-"""`make chaos` in short: it finds nothing in correct runs, and every deliberate bug."""
+"""A short version of `make chaos`. It reports nothing for correct code, and finds each deliberate bug."""
 
 import pytest
 from chaos.breaks import BREAKS
@@ -14,19 +14,19 @@ FINDING = {
     "etag": ({"forked", "lost"}, [Scenario(seed, "racing", "local") for seed in range(1)]),
     "sampler": ({"lost"}, [Scenario(seed, "interrupted", "local") for seed in range(2)]),
 }
-"""The kinds of findings of each bug, and the scenarios that show it. An overwritten promotion loses its savings too."""
+"""Kinds of findings for each bug, and scenarios that reveal it. An overwritten promotion also changes the savings."""
 
 
 @pytest.fixture(scope="module")
 def harness(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    """Return the store of undisturbed runs, to compare with."""
+    """Return a harness, which compares stores with those of runs without faults."""
     return Harness(tmp_path_factory.mktemp("chaos"), s3)
 
 
 @pytest.mark.parametrize(
     ("kind", "store"), [("interrupted", "local"), ("racing", "s3"), ("watched", "local"), ("damaged", "local")]
 )
-def test_nothing_is_lost_torn_or_forked(harness: Harness, kind: str, store: str) -> None:
+def test_audit_finds_no_damage_after_faults(harness: Harness, kind: str, store: str) -> None:
     [ended] = harness.run([Scenario(7, kind, store)])
     assert ended.faults.total() > 3
     assert ended.findings == [], ended
@@ -44,4 +44,4 @@ def test_deliberate_bug_is_found(harness: Harness, bug: str) -> None:
     kinds, scenarios = FINDING[bug]
     found = [finding for ended in harness.run(scenarios, bug) for finding in ended.findings]
     assert {finding.kind for finding in found} == kinds
-    assert "exit code" not in str(found), "it was not the audit that found it"
+    assert "exit code" not in str(found), "the audit must find the bug"

@@ -1,6 +1,6 @@
 """A Kubeflow Model Registry gets every promoted model, and the champion is marked in it.
 
-Exports may be cut off, repeated, and run at the same time. The tests use their own server, and a real one where
+Exports may be interrupted, repeated, and run at the same time. The tests use a simulated server, and a real one if
 $RETRAIN_TEST_MODEL_REGISTRY has its address.
 """
 
@@ -33,7 +33,7 @@ AWAY = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a task's store in which two models were promoted."""
+    """Return the folder of a task in a store. Two of its models were promoted."""
     folder = tmp_path_factory.mktemp("registry")
     workspace = Workspace(LocalStore(folder / "store"), folder)
     for seed, classes in enumerate(((0, 1), (0, 1, 2))):
@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(trained: Path, tmp_path: Path) -> TaskStore:
-    """Return a copy of this store, as that of a task with a new name."""
+    """Return a copy of the store of `trained`, for a task with a new name."""
     name = f"pets-{uuid4().hex}"
     shutil.copytree(trained, tmp_path / "store" / name)
     return TaskStore(LocalStore(tmp_path / "store"), name)
@@ -56,7 +56,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         yield address
 
 
-class Kept(NamedTuple):
+class RegistryContent(NamedTuple):
     """The resources of a task in a Model Registry."""
 
     model: Any
@@ -74,7 +74,7 @@ class Kept(NamedTuple):
         return [(_text(version, "status"), version["state"]) for version in self.versions.values()]
 
 
-def kept(address: str, store: TaskStore) -> Kept:
+def read_registry(address: str, store: TaskStore) -> RegistryContent:
     _, model = ask(address, "GET", "registered_model", name=store.task)
     items = ask(address, "GET", f"registered_models/{model['id']}/versions")[1]["items"]
     versions = {item["name"]: item for item in items}
@@ -82,7 +82,7 @@ def kept(address: str, store: TaskStore) -> Kept:
     artifacts = {
         item["name"]: ask(address, "GET", f"model_versions/{item['id']}/artifacts")[1]["items"] for item in items
     }
-    return Kept(model, versions, artifacts)
+    return RegistryContent(model, versions, artifacts)
 
 
 def _text(resource: Any, name: str) -> str | None:
@@ -97,10 +97,10 @@ def _roll_back(store: TaskStore) -> str:
     return first
 
 
-def test_champions_are_registered_with_figures(store: TaskStore, address: str) -> None:
+def test_champions_are_registered_with_their_results(store: TaskStore, address: str) -> None:
     first, second = (entry.run_id for entry in store.champion.read().champion.history)
     assert export_to_registry(store, address) == (2, second)
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.model["state"] == "LIVE"
     assert _text(found.model, "champion") == second
     assert list(found.versions) == [first, second]
@@ -126,15 +126,13 @@ def _double(value: float) -> dict[str, Any]:
 
 def test_repeated_registration_changes_nothing(store: TaskStore, address: str) -> None:
     export_to_registry(store, address)
-    before = kept(address, store)
+    before = read_registry(address, store)
     assert export_to_registry(store, address).versions == 0
-    assert kept(address, store) == before  # with the times of the last changes
+    assert read_registry(address, store) == before  # including the times of the last changes
 
 
-def test_registration_that_was_cut_off_is_completed(
-    store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The export is cut off after each request that changes something. The next one continues there.
+def test_interrupted_registration_is_completed(store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the export after each request that changes something. The next export continues there.
 
     Until a version has its artifact, it is archived.
     """
@@ -148,12 +146,12 @@ def test_registration_that_was_cut_off_is_completed(
                 break
             except KeyboardInterrupt:
                 cuts += 1
-            found = kept(address, store)
+            found = read_registry(address, store)
             assert all(
                 version["state"] == "ARCHIVED" or found.artifacts[name] for name, version in found.versions.items()
             )
     assert cuts == 8  # the model, two versions with artifacts, their two states, and the champion
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.states == [("replaced", "LIVE"), ("champion", "LIVE")]
     assert _text(found.model, "champion") == found.champions[0] == store.champion.read().run_id
     assert [len(artifacts) for artifacts in found.artifacts.values()] == [1, 1]
@@ -172,12 +170,12 @@ def test_registered_champion_follows_a_rollback(store: TaskStore, address: str) 
     export_to_registry(store, address)
     first = _roll_back(store)
     assert export_to_registry(store, address) == (0, first)
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.states == [("champion", "LIVE"), ("rolled back", "ARCHIVED")]
     assert (_text(found.model, "champion"), found.champions) == (first, [first])
     store.champion.swap(store.champion.read(), second, "promoted by hand", Author("ann"))
     assert export_to_registry(store, address) == (0, second)
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.states == [("replaced", "LIVE"), ("champion", "LIVE")]
     assert [_text(version, "champion") for version in found.versions.values()] == [None, ""]
 
@@ -187,24 +185,24 @@ def test_version_whose_model_was_removed_is_archived(store: TaskStore, address: 
     export_to_registry(store, address)
     store.run(first).write_removed(Removed(run_id=first, at=utc_now(), bytes=1))
     export_to_registry(store, address)
-    assert kept(address, store).states == [("removed", "ARCHIVED"), ("champion", "LIVE")]
+    assert read_registry(address, store).states == [("removed", "ARCHIVED"), ("champion", "LIVE")]
 
 
 def test_removed_model_is_registered_without_artifact(store: TaskStore, address: str) -> None:
     first, second = (entry.run_id for entry in store.champion.read().champion.history)
     store.run(first).write_removed(Removed(run_id=first, at=utc_now(), bytes=1))
     export_to_registry(store, address)
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.states == [("removed", "ARCHIVED"), ("champion", "LIVE")]
     assert (found.artifacts[first], len(found.artifacts[second])) == ([], 1)
 
 
-def test_marks_that_people_set_in_the_registry_stay(store: TaskStore, address: str) -> None:
+def test_changes_by_people_in_the_registry_stay(store: TaskStore, address: str) -> None:
     """A person archives the model and its first version, and adds labels. A rollback changes only the second."""
     export_to_registry(store, address)
     first = _roll_back(store)
     export_to_registry(store, address)
-    found = kept(address, store)
+    found = read_registry(address, store)
     label = {"reviewed": {"metadataType": "MetadataStringValue", "string_value": ""}}
     for path, resource in (
         (f"registered_models/{found.model['id']}", found.model),
@@ -213,26 +211,26 @@ def test_marks_that_people_set_in_the_registry_stay(store: TaskStore, address: s
         changes = {"state": "ARCHIVED", "customProperties": resource["customProperties"] | label}
         assert ask(address, "PATCH", path, changes)[0] == 200
     export_to_registry(store, address)
-    assert kept(address, store).states[0] == ("champion", "ARCHIVED")
+    assert read_registry(address, store).states[0] == ("champion", "ARCHIVED")
     second = list(found.versions)[1]
     store.champion.swap(store.champion.read(), second, "promoted by hand", Author("ann"))
     export_to_registry(store, address)
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert (found.model["state"], _text(found.model, "champion")) == ("ARCHIVED", second)
     assert _text(found.model, "reviewed") == _text(found.versions[first], "reviewed") == ""
 
 
-def test_more_versions_than_a_page_are_found(store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_on_several_pages_are_found(store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_client, "PAGE", 1)
     assert export_to_registry(store, address).versions == 2
     assert export_to_registry(store, address).versions == 0
-    assert len(kept(address, store).versions) == 2
+    assert len(read_registry(address, store).versions) == 2
 
 
 def test_resource_that_another_process_creates_is_used(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process creates each resource between this one's look and its own request, which is then refused."""
+    """Another process creates each resource after this one has searched for it. The server refuses a second one."""
     find, seen = RegistryClient.find, set()
 
     def find_too_early(client: RegistryClient, *what: Any) -> Any:
@@ -242,14 +240,14 @@ def test_resource_that_another_process_creates_is_used(
         return None
 
     export_to_registry(store, address)
-    before = kept(address, store)
+    before = read_registry(address, store)
     monkeypatch.setattr(RegistryClient, "find", find_too_early)
     monkeypatch.setattr(RegistryClient, "find_all", lambda *_: iter(()))
     export_to_registry(store, address)
-    assert kept(address, store) == before
+    assert read_registry(address, store) == before
 
 
-def test_champion_that_changes_meanwhile_is_marked(
+def test_champion_that_changes_during_the_export_is_marked(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = RegistryClient.change
@@ -262,18 +260,18 @@ def test_champion_that_changes_meanwhile_is_marked(
     monkeypatch.setattr(RegistryClient, "change", change_after_rollback)
     first = store.champion.read().champion.history[0].run_id
     assert export_to_registry(store, address) == (2, first)
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.states == [("champion", "LIVE"), ("rolled back", "ARCHIVED")]
     assert _text(found.model, "champion") == first
 
 
-def test_model_promoted_before_its_record_follows_later(store: TaskStore, address: str) -> None:
+def test_promoted_model_without_record_is_registered_later(store: TaskStore, address: str) -> None:
     second = store.champion.read().run_id
     record = Path(store.url) / store.keys.record(second)
     content = record.read_bytes()
     record.unlink()
     assert export_to_registry(store, address) == (1, None)
-    assert kept(address, store).model["customProperties"] == {}
+    assert read_registry(address, store).model["customProperties"] == {}
     record.write_bytes(content)
     assert export_to_registry(store, address) == (1, second)
 
@@ -301,7 +299,7 @@ def test_unreachable_registry_does_not_stop_a_rollback(
     monkeypatch.setenv("MODEL_REGISTRY_URL", address)
     done = CliRunner().invoke(app, ["track", "--task", task, "--to", "model-registry"])
     assert done.output == f"2 model versions added; champion is {first}\n"
-    found = kept(address, store)
+    found = read_registry(address, store)
     assert found.states == [("champion", "LIVE"), ("rolled back", "ARCHIVED")]
     assert found.versions[first]["description"] == "promoted"
 
@@ -309,11 +307,11 @@ def test_unreachable_registry_does_not_stop_a_rollback(
 def test_watcher_registers_each_new_champion_once(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the export of a state, only another state makes the watcher ask the server again."""
+    """The watcher contacts the server again only after a change of the champion."""
     updates = TrackerUpdates(make_task(tracking={"model_registry": True}), store)
     monkeypatch.setenv("MODEL_REGISTRY_URL", address)
     updates.follow()
-    assert kept(address, store).champions == [store.champion.read().run_id]
+    assert read_registry(address, store).champions == [store.champion.read().run_id]
     monkeypatch.setenv("MODEL_REGISTRY_URL", AWAY)
     updates.follow()
     assert "not up to date" not in caplog.text
@@ -322,7 +320,7 @@ def test_watcher_registers_each_new_champion_once(
     assert "not up to date in the Model Registry" in caplog.text
 
 
-def test_tracker_that_fails_does_not_stop_the_other(
+def test_failing_tracker_does_not_stop_the_other_tracker(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -330,7 +328,7 @@ def test_tracker_that_fails_does_not_stop_the_other(
     assert not update_trackers(make_task(tracking={"mlflow": True, "model_registry": True}), store)
     assert "not up to date in MLflow" in caplog.text
     assert "not up to date in the Model Registry" not in caplog.text
-    assert kept(address, store).champions == [store.champion.read().run_id]
+    assert read_registry(address, store).champions == [store.champion.read().run_id]
 
 
 def test_registry_export_needs_an_address(store: TaskStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Replies of Kubeflow's Model Registry that the export relies on.
 
-The expected replies were recorded from a real server. The tests' own server gives the same ones, and so does a real
-server where one is running.
+The expected replies were recorded from a real server. The simulated server of the tests must give the same replies. So
+must a real server, if one is running.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def version(send: Ask, model: str) -> str:
     return str(version["id"])
 
 
-def test_absent_resources_are_answered_as_not_found(send: Ask, name: str, model: str) -> None:
+def test_missing_resources_give_status_404(send: Ask, name: str, model: str) -> None:
     replies = [
         send("GET", "registered_model", name=f"{name}-x"),
         send("GET", "model_version", name="r1", parentResourceId=model),
@@ -83,7 +83,7 @@ def test_resources_are_found_by_name_and_parent(send: Ask, name: str, model: str
 
 
 def test_change_replaces_properties_and_resets_the_state(send: Ask, model: str, version: str) -> None:
-    """A change without a state makes an archived version live; one without properties keeps them."""
+    """A change without a state makes an archived version live. A change without properties keeps the properties."""
     status, changed = send("PATCH", f"model_versions/{version}", {"customProperties": {"b": TEXT, "c": WHOLE}})
     assert (status, changed["state"], changed["customProperties"]) == (200, "LIVE", {"b": TEXT, "c": WHOLE})
     _, changed = send("PATCH", f"model_versions/{version}", {"state": "ARCHIVED"})

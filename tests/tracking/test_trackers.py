@@ -1,7 +1,7 @@
-"""Trackers get every run: MLflow with champions and the alias, TensorBoard with curves and summaries.
+"""Trackers get every run: MLflow with champions and their alias, TensorBoard with curves and summaries.
 
-Any number of exports may run, from any machine. MLflow's client is its own: it writes to its store of files, and to a
-real server where one can be started.
+Exports may be repeated, on any machine. The tests use MLflow's real client with a folder, and with a real server if one
+can be started.
 """
 
 import json
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["files", "server"])
 def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the folder of MLflow's files."""
+    """Return the address of MLflow's server, or of the folder with its files."""
     if request.param == "server":
         return str(request.getfixturevalue("server"))
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -51,7 +51,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return a task with a champion."""
+    """Return a workspace with a champion."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     _retrain(workspace)
@@ -64,11 +64,11 @@ def _retrain(workspace: Workspace) -> RunRecord:
     return record
 
 
-class Kept:
+class MlflowContent:
     """The runs, models and aliases of a task in MLflow."""
 
     def __init__(self, address: str, name: str = "pets") -> None:
-        from mlflow import MlflowClient  # a second and a half, which the other workers need not pay
+        from mlflow import MlflowClient  # takes 1.5 s, so only the tests that need it import it
 
         self.client, self.name = MlflowClient(address, address), name
 
@@ -84,7 +84,7 @@ class Kept:
         return str(self.client.get_model_version_by_alias(self.name, ALIAS).tags[RUN_ID])
 
     def forget(self) -> None:
-        """Remove all of it, for the next test."""
+        """Remove the runs and the model, for the next test."""
         experiment = self.client.get_experiment_by_name(self.name)
         self.client.delete_registered_model(self.name)
         for run in self.client.search_runs([experiment.experiment_id]):
@@ -92,14 +92,14 @@ class Kept:
 
 
 @pytest.fixture
-def kept(address: str) -> Iterator[Kept]:
-    kept = Kept(address)
+def kept(address: str) -> Iterator[MlflowContent]:
+    kept = MlflowContent(address)
     yield kept
     kept.forget()
 
 
-def test_export_holds_runs_curves_champions_and_alias(
-    workspace: Workspace, address: str, kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_export_has_runs_curves_champions_and_alias(
+    workspace: Workspace, address: str, kept: MlflowContent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = Source(workspace.store)
     assert export_to_mlflow(source, address) == (1, 1, "1")
@@ -125,17 +125,17 @@ def test_export_holds_runs_curves_champions_and_alias(
 
 
 def _assert_model(folder: str, workspace: Workspace, record: RunRecord) -> None:
-    """The registered model is the exported folder: weights and configuration."""
+    """Assert that the registered model has the run's weights and classes."""
     weights, expected = load_file(Path(folder) / "model.safetensors"), workspace.store.run(record.run_id).weights()
     assert all(weights[name].equal(tensor) for name, tensor in expected.items())
     labels = json.loads((Path(folder) / "config.json").read_text())["id2label"]
     assert list(labels.values()) == ["class-0", "class-1", "class-2"]
 
 
-def test_export_that_was_cut_off_is_completed(
-    workspace: Workspace, address: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_export_is_completed(
+    workspace: Workspace, address: str, kept: MlflowContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The export is cut off after each of the client's calls in turn; no run or version exists twice."""
+    """Interrupt the export after each of the client's calls. No run or version may exist twice."""
     source = Source(workspace.store)
     client = type(kept.client)
     calls = ("create_run", "log_batch", "set_terminated", "log_artifacts", "create_model_version")
@@ -157,7 +157,7 @@ def _dying_after(call: Any) -> Any:
     return called
 
 
-def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, kept: Kept) -> None:
+def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, kept: MlflowContent) -> None:
     first = workspace.store.champion.read().run_id
     workspace.land(0, 1, 2, seed=1)
     second = _retrain(workspace).run_id
@@ -171,7 +171,7 @@ def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, kept:
 def test_unreachable_tracker_does_not_delay_a_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The watcher logs it, waits before it tries again, and exports all of it then."""
+    """The watcher logs the error once, and waits before it retries."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
     updates.follow()
@@ -181,8 +181,8 @@ def test_unreachable_tracker_does_not_delay_a_run(
         export_to_mlflow(Source(workspace.store), "http://127.0.0.1:9")
 
 
-def test_silent_server_is_given_up_at_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It accepts connections and never answers. MLflow's client itself would ask it three times."""
+def test_server_without_a_reply_is_asked_only_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server accepts connections and never replies. By default, MLflow's client would send three requests."""
     monkeypatch.setattr(mlflow_connection, "SILENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -199,10 +199,10 @@ def test_probe_asks_for_the_experiment_and_creates_none(server: str, monkeypatch
         probe_mlflow("pets")
 
 
-def test_runs_and_promotions_are_exported_by_themselves(
-    workspace: Workspace, address: str, kept: Kept, caplog: pytest.LogCaptureFixture
+def test_watcher_exports_runs_and_promotions_once(
+    workspace: Workspace, address: str, kept: MlflowContent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once a state is exported, only another one asks the server again."""
+    """The watcher contacts the server again only after a change of runs or champion."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MLFLOW_TRACKING_URI", address)
         updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
@@ -213,7 +213,7 @@ def test_runs_and_promotions_are_exported_by_themselves(
     assert "not up to date" not in caplog.text
 
 
-def test_task_without_tracker_asks_no_server(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_tracker_contacts_no_server(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert update_trackers(TASK, workspace.store)
 
@@ -226,7 +226,9 @@ def _fail(workspace: Workspace) -> str:
     return stages.record_failure(workspace.context, planned, "out of memory").run_id
 
 
-def test_failed_run_is_exported_to_mlflow_without_curve(workspace: Workspace, address: str, kept: Kept) -> None:
+def test_failed_run_is_exported_to_mlflow_without_curve(
+    workspace: Workspace, address: str, kept: MlflowContent
+) -> None:
     failed = _fail(workspace)
     assert export_to_mlflow(Source(workspace.store), address) == (2, 1, "1")
     assert kept.runs()[failed].info.status == "FAILED"
@@ -247,7 +249,7 @@ def test_export_needs_an_address(workspace: Workspace, monkeypatch: pytest.Monke
         export_to_mlflow(Source(workspace.store))
 
 
-def test_event_files_hold_curve_and_summary(tmp_path: Path) -> None:
+def test_event_files_contain_curve_and_summary(tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     record = stages.run_task(workspace.context, make_task(), Request())
