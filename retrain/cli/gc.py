@@ -100,6 +100,7 @@ def _retention_table(tasks: "Sequence[Retention]") -> "Table":
         Column("size", lambda removal: format_bytes(removal.bytes)),
     )
     table = grid(columns, [removal for task in tasks for removal in task.removals])
+    table.show_header = bool(table.rows)
     kept = sum(len(task.kept) for task in tasks if task.task)
     freed = format_bytes(sum(task.bytes for task in tasks))
     is_done = all(task.is_done for task in tasks)
