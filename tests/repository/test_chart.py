@@ -1,4 +1,4 @@
-"""Tests of what each feature of the chart renders to."""
+"""Tests of the Kubernetes objects that the chart renders for each of its features."""
 
 import re
 import socket
@@ -28,11 +28,11 @@ def test_chart_features_render_to_valid_kubernetes_objects(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_every_feature_lints_strictly(name: str) -> None:
+def test_chart_features_pass_helm_lint(name: str) -> None:
     report = lint(CHART, values_of(name), strict=True)
     assert report["total_charts_linted"] == 1
     assert report["errors"] == []
-    # Severity 1 is information: that a chart without an icon might have one.
+    # Severity 1 is information, for example that the chart could have an icon.
     assert [message for message in report["messages"] if message["severity"] > 1] == []
 
 
@@ -84,7 +84,7 @@ def test_namespace_override_moves_every_object() -> None:
     assert (binding["metadata"]["namespace"], binding["subjects"][0]["namespace"]) == ("team", "007")
 
 
-def test_network_policy_of_gc_lets_nothing_in() -> None:
+def test_network_policy_of_gc_allows_no_ingress() -> None:
     found = documents(values_of("monitoring") | {"gc": {"enabled": True}})
     policy = one(found, "NetworkPolicy", "retrain-gc")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -107,7 +107,7 @@ def test_selectors_match_exactly_their_pods(name: str) -> None:
             assert {each["app.kubernetes.io/component"] for each in chosen} == {component}
 
 
-def test_task_files_reach_the_pods_as_they_were_written() -> None:
+def test_task_files_in_pods_are_equal_to_the_values() -> None:
     written = values_of("tasks")["tasks"]
     files = one(feature("tasks"), "ConfigMap", "retrain-tasks")["data"]
     assert sorted(files) == ["007.yaml", "flowers.yaml", "on.yaml"]
@@ -135,14 +135,14 @@ def test_only_a_changed_task_restarts_pods() -> None:
     assert checksum({"tasks": {"flowers": task}}) != checksum({"tasks": {"flowers": task | {"seed": 1}}})
 
 
-def test_only_submitting_pods_hold_a_token_for_kubeflow() -> None:
+def test_only_submitting_pods_have_a_token_for_kubeflow() -> None:
     def audiences(spec: Document) -> list[str]:
         projected = [volume["projected"]["sources"] for volume in spec["volumes"] if "projected" in volume]
         return [source["serviceAccountToken"]["audience"] for sources in projected for source in sources]
 
     by_component = {pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod for pod in pods(feature("default"))}
-    held = {component: audiences(pod["spec"]) for component, pod in by_component.items()}
-    assert held == {"watcher": ["pipelines.kubeflow.org"], "exporter": [], "test": []}
+    found_by_component = {component: audiences(pod["spec"]) for component, pod in by_component.items()}
+    assert found_by_component == {"watcher": ["pipelines.kubeflow.org"], "exporter": [], "test": []}
     assert [audiences(pod["spec"]) for pod in pods(feature("here"))] == [[], [], []]
     mounts = by_component["watcher"]["spec"]["containers"][0]["volumeMounts"]
     assert {"name": "kubeflow-token", "mountPath": "/var/run/secrets/kubeflow/pipelines", "readOnly": True} in mounts
@@ -230,12 +230,12 @@ def test_training_pod_monitor_selects_the_pipelines_pods() -> None:
 
 
 def linked(text: str) -> str:
-    """Text of the chart as it is installed: its links lead to where the team reads the runbook."""
+    """Return a text of the chart with the address of the runbook that the values set."""
     assert "docs/operations.md" in text
     return text.replace("docs/operations.md", "https://wiki.example.com/retrain/operations")
 
 
-def test_alerts_and_dashboards_match_the_chart() -> None:
+def test_installed_alerts_and_dashboards_match_the_files() -> None:
     found = feature("monitoring")
     rules = one(found, "PrometheusRule", "retrain")["spec"]
     assert rules == yaml.safe_load(linked((CHART / "files" / "alerts.yaml").read_text()))
@@ -246,7 +246,7 @@ def test_alerts_and_dashboards_match_the_chart() -> None:
     assert {doc["metadata"]["annotations"]["grafana_folder"] for doc in dashboards} == {"Machine learning"}
 
 
-def test_pod_placement_and_extras_come_from_values() -> None:
+def test_pod_placement_and_additions_come_from_the_values() -> None:
     watcher = one(feature("scheduling"), "Deployment", "classifier-watcher")["spec"]["template"]
     assert watcher["metadata"]["labels"]["cost-center"] == "42"
     assert watcher["spec"]["priorityClassName"] == "platform"
@@ -279,7 +279,7 @@ def test_platform_values_reach_pods_and_tasks() -> None:
     assert one(found, "ConfigMap", "retrain-extra")["data"] == {"namespace": "ml"}
 
 
-def test_pages_are_reached_through_ingress_and_gateway() -> None:
+def test_ingress_and_gateway_lead_to_the_exporters_pages() -> None:
     found = feature("platform")
     service = one(found, "Service", "retrain-exporter")
     ingress = one(found, "Ingress", "retrain-exporter")["spec"]
@@ -294,7 +294,7 @@ def test_pages_are_reached_through_ingress_and_gateway() -> None:
 
 
 @pytest.mark.parametrize("name", ["retrain-watcher", "retrain-training"])
-def test_pod_monitors_take_rules_of_the_team(name: str) -> None:
+def test_pod_monitors_add_relabelings_of_the_values(name: str) -> None:
     (endpoint,) = one(feature("platform"), "PodMonitor", name)["spec"]["podMetricsEndpoints"]
     assert endpoint["relabelings"][-1] == {"targetLabel": "cluster", "replacement": "ml-1"}
     assert endpoint["metricRelabelings"] == [{"sourceLabels": ["__name__"], "regex": "process_.*", "action": "drop"}]
@@ -315,7 +315,7 @@ def test_pushed_events_reach_the_watcher_with_a_token() -> None:
     assert "RETRAIN_EVENTS_TOKEN" not in str(exporter["env"])
 
 
-def test_helm_test_reads_every_tasks_store_and_asks_the_exporter() -> None:
+def test_helm_test_reads_each_store_and_requests_the_exporter() -> None:
     pod = one(feature("tasks"), "Pod", "retrain-test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert [container.get("args") for container in pod["spec"]["containers"]] == [
@@ -363,7 +363,7 @@ def test_chart_notes_name_the_trigger_of_runs(values: Document, polled: bool, id
     assert ("polled every 300 seconds" in notes, "nothing in this release starts runs" in notes) == (polled, idle)
 
 
-def test_chart_image_and_package_are_of_one_version() -> None:
+def test_chart_image_and_package_have_the_same_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == retrain.__version__
     assert feature("default")
@@ -381,7 +381,7 @@ def test_chart_image_and_package_are_of_one_version() -> None:
         ({"image": {"digest": f"sha256:{'9' * 64}"}, "exporter": {"image": {"tag": "2"}}}, None, "retrain:2"),
     ],
 )
-def test_component_has_torch_only_where_it_trains(values: Document, watcher: str | None, exporter: str) -> None:
+def test_only_a_component_that_trains_has_torch(values: Document, watcher: str | None, exporter: str) -> None:
     base: Document = {"tasks": {"flowers": {"store": "s3://retrain-example/models"}}}
     found = documents(base | values | {"image": {"tag": "1"} | values.get("image", {})})
     for name, image in (("watcher", watcher), ("exporter", exporter)):

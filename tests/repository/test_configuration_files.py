@@ -12,7 +12,7 @@ import retrain
 ROOT = Path(__file__).parents[2]
 
 
-def test_workflow_runs_the_script_of_ci_alone() -> None:
+def test_workflow_runs_only_the_ci_script() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert [command for command in commands if "apt-get" not in command] == ["bash .ci/run"]
@@ -46,7 +46,7 @@ def test_renovate_keeps_the_base_image_at_the_locks_python() -> None:
 
 
 def test_images_are_labelled_with_their_version_and_commit() -> None:
-    """Names of the labels: the OCI's image-spec, annotations."""
+    """The OCI's image specification defines the names of the labels (annotations)."""
     shown = subprocess.check_output(["make", "--dry-run", "image-slim", "BUILD=build"], cwd=ROOT, text=True)
     labels = dict(re.findall(r"--label org\.opencontainers\.image\.(\w+)=('[^']+'|\S+)", shown))
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
@@ -59,7 +59,7 @@ def test_images_are_labelled_with_their_version_and_commit() -> None:
     }
 
 
-def test_build_context_holds_only_files_of_the_image() -> None:
+def test_build_context_has_only_files_of_the_image() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

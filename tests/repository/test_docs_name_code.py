@@ -18,7 +18,7 @@ TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", RELIABILITY))))
-def test_test_that_the_page_names_exists(name: str) -> None:
+def test_reliability_page_names_existing_tests(name: str) -> None:
     assert f"def {name}(" in TESTS
 
 
@@ -28,11 +28,11 @@ def test_reliability_page_names_existing_files(path: str) -> None:
 
 
 @pytest.mark.parametrize("case", sorted(set(re.findall(r"(?<!`)\[([^]]+)\](?!\()", RELIABILITY))))
-def test_case_that_the_page_names_exists(case: str) -> None:
+def test_reliability_page_names_existing_cases(case: str) -> None:
     assert f'"{case}"' in TESTS
 
 
-def test_every_measure_names_tests_that_exist() -> None:
+def test_security_page_names_existing_tests() -> None:
     rows = [line for line in SECURITY.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= 10
     for row in rows:

@@ -15,7 +15,7 @@ PROJECT = SETTINGS["project"]
 
 
 def blocks(name: str) -> dict[str, str]:
-    """Return all lines of each requirement: version, hashes, and what needs it."""
+    """Return all lines of each requirement: its version, its hashes, and the packages that need it."""
     found = re.split(r"\n(?=[a-z])", (ROOT / name).read_text())
     return {block.split("==")[0].split("[")[0]: block for block in found if "==" in block}
 
@@ -45,8 +45,8 @@ def test_image_has_the_versions_that_are_tested() -> None:
     assert {name: block.split()[0] for name, block in shipped.items()} == {name: version[name] for name in shipped}
 
 
-def test_tests_do_without_the_slow_grammar_of_rfc3987() -> None:
-    """jsonschema imports it where it is installed, and kfp and altair import jsonschema: 1.8 s for every process."""
+def test_lock_omits_rfc3987_syntax_because_it_is_slow() -> None:
+    """If it is installed, jsonschema imports it, and kfp and altair import jsonschema. It would take 1.8 s."""
     assert "jsonschema" in blocks("requirements.lock")
     assert "rfc3987-syntax" not in blocks("requirements.lock")
 
@@ -55,22 +55,22 @@ def test_image_pins_the_tested_versions() -> None:
     assert locked("requirements-image.lock").items() <= locked("requirements.lock").items()
 
 
-def test_image_holds_packages_for_runs_and_no_tools() -> None:
+def test_image_has_packages_for_runs_and_no_tools() -> None:
     extras = PROJECT["optional-dependencies"]
     image = set(locked("requirements-image.lock"))
     assert wanted(PROJECT["dependencies"]) | wanted(extras["kfp"]) | wanted(extras["gcs"]) <= image
-    assert image & wanted(SETTINGS["dependency-groups"]["dev"]) == {"setuptools"}  # which torch asks for
+    assert image & wanted(SETTINGS["dependency-groups"]["dev"]) == {"setuptools"}  # torch requires it
 
 
 def test_cpu_image_is_the_default_image_without_cuda() -> None:
-    """Its torch and torchvision have other hashes, so the build installs the versions of the other lock."""
+    """Its torch and torchvision have other hashes. The build installs their versions in the default image's lock."""
     cpu, image = locked("requirements-cpu.lock"), locked("requirements-image.lock")
     assert cpu.items() <= image.items()
     assert set(locked("requirements-slim.lock")) <= set(cpu)
     missing = image.keys() - cpu.keys()
     assert {name for name in missing if not re.match(r"nvidia-|cuda-|triton$", name)} == {"torch", "torchvision"}
     assert not [name for name in cpu if re.match(r"nvidia|cuda|triton", name)]
-    assert {"sympy", "networkx", "filelock"} <= set(cpu)  # which torch needs
+    assert {"sympy", "networkx", "filelock"} <= set(cpu)  # torch requires them
 
 
 def test_slim_image_is_the_default_image_without_torch() -> None:

@@ -41,7 +41,7 @@ def test_manifests_are_accepted_by_kubernetes(path: Path) -> None:
 
 
 def inner(document: Document) -> Iterator[Document]:
-    """Yield what a sensor makes."""
+    """Yield the objects that a sensor creates."""
     for trigger in document["spec"].get("triggers", ()) if document["kind"] == "Sensor" else ():
         yield trigger["template"]["k8s"]["source"]["resource"]
 
@@ -49,7 +49,7 @@ def inner(document: Document) -> Iterator[Document]:
 NO_MANIFESTS = {"kustomization.yaml", "README.md", "Dockerfile", "server.py"}
 
 
-def test_kustomizations_name_the_files_that_are_there() -> None:
+def test_kustomizations_name_all_files_of_their_folders() -> None:
     found = list((ROOT / "k8s").rglob("kustomization.yaml"))
     assert len(found) == 7
     for path in found:
@@ -70,17 +70,17 @@ def test_task_in_an_example_is_valid(name: str) -> None:
     assert Task.model_validate({"name": "flowers"} | resources).resources.gpus.count == 1
 
 
-def test_kueue_example_uses_the_version_that_is_not_deprecated() -> None:
+def test_kueue_example_uses_a_current_api_version() -> None:
     assert {document["apiVersion"] for document in load(EXAMPLES / "kueue-queues.yaml")} == {"kueue.x-k8s.io/v1beta2"}
 
 
 def test_kueue_example_preempts_a_training_of_lower_priority() -> None:
-    """Kueue's default is never to preempt."""
+    """By default, Kueue never preempts."""
     [queue] = [each for each in load(EXAMPLES / "kueue-queues.yaml") if each["kind"] == "ClusterQueue"]
     assert queue["spec"]["preemption"] == {"withinClusterQueue": "LowerPriority"}
 
 
-def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
+def test_aws_accepts_queue_policies_and_notification(s3: str) -> None:
     def client(service: str) -> Any:
         return boto3.client(service, endpoint_url=s3, region_name="eu-west-1")
 

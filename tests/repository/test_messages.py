@@ -9,7 +9,7 @@ from support.rendered import ROOT
 DOCS = ROOT / "docs"
 
 
-def test_page_of_messages_is_that_of_the_code() -> None:
+def test_page_of_messages_is_up_to_date() -> None:
     module = runpy.run_path(str(DOCS / "messages.py"))
     assert (DOCS / "messages.md").read_text() == module["page"](), "run `make docs`"
 

@@ -1,4 +1,4 @@
-"""No object is unpickled: a pickle that would leave a trace is planted wherever something is read."""
+"""No object of a store is unpickled. The test replaces each object by a pickle that would create a file."""
 
 import pickle
 from contextlib import suppress
@@ -14,7 +14,7 @@ TASK = make_task()
 
 
 class Mark:
-    """Makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
     mark, workspace = tmp_path / "mark", Workspace(LocalStore(tmp_path / "store"), tmp_path)
     payload = pickle.dumps(Mark(mark))
     pickle.loads(payload)
-    mark.unlink()  # it works
+    mark.unlink()  # the pickle has created the file
     workspace.land(0, 1)
     first = stages.run_task(workspace.context, TASK, Request())
     workspace.land(1, 2, seed=1)
@@ -35,7 +35,7 @@ def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
     contents = workspace.contents()
     for key, before in contents.items():
         workspace.store.objects.write(key, payload)
-        with suppress(Exception):  # whatever it is refused with, it must not be run
+        with suppress(Exception):  # any error is allowed, but the pickle must not be loaded
             stages.run_task(workspace.context, TASK, Request("continuous"))
         assert not mark.exists(), key
         workspace.store.objects.write(key, before)

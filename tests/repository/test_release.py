@@ -41,7 +41,7 @@ def commit(root: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Return a repository of what a release is built from."""
+    """Return a repository with the files that a release is built from."""
     root = tmp_path / "repository"
     root.mkdir()
     for name in PARTS:
@@ -125,7 +125,7 @@ def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None
 
 
 def write_archive(path: Path, moment: int, mode: int, owner: str) -> None:
-    """Write a script and a text as a program would that keeps times, rights and owners."""
+    """Write an archive of a script and a text, with this time, these permissions and this owner."""
     with tarfile.open(path, "w:gz") as archive:
         for name, rights in (("run.sh", mode | 0o100), ("notes.md", mode)):
             member = tarfile.TarInfo(f"release/{name}")
@@ -133,7 +133,7 @@ def write_archive(path: Path, moment: int, mode: int, owner: str) -> None:
             archive.addfile(member, io.BytesIO(name.encode()))
 
 
-def test_archives_of_equal_files_become_equal_bytes(tmp_path: Path) -> None:
+def test_normalized_archives_of_equal_files_have_equal_bytes(tmp_path: Path) -> None:
     one, other = tmp_path / "one.tar.gz", tmp_path / "other.tar.gz"
     write_archive(one, 1_000_000_000, 0o664, "ann")
     write_archive(other, 1_100_000_000, 0o640, "bob")
@@ -150,7 +150,7 @@ def test_archives_of_equal_files_become_equal_bytes(tmp_path: Path) -> None:
     ]
 
 
-def test_release_that_is_inconsistent_is_refused(root: Path) -> None:
+def test_inconsistent_release_is_refused(root: Path) -> None:
     chart = root / "charts" / "retrain" / "Chart.yaml"
     chart.write_text(chart.read_text().replace(f"version: {VERSION}", "version: 9.9.9"))
     changelog = root / "CHANGELOG.md"

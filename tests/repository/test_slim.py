@@ -46,7 +46,7 @@ def test_watcher_without_torch_validates_and_submits(tmp_path: Path, environment
         file.write_text(task.model_dump_json())
         place = Place(task)
         images = {f"{('cat', 'dog')[number % 2]}/{number}.png": png(number) for number in range(40)}
-        upload(place.store.objects, "a", images)  # which the watcher packs into shards
+        upload(place.store.objects, "a", images)  # the watcher packs them into shards
         command = [*RETRAIN, "watch", "--task", str(file), "--once", "--on", "kubeflow"]
 
         def watch() -> None:
@@ -87,13 +87,13 @@ def test_command_that_needs_torch_names_the_other_image(tmp_path: Path, environm
 
 
 def read(url: str, process: "subprocess.Popen[str]") -> str:
-    """Return what an address answers, once it does."""
+    """Return the reply of an address, as soon as its server listens."""
     while process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=120) as reply:
                 return reply.read().decode()
         except urllib.error.HTTPError:
             raise
-        except (urllib.error.URLError, ConnectionError):  # it does not listen yet
+        except (urllib.error.URLError, ConnectionError):  # the server does not listen yet
             time.sleep(0.1)
     raise AssertionError(process.stderr and process.stderr.read())

@@ -1,4 +1,4 @@
-"""The files that are gathered for the slim image: Python runs on them alone, and equal inputs give equal bytes."""
+"""The files of the slim image: Python needs no other files, and equal inputs give equal bytes."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ USED = """
 import retrain, ssl
 print(retrain.__file__, ssl.__file__, sep="\\n")
 """
-"""Stands for the modules that watcher and exporter load."""
+"""Program that the tests use instead of the script's, with fewer modules than watcher and exporter load."""
 CHECK = """
 import bz2, ctypes, datetime, hashlib, lzma, multiprocessing, retrain, sqlite3, ssl, zoneinfo
 assert ssl.create_default_context().get_ca_certs()
@@ -32,7 +32,7 @@ class Gathered(NamedTuple):
     trees: Path
 
     def found(self, tree: str) -> set[str]:
-        """Return the paths in one tree, those of site-packages relative to it."""
+        """Return the paths in one tree. Paths in site-packages are relative to site-packages."""
         root = self.trees / tree
         names = (str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
         return {name.rpartition("/site-packages/")[2] for name in names}
@@ -40,7 +40,7 @@ class Gathered(NamedTuple):
 
 @pytest.fixture(scope="module")
 def gathered(tmp_path_factory: pytest.TempPathFactory) -> Gathered:
-    """Gather a virtual environment with a package, and with one that is called retrain."""
+    """Gather the files of a virtual environment with a package `retrain` and other packages."""
     folder = tmp_path_factory.mktemp("slim")
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=240)
@@ -76,11 +76,11 @@ def test_slim_image_has_one_tree_for_each_layer(gathered: Gathered) -> None:
 def test_files_of_the_slim_image_do_not_depend_on_time(gathered: Gathered) -> None:
     assert {path.lstat().st_mtime for path in gathered.trees.rglob("*")} == {SCRIPT["MOMENT"]}
     flags = {path.read_bytes()[4:8] for path in gathered.trees.rglob("*.pyc")}
-    assert flags == {b"\1\0\0\0"}, "recognized by a hash of their source, which is not checked"
+    assert flags == {b"\1\0\0\0"}, "Python must accept compiled modules without a check of their source"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can change the root folder")
-def test_python_runs_on_the_gathered_files_alone(gathered: Gathered, tmp_path: Path) -> None:
+def test_python_runs_with_only_the_gathered_files(gathered: Gathered, tmp_path: Path) -> None:
     for tree in ("base", "packages", "retrain"):
         shutil.copytree(gathered.trees / tree, tmp_path / "root", symlinks=True, dirs_exist_ok=True)
     chroot = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"

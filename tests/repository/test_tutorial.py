@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(folder: Path) -> str:
-    """Return what the whole tutorial prints."""
+    """Return the output of the complete tutorial."""
     need("curl", "curl")
     port = str(free_port())
     blocks = BLOCK.findall(TUTORIAL.read_text())
@@ -61,7 +61,7 @@ def _answers(printed: str) -> list[dict[str, str]]:
     return [json.JSONDecoder().raw_decode(printed, found.start())[0] for found in re.finditer(r'\{"model"', printed)]
 
 
-def test_tutorial_leaves_predictions_and_an_exported_model(printed: str, folder: Path) -> None:
+def test_tutorial_writes_predictions_and_an_exported_model(printed: str, folder: Path) -> None:
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((folder / "photos" / "3").iterdir()))
