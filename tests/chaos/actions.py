@@ -38,7 +38,7 @@ from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
 
 NOT_NOW = 2
-"""Exit code of an action that can be repeated: the store failed or the task is locked. A message says which."""
+"""Exit code of an action that can be repeated, because the store failed or the task is locked."""
 LEASE_SECONDS = 2.0
 BARRIER_SECONDS = 60.0
 """Seconds after which a racing process continues without the other processes."""
@@ -87,8 +87,8 @@ def retrain(place: Place, changes: Sequence[str] = (), is_later: bool = False) -
     if is_later:
         write_as_a_later_version(LocalStore, S3Store)
     context = place.context()
-    with context.store.lock(seconds=LEASE_SECONDS) as ours:
-        stages.run_task(replace(context, store=ours), place.task(changes=changes), Request())
+    with context.store.lock(seconds=LEASE_SECONDS) as locked:
+        stages.run_task(replace(context, store=locked), place.task(changes=changes), Request())
 
 
 def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> None:
@@ -108,13 +108,15 @@ def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> 
 def hold_first_replace(start: Barrier, key: str) -> None:
     """Let this process replace a key only after all racing processes have read its old value."""
     for store in (LocalStore, S3Store):
-        store.replace = _held(store.replace, start, key, [])
+        store.replace = _wait_before_first_replace(store.replace, start, key, [])
 
 
-def _held(replace: Callable[..., str], start: Barrier, key: str, held: list[str]) -> Callable[..., str]:
+def _wait_before_first_replace(
+    replace: Callable[..., str], start: Barrier, key: str, waited: list[str]
+) -> Callable[..., str]:
     def wait_and_replace(store: Any, at: str, *arguments: Any) -> str:
-        if at == key and not held:
-            held.append(at)
+        if at == key and not waited:
+            waited.append(at)
             wait(start)
         return replace(store, at, *arguments)
 
@@ -159,8 +161,8 @@ def watch(place: Place, queue: str | None, records: int, drop: str | None = None
 def _is_unfinished(store: TaskStore, drop: str | None) -> bool:
     """Return whether a claimed run has not ended, or no run has the drop.
 
-    Records do not show this. A missed attempt has a record before the next attempt starts. A rejected candidate has a
-    record, too.
+    Records do not show this. A run that missed its target has a record before the next run starts. A rejected candidate
+    has a record, too.
     """
     claims = store.claims()
     claims.refresh()

@@ -1,5 +1,5 @@
-"""Compare a long scenario's ledger, store and history with each other, with printed output, and with the undisturbed
-run.
+"""Compare a long scenario's ledger, store and history with each other, with the output of commands, and with the
+undisturbed scenario (the same scenario without faults).
 """
 
 import json
@@ -36,7 +36,7 @@ def disagreements(objects: Objects, years: Years) -> Iterator[Finding]:
     yield from _credited_twice(objects, records)
     for number, data in enumerate(years.erased):
         for key in sorted(key for key, found in objects.items() if data in found):
-            yield Finding("lost", key, f"holds erased sample {number}")
+            yield Finding("lost", key, f"contains erased sample {number}")
 
 
 def entries(objects: Objects) -> list[Entry]:
@@ -64,13 +64,17 @@ def _misreported(objects: Objects, records: Mapping[str, Any], told: Mapping[str
     if [record["run_id"] for record in history] != [*sorted(shown, key=lambda run: (shown[run]["ended_at"], run))]:
         yield Finding("lost", "retrain history", "its runs are not in the order in which they ended")
     if shown.keys() != records.keys():
-        yield Finding("lost", "retrain history", f"shows {sorted(shown.keys() ^ records.keys())} otherwise")
+        yield Finding(
+            "lost", "retrain history", f"runs missing here or in the ledger: {sorted(shown.keys() ^ records.keys())}"
+        )
     for name, value in sums.items():
         if not math.isclose(status["savings"][name], value, rel_tol=1e-9, abs_tol=1e-6):
-            yield Finding("lost", "retrain status", f"{name} {status['savings'][name]}, where a recount says {value}")
+            yield Finding("lost", "retrain status", f"{name} is {status['savings'][name]}, computed again {value}")
     champion = json.loads(objects["champion.json"])["history"][-1]["run_id"]
     if (status["champion"]["run_id"], status["runs"]) != (champion, len(records)):
-        yield Finding("forked", "retrain status", f"shows {status['champion']['run_id']}, where {champion} is champion")
+        yield Finding(
+            "forked", "retrain status", f"champion is {status['champion']['run_id']}, in the store {champion}"
+        )
     yield from _mismeasured(sums, records, told["metrics"])
 
 
@@ -83,23 +87,23 @@ def _mismeasured(sums: Mapping[str, float], records: Mapping[str, Any], metrics:
     expected = {METRICS[field]: value for field, value in sums.items()} | {"retrain_runs_total": len(records)}
     for name, value in expected.items():
         if not math.isclose(values[name], value, rel_tol=1e-6, abs_tol=1e-6):
-            yield Finding("lost", "retrain metrics", f"{name} {values[name]}, where a recount says {value}")
+            yield Finding("lost", "retrain metrics", f"{name} is {values[name]}, computed again {value}")
 
 
 def _other_history(objects: Objects, years: Years) -> Iterator[Finding]:
     found = entries(objects)
-    for number, (ours, theirs) in enumerate(zip(found, years.history, strict=False), 1):
-        if ours != theirs:
-            yield Finding("forked", "champion.json", f"entry {number} is {ours}, and {theirs} without faults")
+    for number, (entry, expected) in enumerate(zip(found, years.history, strict=False), 1):
+        if entry != expected:
+            yield Finding("forked", "champion.json", f"entry {number} is {entry}, and {expected} without faults")
             return
     if len(found) != len(years.history):
         yield Finding("forked", "champion.json", f"{len(found)} entries, and {len(years.history)} without faults")
 
 
 def _other_objects(objects: Objects, records: Mapping[str, Any], years: Years) -> Iterator[Finding]:
-    """Compare the store's contents with the undisturbed scenario's. Finished runs leave no checkpoints."""
+    """Compare the store's contents with those of the undisturbed scenario. Finished runs leave no checkpoints."""
     for key in sorted(settled_keys(objects, records) ^ years.keys):
-        yield Finding("lost", key, "is left over" if key in objects else "is not there")
+        yield Finding("lost", key, "is unexpected" if key in objects else "is missing")
 
 
 def _credited_twice(objects: Objects, records: Mapping[str, Any]) -> Iterator[Finding]:
@@ -107,4 +111,4 @@ def _credited_twice(objects: Objects, records: Mapping[str, Any]) -> Iterator[Fi
     credited = Counter(record["dataset_digest"] for record in records.values() if record["savings"]["baseline"])
     for dataset, count in credited.items():
         if count > 1:
-            yield Finding("lost", "ledger", f"{count} runs on dataset {dataset} are credited with what scratch takes")
+            yield Finding("lost", "ledger", f"{count} runs on dataset {dataset} have a baseline above zero")

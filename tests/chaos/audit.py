@@ -19,7 +19,7 @@ def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ())
     """Return all errors. `champions` has all versions of the pointer, oldest first, if the store keeps them."""
     torn = list(_torn(objects))
     if any(finding.where.endswith((".json", ".jsonl")) for finding in torn):
-        return torn  # an unreadable file has no links to follow
+        return torn  # the other checks must read these files
     years = expected.years
     rewritten = _rewritten(champions, inherited=years.inherited if years else 0)
     found = [*torn, *_lost(objects, expected), *_forked(objects), *rewritten]
@@ -27,7 +27,7 @@ def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ())
 
 
 def digests(objects: Objects, run: str) -> Digests:
-    """Return the digests of a run's model, index and curve."""
+    """Return the digests of a run's model, learning-speed index and curve."""
     result = _json(objects[f"runs/{run}/result.json"])
     return result["model_digest"], result["index_digest"], _sha256(objects[f"runs/{run}/curve.jsonl"])
 
@@ -60,7 +60,7 @@ def _torn(objects: Objects) -> Iterator[Finding]:
         yield from _run_torn(objects, run, result)
     for key, data in objects.items():
         if "/state/" in key and _sha256(data)[:32] not in key:
-            yield Finding("torn", key, "a state that is not what it is called after")
+            yield Finding("torn", key, "a checkpoint without the digest in its name")
 
 
 def _reads(key: str, data: bytes) -> bool:
@@ -79,13 +79,13 @@ def _against(objects: Objects, key: str, sha256: str) -> Iterator[Finding]:
 def _run_torn(objects: Objects, run: str, result: dict[str, Any]) -> Iterator[Finding]:
     here = f"runs/{run}"
     if f"{here}/removed.json" in objects:
-        yield from (Finding("torn", key, "is left of a removed model") for key in objects if _is_model(here, key))
+        yield from (Finding("torn", key, "a file of a removed model") for key in objects if _is_model(here, key))
         return
     yield from _against(objects, f"{here}/model.safetensors", result["model_digest"])
     drops = [drop["id"] for drop in _json(objects[f"{here}/plan.json"])["dataset"]["drops"]]
     index = [objects.get(f"{here}/learning_speed/{drop}.safetensors", b"") for drop in drops]
     if _sha256(*index) != result["index_digest"]:
-        yield Finding("torn", f"{here}/learning_speed/", "not the index that the result vouches for")
+        yield Finding("torn", f"{here}/learning_speed/", "not the learning-speed index with the digest in the result")
     points = [_json(line) for line in objects[f"{here}/curve.jsonl"].splitlines()]
     if points[-1]["iteration"] != result["iterations"]:
         yield Finding("torn", f"{here}/curve.jsonl", "ends before the run did")
@@ -112,21 +112,23 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
             saved += recount_savings(objects, run)["gross"]
             yield from _record_lost(objects, record, expected.runs[run])
     if records.keys() == expected.runs.keys() and saved != expected.saved:
-        yield Finding("lost", "ledger", f"{saved} iterations saved, where a recount says {expected.saved}")
+        yield Finding("lost", "ledger", f"gross savings are {saved}, without faults {expected.saved}")
 
 
 def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) -> Iterator[Finding]:
     run = record["run_id"]
     recounted = recount_savings(objects, run)
     differing = [
-        f"{name} {record['savings'].get(name)}, where a recount says {value:g}"
+        f"{name} is {record['savings'].get(name)}, computed again {value:g}"
         for name, value in recounted.items()
         if not math.isclose(record["savings"].get(name, math.nan), value, rel_tol=1e-9, abs_tol=1e-9)
     ]
     if differing or not record["savings"].keys() >= recounted.keys():
         yield Finding("lost", f"ledger/{run}.json", f"savings: {'; '.join(differing) or list(record['savings'])}")
     if digests(objects, run) != expected:
-        yield Finding("lost", f"runs/{run}", "its model, index or curve is not that of the undisturbed run")
+        yield Finding(
+            "lost", f"runs/{run}", "its model, learning-speed index or curve differs from the undisturbed run's"
+        )
 
 
 def _forked(objects: Objects) -> Iterator[Finding]:
@@ -149,7 +151,7 @@ def _misjudged(record: dict[str, Any], before: str | None) -> Iterator[Finding]:
     comparison = (record["evaluation"] or {}).get("comparison")
     against = comparison["champion"] if comparison else None
     if against != before:
-        yield Finding("forked", f"ledger/{record['run_id']}.json", f"judged against {against}, and replaced {before}")
+        yield Finding("forked", f"ledger/{record['run_id']}.json", f"compared with {against}, but replaced {before}")
 
 
 def _rewritten(champions: Sequence[bytes], inherited: int) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from retrain.training.loaders import EpochSampler
 
 
 def skip_the_digest() -> None:
-    """Accept every saved state, without comparing its digest."""
+    """Accept every checkpoint without comparing its digest."""
     checkpoints._digest = lambda state: "0" * 32
 
 

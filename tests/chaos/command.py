@@ -18,13 +18,17 @@ from chaos.scenarios import Harness, long_scenarios, scenarios
 def main() -> None:
     """Run and audit the scenarios, print the counts, and exit with 1 if anything was found."""
     options = parser(__doc__)
-    options.add_argument("--scenarios", type=int, default=50, help="of two to four runs each")
+    options.add_argument("--scenarios", type=int, default=50, help="number of scenarios, with two to four runs each")
     options.add_argument(
-        "--long", type=int, default=2, help="scenarios of many drops: even seeds in a folder, odd ones on S3"
+        "--long", type=int, default=2, help="number of long scenarios; even seeds use a folder, odd seeds use S3"
     )
-    options.add_argument("--drops", type=int, default=60, help="of each long scenario")
-    options.add_argument("--seed", type=int, default=0, help="of the first scenario; the others' follow")
-    options.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a deliberate bug, to be found")
+    options.add_argument("--drops", type=int, default=60, help="number of drops of each long scenario")
+    options.add_argument(
+        "--seed", type=int, default=0, help="seed of the first scenario; later scenarios have the next seeds"
+    )
+    options.add_argument(
+        "--break", dest="broken", choices=sorted(BREAKS), help="deliberate bug that the audit must find"
+    )
     chosen = options.parse_args()
     os.environ.update(AWS)
     started, runs = time.monotonic(), 0

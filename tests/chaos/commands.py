@@ -94,9 +94,9 @@ def collect(place: Place, keep_last: int) -> None:
 
     It keeps files that were used within the last minute.
     """
-    with place.context().store.lock(seconds=LEASE_SECONDS) as ours:
-        found = retention.plan_removal(ours, keep_last, timedelta(0), utc_now())
-        retention.remove(ours, found, utc_now())
+    with place.context().store.lock(seconds=LEASE_SECONDS) as locked:
+        found = retention.plan_removal(locked, keep_last, timedelta(0), utc_now())
+        retention.remove(locked, found, utc_now())
     cache_retention.remove(place.cache, (), timedelta(0), utc_now())
 
 

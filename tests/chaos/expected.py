@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 
 Kind = Literal["lost", "torn", "forked"]
 Digests = tuple[str, str, str]
-"""Digests of a run's model, index and curve."""
+"""Digests of a run's model, learning-speed index and curve."""
 Entry = tuple[str, str, str | None, str | None]
-"""An entry of the champions' history: the run, why it was promoted, the author and the reason."""
+"""An entry of the champions' history: the run, the kind of promotion, the author and the reason."""
 
 
 class Finding(NamedTuple):
@@ -41,6 +41,6 @@ class Expected(NamedTuple):
     runs: Mapping[str, Digests]
     """The result of each undisturbed run, by its id. These runs, and no others, must have a record."""
     saved: int
-    """Gross saving over the ledger, in iterations."""
+    """Sum of the ledger's gross savings, in iterations."""
     years: Years | None = None
     """Expectations of a long scenario. None for short ones."""

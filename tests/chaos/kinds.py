@@ -1,4 +1,4 @@
-"""The kinds of scenarios: two drops land and are retrained on under different faults."""
+"""The kinds of short scenarios: two drops land, and after each a retraining runs, under different faults."""
 
 from collections.abc import Callable, Mapping
 
@@ -42,7 +42,7 @@ class Reference:
         self.first = records[0].run_id
 
     def expected(self, *plans: Plan, quarantined: tuple[str, ...] = ()) -> Expected:
-        """Return what the first run and these runs must leave in the store."""
+        """Return the required result of a scenario with the first run and these runs."""
         runs = [self.first, *(plan.run_id for plan in plans)]
         drops = dict.fromkeys(DROPS, "committed") | dict.fromkeys(quarantined, "quarantined")
         return Expected(drops, {run: self._digests[run] for run in runs}, sum(self._saved[run] for run in runs))

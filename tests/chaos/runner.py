@@ -37,7 +37,7 @@ class Failed(Exception):
 
 @dataclass
 class Runner:
-    """Starts the processes of one scenario, and counts their faults."""
+    """The processes of one scenario, and the counts of their faults."""
 
     place: Place
     random: Random
@@ -110,7 +110,7 @@ class Runner:
     def fail(self, what: str) -> NoReturn:
         """Raise `Failed` with the logs of the processes."""
         notes = self.place.folder / "tracebacks"
-        raise Failed(f"{what}: {notes.read_text() if notes.exists() else 'nothing in writing'}")
+        raise Failed(f"{what}: {notes.read_text() if notes.exists() else 'no traceback'}")
 
     def repeat_until_done(
         self, action: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()

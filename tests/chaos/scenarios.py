@@ -25,6 +25,7 @@ from chaos.years import Done, run_disturbed, run_undisturbed
 SHARE = 0.05
 """Share of the requests to S3 that have a fault."""
 AT_ONCE = 5
+"""Number of scenarios that run at the same time."""
 STORES = ("local", "s3")
 YEARS = "years"
 """The kind of long scenarios."""
@@ -130,7 +131,7 @@ class Harness:
         return sum(map(is_record, left)), audit(left, expected, champions)
 
     def _run_kind(self, scenario: Scenario, runner: Runner, deeds: Counter[str]) -> Expected:
-        """Run a scenario, and return what it must have left in the store."""
+        """Run a scenario, and return its required result."""
         if scenario.kind != YEARS:
             return KINDS[scenario.kind](runner, self._reference)
         undisturbed = self._undisturbed(scenario.drops, scenario.seed)

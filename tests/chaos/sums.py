@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 Objects = Mapping[str, bytes]
-"""Everything in a store under a task's name, by keys without that name."""
+"""All objects of a task, by keys without the task's name."""
 Sums = dict[str, float]
 """Savings by the names of their fields."""
 IMAGE_SHARE = 1 / 3
@@ -27,11 +27,11 @@ BY_THE_GATE = ("promoted", "approved")
 
 
 def recount_savings(objects: Objects, run: str) -> Sums:
-    """Compute what a run saved.
+    """Return the savings of a run.
 
     A scratch run is its own baseline. Another run is credited with scratch's iterations if it ended at its target,
-    passed the gate, and is the first on its dataset. Without this credit, all its iterations are a loss. A calibration
-    is a loss of all its iterations, and no part of the gross savings.
+    passed the gate, and is the first on its dataset. Otherwise, its baseline is zero and its savings are negative. A
+    calibration has negative net savings, and its gross savings are zero.
     """
     plan, result = read_run(objects, run)
     used: int = result["iterations"]
@@ -62,11 +62,11 @@ def _difference(baseline: float, whole: float, used: float, all_in: float) -> Su
 
 
 def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:
-    """Return three figures: scratch's iterations to its accuracy, its full training, and the error of the first.
+    """Return the iterations that scratch takes to its accuracy, those of its full training, and the error of the first.
 
-    If scratch runs on this dataset exist, they are the measurement. Otherwise, the figure is the schedule times a mean
-    share. The mean is over `TYPICAL_SHARE` and over the shares of their schedules that earlier scratch runs took to
-    their own accuracy.
+    The first number is the mean of the scratch runs on this dataset, if there are any. Otherwise, it is the schedule
+    times a mean share. The mean is over `TYPICAL_SHARE` and over the shares of their schedules after which earlier
+    scratch runs first had their final accuracy.
     """
     training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
     whole = round(training["epochs"] * samples / training["batch_size"])
@@ -75,14 +75,18 @@ def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, 
         return round(mean(same)), whole, 0.0
     shares = [reached / iterations for _, reached, iterations in runs]
     share = mean([*shares, TYPICAL_SHARE])
-    squares = (SCRATCH_SPREAD * share) ** 2 + sum((own - share) ** 2 for own in shares)
-    return round(round(share * whole, 1)), whole, round(math.sqrt(squares / len(shares)) * whole, 1)  # plans: tenths
+    squares = (SCRATCH_SPREAD * share) ** 2 + sum((each - share) ** 2 for each in shares)
+    return (
+        round(round(share * whole, 1)),
+        whole,
+        round(math.sqrt(squares / len(shares)) * whole, 1),
+    )  # plans have tenths
 
 
 def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
     """Return the newest scratch runs that had a record before this time.
 
-    Each is its dataset, its iterations to its own accuracy, and its iterations in all.
+    Each item has the dataset, the iterations after which the run first had its final accuracy, and all its iterations.
     """
     found = []
     for run, ended_at in sorted(_recorded(objects).items(), key=lambda item: item[1]):
@@ -95,7 +99,7 @@ def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
 
 
 def _recorded(objects: Objects) -> dict[str, str]:
-    """Return each run's time in its record and its result in the store."""
+    """Return the time at which each run with a result ended, by the run's id."""
     records = [json.loads(data) for key, data in objects.items() if is_record(key)]
     return {record["run_id"]: record["ended_at"] for record in records if record["result"]}
 

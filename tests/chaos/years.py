@@ -99,7 +99,7 @@ def _write_drop(folder: Path, number: int) -> None:
 
 
 class Team:
-    """Does everything that happens in a scenario. `chance` decides what happens. With `writes`, faults are injected."""
+    """The team that does all actions of a scenario. `chance` chooses the actions. `writes` turns on faults."""
 
     def __init__(self, runner: Runner, chance: Random, writes: Sequence[int] | None = None) -> None:
         self._runner, self._chance, self._writes = runner, chance, writes
@@ -309,7 +309,7 @@ def run_undisturbed(runner: Runner, drops: int, seed: int) -> Done:
 
 
 def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> Expected:
-    """Run the same scenario under faults, and return what it must have left in the store."""
+    """Run the same scenario under faults, and return its required result."""
     runner.place = make_place(runner.place, drops)
     Team(runner, Random(seed), undisturbed.writes).work(drops)
     for file, words in TOLD.items():
@@ -319,7 +319,7 @@ def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> E
 
 
 def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], told: Mapping[str, str]) -> Expected:
-    """Return what a scenario must leave in the store, from the result of the undisturbed scenario."""
+    """Return the required result of a scenario, computed from the undisturbed scenario."""
     records = {data["run_id"]: data for data in (json.loads(left[key]) for key in left if is_record(key))}
     manifests = [key.split("/")[1:] for key in left if key.startswith("drops/") and key.count("/") == 2]
     states = {"drop.json": "committed", "quarantine.json": "quarantined"}
