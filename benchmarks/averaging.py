@@ -26,7 +26,7 @@ PAIRS = {Case(16, 32): 40, Case(16, 16): 120}
 
 
 def seconds(step: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     step()
     return time.perf_counter() - began

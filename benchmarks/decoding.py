@@ -39,7 +39,7 @@ def decode_fully(data: bytes, size: int) -> NDArray[np.uint8]:
 
 
 def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
-    """Decode for a twentieth of a second; return the mean time of one decoding, in milliseconds."""
+    """Decode for a twentieth of a second. Return the mean time of one decoding, in milliseconds."""
     count, began = 0, time.process_time()
     while (taken := time.process_time() - began) < 0.05 or not count:
         decoding(data, size)
@@ -52,9 +52,9 @@ def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
     taken = [(milliseconds(decode_fully, data, size), milliseconds(decode_image, data, size)) for _ in range(turns)]
     difference = np.abs(decode_image(data, size).astype(int) - decode_fully(data, size))
     return {
-        "full decoding, ms": round(statistics.median(theirs for theirs, _ in taken), 3),
-        "retrain, ms": round(statistics.median(ours for _, ours in taken), 3),
-        "times as fast": round(statistics.median(theirs / ours for theirs, ours in taken), 2),
+        "full decoding, ms": round(statistics.median(full for full, _ in taken), 3),
+        "retrain, ms": round(statistics.median(scaled for _, scaled in taken), 3),
+        "times as fast": round(statistics.median(full / scaled for full, scaled in taken), 2),
         "pixels differ by, mean and most": [round(float(difference.mean()), 2), int(difference.max())],
     }
 

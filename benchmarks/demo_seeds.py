@@ -34,7 +34,7 @@ Line = dict[str, Any]
 
 
 def run_seed(seed: int, overrides: list[str], folder: Path) -> Line:
-    """Run the demo's weeks with one seed, and scratch on the same data; return the seed's line."""
+    """Run the demo's weeks with one seed, and scratch on the same data. Return the results as a line."""
     since = time.monotonic()
     task = load_task(str(TASK), [f"seed={seed}", *overrides])
     store = TaskStore(open_store(str(folder / "store"), None), task.name)
@@ -176,7 +176,9 @@ def _format_row(line: Line) -> tuple[str, ...]:
 def main() -> None:
     """Run the seeds that have no line yet, and print the summary."""
     options = parser(__doc__)
-    options.add_argument("--lines", type=Path, default=LINES, help="file with one JSON line a seed, which is extended")
+    options.add_argument(
+        "--lines", type=Path, default=LINES, help="file with one JSON line per seed; results are appended"
+    )
     options.add_argument("--seeds", type=int, default=20, help="number of seeds, from 0 on")
     options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field")
     options.add_argument("--summary", action="store_true", help="only print the summary")

@@ -83,7 +83,7 @@ def by_hand(
                 loss = functional.cross_entropy(network(images), labels)
             if augment:
                 pairs = zip(network.parameters(), first, strict=True)
-                loss = loss + STRENGTH * torch.stack([(ours - start).square().sum() for ours, start in pairs]).sum()
+                loss = loss + STRENGTH * torch.stack([(weight - start).square().sum() for weight, start in pairs]).sum()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -111,7 +111,7 @@ def fastest(epochs: list[Epoch]) -> Epoch:
     return min(epochs, key=seconds)
 
 
-def ours(case: Case, batches: int, bf16: bool) -> Epoch:
+def retrain_epoch(case: Case, batches: int, bf16: bool) -> Epoch:
     """Return a function that trains an epoch in this project's loop."""
     run = run_of(case, "continuous", batches * BATCH, 1000 * batches, Training(bf16=bf16, batch_size=BATCH))
 
@@ -128,11 +128,11 @@ Loops = dict[str, Callable[[Case, int], Epoch]]
 FLOAT32: Loops = {
     "users": partial(by_hand, augment=True, tuned=False),
     "script": partial(by_hand, augment=False, tuned=False),
-    "retrain": partial(ours, bf16=False),
+    "retrain": partial(retrain_epoch, bf16=False),
 }
 BFLOAT16: Loops = {
     "tuned": partial(by_hand, augment=True, tuned=True),
-    "retrain bf16": partial(ours, bf16=True),
+    "retrain bf16": partial(retrain_epoch, bf16=True),
 }
 
 
@@ -166,9 +166,9 @@ def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, o
     }
 
 
-def ratio(theirs: list[float], ours: list[float]) -> float:
+def ratio(other: list[float], retrain: list[float]) -> float:
     """Return how many times as fast this project's loop is, as the median over the turns."""
-    return round(statistics.median(one / other for one, other in zip(theirs, ours, strict=True)), 2)
+    return round(statistics.median(slow / fast for slow, fast in zip(other, retrain, strict=True)), 2)
 
 
 def main() -> None:
@@ -176,7 +176,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument(
-        "--batches", type=int, default=8, help="batches an epoch of the thin network; the full one gets a quarter"
+        "--batches", type=int, default=8, help="batches per epoch of the thin network; the full network gets a quarter"
     )
     chosen = options.parse_args()
     tune_malloc()

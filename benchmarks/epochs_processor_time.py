@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 
 import torch
-from epochs import BATCH, Epoch, by_hand, ours
+from epochs import BATCH, Epoch, by_hand, retrain_epoch
 from lib.noise import CPU, Case
 from lib.report import parser, report
 
@@ -24,10 +24,10 @@ THIN = Case(16, 32)
 def loops(batches: int) -> dict[str, Epoch]:
     """Return the loops, by the names that `epochs.py` gives them."""
     users = partial(by_hand, THIN, batches, augment=True, workers=(0,))
-    made = {"users": users(tuned=False), "retrain": ours(THIN, batches, bf16=False)}
+    made = {"users": users(tuned=False), "retrain": retrain_epoch(THIN, batches, bf16=False)}
     if is_bf16_slow(True, CPU):
         return made
-    return made | {"tuned": users(tuned=True), "retrain bf16": ours(THIN, batches, bf16=True)}
+    return made | {"tuned": users(tuned=True), "retrain bf16": retrain_epoch(THIN, batches, bf16=True)}
 
 
 def processor_seconds(epoch: Epoch) -> float:
@@ -38,10 +38,10 @@ def processor_seconds(epoch: Epoch) -> float:
 
 
 def main() -> None:
-    """Run an epoch of each loop in turns."""
+    """Alternate between the loops, one epoch each, and report their processor time."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=9)
-    options.add_argument("--batches", type=int, default=4, help="batches an epoch")
+    options.add_argument("--batches", type=int, default=4, help="batches per epoch")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     tune_malloc()
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def compare(taken: dict[str, list[float]], choose: Callable[[list[float]], float]) -> dict[str, float]:
-    """Return how many times as fast our loops are in the chosen turn."""
+    """Return how many times as fast this project's loops are in the chosen turn."""
     pairs = [(one, other) for one in ("retrain", "retrain bf16") for other in ("users", "tuned")]
     return {
         f"{one} against {other}": round(choose([y / x for x, y in zip(taken[one], taken[other], strict=True)]), 2)

@@ -2,9 +2,9 @@
 
 At each point of a curve, val has as many correct samples as the run had there, in a random order. `measure` returns the
 number of images that the evaluation used. An evaluation of all of val uses every image at each point. An evaluation by
-subsets ends when the rest of val can no longer reach the target. `ledger` contains a run's knowledge of earlier runs.
-It gives the iterations after which the fastest other run of the same method came within 99 percent of the target. The
-target is not expected before a share (`EARLIEST_SHARE`) of these iterations.
+subsets ends when the remaining images of val can no longer reach the target. `ledger` also uses earlier runs: the
+iterations after which the fastest other run of the same method reached 99 percent of its target. The target is not
+expected before a share (`EARLIEST_SHARE`) of these iterations.
 
 The target of a run is its own final accuracy. For `RETRAININGS` and `REGIMES`, the target is the final accuracy of the
 scratch run on the same data with the same seed. Runs that did not reach it are left out. The curves of `REGIMES` have
@@ -41,7 +41,7 @@ RUNS = {
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
 REGIMES = EVIDENCE / "regimes" / "results.jsonl"
 QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
-"""Methods whose runs take 0.7 to 1 of each other's iterations."""
+"""Two methods. A run of the first one takes 0.7 to 1 times the iterations of the second one."""
 SHARES, REPEATED = (0.6, 0.75, 0.8, 0.9), 10
 EPOCHS = 100
 
@@ -73,7 +73,7 @@ DEFAULT_GRID = (
     (Case("60 evaluations in 100 epochs, 45,000 + 5,000 images", 5_000, 75_000), 1),
     (Case("60 evaluations in 100 epochs, 1,153,000 + 128,000 images", 128_000, 1_921_667), 5),
 )
-"""Cases, with n for replaying every n-th run. At the larger size a replay takes seconds."""
+"""Cases, each with a number n. Only every n-th run is replayed, because a replay at the larger size takes seconds."""
 
 
 class Used(NamedTuple):
@@ -95,7 +95,7 @@ class Course(NamedTuple):
     target: float
 
     def first(self, share: float = 1) -> int:
-        """Return the first point at this share of the target; 0 if there is none."""
+        """Return the first point that has at least this share of the target. Return 0 if there is none."""
         points = range(len(self.accuracies))
         return first_reaching(points, self.accuracies, share * self.target) or 0
 
@@ -144,7 +144,7 @@ def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
 
 
 def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
-    """Return the results with other shares, and how late a run is detected if it is faster than all before it."""
+    """Return the results with other shares, and the delay for a run that is faster than all earlier runs."""
     case, drawn, quicker = EACH_EPOCH[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
     results: list[dict[str, object]] = []
     for share in SHARES:

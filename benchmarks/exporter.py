@@ -1,7 +1,7 @@
 """Measure the exporter with a large ledger: time of the first scrape, time of later scrapes, and memory.
 
-The benchmark generates the ledger and starts the exporter with the command of users. `--store` and `--endpoint-url` put
-the ledger into an S3 bucket instead of a folder.
+The benchmark generates the ledger and runs `retrain exporter`. `--store` and `--endpoint-url` put the ledger into an S3
+bucket instead of a folder.
 """
 
 import statistics
@@ -133,7 +133,7 @@ def scrape() -> float:
 
 
 def first_scrape() -> float:
-    """Return the seconds from now until the first scrape is answered."""
+    """Return the seconds until the exporter replies to the first scrape."""
     since = time.perf_counter()
     while True:
         try:

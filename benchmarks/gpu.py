@@ -1,4 +1,4 @@
-"""Measure ResNet-18 at 32x32 on a GPU in images a second, compared with a DataLoader loop and the chip's limit.
+"""Measure ResNet-18 at 32x32 on a GPU in images per second, compared with a DataLoader loop and the chip's limit.
 
 This project's loop trains under `continuous` in bfloat16, in four ways: plain, compiled, compiled in CUDA graphs, and
 with the whole step in one graph. Torch raises an error if the host waits for the device. `dataloader` is the typical
@@ -23,8 +23,8 @@ from retrain.training.hardware import compile_forward
 from retrain.training.loop import train_step
 from retrain.training.step import choose_step
 
-How = Literal["none", "compile", "graphs", "step"]
-HOWS: tuple[How, ...] = ("none", "compile", "graphs", "step")
+CompileMode = Literal["none", "compile", "graphs", "step"]
+COMPILE_MODES: tuple[CompileMode, ...] = ("none", "compile", "graphs", "step")
 SAMPLES, WARM_UP = 50_000, 20
 RECORDED = 220
 """Iterations after which a whole step is recorded. The statistics of new BatchNorm layers are corrected in the first
@@ -45,11 +45,11 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> float:
+def retrain_speed(case: Case, batch: int, mode: CompileMode, steps: int, device: torch.device) -> float:
     """Return the images per second of this project's loop."""
-    training = Training(bf16=True, batch_size=batch, compile=how)
+    training = Training(bf16=True, batch_size=batch, compile=mode)
     run = run_of(case, "continuous", SAMPLES, 1_000_000, training, device)
-    run.forward = compile_forward(run.network, how, device)
+    run.forward = compile_forward(run.network, mode, device)
     run.compute = choose_step(run)
 
     def some() -> None:
@@ -57,7 +57,7 @@ def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> 
             for _ in range(steps):
                 train_step(run)
 
-    for _ in range(RECORDED if how == "step" else WARM_UP):
+    for _ in range(RECORDED if mode == "step" else WARM_UP):
         train_step(run)
     return steps * batch / seconds(some, device)
 
@@ -72,25 +72,27 @@ def dataloader(case: Case, batch: int, images: int, device: torch.device, worker
 def measure(
     case: Case,
     batches: Sequence[int],
-    hows: Sequence[How],
+    modes: Sequence[CompileMode],
     steps: int,
     images: int,
     size: int,
     device: torch.device,
     workers: Sequence[int],
 ) -> dict[str, object]:
-    """Measure every batch size with one loader after the other."""
+    """Measure each batch size with each loop."""
     chip = limit(case, size, device, torch.bfloat16)
     results = []
     for batch in batches:
-        speeds: dict[str, float] = {how: ours(case, batch, how, steps, device) for how in hows}
-        theirs = dataloader(case, batch, images, device, workers)
+        speeds: dict[str, float] = {mode: retrain_speed(case, batch, mode, steps, device) for mode in modes}
+        dataloader_speed = dataloader(case, batch, images, device, workers)
         results.append(
             {
                 "batch": batch,
-                "images per second": {name: round(speed) for name, speed in {**speeds, "dataloader": theirs}.items()},
-                "times as fast as the dataloader": {how: round(speeds[how] / theirs, 2) for how in hows},
-                "share of the limit": {how: round(speeds[how] / chip.speed, 3) for how in hows},
+                "images per second": {
+                    name: round(speed) for name, speed in {**speeds, "dataloader": dataloader_speed}.items()
+                },
+                "times as fast as the dataloader": {mode: round(speeds[mode] / dataloader_speed, 2) for mode in modes},
+                "share of the limit": {mode: round(speeds[mode] / chip.speed, 3) for mode in modes},
             }
         )
     return {
@@ -111,7 +113,7 @@ def main() -> None:
     device = torch.device("cuda", 0)
     cores = len(os.sched_getaffinity(0))
     workers = sorted({max(1, cores // 2), max(1, cores - 1)})
-    figures = measure(Case(64, 32), (128, 512), HOWS, 100, LOADED, 8192, device, workers)
+    figures = measure(Case(64, 32), (128, 512), COMPILE_MODES, 100, LOADED, 8192, device, workers)
     report({"gpu": torch.cuda.get_device_name(device), **figures}, options.output)
 
 

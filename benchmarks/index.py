@@ -4,7 +4,7 @@ The addition adds a run's counters to its parent's counters. Every size is measu
 thread. The counters are random, as after a run of thirty epochs. Epochs are drawn in three ways: with uniform sampling,
 with the recipe's sampling, and with the recipe's sampling over shards of 10,000 samples, of which 32 are shuffled
 together. The unit is nanoseconds for each sample of the dataset. Memory is the peak beyond the memory of the index, in
-bytes a sample.
+bytes per sample.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Measure reading and adding the learning-speed index of 100 million samples in the files of 50 drops.
 
-Easy/hard sampling reads the whole index before a run. At its end, every run adds the index to its own counters, drop by
-drop. Memory is the peak resident size of the process minus its size before, in bytes a sample. It includes the run's
-own 8 bytes, and the files while they are read, added or written. The counters are random, as after thirty epochs. The
-store is a folder and checks every byte, as for any index.
+Easy/hard sampling reads the complete index before a run. At the end of each run, the index is added to the run's
+counters, drop by drop. Memory is the peak resident size of the process minus its size before, in bytes per sample. It
+includes 8 bytes of the run's counters, and the files while they are read, added or written. The counters are random, as
+after thirty epochs. The store is a folder. As for any index, every byte is checked.
 """
 
 import tempfile
@@ -86,7 +86,7 @@ def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements, and report them."""
     options = parser(__doc__)
     options.add_argument("--samples", type=int, default=100_000_000)
     options.add_argument("--drops", type=int, default=50)

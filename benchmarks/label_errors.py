@@ -103,7 +103,7 @@ def are_wrong(reviewer: Reviewer, judged: RankedSplit) -> np.ndarray:
 
 
 def main() -> None:
-    """Flip labels, pack, train, rank, and print all figures as JSON."""
+    """Flip labels, pack, train, rank, and print all results as JSON."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("archives", type=Path, help="Folder with CIFAR-100 as train-*.tar, of class/name.png.")
     options.add_argument("--per-class", type=int, default=200)

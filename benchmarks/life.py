@@ -18,7 +18,7 @@ HERE, IN_KFP = "in process, a folder", "kfp-local, a folder"
 
 
 def main() -> None:
-    """Time both ways, and draw the times if `--picture` is given."""
+    """Time all executions, and draw the times if `--picture` is given."""
     from lib.drop_stages import added_by_kfp, draw, time_in_kfp_local, time_in_process
     from lib.report import parser, report
     from lib.s3 import serving_moto
@@ -40,7 +40,7 @@ def main() -> None:
         }
         taken = {}
         for number, (name, (time_drop, url)) in enumerate(executions.items()):
-            os.environ["RETRAIN_CACHE"] = f"{folder}/cache-{number}"  # each starts with an empty cache
+            os.environ["RETRAIN_CACHE"] = f"{folder}/cache-{number}"  # each execution starts with an empty cache
             taken[name] = time_drop(load_task(str(TASK), [*chosen.set, f"store={url}"]), images)
         report({**taken, "kfp-local adds, s of cpu": added_by_kfp(taken[HERE], taken[IN_KFP])}, chosen.output)
     if chosen.picture:

@@ -114,7 +114,7 @@ def _decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
 
 
 class _Tars(IterableDataset[Tensor]):
-    """Reads tar files. Each worker reads every n-th shard."""
+    """A dataset of the images in tar files. Each worker reads every n-th shard."""
 
     def __init__(self, url: str, keys: list[str]) -> None:
         self.url, self.keys = url, keys
@@ -129,7 +129,7 @@ class _Tars(IterableDataset[Tensor]):
 
 
 def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
-    """Let webdataset read from the S3 server as its users do, with one request for each shard."""
+    """Open an S3 address for webdataset, with one request per shard."""
     bucket, _slash, key = url.removeprefix("s3://").partition("/")
     return opened(f"s3://{bucket}", os.getpid()).open(key)
 

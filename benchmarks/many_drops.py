@@ -1,4 +1,4 @@
-"""Measure how long everything but training takes as drops accumulate: 50 drops, each followed by a retraining.
+"""Measure the time of all stages except training while 50 drops accumulate. A retraining follows each drop.
 
 The digits are divided into 50 drops of 2% each, in a folder or in an S3 bucket (`--store`, `--endpoint-url`). A small
 perceptron is trained for only a few iterations. The benchmark measures five parts: listing the drops and reading their

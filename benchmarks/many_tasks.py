@@ -1,8 +1,8 @@
 """Measure one watcher with many tasks, and with a task of many drops: requests, processor time, memory.
 
 A server in this process stands for S3 and keeps the objects in memory (`lib/aws.py`). The watcher and its planning run
-in another process. Each task has one committed drop. In the watcher's first turn, each task gets a run. The executor
-does nothing, so all runs stay active, and later turns find nothing new.
+in another process. Each task has one committed drop. In its first pass over all tasks (turn), the watcher starts a run
+for each task. The executor does nothing, so all runs stay active, and later turns find nothing new.
 """
 
 import os

@@ -20,7 +20,7 @@ from PIL import Image
 
 TASK = Path(__file__).parents[1] / "tasks" / "cifar100-mini.yaml"
 ITERATIONS_AS_EPOCHS = 0.05
-"""Eighteen iterations with their evaluations. A longer training needs no more memory."""
+"""Epochs of a training: eighteen iterations with their evaluations. A longer training needs no more memory."""
 
 
 def peak(command: list[str], environment: dict[str, str]) -> int:

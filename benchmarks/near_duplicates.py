@@ -2,7 +2,7 @@
 
 Near-duplicates are pictures of an archive, such as CIFAR-100, that were saved again, resized, cropped, or changed in
 contrast or brightness. Distinct pictures are the originals, and letters in many fonts, whose hashes are nearly equal.
-`--seed` chooses pictures and letters. The threshold was chosen on other pictures than the reported figures use.
+`--seed` chooses pictures and letters. The threshold was chosen with other pictures than those of the reported results.
 """
 
 import argparse
@@ -100,7 +100,7 @@ class Found(NamedTuple):
     far: NDArray[np.float32]
     """Distances of their thumbnails, float32 [P]."""
     by_hash: NDArray[np.bool_]
-    """Whether they are near-duplicates by hash and brightness alone, bool [P]."""
+    """Flags of the pairs that are near-duplicates by hash and brightness alone, bool [P]."""
 
     @classmethod
     def among(cls, facts: Sequence[ImageFacts]) -> "Found":
@@ -115,7 +115,7 @@ class Found(NamedTuple):
         return cls(pairs, distances(thumbnails, pairs), by_hash)
 
     def called(self, chosen: NDArray[np.bool_]) -> dict[str, int]:
-        """Return how many of the `chosen` candidates, bool [P], count as near-duplicates, by hash and by each
+        """Return the numbers of `chosen` candidates, bool [P], that count as near-duplicates, by hash and by each
         threshold.
         """
         by_threshold = {f"{most:g}": int((self.far[chosen] <= most).sum()) for most in THRESHOLDS}
@@ -139,7 +139,7 @@ def false_pairs(images: Sequence[Image.Image]) -> dict[str, int]:
 
 
 def main() -> None:
-    """Measure recall and false pairs, and print all figures as JSON."""
+    """Measure recall and false pairs, and print all results as JSON."""
     options: argparse.ArgumentParser = parser(__doc__)
     options.add_argument("archive", type=Path, help="a tar of class/name.png, CIFAR-100 for example")
     options.add_argument("--fonts", type=Path, default=Path("/usr/share/fonts"))

@@ -1,7 +1,7 @@
 """Measure `retrain drop pack`, compared with a plain script that decodes every image and writes tars.
 
-The two alternate. `--before` names a checkout of an earlier version, which is measured as well. Each program packs the
-same archives of small images in a separate process. The times include the start of the process.
+Both programs alternate. `--before` names a checkout of an earlier version, which is measured as well. Each program
+packs the same archives of small images in a separate process. The times include the start of the process.
 """
 
 import io
@@ -72,7 +72,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--samples", type=int, default=10_000)
     options.add_argument("--turns", type=int, default=3)
-    options.add_argument("--archives", type=Path, help="pack these as well: tars of class/name.png")
+    options.add_argument(
+        "--archives", type=Path, help="folder of further archives train-*.tar of class/name.png to pack"
+    )
     options.add_argument("--before", type=Path, help="a checkout of a former version")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -97,7 +99,7 @@ def main() -> None:
 
 
 def summary(turns: list[dict[str, tuple[float, float]]], name: str) -> dict[str, object]:
-    """Return the medians of one program, and how many times as long `pack` takes."""
+    """Return the median times of one program, and the time of `pack` divided by its time."""
     wall, cpu = ([turn[name][clock] for turn in turns] for clock in (0, 1))
     ratios = ([turn["pack"][clock] / turn[name][clock] for turn in turns] for clock in (0, 1))
     return {

@@ -1,4 +1,4 @@
-"""Measure `retrain predict` in images a second, compared with a loop written by hand, on JPEG photographs.
+"""Measure `retrain predict` in images per second, compared with a loop written by hand, on JPEG photographs.
 
 Both decode JPEGs, run the same network and return the most probable class. They alternate over the same files. Other
 programs on the machine then slow both down alike.
@@ -73,7 +73,7 @@ def write_images(folder: Path) -> list[str]:
 
 
 def rate(predict: Callable[[Model, Sequence[str]], list[str]], model: Model, paths: Sequence[str]) -> float:
-    """Return the images a second in one pass over the files."""
+    """Return the images per second in one pass over the files."""
     began = time.perf_counter()
     names = predict(model, paths)
     assert len(names) == len(paths)
@@ -91,9 +91,9 @@ def main() -> None:
     figures = {
         "case": CASE.name,
         "files": f"{IMAGES} JPEGs of {SIDE}x{SIDE}",
-        "predict": round(statistics.median(ours for ours, _ in turns)),
-        "written_by_hand": round(statistics.median(theirs for _, theirs in turns)),
-        "median_of_ratios": round(statistics.median(ours / theirs for ours, theirs in turns), 3),
+        "predict": round(statistics.median(predict_rate for predict_rate, _ in turns)),
+        "written_by_hand": round(statistics.median(loop_rate for _, loop_rate in turns)),
+        "median_of_ratios": round(statistics.median(predict_rate / loop_rate for predict_rate, loop_rate in turns), 3),
     }
     report({"results": [figures]}, options.output)
 

@@ -1,4 +1,6 @@
-"""Compare two processes under torchrun with one, a thread each: seconds an iteration, and bytes exchanged.
+"""Compare two processes under torchrun with one process: seconds per iteration, and exchanged bytes.
+
+Each process has one thread.
 
 Two independent trainings at the same time show what the machine allows. Each of them is one process. It trains on half
 a batch for the same number of iterations, in a separate store, because a task's lease lets only one process work at a
@@ -6,7 +8,8 @@ time. The slower of the two counts, because under torchrun the faster process wo
 
 Each training is `retrain run`: a trial from scratch on the digits in a ResNet-18 of width 16, at 8x8 and scaled to
 32x32. The trainings alternate. The time comes from the run's record and excludes evaluation. The benchmark counts the
-bytes that are passed to torch's collectives: the gradients by the network's parameters, the index by the batch.
+bytes that are passed to torch's collectives. The gradients depend on the number of parameters, and the counters of the
+learning-speed index on the batch size.
 """
 
 import json
@@ -33,7 +36,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 class Trials(NamedTuple):
-    """Return trials with this number of epochs, on images of one size. Both stores have the same drops."""
+    """Trials with a number of epochs on images of one size. Both stores have the same drops."""
 
     stores: tuple[Path, Path]
     environment: dict[str, str]
@@ -41,11 +44,11 @@ class Trials(NamedTuple):
     image_size: int
 
     def one(self, seed: int) -> float:
-        """Train in one process, and return the seconds of an iteration."""
+        """Train in one process, and return the seconds per iteration."""
         return self._seconds(RETRAIN, self.stores[0], BATCH, self.epochs, seed)
 
     def two(self, seed: int) -> float:
-        """Train in two ranks, and return the seconds of an iteration."""
+        """Train in two ranks, and return the seconds per iteration."""
         return self._seconds([*TORCHRUN, *RETRAIN], self.stores[0], BATCH, self.epochs, seed) / 2
 
     def separate(self, seeds: tuple[int, int]) -> float:
@@ -58,7 +61,7 @@ class Trials(NamedTuple):
             return max(both.map(half, self.stores, seeds))
 
     def _seconds(self, program: list[str], store: Path, batch: int, epochs: float, seed: int) -> float:
-        """Train once, and return a device's seconds of an iteration, for all processes together."""
+        """Train once, and return the device seconds per iteration, added over all processes."""
         settings = {
             "store": store,
             "data.image_size": self.image_size,
@@ -98,7 +101,7 @@ def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
 def compare(turns: int, trials: Trials) -> dict[str, float]:
     """Alternate between one process, two ranks and two independent processes.
 
-    Seeds differ, because equal trials are one run.
+    The seeds differ, because trials with the same plan are one run.
     """
     seeds = range(0, 4 * turns, 4)
     taken = [(trials.one(seed), trials.two(seed + 1), trials.separate((seed + 2, seed + 3))) for seed in seeds]
@@ -116,7 +119,7 @@ def compare(turns: int, trials: Trials) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements, and report them."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=2)
     options.add_argument("--epochs", type=float, default=12)

@@ -1,7 +1,8 @@
 """Count the runs that end as if uninterrupted, after SIGKILL at random moments and a restart.
 
 A run has a separate process and saves a checkpoint after every iteration. The benchmark kills it up to 0.2 s after a
-random iteration, which can be the first or the last one. It compares the digests of model and index, and the curve.
+random iteration, which can be the first or the last one. It compares the digests of the model and of the learning-speed
+index, and the curve.
 """
 
 import multiprocessing

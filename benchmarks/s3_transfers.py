@@ -1,8 +1,8 @@
-"""Compare the store's transfers with boto3's own transfers: the same object and connections, in MB a second.
+"""Compare the store's transfers with those of boto3, in MB per second. Objects and number of connections are the same.
 
 `--endpoint-url` and `--bucket` name a server. Without them, the benchmark starts Ceph's gateway on this machine, and
 both share the cores. The transfers of boto3 are `upload_file` and `download_file` with several `TransferConfig`s. The
-best of them counts.
+fastest of them counts.
 
 About the same number of bytes is also transferred as 14 shards of 9 MB and as 2 shards of 63 MB. The shard cache
 fetches them as in a streamed run, with prefetch and digest checks. They are uploaded as in `drop pack`.
@@ -93,7 +93,7 @@ def shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
 
 
 def ref(path: Path) -> ShardRef:
-    """Return a shard in the form in which a streamed run knows it."""
+    """Return the reference to a shard that a streamed run uses."""
     sha256, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
     return ShardRef("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
 
@@ -116,7 +116,7 @@ def stream(store: ObjectStore, refs: list[ShardRef], folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements, and report them."""
     options = parser(__doc__)
     options.add_argument("--bucket", default=BUCKET)
     options.add_argument("--endpoint-url", help="address of an S3 server (default: start a Ceph gateway)")

@@ -1,4 +1,4 @@
-"""Measure reads of many small objects from Ceph's gateway, one at a time and sixteen, with and without Nagle.
+"""Measure reads of many small objects from Ceph's gateway, one or sixteen at a time, with and without a delay.
 
 With Ceph's default, `tcp_nodelay=0`, Nagle's algorithm is active: the end of a reply waits until the client has
 acknowledged its beginning. Both gateways run on this machine and share its cores with the reader. Reads from the two
@@ -41,25 +41,27 @@ def by_sixteen(store: TaskStore) -> None:
 
 
 def timed(read: Callable[[TaskStore], None], store: TaskStore) -> tuple[float, float]:
-    """Return the wall and processor seconds of a reading."""
+    """Return the wall and processor seconds of one reading of the ledger."""
     began, cpu = time.perf_counter(), time.process_time()
     read(store)
     return time.perf_counter() - began, time.process_time() - cpu
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements, and report them."""
     options = parser(__doc__)
     options.add_argument("--records", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
     taken: dict[str, list[tuple[float, float]]] = {}
     with ExitStack() as servers:
-        stores = {how: filled(servers.enter_context(serving_ceph(how)), chosen.records) for how in FRONTENDS}
+        stores = {
+            frontend: filled(servers.enter_context(serving_ceph(frontend)), chosen.records) for frontend in FRONTENDS
+        }
         for _ in range(chosen.rounds):
-            for how, store in stores.items():
+            for frontend, store in stores.items():
                 for read in (one_by_one, by_sixteen):
-                    taken.setdefault(f"{how}, {read.__name__}", []).append(timed(read, store))
+                    taken.setdefault(f"{frontend}, {read.__name__}", []).append(timed(read, store))
     figures = {
         name: {
             "seconds": round(statistics.median(wall for wall, _ in each), 2),

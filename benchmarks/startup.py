@@ -1,8 +1,8 @@
 """Measure the time from `retrain run` to the end of its first iteration, compared with `import torch` alone.
 
 Both are separate processes and alternate. The drop is in the cache. The run has one iteration and an evaluation of 348
-images of 8x8 pixels. It reports the end of the iteration on standard error. Processor time is the kernel's figure for
-the process until then. The benchmark also lists the imported packages.
+images of 8x8 pixels. It reports the end of the iteration on standard error. Until then, the kernel counts the processor
+time of the process. The benchmark also lists the imported packages.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""Measure what the loop adds to a bare loop written by hand: same network, batch, augmentation, penalty and optimizer.
+"""Measure the time that this project's loop adds to a bare loop written by hand.
 
-Both train in one process and alternate, an iteration each. Other programs on the machine then slow both down alike. The
-time of this project's loop is the whole time between two of its iterations. It includes bookkeeping, but no evaluation.
+Both have the same network, batch size, augmentation, penalty and optimizer. They train in one process and alternate,
+one iteration each. Other programs on the machine then slow both down alike. The time of this project's loop is all the
+time between two of its iterations. It includes bookkeeping, but no evaluation.
 """
 
 import math
@@ -37,7 +38,7 @@ CORRECTED = 200
 
 
 PAIRS = {Case(16, 32): 60, Case(16, 8): 300}
-"""Number of iterations of each loop, by case. All cases take about as long."""
+"""Number of iterations of each loop, by case. All cases take about the same time."""
 MODERN = Augmentation(policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.2)
 """Augmentations that both loops take from torchvision. Both transform groups of the same number of images."""
 CUTMIX = Augmentation(cutmix=1.0)
@@ -46,7 +47,7 @@ FINE_TUNING = Training(save_seconds=1e9, optimizer=AdamW(), clip_norm=1.0, label
 
 
 class Bare:
-    """Train in a plain hand-written loop, with the method's penalty but without its counters."""
+    """A plain hand-written loop, with the method's penalty but without its counters."""
 
     def __init__(self, run: Run) -> None:
         task = run.plan.task
@@ -128,14 +129,14 @@ class Moment(NamedTuple):
 
 
 class Turns:
-    """An observer of the loop. After each iteration it does a bare iteration, and it records when each began."""
+    """An observer that runs a bare iteration after each iteration of the loop, and records the times of both."""
 
     def __init__(self, bare: Bare) -> None:
         self.bare = bare
         self.turns: list[tuple[Moment, Moment, Moment]] = []
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Note the start of the loop."""
+        """Record the start of the loop."""
         self.since = Moment.now()
 
     def stepped(self, progress: Progress) -> None:

@@ -63,7 +63,7 @@ def peak(command: list[str], environment: dict[str, str]) -> Peak:
         time.sleep(0.05)
     _, status, usage = ended
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1):  # 1: the gate refused what so short a training yields
+    if process.returncode not in (0, 1):  # 1: the gate refused the model of this short training
         raise subprocess.CalledProcessError(process.returncode, command)
     return Peak(round(1024 * usage.ru_maxrss / 1e6), max(decoding))
 
@@ -99,7 +99,7 @@ def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure with more and more data."""
+    """Measure with growing data."""
     options = parser(__doc__)
     options.add_argument("--images", type=int, nargs="+", default=[5000, 50_000])
     options.add_argument("--trials", type=int, default=2)

@@ -1,4 +1,4 @@
-"""Count what one of 64 processes of a TrainJob sends in a step, and calculate the traffic of the whole job.
+"""Count the bytes that one of 64 processes of a TrainJob sends in a step, and calculate the traffic of the whole job.
 
 One process runs this project's own step on this CPU with few images, as if it were one of 64 processes. Torch's process
 group `fake` accepts every collective operation and sends nothing. The benchmark counts the bytes of the gradients that
@@ -42,7 +42,7 @@ class FakeGroup(TorchrunGroup):
 
 
 class AllReduces:
-    """Counts the bytes that this process passes to all-reduces."""
+    """A counter of the bytes that this process passes to all-reduces."""
 
     def __init__(self) -> None:
         self.gradients, self.others = 0, 0

@@ -156,7 +156,9 @@ def main() -> None:
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--images", type=int, default=500)
     options.add_argument("--sides", type=int, nargs="*", default=[64, 224], help="image sizes of the task")
-    options.add_argument("--icons", type=int, nargs="*", default=[5_000, 50_000], help="to measure the memory with")
+    options.add_argument(
+        "--icons", type=int, nargs="*", default=[5_000, 50_000], help="numbers of icons for the memory measurement"
+    )
     chosen = options.parse_args()
     results: dict[str, object] = {}
     for side in chosen.sides:

@@ -128,8 +128,8 @@ def fill_bucket(url: str, endpoint_url: str, objects: int) -> None:
 def main() -> None:
     """Fill the bucket, time two polls, and measure the watcher's memory."""
     options = parser(__doc__)
-    options.add_argument("--objects", type=int, default=100_000, help="in the bucket")
-    options.add_argument("--events", type=int, default=10_000, help="in the queue")
+    options.add_argument("--objects", type=int, default=100_000, help="number of objects in the bucket")
+    options.add_argument("--events", type=int, default=10_000, help="number of events in the queue")
     options.add_argument("--store", help="s3://bucket/prefix on another server, to be filled and watched")
     options.add_argument("--endpoint-url", help="address of that server")
     chosen = options.parse_args()

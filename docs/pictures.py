@@ -1,4 +1,4 @@
-"""Make the README's pictures from a ledger of real runs on scanned digits: the report, and the commands' tables.
+"""Draw the README's pictures from a ledger of real runs on scanned digits: the report, and the tables of commands.
 
     .venv/bin/python docs/pictures.py
 
@@ -31,7 +31,7 @@ DROPS = "40+12+12+12+12+12"
 """Shares of the digits in each drop."""
 REFRESH = "baseline.refresh.every=3"
 SCALE = 1.5
-"""Pixels of the picture to each of the page, for sharp text."""
+"""Pixels of the picture per pixel of the page. A value above 1 gives sharp text."""
 PAPER = """<!doctype html>
 <style>
 body {{ margin: 0; padding: 22px 28px; background: {background}; color: {foreground}; width: max-content; }}

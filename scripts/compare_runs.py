@@ -1,4 +1,4 @@
-"""Compare the runs in two stores: curves, model digests and ledger figures must be identical.
+"""Compare the runs in two stores: curves, model digests and ledger records must be identical.
 
     python scripts/compare_runs.py BEFORE AFTER
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the Debian packages that tests need and this machine lacks. Without root, only list them: the tests that need
+# Install the Debian packages that tests need and this machine lacks. Without root, only list them. The tests that need
 # them are then skipped with the same message.
 set -euo pipefail
 

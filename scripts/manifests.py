@@ -59,7 +59,7 @@ def values_schema() -> Schema:
     document: Schema = yaml.safe_load((ROOT / "charts" / "values.schema.yaml").read_text())
     known = {**_task_definitions(), **_kubernetes_definitions()}
     wanted = sorted(set(_references(document)) - {f"#/$defs/{name}" for name in document["$defs"]})
-    for reference in wanted:  # grows during the loop
+    for reference in wanted:  # the loop extends this list
         name = reference.removeprefix("#/$defs/")
         document["$defs"][name] = known[name]
         wanted += sorted(set(_references(known[name])) - set(wanted))
@@ -90,7 +90,7 @@ def _kubernetes_definitions() -> dict[str, Schema]:
 def _bare(node: Any) -> Any:
     """Return a schema without descriptions.
 
-    A property with the name `description` is a schema, not text, and is kept.
+    A property with the name `description` is a schema, not text, and stays.
     """
     if isinstance(node, list):
         return [_bare(item) for item in node]

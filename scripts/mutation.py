@@ -107,12 +107,12 @@ class Mutant(NamedTuple):
 
 
 def main() -> None:
-    """Test a sample of mutants of every module, or list the survivors; print a table."""
+    """Test a sample of mutants of every module, or list the survivors. Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("modules", nargs="*", help="modules to mutate, all of TESTS by default")
-    parser.add_argument("--sample", type=int, default=12, help="mutants of each module")
-    parser.add_argument("--minutes", type=float, default=15, help="limit on the whole call")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("modules", nargs="*", help="modules to mutate (default: all modules of TESTS)")
+    parser.add_argument("--sample", type=int, default=12, help="number of mutants of each module")
+    parser.add_argument("--minutes", type=float, default=15, help="time limit of this call, in minutes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--again", action="store_true", help="test the survivors once more")
     parser.add_argument("--survivors", action="store_true", help="list the survivors and test nothing")
     options = parser.parse_args()
@@ -206,7 +206,7 @@ def run_pytest(tree: Path, tests: list[str]) -> int:
 
 
 def draw_sample(module: str, size: int, seed: int) -> list[Mutant]:
-    """Return a random sample of a module's mutants, the same for the same seed."""
+    """Return a random sample of a module's mutants. The seed determines the sample."""
     everything = [*mutants((ROOT / module).read_text())]
     random.Random(f"{seed} {module}").shuffle(everything)
     return everything[:size]

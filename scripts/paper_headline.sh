@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Run the headline rows of Verwimp et al. (Tables 1 and 2b) at the paper's scale on one GPU, two runs at once.
+# Run the headline rows of Verwimp et al. (Tables 1 and 2b) at the paper's scale on one GPU, with two parallel runs.
 #
 #   scripts/paper_headline.sh DATA FOLDER [MINUTES]
 #
 # DATA contains cifar100 (an image folder, tars, or torchvision's files). The store with all records and the page are
 # written to FOLDER. The script stops after MINUTES (default: 13). It can be interrupted at any moment: every ended run
-# is recorded, and an unfinished run resumes from its last saved state. Call it again with the same FOLDER, here or on
-# another machine, to continue. The store's drops may be missing there: they are packed again from DATA.
+# is recorded, and an unfinished run resumes from its newest checkpoint. Call it again with the same FOLDER, here or on
+# another machine, to continue. If the store has no drops there, they are packed again from DATA.
 set -euo pipefail
 
 data=${1:?the folder of the data sets} folder=${2:?a folder for the store and the page} minutes=${3:-13}
@@ -15,7 +15,7 @@ end=$((SECONDS + minutes * 60 - ${SPARE_SECONDS:-20}))
 mkdir -p "$folder/evidence"
 
 code=0
-for seeds in ${SEEDS:-1 2}; do # every row with one seed, before any has two
+for seeds in ${SEEDS:-1 2}; do # first all rows with one seed, then all rows with two
     left=$((end - SECONDS))
     if ((left <= 0)); then
         code=124

@@ -1,7 +1,7 @@
 """`make release`: build everything that a release publishes into `dist/`.
 
-It checks that the version is the same everywhere and has a dated section in CHANGELOG.md. Then it builds the source
-distribution, the wheel, the chart's package, a bill of materials for each image, the release notes and the checksums.
+First, it checks that the version is the same everywhere and has a dated section in CHANGELOG.md. Then it builds the
+source distribution, the wheel, the chart's package, a bill of materials for each image, release notes and checksums.
 Two builds of one commit give the same bytes.
 """
 
@@ -39,7 +39,7 @@ def main(root: Path = ROOT) -> None:
     target.mkdir(exist_ok=True)
     for old in target.iterdir():
         old.unlink()
-    os.umask(0o022)  # decides the rights of the wheel's files
+    os.umask(0o022)  # sets the permissions of the wheel's files
     moment = int(_git(root, "log", "-1", "--format=%ct"))
     build_distributions(root, target, moment)
     normalize_archive(Path(package(root / "charts" / "retrain", destination=target)), moment)
@@ -102,7 +102,7 @@ def build_distributions(root: Path, target: Path, moment: int) -> None:
 
 
 def normalize_archive(path: Path, moment: int) -> None:
-    """Rewrite a .tar.gz file without what differs between builds: times (Unix seconds), owners and group rights."""
+    """Rewrite a .tar.gz file without owners and group permissions. All files get the time `moment` (Unix seconds)."""
     with tarfile.open(path) as archive:
         members = [(member, archive.extractfile(member)) for member in archive.getmembers()]
         contents = [(member, file.read() if file else b"") for member, file in members]
@@ -123,7 +123,7 @@ def write_bill_of_materials(root: Path, version: str, image: str, folder: Path) 
     path = folder / f"retrain-{version}-{image}.cdx.json"
     command = ["cyclonedx_py", "requirements", "--output-reproducible", "-"]
     line = [*command, "--pyproject", str(root / "pyproject.toml"), "--output-file", str(path)]
-    quiet = {"PYTHONWARNINGS": "ignore::UserWarning"}  # a lock file has no graph of dependencies, and it says so
+    quiet = {"PYTHONWARNINGS": "ignore::UserWarning"}  # it warns that lock files have no graph of dependencies
     packages = read_packages(root, image)
     subprocess.run([sys.executable, "-m", *line], input=packages, text=True, check=True, env=os.environ | quiet)
     document = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Gather the files of the slim image from a build stage in which its packages are installed. It needs only Python.
+"""Gather the files of the slim image from a build stage with its packages. The script needs only Python.
 
     python3 scripts/slim_image.py VENV FOLDER
 
@@ -77,7 +77,7 @@ def copy(path: Path, tree: Path, keep_link: bool = False) -> None:
 
 
 def copy_interpreter(venv: Path, tree: Path) -> Path:
-    """Copy Python and the links to it outside of the virtual environment; return its path."""
+    """Copy Python and the links to it outside of the virtual environment. Return the path of Python."""
     path = venv / "bin" / "python3"
     while path.is_symlink():
         path = Path(os.path.normpath(path.parent / path.readlink()))
@@ -120,7 +120,7 @@ def describe_packages(files: Iterable[Path], tree: Path) -> None:
 
 
 def gather_packages(venv: Path, packages: Path, own: Path) -> None:
-    """Gather the virtual environment. `retrain` has its own tree, so the other tree changes only with the lock file."""
+    """Gather the virtual environment, with `retrain` in a separate tree. The other tree changes only with the lock."""
     for path in files_below(venv, NOT_OF_PACKAGES):
         inside = str(path.relative_to(venv))
         if not UNUSED_SERVICES.search(inside):
@@ -140,8 +140,8 @@ def compile_modules(venv: Path, trees: Collection[Path]) -> None:
                 compile(str(source), file, str(path), doraise=True, invalidation_mode=mode)
 
 
-def level(tree: Path) -> None:
-    """Give all files and folders of a tree the same time, and folders the same rights."""
+def normalize_tree(tree: Path) -> None:
+    """Give all files and folders of a tree the same time, and all folders the same permissions."""
     for path in (*tree.rglob("*"), tree):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
@@ -155,7 +155,7 @@ def main(venv: Path, folder: Path) -> None:
     gather_packages(venv, packages, own)
     compile_modules(venv, (base, packages, own))
     for tree in (base, packages, own):
-        level(tree)
+        normalize_tree(tree)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ UNCOMMENTED = {
 
 
 class Value(NamedTuple):
-    """A value of the chart, or a section that has values of its own."""
+    """A value of the chart, or a section of values."""
 
     path: str
     default: str

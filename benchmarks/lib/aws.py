@@ -93,7 +93,7 @@ def etag(body: bytes) -> str:
 class _Handler(BaseHTTPRequestHandler):
     aws: Aws
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body leave together, and at once
+    wbufsize = -1  # headers and body are sent together, without delay
     disable_nagle_algorithm = True
 
     def handle_expect_100(self) -> bool:

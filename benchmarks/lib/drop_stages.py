@@ -49,8 +49,8 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (ChampionPointer, "swap", "promote"),
     (recording, "write_record", "record"),
 )
-"""The object that has the measured function, the function's name, and its stage. `train` is the time that a run is
-charged."""
+"""The object that has the measured function, the function's name, and its stage. `train` is the time that counts as a
+run's cost."""
 
 PARTS = {
     "validate": ("validate",),
@@ -64,7 +64,7 @@ PARTS = {
 
 
 class Stopwatch:
-    """Measures wall and processor time of nested stages. The time of a stage excludes the stages inside it."""
+    """A clock of wall and processor time for nested stages. The time of a stage excludes the stages inside it."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = defaultdict[str, float](float), defaultdict[str, float](float)
@@ -72,7 +72,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to this stage, and subtract it from the enclosing one."""
+        """Add the time within the context to this stage, and subtract it from the enclosing stage."""
         wall, cpu = time.perf_counter(), processor_seconds()
         self._outer.append(name)
         try:
@@ -80,11 +80,11 @@ class Stopwatch:
         finally:
             self._outer.pop()
             wall, cpu = time.perf_counter() - wall, processor_seconds() - cpu
-            self._charge(name, wall, cpu)
+            self._add(name, wall, cpu)
             if self._outer:
-                self._charge(self._outer[-1], -wall, -cpu)
+                self._add(self._outer[-1], -wall, -cpu)
 
-    def _charge(self, name: str, wall: float, cpu: float) -> None:
+    def _add(self, name: str, wall: float, cpu: float) -> None:
         self.wall[name] += wall
         self.cpu[name] += cpu
 
@@ -118,7 +118,7 @@ def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
 
 
 def time_in_process(task: Task, images: list[Path]) -> dict[str, object]:
-    """Retrain a champion on a second drop in this process, from its upload to the metrics, and return the figures."""
+    """Retrain on a second drop in this process. Return the times from the drop's upload to the run's metrics."""
     store, clock = open_task_store(task), Stopwatch()
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), cache_dir=cache_folder())
     with ExitStack() as patches:
@@ -137,7 +137,7 @@ def time_in_process(task: Task, images: list[Path]) -> dict[str, object]:
 def time_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
     """Run the pipeline in processes after each of two drops.
 
-    Return the figures of the second run, including the overhead.
+    Return the times of the second run, including the overhead.
     """
     store = open_task_store(task)
     for drop in (0, 1):

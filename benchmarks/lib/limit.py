@@ -1,4 +1,4 @@
-"""Compute a device's limit: its throughput in a product of two matrices over a network's operations per image."""
+"""Compute a device's limit: its throughput in a product of matrices, divided by a network's operations per image."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ TIMES = 10
 
 
 class Limit(NamedTuple):
-    """Operations that a device does in a second, and the operations of training on an image."""
+    """Operations of a device per second, and operations of training on an image."""
 
     throughput: float
     flops: float
@@ -36,7 +36,7 @@ def limit(case: Case, size: int, device: torch.device, dtype: torch.dtype) -> Li
 
 
 def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second in products of two matrices [size, size]."""
+    """Return the operations per second in products of two matrices [size, size]."""
     one, other = torch.randn(2, size, size, device=device, dtype=dtype)
 
     def multiply() -> None:

@@ -90,5 +90,5 @@ def run_of(
     if method == "scratch":
         return scratch
     weights = {name: tensor.clone() for name, tensor in scratch.network.state_dict().items()}
-    parent = Parent(weights, Counters.zeros(samples))  # as they are read from a store, on the CPU
+    parent = Parent(weights, Counters.zeros(samples))  # on the CPU, as after reading them from a store
     return set_up(plan_of(case, method, samples, iterations, setting, augmentation), data, val, parent)

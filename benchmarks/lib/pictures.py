@@ -18,7 +18,7 @@ CLASSES, DIFFERENT = 10, 500
 
 
 def icons(count: int) -> Iterator[Encoded]:
-    """Yield PNGs of 32x32 pixels in random blocks of four. Their size is about the size of photographs' PNGs."""
+    """Yield PNGs of 32x32 pixels in random blocks of four pixels. Photographs give files of about the same size."""
     return _samples(count, "PNG", ICON, ICON // 2, Image.Resampling.NEAREST)
 
 

@@ -1,4 +1,4 @@
-"""Print a benchmark's figures as JSON, with the command, commit and machine."""
+"""Print a benchmark's results as JSON, with the command, commit and machine."""
 
 import argparse
 import json
@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser of the options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--output", type=Path, help="write the JSON there as well as to standard output")
+    options.add_argument("--output", type=Path, help="file to write the JSON to, in addition to standard output")
     return options
 
 
 def report(figures: Mapping[str, object], output: Path | None) -> None:
-    """Print the figures, and write them to a file if the options name one."""
+    """Print the results, and write them to a file if the options name one."""
     text = json.dumps({**figures, **_origin()}, indent=2)
     print(text)
     if output:

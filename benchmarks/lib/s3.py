@@ -41,12 +41,12 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REG
 
 @contextmanager
 def serving_moto(bucket: str) -> Iterator[str]:
-    """Serve an empty bucket with moto. Yield its address. The environment has the address and credentials, too."""
+    """Serve an empty bucket with moto, and yield the address. The environment gets the address and credentials."""
     fresh = multiprocessing.get_context("spawn")
-    ours, theirs = fresh.Pipe()
-    server = fresh.Process(target=_serve, args=(theirs,), daemon=True)
+    receiver, sender = fresh.Pipe()
+    server = fresh.Process(target=_serve, args=(sender,), daemon=True)
     server.start()
-    address = ours.recv()
+    address = receiver.recv()
     os.environ |= {**KEYS, "AWS_ENDPOINT_URL": address}
     boto3.client("s3").create_bucket(Bucket=bucket)
     try:

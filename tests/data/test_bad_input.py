@@ -135,7 +135,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         beside((info("1.png", pax_headers={"size": "-1024"}), b"")),
         r"train\.tar: .*(-1,024 bytes|invalid offset)",  # as the version of tarfile has it
     ),
-    "symbolic link": (beside((info("bad.png", tarfile.SYMTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
+    "symbolic link": (
+        beside((info("bad.png", tarfile.SYMTYPE), b"")),
+        r"train\.tar: bad\.png: a link or a special file",
+    ),
     "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
     "device": (beside((info("bad.png", tarfile.CHRTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
     "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),

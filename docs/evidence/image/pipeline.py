@@ -1,4 +1,4 @@
-"""The compiled pipeline's steps inside the image, as KFP's launcher runs them: their own command and executor input."""
+"""Run the steps of the compiled pipeline inside the image, with the commands and inputs of KFP's launcher."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 
 
 def main() -> None:
-    """Compile the task's pipeline and run all steps of one run, each in a process of its own."""
+    """Compile the task's pipeline, and run all steps of one run, each in a separate process."""
     subprocess.run(["retrain", "pipeline", "compile", "-t", "digits-kfp", "-o", "/tmp/pipeline.yaml"], check=True)
     spec = next(yaml.safe_load_all(Path("/tmp/pipeline.yaml").read_text()))
     task = spec["root"]["inputDefinitions"]["parameters"]["task"]["defaultValue"]

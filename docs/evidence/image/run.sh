@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command in the image as Kubernetes would by the chart: as uid 65532, on a read-only root, with volumes at /tmp
-# and /cache. For root on a machine with buildah but no container engine:
+# Run a command in the image as Kubernetes does with the chart: as uid 65532, on a read-only root, with volumes at /tmp
+# and /cache. Call it as root on a machine with buildah but no container engine:
 #   docs/evidence/image/run.sh IMAGE VOLUME COMMAND...    VOLUME is mounted at /data, its tasks/ at /etc/retrain/tasks
 # With docker: docker run --read-only --tmpfs /tmp --tmpfs /cache --volume VOLUME:/data --entrypoint COMMAND IMAGE ...
 set -euo pipefail

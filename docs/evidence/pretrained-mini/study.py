@@ -1,11 +1,11 @@
-"""Does continuing still pay where training from scratch begins with pretrained weights?
+"""Compare continuing with training from scratch, if both begin with pretrained weights or with random weights.
 
     python docs/evidence/pretrained-mini/study.py CIFAR100 FOLDER
 
-CIFAR100 is the data set as an image folder or tars of that shape. Three convolutions are pretrained on every other
-class. The other 50 classes land as two drops, of 35 and 15. Each seed has two arms: with the pretrained weights, and
-without. In each, the champion of the first drop is continued on both drops, and compared with scratch on both. Every
-run is an ordinary one; the lines of results.jsonl are from the ledger.
+CIFAR100 is the data set as an image folder, or as tars of class/name.png. Three convolutions are pretrained on every
+other class. The other 50 classes land as two drops, with 35 and 15 classes. For each seed, the study runs with the
+pretrained weights and without them. Each time, it continues the champion of the first drop on both drops, and compares
+the result with scratch on both drops. The lines of results.jsonl come from the ledger.
 """
 
 import json
@@ -41,7 +41,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "shrink 0.4": {"name": "shrink_perturb", "alpha": 0.4, "new_rows": "class_means"},
     "shrink 0.8": {"name": "shrink_perturb", "alpha": 0.8, "new_rows": "class_means"},
 }
-"""A start that comes out as the very plan of one before it is left out."""
+"""Compared initializations. An initialization that gives the same plan as an earlier one is left out."""
 
 
 def convolutions(classes: int, image_size: int) -> nn.Module:
@@ -75,7 +75,7 @@ def task_of(name: str, folder: Path, seed: int, epochs: float, pretrained: Path 
 
 
 def run(task: Task, request: Request) -> RunRecord | None:
-    """Do one run and return its record; None if this very plan was trained before."""
+    """Do one run and return its record. Return None if the same plan was trained before."""
     done = stages.run_task(make_context(open_task_store(task), task, "cpu"), task, request)
     return done if isinstance(done, RunRecord) else None
 
@@ -106,7 +106,7 @@ def arm(images: Path, folder: Path, seed: int, weights: Path | None) -> Iterator
 
 
 def line(kind: str, seed: int, method: str, record: RunRecord) -> dict[str, Any]:
-    """Return a run's figures for the page."""
+    """Return the results of a run for the page."""
     assert record.result
     assert record.evaluation
     return {
