@@ -24,7 +24,7 @@ from retrain.utils import processes
 SERVERS = {"s3", "bucket", "gcs", "azure", "kfp", "ceph"}
 """Fixtures that run object servers or a simulated Kubeflow."""
 SERVED = ("s3", "gs", "az", "server")
-"""Parameters of tests that start a server, for a store or for MLflow."""
+"""Test parameters that select a server of a store or of MLflow."""
 
 INTEGRATION = {
     "cli/test_secrets.py",
@@ -97,7 +97,7 @@ SLOW = {
     "utils/test_available_cores.py",
     "watcher/test_validations.py",
 }
-"""Files whose tests train for long, start processes, or search."""
+"""Files whose tests train for a long time, start processes, or try many random inputs."""
 
 LONG = (
     *("store/test_policies.py", "store/test_radosgw.py", "watcher/test_receiver.py"),  # they share one Ceph
@@ -107,9 +107,9 @@ LONG = (
     *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
     *("repository/test_site.py", "repository/test_release.py", "watcher/test_watchers_apart.py"),
 )
-"""Files with the longest tests. They begin first, so only short tests are left at the end."""
+"""Files with the longest tests. These tests start first, because a long test that starts last delays the end."""
 LONG_SECONDS = 900
-"""Time limit for a test of these files, in seconds."""
+"""Time limit for a test of a file in `LONG`, in seconds."""
 
 
 MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
@@ -128,7 +128,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Undo this at the very end, after pytest has collected its garbage."""
+    """Undo `gc.freeze` at the very end, after pytest has collected its garbage."""
     config.add_cleanup(gc.unfreeze)
 
 
@@ -160,7 +160,7 @@ def _file_of(item: pytest.Item) -> str:
 
 
 def _rank(item: pytest.Item) -> int:
-    """Return the rank of a test's file: longest first, then tests with processes and servers, then the rest."""
+    """Return the rank of a test's file: longest first, then tests with processes and servers, then all others."""
     file = _file_of(item)
     if file in LONG:
         return LONG.index(file)
@@ -169,9 +169,9 @@ def _rank(item: pytest.Item) -> int:
 
 @pytest.fixture(autouse=True, scope="session")
 def _stacks_without_source() -> Iterator[None]:
-    """Save kfp half a second for each pipeline.
+    """Make kfp compile each pipeline half a second faster.
 
-    kfp asks for the name of its caller, and this would read the source of every frame.
+    kfp asks `inspect.stack` for the name of its caller. Without this fixture, the call reads the source of every frame.
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(inspect, "stack", partial(inspect.stack, 0))
@@ -241,7 +241,7 @@ def _no_given_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save the processes of `run_in_subprocess` the seconds for importing torch and kfp."""
+    """Let `run_in_subprocess` start processes that have already imported torch and kfp: these imports take seconds."""
     from support.processes import Preloaded  # imports torch
 
     monkeypatch.setattr(processes, "SPAWN", Preloaded())

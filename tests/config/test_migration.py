@@ -37,7 +37,7 @@ def test_earlier_file_keeps_its_meaning_and_comments() -> None:
     assert set(EARLIER.splitlines()) <= set(lines)
 
 
-def test_settings_that_a_file_has_stay() -> None:
+def test_migration_keeps_settings_of_the_file() -> None:
     text = "name: flowers\nrecipe: {preset: naive, objective: {name: none}}\nbaseline: {refresh: {on_miss: false}}\n"
     migrated = migrate_task(text, "flowers.yaml", 0)
     assert migrated.settings.keys() == {"recipe.schedule.final_rate", "training.evaluate_every"}
@@ -46,14 +46,14 @@ def test_settings_that_a_file_has_stay() -> None:
 
 
 @pytest.mark.parametrize("text", [migrate_task(EARLIER, "", 0).text, short_template("flowers")])
-def test_file_of_this_version_stays_as_it_is(text: str) -> None:
+def test_file_of_this_version_is_not_changed(text: str) -> None:
     assert migrate_task(text, "flowers.yaml") == (text, {})
-    assert migrate_task(text, "flowers.yaml", 0) == (text, {}), "the file's own version counts"
+    assert migrate_task(text, "flowers.yaml", 0) == (text, {}), "the version in the file counts, not the argument"
     quoted = text.replace("schema_version: 1", "schema_version: '1'")
     assert migrate_task(quoted, "flowers.yaml") == (quoted, {})
 
 
-def test_later_file_without_version_gets_the_version_alone() -> None:
+def test_later_file_without_version_gets_only_the_version() -> None:
     migrated = migrate_task(EARLIER, "flowers.yaml", SCHEMA_VERSION)
     assert migrated.settings == {}
     assert [line for line in migrated.text.splitlines() if line not in EARLIER] == ["schema_version: 1"]
@@ -76,12 +76,12 @@ def test_later_file_without_version_gets_the_version_alone() -> None:
         ("- flowers\n", "must be a mapping of fields"),
     ],
 )
-def test_file_that_cannot_be_read_is_refused_by_field(text: str, says: str) -> None:
+def test_invalid_file_is_refused_by_field(text: str, says: str) -> None:
     with pytest.raises(TaskError, match=says):
         migrate_task(text, "flowers.yaml")
 
 
-def test_version_that_does_not_exist_is_refused() -> None:
+def test_migration_from_an_unknown_version_is_refused() -> None:
     with pytest.raises(TaskError, match="--from 2: the newest schema version is 1"):
         migrate_task(EARLIER, "flowers.yaml", 2)
 
@@ -91,7 +91,7 @@ def test_schema_version_does_not_change_plan_ids() -> None:
     assert identity(task) == identity(task.model_copy(update={"schema_version": 2}))
 
 
-def test_migrate_rewrites_the_file_unless_told_not_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_migrate_rewrites_the_file_without_dry_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "flowers.yaml"
     file.write_text(EARLIER)
     file.chmod(0o640)

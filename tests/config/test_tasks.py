@@ -1,4 +1,4 @@
-"""Task files: how they are found, what overrides do, their schedules, and the messages for mistakes."""
+"""Task files: the search for them, overrides, schedules, and messages about mistakes."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -23,7 +23,7 @@ TWO = datetime(2026, 11, 21, 2, tzinfo=UTC)
 
 @pytest.fixture
 def task_file(tmp_path: Path) -> Path:
-    """Return an anchored recipe and three fields that differ from the defaults."""
+    """Return the path of a task file with some settings that differ from the defaults."""
     path = tmp_path / "flowers.yaml"
     path.write_text(
         "name: flowers\n"
@@ -49,7 +49,7 @@ def written(path: Path, text: str) -> Path:
 # Finding -----------------------------------------------------------------------------------------------------------
 
 
-def test_path_is_read_and_fields_left_out_have_their_defaults(task_file: Path) -> None:
+def test_missing_fields_of_a_task_file_have_their_defaults(task_file: Path) -> None:
     task = load_task(str(task_file))
     assert (task.name, task.seed, task.training.batch_size) == ("flowers", 7, 32)
     assert task.training.optimizer == Sgd(momentum=0.8)
@@ -64,7 +64,7 @@ def test_name_is_looked_up_in_tasks_of_the_working_directory(tmp_path: Path, mon
     assert load_task("flowers").seed == 3
 
 
-def test_folder_named_by_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_in_retrain_tasks_is_searched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, seed in (("tasks", 3), ("elsewhere", 4)):
         (tmp_path / folder).mkdir()
         written(tmp_path / folder / "flowers.yaml", f"name: flowers\nseed: {seed}\n")
@@ -97,7 +97,7 @@ def test_first_unknown_task_names_the_command_that_writes_it(tmp_path: Path, mon
         load_task("flower")
 
 
-def test_tab_in_a_task_file_is_explained(tmp_path: Path) -> None:
+def test_error_explains_a_tab_in_a_task_file(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"line 2, column 1: .*: indent with spaces, not with tabs"):
         load_task(str(written(tmp_path / "pets.yaml", "data:\n\tflip: true\n")))
 
@@ -127,11 +127,11 @@ def test_override_sets_sections_absent_from_the_file(task_file: Path) -> None:
         ("model.options.kind=a=b", {"kind": "a=b"}),
     ],
 )
-def test_values_are_yaml(task_file: Path, override: str, options: dict[str, object]) -> None:
+def test_override_values_are_yaml(task_file: Path, override: str, options: dict[str, object]) -> None:
     assert load_task(str(task_file), [override]).model.options == options
 
 
-def test_last_of_two_overrides_of_a_field_holds(task_file: Path) -> None:
+def test_last_of_two_overrides_of_a_field_is_used(task_file: Path) -> None:
     assert load_task(str(task_file), ["seed=1", "seed=2"]).seed == 2
 
 
@@ -218,7 +218,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
     ],
 )
-def test_messages_have_the_words_of_a_task_file(task_file: Path, setting: str, problem: str) -> None:
+def test_error_messages_use_the_terms_of_a_task_file(task_file: Path, setting: str, problem: str) -> None:
     (line,) = problems(written(task_file, "name: flowers\n"), setting)
     assert line.startswith(f"--set: {setting.partition('=')[0]}: {problem}")
 
@@ -288,7 +288,7 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
         ("name: a\ntraining: {epochs: .inf}\n", "training.epochs: must be a finite number (got inf)"),
     ],
 )
-def test_task_file_without_known_fields_is_refused_by_place(task_file: Path, text: str, problem: str) -> None:
+def test_invalid_task_file_is_refused_with_the_place(task_file: Path, text: str, problem: str) -> None:
     first, *_ = problems(written(task_file, text))
     assert first.startswith(f"flowers.yaml: {problem}")
 
@@ -303,7 +303,7 @@ def test_unreadable_task_file_is_named(tmp_path: Path) -> None:
 
 
 def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every field of every part by its path, except `name` and `kind`: these select a kind."""
+    """Yield every field of every part by its path, except `name` and `kind`, which select a kind."""
     for name, field in model.model_fields.items():
         yield f"{model.__name__}.{name}", field
         for part in config_models(field):
@@ -314,7 +314,7 @@ def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
             )
 
 
-def test_starting_file_loads_back_to_the_defaults(tmp_path: Path) -> None:
+def test_full_template_loads_back_to_the_defaults(tmp_path: Path) -> None:
     path = written(tmp_path / "flowers.yaml", task_template("flowers"))
     assert load_task(str(path)) == Task(name="flowers")
 
@@ -322,7 +322,7 @@ def test_starting_file_loads_back_to_the_defaults(tmp_path: Path) -> None:
 def test_short_template_loads_back_to_the_defaults(tmp_path: Path) -> None:
     text = short_template("flowers")
     assert load_task(str(written(tmp_path / "flowers.yaml", text))) == Task(name="flowers")
-    assert len(text.splitlines()) < 15, "a first user reads it at a glance"
+    assert len(text.splitlines()) < 15, "a new user must be able to read all of it"
 
 
 def test_full_template_describes_every_field_above_it() -> None:
@@ -334,7 +334,7 @@ def test_full_template_describes_every_field_above_it() -> None:
     assert shown >= Task.model_fields.keys() | {"alpha", "head_rows", "warmup", "scale", "betas", "on_miss", "margin"}
 
 
-def test_starting_file_for_a_bad_name_is_refused() -> None:
+def test_template_for_an_invalid_name_is_refused() -> None:
     with pytest.raises(
         TaskError, match=r"name: is not valid: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
     ):
@@ -358,12 +358,12 @@ def test_newest_scheduled_time_may_be_now() -> None:
     assert last_scheduled("0 2 * * *", TWO - timedelta(microseconds=1)) == TWO - timedelta(days=1)
 
 
-def test_times_are_in_utc_wherever_the_machine_is() -> None:
+def test_schedules_are_in_utc_in_every_time_zone() -> None:
     elsewhere = TWO.astimezone(timezone(timedelta(hours=-8)))
     assert last_scheduled("0 2 * * *", elsewhere) == TWO
 
 
-def test_tasks_schedule_is_cron() -> None:
+def test_task_schedule_accepts_cron_fields() -> None:
     assert Task(name="pets", schedule="*/15 * * * 1-5").schedule == "*/15 * * * 1-5"
 
 

@@ -1,4 +1,4 @@
-"""Tests of corrections of committed drops: appended, checked as a whole, and used by every reader."""
+"""Corrections of committed drops are checked together, appended, and used by every reader."""
 
 import shutil
 from pathlib import Path
@@ -29,8 +29,8 @@ def store(task: Task, tmp_path: Path) -> TaskStore:
     return store
 
 
-def amended(task: Task, store: TaskStore, tmp_path: Path, text: str, name: str = "corrections.csv") -> bool:
-    """Return whether an amendment was written."""
+def amend(task: Task, store: TaskStore, tmp_path: Path, text: str, name: str = "corrections.csv") -> bool:
+    """Amend drops with a table of corrections, and return whether an amendment was written."""
     (tmp_path / name).write_text(text)
     return amend_drops(read_corrections(tmp_path / name), task, store) is not None
 
@@ -40,10 +40,10 @@ def uses(store: TaskStore) -> dict[str, tuple[str, str]]:
     return {key: (table.use[row].item(), table.class_of(row)) for row, key in enumerate(table.keys)}
 
 
-def test_corrections_change_classes_and_remove(task: Task, store: TaskStore, tmp_path: Path) -> None:
+def test_corrections_change_classes_and_remove_samples(task: Task, store: TaskStore, tmp_path: Path) -> None:
     before, drop = uses(store), store.drops.read("first")
     text = "key,class,remove,reason,author\ncat/001,dog,,mislabelled,ann\ncat/002,,yes,blurred,ann\n"
-    assert amended(task, store, tmp_path, text)
+    assert amend(task, store, tmp_path, text)
     after, now = uses(store), store.drops.read("first")
     assert after["cat/001"] == (before["cat/001"][0], "dog")
     assert {key for key in after if after[key] != before[key]} == {"cat/001", "cat/002"}
@@ -52,41 +52,41 @@ def test_corrections_change_classes_and_remove(task: Task, store: TaskStore, tmp
         ("cat/001", "mislabelled", "ann"),
         ("cat/002", "blurred", "ann"),
     ]
-    assert not amended(task, store, tmp_path, text)
+    assert not amend(task, store, tmp_path, text)
     content = now.changes[1].content
-    assert amended(task, store, tmp_path, f'{{"content": "{content}", "class": "cat"}}', "back.JSONL")
-    assert amended(task, store, tmp_path, "key,class\ncat/001,cat\n")
+    assert amend(task, store, tmp_path, f'{{"content": "{content}", "class": "cat"}}', "back.JSONL")
+    assert amend(task, store, tmp_path, "key,class\ncat/001,cat\n")
     assert store.drops.read("first") == drop
     assert len(store.drops.amendments.read()) == 3
 
 
 def test_correction_may_name_the_path_of_an_image(task: Task, store: TaskStore, tmp_path: Path) -> None:
-    """A file that has the text as its very key goes before the one that the text is the path of."""
+    """If a text is the key of one image and the path of another, the key decides."""
     names = ["owl eye/a b.png", "owl eye/a%20b.png", "owl eye/\u00fc.png", "cat/x.png"]
     pack(folder(tmp_path / "owls", *names, first=500), task, store, drop_id="second")
     text = "key,class\nowl eye/a b.png,cat\nowl eye/u\u0308,cat\nowl%20eye/a%2520b,dog\n"
-    assert amended(task, store, tmp_path, text)
+    assert amend(task, store, tmp_path, text)
     changes = store.drops.read("second").changes
     assert {(change.key, change.after) for change in changes} == {
         ("owl%20eye/a%20b", "cat"),
         ("owl%20eye/%C3%BC", "cat"),
         ("owl%20eye/a%2520b", "dog"),
     }
-    assert amended(task, store, tmp_path, "key,class\nowl%20eye/a%20b,dog\n")
+    assert amend(task, store, tmp_path, "key,class\nowl%20eye/a%20b,dog\n")
 
 
-def test_key_of_several_drops_needs_its_drop(task: Task, store: TaskStore, tmp_path: Path) -> None:
+def test_key_in_several_drops_needs_the_drops_id(task: Task, store: TaskStore, tmp_path: Path) -> None:
     pack(two_classes(tmp_path / "more", first=1000), task, store, drop_id="second")
     with pytest.raises(
         DropError, match=r"cat/001 is the key of 2 samples \(first, second\): give its drop or its content"
     ):
-        amended(task, store, tmp_path, "key,class\ncat/001,dog\n")
-    assert amended(task, store, tmp_path, "drop,key,class\nsecond,cat/001,dog\n")
+        amend(task, store, tmp_path, "key,class\ncat/001,dog\n")
+    assert amend(task, store, tmp_path, "drop,key,class\nsecond,cat/001,dog\n")
     assert store.drops.read("first").changes == ()
 
 
-def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path: Path) -> None:
-    amended(task, store, tmp_path, "key,remove\ncat/002,yes\n")
+def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    amend(task, store, tmp_path, "key,remove\ncat/002,yes\n")
     pack(two_classes(tmp_path / "more", each=40), task, store, drop_id="same")
     [drop] = store.drops.all()
     assert sum(map(drop.samples, ("train", "val", "test"))) == 79
@@ -113,7 +113,7 @@ def test_wrong_correction_is_named_and_changes_nothing(
     task: Task, store: TaskStore, tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(DropError, match=message):
-        amended(task, store, tmp_path, text)
+        amend(task, store, tmp_path, text)
     assert store.drops.amendments.read() == ()
 
 
@@ -124,7 +124,7 @@ def test_many_corrections_search_each_key_once(
     search = SearchedDrop.of
     monkeypatch.setattr(SearchedDrop, "of", lambda *arguments: searched.append(1) or search(*arguments))
     keys = [key for key, (use, _) in uses(store).items() if use < 3]
-    assert amended(task, store, tmp_path, "key,class\n" + "".join(f"{key},bird\n" for key in keys))
+    assert amend(task, store, tmp_path, "key,class\n" + "".join(f"{key},bird\n" for key in keys))
     assert len(keys) == 80
     assert searched == [1]
     assert {name for _, name in uses(store).values()} == {"bird"}

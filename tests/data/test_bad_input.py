@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from support.ingest_routes import ingest
 from support.pictures import encoded, png
-from support.uploads import Member, good, shard, taken_in, task_in
+from support.uploads import Member, good, ingest_as_watcher, shard, task_in
 
 from retrain.config.task import Task
 from retrain.data.cache import decode_drop
@@ -43,17 +43,17 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.
 
 
 def beside(*members: Member) -> Callable[[], dict[str, bytes]]:
-    """Return a drop of good samples, among which these members are."""
+    """Return a function that makes a drop of good samples with these members among them."""
     return lambda: {"train.tar": shard([*good(20), *members, *good(40, first=20)])}
 
 
 def sample(data: bytes, label: bytes = b"cat") -> Callable[[], dict[str, bytes]]:
-    """Return a drop with another sample, of key `bad`."""
+    """Return a function that makes a drop of good samples and one more sample, with the key `bad`."""
     return beside(("bad.png", data), ("bad.cls", label))
 
 
 def flat(side: int) -> bytes:
-    """Return a black picture: it compresses to next to nothing."""
+    """Return a black picture. It compresses to a small file."""
     return encoded(Image.new("1", (side, side)))
 
 
@@ -64,30 +64,30 @@ def text_bomb() -> bytes:
     return encoded(Image.new("RGB", (8, 8)), pnginfo=info)
 
 
-WHOLE = shard(good(60))
+VALID = shard(good(60))
 REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
-    "torn in a picture": (
-        lambda: {"train.tar": WHOLE[:1800]},
+    "cut in a picture": (
+        lambda: {"train.tar": VALID[:1800]},
         r"train\.tar: (000000\.png: the tar ends|not a complete)",
     ),
-    "torn in a header": (
-        lambda: {"train.tar": WHOLE[:2300]},
+    "cut in a header": (
+        lambda: {"train.tar": VALID[:2300]},
         r"train\.tar: not a complete, uncompressed tar: cut short",
     ),
-    "torn between two": (
-        lambda: {"train.tar": WHOLE[:20480]},
+    "cut between two members": (
+        lambda: {"train.tar": VALID[:20480]},
         r"train\.tar: not a complete, uncompressed tar: cut short",
     ),
     "damaged header": (
-        lambda: {"train.tar": WHOLE.replace(b"000009.png", b"000009.pngx", 1)},
+        lambda: {"train.tar": VALID.replace(b"000009.png", b"000009.pngx", 1)},
         r"train\.tar: not a complete",
     ),
     "empty file": (lambda: {"train.tar": b""}, r"train\.tar: not a complete, uncompressed tar: cut short"),
-    "concatenated": (
-        lambda: {"train.tar": WHOLE + shard(good(9, first=60))},
+    "two tars in one file": (
+        lambda: {"train.tar": VALID + shard(good(9, first=60))},
         r"train\.tar: .*something follows its end",
     ),
-    "compressed": (lambda: {"train.tar": gzip.compress(WHOLE)}, r"train\.tar: not a complete, uncompressed tar"),
+    "compressed": (lambda: {"train.tar": gzip.compress(VALID)}, r"train\.tar: not a complete, uncompressed tar"),
     "undecodable": (sample(b"no image"), r"train\.tar: bad: cannot be decoded: not an image in"),
     "empty image": (sample(b""), r"train\.tar: bad: cannot be decoded: the file is empty"),
     "pointer of Git LFS": (
@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         sample(png(1), b"\x1b[31mcat"),
         r"train\.tar: bad\.png: its class's name .* holds control",
     ),
-    "label endless": (
+    "label too long": (
         sample(png(1), b"c" * 256),
         r"train\.tar: bad\.png: its class's name has 256 characters; at most 255",
     ),
@@ -122,18 +122,21 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     ),
     "no extension": (beside(("README", b"hello")), r"train\.tar: README: it belongs to no image"),
     "absolute name": (beside(("/etc/cron.d/1.png", png(1))), r"train\.tar: /etc/cron\.d/1\.png: the path leaves"),
-    "climbing name": (beside(("cat/../../1.png", png(1))), r"train\.tar: cat/\.\./\.\./1\.png: the path leaves"),
-    "line in a name": (beside(("cat/1\n2.png", png(1))), r"train\.tar: 'cat/1\\n2\.png': the name is not text"),
+    "name that leaves the folder": (
+        beside(("cat/../../1.png", png(1))),
+        r"train\.tar: cat/\.\./\.\./1\.png: the path leaves",
+    ),
+    "newline in a name": (beside(("cat/1\n2.png", png(1))), r"train\.tar: 'cat/1\\n2\.png': the name is not text"),
     "name not text": (beside(("cat/\udcff.png", png(1))), r"train\.tar: .*: the name is not text in UTF-8"),
-    "name endless": (beside((f"{'x' * 5000}.png", png(1))), r"train\.tar: x+\.\.\.: the name has more than 4,096"),
-    "header endless": (beside((info("1.png", pax_headers={"x": "y" * 20_000}), png(1))), r"16,384 are allowed"),
-    "size beyond all": (
-        lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + WHOLE},
+    "name too long": (beside((f"{'x' * 5000}.png", png(1))), r"train\.tar: x+\.\.\.: the name has more than 4,096"),
+    "header too long": (beside((info("1.png", pax_headers={"x": "y" * 20_000}), png(1))), r"16,384 are allowed"),
+    "size too large": (
+        lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + VALID},
         r"bad\.png: 1,000,000,000,000 bytes; 0 to",
     ),
     "size below zero": (
         beside((info("1.png", pax_headers={"size": "-1024"}), b"")),
-        r"train\.tar: .*(-1,024 bytes|invalid offset)",  # as the version of tarfile has it
+        r"train\.tar: .*(-1,024 bytes|invalid offset)",  # the message depends on tarfile's version
     ),
     "symbolic link": (
         beside((info("bad.png", tarfile.SYMTYPE), b"")),
@@ -144,13 +147,13 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
     "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: neither a plain"),
     "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no sample in it can be used"),
-    "nothing": (dict, "drop bad: no training image in it"),
+    "no files": (dict, "drop bad: no training image in it"),
     "samples of another drop": (
         lambda: {"train.tar": shard(good(1))},
         "drop bad: it has no new image: earlier drops have all of them, such as good",
     ),
     "no split": (
-        lambda: {"more.tar": WHOLE, "photos.tar": WHOLE},
+        lambda: {"more.tar": VALID, "photos.tar": VALID},
         r"photos\.tar: the archive's name does not state its split",
     ),
     "tree, undecodable": (
@@ -162,32 +165,34 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         r"cat/notes\.txt: not an image of a class",
     ),
     "tree, one name twice": (lambda: {"cat/1.png": png(1), "cat/1.jpg": png(1)}, r"cat/1\.png: duplicate key cat/1"),
-    "tree and shards": (lambda: {"train.tar": WHOLE, "cat/1.png": png(1)}, r"cat/1\.png: no label"),
+    "tree and shards": (lambda: {"train.tar": VALID, "cat/1.png": png(1)}, r"cat/1\.png: no label"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_drop_is_quarantined_with_shard_key_and_cause(task: Task, store: LocalStore, case: str) -> None:
     files, cause = REFUSED[case]
-    assert taken_in(task, store, "good", {"train.tar": WHOLE}) is None
-    said = taken_in(task, store, "bad", files())
+    assert ingest_as_watcher(task, store, "good", {"train.tar": VALID}) is None
+    reason = ingest_as_watcher(task, store, "bad", files())
     [(drop, report)] = TaskStore(store, "pets").drops.quarantine_causes().items()
-    assert (drop, report) == ("bad", said)
+    assert (drop, report) == ("bad", reason)
     assert [found.id for found in TaskStore(store, "pets").drops.all()] == ["good"]
     assert re.search(cause, report), report
 
 
-def test_drop_with_an_invalid_name_is_quarantined_under_it(task: Task, store: LocalStore) -> None:
-    assert "allowed are 1 to 63 lower-case letters" in str(taken_in(task, store, "Week 45", {"train.tar": WHOLE}))
+def test_drop_with_an_invalid_name_is_quarantined(task: Task, store: LocalStore) -> None:
+    assert "allowed are 1 to 63 lower-case letters" in str(
+        ingest_as_watcher(task, store, "Week 45", {"train.tar": VALID})
+    )
     assert list(TaskStore(store, "pets").drops.quarantine_causes()) == ["Week 45"]
 
 
 def upright(kind: str) -> bytes:
-    """Blue, and red to its right; lying on its side, as its EXIF tells."""
+    """Return an image that is blue on the left and red on the right, stored on its side with an EXIF orientation."""
     lying = Image.new("RGB", (16, 16), (0, 0, 255))
     lying.paste((255, 0, 0), (0, 0, 16, 8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise: what is at the top goes to the right
+    exif[0x0112] = 6  # turn clockwise: the top goes to the right
     return encoded(lying, kind, exif=exif)
 
 
@@ -207,7 +212,7 @@ ODD: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
     "exif-png": ("png", upright("PNG"), (255, 0, 0)),
     "cmyk": ("jpg", encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
     "sixteen-bit": ("png", encoded(Image.fromarray(np.full((8, 8), 0xC8FF, np.uint16))), (200, 200, 200)),
-    "palette": ("png", palette(), (227, 177, 152)),  # half of it on white
+    "palette": ("png", palette(), (227, 177, 152)),  # half transparent, on white
     "animated-png": ("png", animated("PNG"), (200, 100, 50)),
     "animated-webp": ("webp", animated("WEBP"), (200, 100, 50)),
     "one-pixel": ("png", encoded(Image.new("RGB", (1, 1), (200, 100, 50))), (200, 100, 50)),
@@ -216,7 +221,7 @@ ODD: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
 
 
 def colour(drop: Drop, store: LocalStore, name: str) -> np.ndarray:
-    """Return the colour at the right edge of the one training picture of a class."""
+    """Return the colour at the right edge of the only training picture of a class."""
     images, labels = decode_drop(drop, TaskStore(store, "pets"), 8)["train"]
     [image] = images[labels == drop.classes.index(name)]
     return image[:, 4, 7].numpy()
@@ -230,7 +235,7 @@ def test_unusual_images_are_read_with_the_right_pixels(task: Task, store: LocalS
         files = {f"{split}/{name}": data for split, members in splits.items() for name, data in members}
     else:
         files = {f"{split}.tar": shard(members) for split, members in splits.items()}
-    assert taken_in(task, store, "odd", files) is None
+    assert ingest_as_watcher(task, store, "odd", files) is None
     drop = TaskStore(store, "pets").drops.read("odd")
     for name, (_, _, expected) in ODD.items():
         assert np.abs(colour(drop, store, name).astype(int) - expected).max() <= 16, name
@@ -240,28 +245,30 @@ def test_unusual_images_are_read_with_the_right_pixels(task: Task, store: LocalS
 def test_tar_with_long_or_non_ascii_names_is_accepted(task: Task, store: LocalStore, form: int) -> None:
     names = [f"größe/{'ö' * 300}-{number}.png" for number in range(30)] + [f"猫/{n}.PNG" for n in range(30)]
     files = {"train.tar": shard([(name, png(number)) for number, name in enumerate(names)], form)}
-    assert taken_in(task, store, "names", files) is None
+    assert ingest_as_watcher(task, store, "names", files) is None
     drop = TaskStore(store, "pets").drops.read("names")
     assert drop.classes == ("größe", "猫")
     assert sum(map(len, (arrays.labels for arrays in decode_drop(drop, TaskStore(store, "pets"), 8).values()))) == 60
 
 
-def test_label_spellings_of_one_class_are_one_class(task: Task, store: LocalStore) -> None:
+def test_unicode_spellings_of_a_class_are_one_class(task: Task, store: LocalStore) -> None:
     labels = ["größe".encode(), b"gr\xc3\xb6\xc3\x9fe\n", "gro\u0308ße".encode()]
     members = [m for n in range(60) for m in ((f"{n}.png", png(n)), (f"{n}.cls", labels[n % 3]))]
-    assert taken_in(task, store, "labels", {"train.tar": shard(members)}) is None
+    assert ingest_as_watcher(task, store, "labels", {"train.tar": shard(members)}) is None
     assert TaskStore(store, "pets").drops.read("labels").classes == ("größe",)
 
 
 def test_other_files_beside_an_image_are_ignored(task: Task, store: LocalStore) -> None:
     members = [*good(60), ("bad.png", png(99)), ("bad.cls", b"cat"), ("bad.json", b"{}"), ("bad.__bad__", b"")]
-    assert taken_in(task, store, "extras", {"train.tar": shard(members)}) is None
+    assert ingest_as_watcher(task, store, "extras", {"train.tar": shard(members)}) is None
     assert TaskStore(store, "pets").drops.read("extras").shards[0].samples == 61
 
 
 def test_class_with_one_sample_is_accepted(task: Task, store: LocalStore) -> None:
     assert (
-        taken_in(task, store, "lonely", {"train.tar": shard([*good(60), ("1.png", png(99)), ("1.cls", b"rare")])})
+        ingest_as_watcher(
+            task, store, "lonely", {"train.tar": shard([*good(60), ("1.png", png(99)), ("1.cls", b"rare")])}
+        )
         is None
     )
     drop = TaskStore(store, "pets").drops.read("lonely")
@@ -270,7 +277,7 @@ def test_class_with_one_sample_is_accepted(task: Task, store: LocalStore) -> Non
 
 
 def spoiled(bad: int) -> dict[str, bytes]:
-    """60 samples, of which this number cannot be decoded."""
+    """Return a drop of 60 samples. This number of them cannot be decoded."""
     members = good(60)
     for number in range(bad):
         members[2 * number] = (members[2 * number][0], b"no image")
@@ -279,7 +286,7 @@ def spoiled(bad: int) -> dict[str, bytes]:
 
 def test_bad_samples_are_skipped_and_named_up_to_the_limit(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
-    assert taken_in(task, store, "few", spoiled(3)) is None
+    assert ingest_as_watcher(task, store, "few", spoiled(3)) is None
     drop = ingest("few", task, TaskStore(store, task.name))
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("train.tar", f"{number:06d}") for number in range(3)]
     assert drop.left_out[0].cause == "cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
@@ -289,15 +296,17 @@ def test_bad_samples_are_skipped_and_named_up_to_the_limit(tmp_path: Path, store
 
 def test_drop_above_the_bad_sample_limit_is_refused(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
-    said = str(taken_in(task, store, "many", spoiled(4)))
-    assert said.startswith("4 of 60 samples are bad, and data.max_bad_share allows 5.00%: train.tar: 000000: cannot be")
+    reason = str(ingest_as_watcher(task, store, "many", spoiled(4)))
+    assert reason.startswith(
+        "4 of 60 samples are bad, and data.max_bad_share allows 5.00%: train.tar: 000000: cannot be"
+    )
     assert TaskStore(store, "pets").drops.all() == ()
 
 
 def test_folder_is_packed_without_its_bad_images(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     files = {f"cat/{number:02d}.png": png(number) if number else b"no image" for number in range(60)}
-    assert taken_in(task, store, "tree", files) is None
+    assert ingest_as_watcher(task, store, "tree", files) is None
     drop = TaskStore(store, "pets").drops.read("tree")
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("cat/00.png", "cat/00")]
     assert sum(shard.samples for shard in drop.shards) == 59

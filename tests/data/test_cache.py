@@ -1,4 +1,4 @@
-"""Drops are decoded once and cached whole: the pixels and labels are the source's."""
+"""A drop is decoded once. The cache has the pixels and labels of the drop's source."""
 
 import os
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def local(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
 
 
-def resident(drops: list[Drop], store: ObjectStore, cache: Path, *splits: Split) -> dict[Split, Samples]:
+def load(drops: list[Drop], store: ObjectStore, cache: Path, *splits: Split) -> dict[Split, Samples]:
     dataset = make_dataset(drops)
     return load_in_memory(
         dataset, drops, splits, store=TaskStore(store, "pets"), image_size=8, device=CPU, pixels_on=CPU, cache_dir=cache
@@ -63,12 +63,12 @@ def test_cache_keeps_pixels_and_labels_in_shard_order(tmp_path: Path, store: Obj
 
 
 def _split_of(sample: Sample, held_out: dict[Split, float]) -> Split:
-    """Return the split that a sample's content gives it."""
+    """Return the split to which a sample's content assigns it."""
     content = np.array([examine_image(sample.entry.read(), 8).content])
     return SPLITS[draw_splits(content, held_out)[0]]
 
 
-def test_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
+def test_second_load_reads_nothing_from_the_store(tmp_path: Path, local: LocalStore) -> None:
     [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     first = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     local.delete(KEYS.drop_file(drop.id, drop.shards[0].name))
@@ -78,7 +78,7 @@ def test_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: Local
     assert names == {f"{drop.digest}-8-{split}.safetensors" for split in SPLITS}
 
 
-def test_test_split_alone_is_decoded_alone(tmp_path: Path, local: LocalStore) -> None:
+def test_only_the_requested_split_is_decoded(tmp_path: Path, local: LocalStore) -> None:
     [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     everything = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "all")
     alone = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache", ["test"])
@@ -158,24 +158,24 @@ def test_manifest_with_wrong_counts_is_refused(tmp_path: Path, local: LocalStore
         load_decoded(wrong, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
-def test_resident_dataset_has_its_own_labels(tmp_path: Path, local: LocalStore) -> None:
+def test_dataset_in_memory_has_the_datasets_labels(tmp_path: Path, local: LocalStore) -> None:
     [(first, *_)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name), drop_id="first")
     names = [f"{name}/{number:03d}.png" for name in ("ant", "dog") for number in range(30)]
     [(second, *_)] = pack(
         folder(tmp_path / "second", *names, first=1000), TASK, TaskStore(local, TASK.name), drop_id="second"
     )
-    samples = resident([first, second], local, tmp_path / "cache", "train", "val")
+    samples = load([first, second], local, tmp_path / "cache", "train", "val")
     assert set(samples) == {"train", "val"}
     train = samples["train"]
     assert train.sizes == (first.samples("train"), second.samples("train"))
     assert train.drop.tolist() == [0] * train.sizes[0] + [1] * train.sizes[1]
     arrays = load_decoded(second, TaskStore(local, "pets"), 8, tmp_path / "cache")["train"]
     assert torch.equal(train.images[train.sizes[0] :], arrays.images)
-    ours = {0: 2, 1: 1}  # the dataset's classes are cat, dog, ant; the second drop's ant, dog
-    assert train.labels[train.sizes[0] :].tolist() == [ours[label] for label in arrays.labels.tolist()]
+    in_dataset = {0: 2, 1: 1}  # classes of the dataset: cat, dog, ant; classes of the second drop: ant, dog
+    assert train.labels[train.sizes[0] :].tolist() == [in_dataset[label] for label in arrays.labels.tolist()]
 
 
-def test_dataset_refuses_drops_that_are_not_its_own(tmp_path: Path, local: LocalStore) -> None:
+def test_dataset_refuses_drops_of_another_dataset(tmp_path: Path, local: LocalStore) -> None:
     [(first, *_)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
     [(second, *_)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
     with pytest.raises(DropError, match="has changed since the dataset was made"):
@@ -202,8 +202,8 @@ def test_undecodable_image_is_named_by_shard_and_key(tmp_path: Path, local: Loca
         load_decoded(bad, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
-def uploaded(store: ObjectStore, layout: str) -> None:
-    """A drop with a bad image and a duplicate, as shards that stay or as images that are packed."""
+def upload_layout(store: ObjectStore, layout: str) -> None:
+    """Upload a drop with a bad image and a duplicate, either as shards or as images."""
     members = [*good(40), ("bad.png", b"no image"), ("bad.cls", b"cat"), ("twin.png", png(3)), ("twin.cls", b"dog")]
     if layout == "shards":
         upload(store, "first", {"train-000000.tar": shard(members[:50]), "train-000001.tar": shard(members[50:])})
@@ -214,8 +214,8 @@ def uploaded(store: ObjectStore, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["shards", "images"])
-def test_validation_leaves_the_pixels_that_a_run_needs(tmp_path: Path, local: LocalStore, layout: str) -> None:
-    uploaded(local, layout)
+def test_validation_caches_the_pixels_that_a_run_needs(tmp_path: Path, local: LocalStore, layout: str) -> None:
+    upload_layout(local, layout)
     store, cache = TaskStore(local, "pets"), tmp_path / "cache"
     task = TASK.model_copy(update={"data": TASK.data.model_copy(update={"max_bad_share": 0.1})})
     drop = ingest_drop("first", task, store, cache_dir=cache)
@@ -232,7 +232,7 @@ def test_validation_leaves_the_pixels_that_a_run_needs(tmp_path: Path, local: Lo
 @pytest.mark.parametrize(
     "settings", [{"data": {"image_size": 8, "loader": "stream"}}, {"resources": {"memory": "1Ki"}}]
 )
-def test_validation_keeps_no_pixels_of_streamed_data(
+def test_validation_caches_no_pixels_of_streamed_data(
     tmp_path: Path, local: LocalStore, settings: dict[str, object]
 ) -> None:
     upload(local, "first", {"train-000000.tar": shard(good(40))})
@@ -241,7 +241,7 @@ def test_validation_keeps_no_pixels_of_streamed_data(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_validation_needs_no_cache_that_can_be_written(tmp_path: Path, local: LocalStore) -> None:
+def test_validation_works_without_a_writable_cache(tmp_path: Path, local: LocalStore) -> None:
     upload(local, "first", {"train-000000.tar": shard(good(40))})
     (tmp_path / "file").touch()
     assert ingest_drop("first", TASK, TaskStore(local, "pets"), cache_dir=tmp_path / "file" / "cache").samples("train")

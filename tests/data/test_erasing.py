@@ -1,4 +1,4 @@
-"""Erased samples leave the whole store, for every route of ingestion and after any number of interruptions."""
+"""An erasure removes samples from all files of the store, for every route of ingestion and after an interruption."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ TASK = Task.model_validate({"name": "pets", "data": {"image_size": 8, "val_share
 
 
 def traces(folder: Path) -> set[str]:
-    """Return the files below a folder, hidden ones too, that hold the victim's image or name."""
+    """Return the files below a folder, including hidden files, that contain the victim's image or name."""
     marks = VICTIM, VICTIM[60:100], NAME.encode()
     paths = [path for path in folder.rglob("*") if path.is_file()]
     found = {str(path) for path in paths if any(mark in path.read_bytes() for mark in marks)}
@@ -63,14 +63,14 @@ def ingest_layout(route: str, layout: str, tmp_path: Path) -> tuple[IngestRoute,
     return where, where.ingest(LAYOUTS[layout], max_bad_share=0.5, label_from="folder" if layout == "tree" else "auto")
 
 
-def shown(tmp_path: Path) -> Selection:
+def select_victim(tmp_path: Path) -> Selection:
     path = tmp_path / "victim.png"
     path.write_bytes(VICTIM)
     return select_image(path, TASK.data.frame)
 
 
 def forget(store: TaskStore, tmp_path: Path, *selections: Selection) -> int:
-    """Return how many samples were erased."""
+    """Erase samples, and return their number."""
     done = erase(selections, TASK, store, tmp_path / "cache", "ann", "asked to")
     assert done.unread == ()
     return sum(len(one.samples) for one in done.erasures)
@@ -89,7 +89,7 @@ def test_erased_sample_leaves_no_byte(route: str, layout: str, tmp_path: Path) -
     store, root = where.store, tmp_path / "store"
     before = {key for _, key, _ in where.samples(drop)}
     assert traces(root)
-    forget(store, tmp_path, shown(tmp_path))
+    forget(store, tmp_path, select_victim(tmp_path))
     now = store.drops.read(drop.id)
     assert traces(root) == set()
     assert total(now) == total(drop) - 1
@@ -99,16 +99,16 @@ def test_erased_sample_leaves_no_byte(route: str, layout: str, tmp_path: Path) -
     decoded = decode_drop(now, store, 8)
     assert sum(len(decoded[split].labels) for split in SPLITS) == total(now)
     assert late_files(now, store.drops.committed()) is None
-    assert forget(store, tmp_path, shown(tmp_path)) == 0
+    assert forget(store, tmp_path, select_victim(tmp_path)) == 0
     [erasure] = store.erasures.read()
     assert erasure.completed_at
     assert erasure.author == "ann"
 
 
-def test_erased_sample_leaves_s3(tmp_path: Path, bucket: str, s3: str) -> None:
+def test_erased_sample_is_removed_from_s3(tmp_path: Path, bucket: str, s3: str) -> None:
     where = open_route("s3", tmp_path, bucket, s3)
     where.ingest(LAYOUTS["tree"], label_from="folder")
-    forget(where.store, tmp_path, shown(tmp_path))
+    forget(where.store, tmp_path, select_victim(tmp_path))
     for entry in where.store.objects.list():
         data, _ = where.store.objects.read(entry.key)
         assert VICTIM not in data
@@ -116,12 +116,15 @@ def test_erased_sample_leaves_s3(tmp_path: Path, bucket: str, s3: str) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process after a write."""
+    """The simulated end of the process after a write."""
 
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the number of writes of drops and records that are still let through; a negative one lets all."""
+    """Return a list with the number of the write that raises `Killed`. With a negative number, no write does.
+
+    Writes of leases are not counted.
+    """
     left = [-1]
 
     def limited(name: str) -> None:
@@ -150,7 +153,7 @@ def test_interrupted_erasure_is_completed(layout: str, tmp_path: Path, writes: l
         where, drop = ingest_layout("upload", layout, folder)
         writes[0] = number
         try:
-            forget(where.store, folder, shown(folder))
+            forget(where.store, folder, select_victim(folder))
         except Killed:
             writes[0] = -1
             store = TaskStore(where.store.objects, "pets")
@@ -165,7 +168,7 @@ def test_interrupted_erasure_is_completed(layout: str, tmp_path: Path, writes: l
     assert 8 < number < 29
 
 
-def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
+def test_erased_sample_is_not_used_again(tmp_path: Path) -> None:
     where, drop = ingest_layout("pack", "zip", tmp_path)
     forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
     assert where.source
@@ -174,11 +177,11 @@ def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
     (tmp_path / f"more/cat/{NAME}.png").write_bytes(VICTIM)
     packed = pack(tmp_path / "more", TASK, where.store, drop_id="week-46")[0]
     assert total(packed.drop) == 1
-    assert forget(where.store, tmp_path, shown(tmp_path)) == 1
+    assert forget(where.store, tmp_path, select_victim(tmp_path)) == 1
     assert traces(tmp_path / "store") == set()
     with pytest.raises(DropError, match=f"--key: cat/{NAME} matches no sample of any drop"):
         forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
-    (tmp_path / "back.csv").write_text(f"content,class\n{shown(tmp_path).content},dog\n")
+    (tmp_path / "back.csv").write_text(f"content,class\n{select_victim(tmp_path).content},dog\n")
     with pytest.raises(DropError, match="matches no sample of any drop"):
         amend_drops(read_corrections(tmp_path / "back.csv"), TASK, where.store)
     now = where.store.drops.find_manifest(drop.id)
@@ -186,7 +189,7 @@ def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
     assert now.digest == drop.digest
 
 
-def test_amended_samples_are_erased_under_their_drop(tmp_path: Path) -> None:
+def test_amended_samples_are_erased_by_drop_and_key(tmp_path: Path) -> None:
     where, drop = ingest_layout("upload", "shards", tmp_path)
     (tmp_path / "table.csv").write_text(f"key,class,remove\n{NAME},dog,\n000001,,yes\n000002,dog,\n")
     amend_drops(read_corrections(tmp_path / "table.csv"), TASK, where.store)
@@ -200,12 +203,12 @@ def test_amended_samples_are_erased_under_their_drop(tmp_path: Path) -> None:
     assert sum(len(part.labels) for part in decode_drop(now, where.store, 8).values()) == total(now)
 
 
-def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
+def test_erasure_searches_quarantined_uploads(tmp_path: Path) -> None:
     where, _ = ingest_layout("pack", "tree", tmp_path)
     for name, data in {"cat/a.png": png(1), "cat/b.png": VICTIM, "stray.bin": b"?"}.items():
         where.store.objects.write(where.store.keys.drop_file("bad", name), data)
     where.store.drops.quarantine("bad", "stray.bin: not an image")
-    forget(where.store, tmp_path, shown(tmp_path))
+    forget(where.store, tmp_path, select_victim(tmp_path))
     assert traces(tmp_path / "store") == set()
     assert {entry.key.rpartition("bad/")[2] for entry in where.store.objects.list("pets/drops/bad/")} == {
         "cat/a.png",
@@ -214,8 +217,8 @@ def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
     }
 
 
-def test_names_with_spaces_leave_the_reports_too(tmp_path: Path) -> None:
-    """A path names the sample as its key does; a refused upload names the image in both drops."""
+def test_names_with_spaces_are_erased_from_reports(tmp_path: Path) -> None:
+    """Erase a sample by its path. Reports contain its key, and its names in two drops."""
     name = "Jane Doe \u00fc"
     where = open_route("upload", tmp_path)
     where.ingest({**tree("cat", "dog"), f"cat/{name}.png": VICTIM, f"cat/{name}.json": b"{}"}, label_from="folder")
@@ -236,7 +239,7 @@ def test_names_with_spaces_leave_the_reports_too(tmp_path: Path) -> None:
 
 
 def without_list(store: TaskStore, drop: Drop) -> Drop:
-    """Write a drop's manifest as it was before manifests had sample lists; its source has splits of its own."""
+    """Write a drop's manifest in the old format, without a sample list. The drop's source must have split folders."""
     old = drop.model_copy(update={"sample_list": None, "source": None})
     old = old.model_copy(update={"digest": drop_digest(old)})
     store.objects.write(store.keys.manifest(drop.id), old.to_bytes())
@@ -253,13 +256,13 @@ def test_drop_without_a_sample_list_is_amended_and_erased(tmp_path: Path) -> Non
     (tmp_path / "table.csv").write_text(f"key,remove\ncat/{NAME},yes\n")
     amend_drops(read_corrections(tmp_path / "table.csv"), TASK, where.store)
     assert len(decode_drop(where.store.drops.read(drop.id), where.store, 8)["train"].labels) == 8
-    assert forget(where.store, tmp_path, shown(tmp_path)) == 1
+    assert forget(where.store, tmp_path, select_victim(tmp_path)) == 1
     assert traces(tmp_path / "store") == set()
     decoded = decode_drop(where.store.drops.read(drop.id), where.store, 8)
     assert [len(decoded[split].labels) for split in SPLITS] == [8, 8, 8]
 
 
-def test_command_erases_and_says_what(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_erase_command_reports_its_erasure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     where, _ = ingest_layout("pack", "tree", tmp_path)
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {where.store.url}\ndata: {{image_size: 8}}\n")
     (tmp_path / "who.csv").write_text(f"key\ncat/{NAME}\n")

@@ -1,4 +1,4 @@
-"""Images that are not square: how they get their shape, and a retraining with them."""
+"""Images that are not square are brought to the task's shape and trained on."""
 
 from pathlib import Path
 
@@ -46,11 +46,11 @@ def test_stretch_fills_the_shape_with_all_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
-def test_frames_hold_for_the_image_turned_upright(fit: str) -> None:
-    """An image that lies on its side by its EXIF decodes as the same image stored upright."""
+def test_frame_applies_to_the_image_turned_upright(fit: str) -> None:
+    """An image that is stored on its side, with an EXIF orientation, decodes like the same image stored upright."""
     upright = image_of(48, 32)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
     lying = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif.tobytes())
     frame = Frame(12, 20, fit)
     difference = decode_image(lying, frame).astype(int) - decode_image(encoded(upright), frame)

@@ -1,4 +1,4 @@
-"""Samples are identified by content, whatever their name, drop and route; their key decides their split."""
+"""Samples are identified by their content, regardless of name, drop and route."""
 
 import hashlib
 import os
@@ -46,12 +46,12 @@ def store(task: Task) -> TaskStore:
 
 
 def images(numbers: range, name: str = "cat", folder: str = "") -> Files:
-    """Images of one class."""
+    """Return PNG files of one class."""
     return {f"{folder}{name}/{number}.png": png(number) for number in numbers}
 
 
 def with_splits(train: range, val: range, test: range) -> Files:
-    """Images in folders for each split."""
+    """Return PNG files in a folder for each split."""
     return images(train, folder="train/") | images(val, folder="val/") | images(test, folder="test/")
 
 
@@ -120,7 +120,7 @@ def test_same_folder_under_another_id_adds_nothing(ingest_files: IngestFunction,
     assert [drop.id for drop in store.drops.all()] == ["first"]
 
 
-def moved(task: Task, on_conflict: str) -> Task:
+def with_conflict_rule(task: Task, on_conflict: str) -> Task:
     return task.model_copy(update={"data": task.data.model_copy(update={"on_conflict": on_conflict})})
 
 
@@ -143,7 +143,7 @@ def test_growing_folder_does_not_undo_a_correction(
     wrong = content_of(png(3))
     amend_drops([Correction(Selection("a test", "", "", wrong.hex()), "dog", "", "ann")], task, store)
     [(split, _)] = all_places(store)[wrong]
-    ingest_files(moved(task, on_conflict), store, "week-2", images(range(44)))
+    ingest_files(with_conflict_rule(task, on_conflict), store, "week-2", images(range(44)))
     assert all_places(store)[wrong] == [(split, "dog")]
     ingest_files(task, store, "week-3", {"bird/3.png": png(3)} | images(range(50, 60)))
     assert all_places(store)[wrong] == [(split, "bird")]
@@ -163,7 +163,9 @@ def test_refused_drop_amends_nothing(ingest_files: IngestFunction, task: Task, s
 def test_conflict_is_refused_if_the_task_forbids_it(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     ingest_files(task, store, "first", images(range(40)))
     with pytest.raises(DropError, match=r"two classes: .* \(dog\) is the same image as .* of drop first \(cat\)"):
-        ingest_files(moved(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+        ingest_files(
+            with_conflict_rule(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog")
+        )
     assert store.drops.amendments.read() == ()
 
 
@@ -172,7 +174,9 @@ def test_conflicting_classes_share_one_split_if_kept(
 ) -> None:
     first = ingest_files(task, store, "first", images(range(40)))
     split, _ = placed(store, first)[min(contents(range(3, 4)))]
-    ingest_files(moved(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+    ingest_files(
+        with_conflict_rule(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog")
+    )
     assert all_places(store)[min(contents(range(3, 4)))] == [(split, "cat"), (split, "dog")]
 
 
@@ -264,7 +268,7 @@ def test_late_files_are_named(ingest_files: IngestFunction, task: Task, store: T
     assert read_status(task, store).late == (sentence,)
 
 
-def test_rewritten_success_is_mentioned(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+def test_rewritten_success_file_is_mentioned(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     first = ingest_files(task, store, "first", images(range(40)))
     put_later(store, "_SUCCESS", b"")
     told = late_files(first, store.drops.committed())
@@ -283,7 +287,7 @@ def test_copied_store_reports_no_late_files(ingest_files: IngestFunction, task: 
 
 
 def test_describing_a_drop_takes_310_bytes_a_sample() -> None:
-    """The limit is for memory beyond the samples themselves. The source is a digest of the sorted samples."""
+    """The memory of the samples themselves is not counted. `source` is a digest of the sorted samples."""
     facts = [ImageFacts(number.to_bytes(16, "big"), 32, 32, bytes(72), bytes(64)) for number in range(4000)]
     rows = [SampleRow(f"{number:08d}", "cat", "train", 0, each) for number, each in enumerate(facts)]
     tracemalloc.start()

@@ -60,7 +60,7 @@ def test_image_is_turned_upright_by_its_exif(kind: str, factor: int) -> None:
     lying = Image.new("RGB", (32 * factor, 32 * factor))
     lying.paste((255, 255, 255), (0, 0, 16 * factor, 32 * factor))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: what is left goes to the top
+    exif[0x0112] = 6  # turn by 90 degrees clockwise: the left side goes to the top
     pixels = decode_image(encoded(lying, kind, exif=exif), 32)
     assert pixels[:, 4, 28].min() > 240
     assert pixels[:, 28, 4].max() < 15
@@ -145,12 +145,12 @@ def test_incomplete_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) 
 
 
 def corrupt_exif() -> bytes:
-    """Return a JPEG whose EXIF declares 65,535 entries, and ends; Pillow warns of it."""
+    """Return a JPEG whose EXIF declares 65,535 entries but has none. Pillow warns about it."""
     return encoded(Image.fromarray(picture(1)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
 
 
 def broken_mpo() -> bytes:
-    """A JPEG whose index of further pictures (MPO) is damaged; Pillow warns of it, and takes the first picture."""
+    """Return a JPEG whose list of further pictures (MPO) is damaged. Pillow warns, and reads the first picture."""
     frames = [Image.fromarray(picture(number)) for number in (1, 2)]
     whole = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
     return whole.replace(b"MPF\0II*\0", b"MPF\0II*\1")

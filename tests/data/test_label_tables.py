@@ -12,7 +12,7 @@ from retrain.errors import DropError
 
 @pytest.fixture(params=["pack", "upload"])
 def local_route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
-    """Return each route without a server: for trees of many files."""
+    """Return each route that needs no server. They are fast enough for trees of many files."""
     return open_route(request.param, tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_row_without_its_own_image_is_named(local_route: IngestRoute, row: str, 
         ("file_name,label,label\n0.png,cat,dog\n", "two columns are called 'label'"),
     ],
 )
-def test_table_that_would_lose_part_of_a_label_is_refused(local_route: IngestRoute, table: str, named: str) -> None:
+def test_table_with_an_ambiguous_label_is_refused(local_route: IngestRoute, table: str, named: str) -> None:
     with pytest.raises(DropError, match=named):
         local_route.ingest({"0.png": png(0), "metadata.csv": table.encode()})
 

@@ -30,7 +30,7 @@ def route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
 
 @pytest.fixture(params=["pack", "upload"])
 def local_route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
-    """Return each route without a server: for trees of many files."""
+    """Return each route that needs no server. They are fast enough for trees of many files."""
     return open_route(request.param, tmp_path)
 
 
@@ -43,7 +43,7 @@ def tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes) -> dict[str, bytes]:
-    """Flat images, from this number on, with a `.cls` next to each: cats and dogs in turns."""
+    """Return images with a `.cls` file next to each. Cats and dogs alternate. `first` selects other images."""
     files: dict[str, bytes] = {}
     for number in range(count):
         name = stem.format(f"{number:04d}")
@@ -155,14 +155,14 @@ def test_split_name_in_any_case_is_refused_as_a_class(local_route: IngestRoute, 
         local_route.ingest(tree("cat", name))
 
 
-def test_class_of_a_split_may_be_called_like_a_split(local_route: IngestRoute) -> None:
+def test_class_in_a_split_folder_may_have_a_splits_name(local_route: IngestRoute) -> None:
     files = {
         f"{split}/{name}": png(n) for n, (split, name) in enumerate(product(("train", "test"), tree("car", "train")))
     }
     assert local_route.ingest(files).classes == ("car", "train")
 
 
-def test_class_called_like_a_split_is_taken_where_asked(local_route: IngestRoute) -> None:
+def test_class_named_like_a_split_is_accepted_if_requested(local_route: IngestRoute) -> None:
     assert local_route.ingest(tree("car", "train"), label_from="folder").classes == ("car", "train")
 
 
@@ -210,7 +210,7 @@ def test_folder_layout_counts_files_beside_images(local_route: IngestRoute) -> N
     assert drop.reading.not_samples == {".json (next to images)": 24}
 
 
-def test_image_without_a_label_is_named_where_others_have_one(route: IngestRoute) -> None:
+def test_image_without_a_label_is_named_if_others_have_one(route: IngestRoute) -> None:
     with pytest.raises(DropError, match=r"cat/1\.png: no label: there is no 1\.cls"):
         route.ingest({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
 
@@ -226,9 +226,9 @@ def test_masks_next_to_images_are_counted_but_not_samples(route: IngestRoute) ->
     }
 
 
-# --- litter and folders that are no classes
+# --- stray files, and folders that are not classes
 
-LITTER = {
+STRAY = {
     "cat/._0.png": b"AppleDouble",
     ".DS_Store": b"",
     "__MACOSX/cat/._0.png": b"AppleDouble",
@@ -257,7 +257,7 @@ COUNTED = {
 
 @pytest.mark.parametrize("form", ["folder", "tar", "zip", "tgz", "shard"])
 def test_stray_files_are_ignored_and_counted_alike(route: IngestRoute, form: str) -> None:
-    files = {**(sidecars() if form == "shard" else tree("cat", "dog")), **LITTER}
+    files = {**(sidecars() if form == "shard" else tree("cat", "dog")), **STRAY}
     given = {
         "folder": lambda: files,
         "tar": lambda: {"train.tar": tar(files)},
@@ -285,7 +285,7 @@ def test_archive_of_a_folder_is_read_as_the_folder(route: IngestRoute, name: str
 
 
 class UnflaggedInfo(zipfile.ZipInfo):
-    """A member whose name is written as UTF-8 without the flag that says so, as by Info-ZIP and macOS."""
+    """A zip member whose name is in UTF-8 without the flag for UTF-8. Info-ZIP and macOS write such members."""
 
     def _encodeFilenameFlags(self) -> tuple[bytes, int]:
         return self.filename.encode(), self.flag_bits
@@ -362,7 +362,7 @@ def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) 
 
 
 @pytest.mark.parametrize("form", ["folder", "shard"])
-def test_invisible_characters_make_no_class(local_route: IngestRoute, form: str) -> None:
+def test_invisible_characters_make_no_new_class(local_route: IngestRoute, form: str) -> None:
     spellings = ("ice bear", "\ufeffice bear", "ice\u00a0bear", "ice\u200b bear", "ice bear ")
     if form == "folder":
         drop = local_route.ingest(tree(*spellings, each=6))

@@ -17,13 +17,13 @@ from retrain.data.table_making import read_or_make_table
 
 
 def photograph(number: int, size: int = 64) -> Image.Image:
-    """Return smooth pixels that only this number gives."""
+    """Return a smooth image that is different for each number."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def files() -> dict[str, bytes]:
-    """Return an upload with splits, one of whose test images is a training image saved again with loss."""
+    """Return an upload with splits. One test image is a lossy copy of a training image."""
     found = {
         f"{split}/{name}/{number}.png": encoded(photograph(100 * place + number))
         for place, (split, name) in enumerate(itertools.product(("train", "val", "test"), ("cat", "dog")))
@@ -34,7 +34,7 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("route", ["pack", "upload"])
-def test_copy_saved_with_loss_is_named_and_stays(route: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lossy_copy_is_named_and_stays(route: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     where = open_route(route, tmp_path)
     with caplog.at_level("INFO", "retrain"):
         drop = where.ingest(files())
@@ -72,7 +72,7 @@ def test_pairs_match_a_naive_search() -> None:
     assert {tuple(pair) for pair in candidates(every).tolist()} == expected
 
 
-def test_search_grows_with_the_images_alone() -> None:
+def test_search_is_linear_in_the_number_of_images() -> None:
     same_part = (np.arange(1, 5001, dtype=np.uint64) << np.uint64(20)) | np.uint64(0b1011)
     assert len(candidates(same_part)) < 5000 * 4 * 32
     plain = np.zeros(5000, np.uint64)
@@ -93,7 +93,7 @@ def test_distance_ignores_brightness_and_contrast() -> None:
 
 
 def test_different_letters_are_not_near_duplicates(tmp_path: Path) -> None:
-    """Line drawings have hashes that are nearly equal; their thumbnails are not. Q is left out: it looks like O."""
+    """Line drawings have nearly equal hashes but different thumbnails. Q is left out because it looks like O."""
     letters = {name: Image.new("RGB", (64, 64), "white") for name in string.ascii_uppercase if name != "Q"}
     for name, image in letters.items():
         ImageDraw.Draw(image).text((32, 32), name, "black", ImageFont.load_default(44), anchor="mm")

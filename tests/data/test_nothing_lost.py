@@ -38,10 +38,10 @@ SUFFIXES = (
     "",
 )
 PICTURES = (".png", ".jpg", ".webp", ".gif")
-LITTER = ("._x", ".DS_Store", ".cache", "__MACOSX", "@eaDir", "Thumbs.db", "lost+found", "_SUCCESS")
+STRAY = ("._x", ".DS_Store", ".cache", "__MACOSX", "@eaDir", "Thumbs.db", "lost+found", "_SUCCESS")
 CLASSES = ("cat", "Cat", "CAT", "dog", "\ufeffcat", "cat\u00a0", "d\u200bog", "caf\u00e9", "cafe\u0301", "x.y", "a%20b")
 WORDS = st.one_of(
-    st.sampled_from(["a b", "a%20b", "x.y", "X.Y", "1.2.3", "__meta__", "packed", "caf\u00e9", "cafe\u0301", *LITTER]),
+    st.sampled_from(["a b", "a%20b", "x.y", "X.Y", "1.2.3", "__meta__", "packed", "caf\u00e9", "cafe\u0301", *STRAY]),
     st.text(
         st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=6
     ),
@@ -67,7 +67,7 @@ class Source(NamedTuple):
 
 
 def good() -> list[str]:
-    """Names of enough images for every split: a drop is refused for no other reason."""
+    """Return the names of enough images for each split. No drop is refused because images are missing."""
     return [f"{split}/{name}/zz{number}.png" for split in SPLITS for name in ("cow", "hen") for number in "12"]
 
 
@@ -79,7 +79,10 @@ def plain(label: str) -> str:
 
 @st.composite
 def sources(draw: st.DrawFn) -> Source:
-    """Draw files of odd and of good names; labels are in folders, in files next to the images, or in a table."""
+    """Draw files with unusual and with good names.
+
+    Their labels are in folders, in files next to the images, or in a table.
+    """
     names = without_clashes(draw(st.lists(NAMES, min_size=4, max_size=12, unique=True)), [*good(), "_SUCCESS"])
     rule, images = draw(st.sampled_from(["folder", "cls", "csv"])), iter(IMAGES)
     files = {name: next(images) for name in good()}
@@ -88,7 +91,7 @@ def sources(draw: st.DrawFn) -> Source:
     pictures = [name for name, data in files.items() if data in IMAGES and name.lower().endswith(PICTURES)]
     if rule == "folder":
         return Source(files, rule, {name: name.split("/")[-2] for name in pictures if "/" in name})
-    read = [name for name in pictures if not is_litter(name)]
+    read = [name for name in pictures if not is_stray(name)]
     labels = {name: draw(st.sampled_from(CLASSES)) for name in read if name in good() or draw(st.integers(0, 3))}
     if rule == "cls":
         files |= {f"{name.rpartition('.')[0]}.cls": label.encode() for name, label in labels.items()}
@@ -97,9 +100,9 @@ def sources(draw: st.DrawFn) -> Source:
     return Source({**files, "metadata.csv": table({**labels, **dict.fromkeys(gone, "cat")})}, rule, labels, len(gone))
 
 
-def is_litter(name: str) -> bool:
-    """Return whether part of a name is hidden, or is a system's own file."""
-    return any(part.startswith(".") or part in LITTER for part in name.split("/"))
+def is_stray(name: str) -> bool:
+    """Return whether a part of a name is a hidden file or a file that an operating system writes."""
+    return any(part.startswith(".") or part in STRAY for part in name.split("/"))
 
 
 def without_clashes(names: list[str], others: Iterable[str]) -> list[str]:
@@ -123,8 +126,8 @@ def by_split(files: Files, split: str) -> Files:
     return {name.removeprefix(f"{split}/"): data for name, data in files.items() if name.startswith(f"{split}/")}
 
 
-def arranged(source: Source, form: str) -> Files:
-    """Put files into archives: all into one, or those of a split into one of its name."""
+def arrange(source: Source, form: str) -> Files:
+    """Put files into archives: one archive of all files, or one archive for each split."""
     files = source.files
     if form in ("tree", "s3"):
         return files
@@ -139,7 +142,7 @@ def check(route: IngestRoute, source: Source, form: str) -> None:
     """Commit a source, and look for each of its files in the result."""
     odd = source.files.keys() - set(good())
     try:
-        drop = route.ingest(arranged(source, form), label_from=source.rule, max_bad_share=0.99)
+        drop = route.ingest(arrange(source, form), label_from=source.rule, max_bad_share=0.99)
     except DropError as refused:
         named = str(refused)
         assert any(part in named for name in odd for part in name.split("/") if part), named
@@ -149,9 +152,9 @@ def check(route: IngestRoute, source: Source, form: str) -> None:
     control = (
         ("_SUCCESS", "drop.json", "quarantine.json") if route.source is None and form not in ("tar", "zip") else ()
     )
-    lost = sum(name in control for name in source.files)
+    unlisted = sum(name in control for name in source.files)
     counted = len(found) + len(drop.left_out) + sum(drop.reading.not_samples.values())
-    assert counted == len(source.files) + source.rows - lost
+    assert counted == len(source.files) + source.rows - unlisted
     name_of = {content_of(data): name for name, data in source.files.items() if data in IMAGES}
     for content, (split, class_name) in found.items():
         name = name_of[content]
@@ -163,7 +166,7 @@ def check(route: IngestRoute, source: Source, form: str) -> None:
 @given(route=st.sampled_from(["pack", "upload"]), source=sources())
 def test_every_file_is_a_sample_or_is_named_or_counted(form: str, route: str, source: Source) -> None:
     if form in ("shards", "mixed") and source.rule == "csv":
-        return  # a table is next to its images
+        return  # a table must be next to its images, and these archives separate them
     with tempfile.TemporaryDirectory() as folder:
         check(open_route(route, Path(folder)), source, form)
 

@@ -69,7 +69,9 @@ def test_shard_mixes_classes_in_an_order_set_by_keys_only(tmp_path: Path, local:
     [data] = shard_bytes(local, drop)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         classes = [PurePosixPath(name).parent.name for name in tar.getnames() if name.endswith(".png")]
-    assert 30 <= sum(one != other for one, other in pairwise(classes)) <= 50  # 40 are expected, 1 if they were sorted
+    assert (
+        30 <= sum(one != other for one, other in pairwise(classes)) <= 50
+    )  # 40 changes are expected; sorted samples have 1
 
 
 def test_packing_twice_changes_nothing_and_is_reported(tmp_path: Path, local: LocalStore) -> None:
@@ -81,7 +83,7 @@ def test_packing_twice_changes_nothing_and_is_reported(tmp_path: Path, local: Lo
 
 
 def test_dry_run_names_bad_files_beside_known_images(tmp_path: Path, local: LocalStore) -> None:
-    """The manifest that it shows is that of the earlier drop."""
+    """The returned manifest is the earlier drop's."""
     pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, "pets"))
     again = two_classes(tmp_path / "again", each=5)
     (again / "cat" / "bad.png").write_bytes(b"")
@@ -92,7 +94,7 @@ def test_dry_run_names_bad_files_beside_known_images(tmp_path: Path, local: Loca
     assert told[-1] == "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty"
 
 
-def test_splits_that_the_source_brings_are_kept(tmp_path: Path, local: LocalStore) -> None:
+def test_splits_of_the_source_are_kept(tmp_path: Path, local: LocalStore) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
     [(drop, *_)] = pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
     assert drop.held_out == {"val": 0.2}
@@ -138,7 +140,7 @@ def test_table_without_rows_is_named(tmp_path: Path, local: LocalStore) -> None:
         pack(tmp_path / "labels.csv", TASK, TaskStore(local, TASK.name))
 
 
-def test_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None:
+def test_drop_id_never_gets_other_content(tmp_path: Path, local: LocalStore) -> None:
     [(drop, new, _)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert (drop.id, new) == ("week-45", True)
     before = list(local.list())
@@ -147,7 +149,7 @@ def test_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None
     assert list(local.list()) == before
 
 
-def test_racing_packs_of_one_id_leave_one_whole_drop(tmp_path: Path, store: ObjectStore) -> None:
+def test_racing_packs_of_one_id_leave_one_complete_drop(tmp_path: Path, store: ObjectStore) -> None:
     sources = [two_classes(tmp_path / str(each), each=each) for each in (40, 41, 42, 43)]
     refused: list[DropError] = []
 
@@ -173,7 +175,7 @@ def test_invalid_drop_id_is_refused(tmp_path: Path, local: LocalStore, drop_id: 
         pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name), drop_id=drop_id)
 
 
-def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -> None:
+def test_one_drop_id_cannot_name_several_parts(tmp_path: Path, local: LocalStore) -> None:
     source, staging = two_classes(tmp_path / "pets"), Staging.parse("classes", "1+1")
     with pytest.raises(DropError, match="drop id pair: one id cannot name 2 drops"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, drop_id="pair")
@@ -199,7 +201,7 @@ def test_full_disk_while_packing_does_not_blame_the_drop(tmp_path: Path, local: 
             pack(source, TASK, TaskStore(local, TASK.name))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not isinstance(refused.value, DropError)  # which would put an upload in quarantine
+    assert not isinstance(refused.value, DropError)  # a DropError would quarantine an upload
     assert list(local.list()) == []
 
 

@@ -25,9 +25,9 @@ FIRST = {
 
 
 class Later(NamedTuple):
-    """A later drop: how it is uploaded, whether it has split folders, and its images.
+    """A later drop: the function that ingests it, whether it has split folders, and its images.
 
-    Each image is its number, its label, and whether it is held out.
+    An image is described by its number, its label, and whether it is held out.
     """
 
     ingest: IngestFunction
@@ -35,7 +35,7 @@ class Later(NamedTuple):
     images: list[tuple[int, str, bool]]
 
     def files(self) -> Files:
-        """Return its files. Copies have different names, and lie in train or in one held-out split."""
+        """Return its files. Copies of an image have different names, and are in train or in one held-out split."""
         files = {}
         for copy, (number, name, is_held_out) in enumerate(self.images):
             split = ("val", "test")[number % 2] if is_held_out else "train"
@@ -60,7 +60,7 @@ LATER = st.builds(Later, st.sampled_from(INGEST_FUNCTIONS), st.booleans(), st.li
 
 @contextmanager
 def allow_refusal_of_known_images() -> Iterator[None]:
-    """Ignore the refusal of a drop of which no image can be added."""
+    """Ignore the refusal of a drop that adds no image."""
     try:
         yield
     except DropError as refused:

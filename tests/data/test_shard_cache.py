@@ -17,10 +17,10 @@ from retrain.store import LocalStore
 
 
 class Counting(LocalStore):
-    """A folder that keeps a file for every download."""
+    """A local store that writes a file for every download. The files count the downloads of all processes."""
 
     def download(self, key: str, path: Path) -> None:
-        """Count, then copy."""
+        """Count the download, and copy the object."""
         (self.root.parent / f"download-{os.urandom(8).hex()}").touch()
         super().download(key, path)
 
@@ -65,7 +65,7 @@ def test_shard_cache_evicts_the_least_recently_used(store: LocalStore, shards: l
     assert downloads(store) == 4
 
 
-def test_shard_cache_keeps_shards_in_use_and_reports_no_room(
+def test_shard_cache_keeps_used_shards_and_reports_lack_of_space(
     store: LocalStore, shards: list[ShardRef], tmp_path: Path
 ) -> None:
     cache = cache_of(store, tmp_path, 2, shards)
@@ -77,7 +77,7 @@ def test_shard_cache_keeps_shards_in_use_and_reports_no_room(
     cache.hold(shards[2]).close()
 
 
-def test_damaged_file_is_fetched_again(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_damaged_shard_is_downloaded_again(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache_of(store, tmp_path, 3, shards).hold(shards[0]).close()
     path = cache_of(store, tmp_path, 3, shards).path(shards[0])
     whole = path.read_bytes()
@@ -87,7 +87,9 @@ def test_damaged_file_is_fetched_again(store: LocalStore, shards: list[ShardRef]
     assert downloads(store) == 2
 
 
-def test_shard_unlike_its_manifest_is_refused(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_shard_that_differs_from_its_manifest_is_refused(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
     store.write(shards[0].key, store.read(shards[1].key)[0])
     cache = cache_of(store, tmp_path, 3, shards)
     for _ in range(2):
@@ -112,8 +114,8 @@ def go_through(store: LocalStore, folder: Path, shards: list[ShardRef], limit: i
             assert file.read() == store.read(ref.key)[0]
 
 
-def together(store: LocalStore, cache: ShardCache, orders: list[list[ShardRef]]) -> Iterator[int | None]:
-    """Read shards in several processes at once, and yield their exit codes."""
+def read_in_processes(store: LocalStore, cache: ShardCache, orders: list[list[ShardRef]]) -> Iterator[int | None]:
+    """Read shards in several processes at the same time, and yield their exit codes."""
     context = multiprocessing.get_context("fork")
     go = context.Barrier(len(orders))
     processes = [
@@ -128,7 +130,7 @@ def together(store: LocalStore, cache: ShardCache, orders: list[list[ShardRef]])
 
 def test_processes_share_fetched_shards(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache = cache_of(store, tmp_path, len(shards), shards)
-    assert set(together(store, cache, [shards] * 4)) == {0}
+    assert set(read_in_processes(store, cache, [shards] * 4)) == {0}
     assert downloads(store) == len(shards)
 
 
@@ -136,12 +138,12 @@ def test_processes_that_want_different_shards_keep_to_the_limit(
     store: LocalStore, shards: list[ShardRef], tmp_path: Path
 ) -> None:
     cache = cache_of(store, tmp_path, 4, shards)
-    assert set(together(store, cache, [shards, shards[::-1], shards[::2] * 2])) == {0}
+    assert set(read_in_processes(store, cache, [shards, shards[::-1], shards[::2] * 2])) == {0}
     assert sizes(cache) <= cache.limit
 
 
 class Crowded(LocalStore):
-    """A folder whose first download is gone at once: another process needed its room."""
+    """A local store whose first download disappears immediately, as if another process needed the space."""
 
     gone = False
 

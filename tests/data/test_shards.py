@@ -52,7 +52,7 @@ def test_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
+def test_webdataset_reads_written_shards(tmp_path: Path) -> None:
     long = Encoded(f"cat/{'x' * 300}", "cat", "jpg", b"as it came")
     [shard] = write_shards([*SAMPLES, long], "train", tmp_path)
     with (tmp_path / shard.name).open("rb") as stream:
@@ -66,11 +66,11 @@ def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
 @given(st.text(st.sampled_from("a./é"), max_size=9))
 @example("a/.b.png")
 @example("a.b/c.seg.png")
-def test_name_is_split_as_webdataset_splits_it(name: str) -> None:
+def test_names_are_split_as_in_webdataset(name: str) -> None:
     assert (split_name(name) or (None, None)) == base_plus_ext(name)
 
 
-def test_producers_sample_without_cls_is_of_its_folders_class(tmp_path: Path) -> None:
+def test_sample_without_cls_file_has_its_folders_class(tmp_path: Path) -> None:
     path = tar(tmp_path / "own.tar", [("./pets/cat/1.png", png(1)), ("./pets/cat/1.json", b"{}")])
     assert read(path, described(path, samples=1)) == [Encoded("./pets/cat/1", "cat", "png", png(1))]
 
@@ -94,7 +94,7 @@ def test_torn_shard_is_refused_by_name(tmp_path: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("where", [b"IHDR", b"cat/05", b"ustar", "größe".encode()])
-def test_one_changed_bit_is_noticed(tmp_path: Path, where: bytes) -> None:
+def test_one_changed_bit_is_detected(tmp_path: Path, where: bytes) -> None:
     [shard] = write_shards(SAMPLES, "train", tmp_path)
     path = tmp_path / shard.name
     data = bytearray(path.read_bytes())
@@ -104,7 +104,7 @@ def test_one_changed_bit_is_noticed(tmp_path: Path, where: bytes) -> None:
         read(path, shard)
 
 
-def test_more_than_the_manifest_counts_is_noticed(tmp_path: Path) -> None:
+def test_more_samples_than_in_the_manifest_are_refused(tmp_path: Path) -> None:
     [shard] = write_shards(SAMPLES, "train", tmp_path)
     with pytest.raises(DropError, match=r"20 samples in .* says 19"):
         read(tmp_path / shard.name, shard.model_copy(update={"samples": 19}))
@@ -118,7 +118,7 @@ def test_link_in_a_shard_is_refused(tmp_path: Path) -> None:
         read(path, described(path, samples=1))
 
 
-def test_shard_is_streamed_and_not_read_whole(tmp_path: Path) -> None:
+def test_shard_is_read_sample_by_sample(tmp_path: Path) -> None:
     [shard] = write_shards([Encoded(f"cat/{n}", "cat", "png", bytes(100_000)) for n in range(50)], "train", tmp_path)
     with (tmp_path / shard.name).open("rb", buffering=0) as stream:
         next(read_shard(stream, shard, "the shard"))

@@ -83,7 +83,7 @@ def test_desktop_files_in_folders_are_ignored(tmp_path: Path) -> None:
         (["cat/1.png", "cat/1.jpg"], "duplicate key cat/1"),
     ],
 )
-def test_folder_of_another_shape_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+def test_folder_with_an_unknown_layout_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(DropError, match=message) as raised:
         read_source(folder(tmp_path, *names))
     assert str(tmp_path) in str(raised.value)
@@ -96,7 +96,7 @@ def test_missing_source_is_refused(tmp_path: Path) -> None:
         read_source(Path("s3://bucket/photos"))
 
 
-def test_table_with_semicolons_is_explained(tmp_path: Path) -> None:
+def test_error_explains_a_table_with_semicolons(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path;label\na.png;cat\n")
     with pytest.raises(DropError, match=r"and has path;label\. Separate columns by commas"):
         survey_source(tmp_path / "labels.csv", Data())
@@ -138,7 +138,7 @@ def linked(kind: bytes) -> tarfile.TarInfo:
     "member",
     ["/cat/2.png", "cat/../../2.png", "cat/2\n.png", *map(linked, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE))],
 )
-def test_member_that_could_reach_outside_is_refused(tmp_path: Path, member: str | tarfile.TarInfo) -> None:
+def test_unsafe_tar_member_is_refused(tmp_path: Path, member: str | tarfile.TarInfo) -> None:
     path = tar(tmp_path / "images.tar", [("cat/1.png", png(1)), (member, b"")])
     with pytest.raises(DropError, match=r"images\.tar: "):
         read_source(path)
@@ -194,5 +194,5 @@ def test_every_path_and_id_leads_to_its_key(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["a b/x.y.png", "a b/x.y.JPG", "a b/x.y", "a%20b/x%2Ey"])
-def test_extension_may_stay(path: str) -> None:
+def test_path_may_keep_its_extension(path: str) -> None:
     assert "a%20b/x%2Ey" in possible_keys(path)

@@ -14,7 +14,7 @@ from retrain.errors import DropError
 
 @pytest.fixture
 def samples(tmp_path: Path) -> tuple[Sample, ...]:
-    """Ten classes of twenty training and ten test samples."""
+    """Return the samples of ten classes, each with twenty training and ten test samples."""
     for split, size in (("train", 20), ("test", 10)):
         for label in range(10):
             folder(tmp_path, *(f"{split}/c{label}/{number:02d}.png" for number in range(size)))
@@ -25,7 +25,7 @@ def classes(part: tuple[Sample, ...], split: str) -> set[str]:
     return {sample.class_name for sample in part if sample.split == split}
 
 
-def test_source_may_have_a_class_called_like_a_split(tmp_path: Path) -> None:
+def test_source_may_have_a_class_named_like_a_split(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "test")):
         images = {f"{name}/{split}.png": png(2 * number + n) for n, name in enumerate(("train", "whale"))}
         (tmp_path / f"{split}-0.tar").write_bytes(shard(images.items()))
@@ -70,7 +70,7 @@ def test_staging_shares_that_are_not_numbers_are_refused(text: str) -> None:
         Staging.parse("classes", text)
 
 
-def test_sizes_must_add_up(samples: tuple[Sample, ...]) -> None:
+def test_staging_sizes_must_add_up(samples: tuple[Sample, ...]) -> None:
     with pytest.raises(DropError, match=r"classes: 70\+30 adds up to 100; it must add up to 10, the number of classes"):
         split_into_parts(samples, Staging.parse("classes", "70+30"))
     with pytest.raises(DropError, match=r"share: 7\+3 adds up to 10; it must add up to 100, as shares are percentages"):

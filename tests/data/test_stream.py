@@ -1,4 +1,4 @@
-"""Streamed and resident data give the same samples in every epoch, with any workers and after any resumption."""
+"""Streamed data give the same samples in every epoch as data in memory, with any workers and after any resumption."""
 
 from contextlib import closing
 from fcntl import LOCK_EX, flock
@@ -44,7 +44,7 @@ def streams(place: Path) -> Splits:
     return streaming(LocalStore(place / "store"), place / "cache", ROOMY)
 
 
-def held(place: Path, *splits: Split) -> Splits:
+def in_memory(place: Path, *splits: Split) -> Splits:
     store = LocalStore(place / "store")
     drops = TaskStore(store, KEYS.task).drops.all()
     where = {"store": TaskStore(store, KEYS.task), "image_size": SIZE, "device": CPU, "pixels_on": CPU}
@@ -52,7 +52,7 @@ def held(place: Path, *splits: Split) -> Splits:
 
 
 def thinned(size: int) -> Tensor:
-    """Return every third sample at a tenth."""
+    """Return each sample's probability in an epoch: 0.1 for every third sample, and 1 for all others."""
     return torch.where(torch.arange(size) % 3 == 0, 0.1, 1.0)
 
 
@@ -69,20 +69,20 @@ def take(loader: StreamingLoader | InMemoryLoader, batches: int) -> list[Batch]:
         return [loader.next() for _ in range(batches)]
 
 
-def same(ours: list[Batch], theirs: list[Batch]) -> bool:
+def same(first: list[Batch], second: list[Batch]) -> bool:
     return all(
-        torch.equal(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
     )
 
 
 @pytest.mark.parametrize("thin", [False, True])
-def test_epoch_has_the_same_samples_streamed_or_resident(place: Path, streams: Splits, thin: bool) -> None:
+def test_epoch_has_the_same_samples_streamed_or_in_memory(place: Path, streams: Splits, thin: bool) -> None:
     size = len(streams["train"])
     keep = thinned(size) if thin else None
-    resident_loader = InMemoryLoader(
-        EpochSampler(keep, size, BATCH, 7, CPU), held(place, "train")["train"], Rows(0, BATCH, BATCH)
+    memory_loader = InMemoryLoader(
+        EpochSampler(keep, size, BATCH, 7, CPU), in_memory(place, "train")["train"], Rows(0, BATCH, BATCH)
     )
-    epochs = [by_epoch(loader(streams["train"], keep)), by_epoch(resident_loader)]
+    epochs = [by_epoch(loader(streams["train"], keep)), by_epoch(memory_loader)]
     for number in range(3):
         streamed, gathered = ([sample for sample, _ in one[number]] for one in epochs)
         assert sorted(streamed) == sorted(gathered)
@@ -108,8 +108,8 @@ def by_epoch(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, i
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_streamed_samples_match_resident_pixels_and_labels(place: Path, streams: Splits, split: Split) -> None:
-    ours, theirs = streams[split], held(place, split)[split]
+def test_streamed_pixels_and_labels_match_those_in_memory(place: Path, streams: Splits, split: Split) -> None:
+    ours, theirs = streams[split], in_memory(place, split)[split]
     rows = torch.randperm(len(theirs), generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours.pixels(rows), theirs.pixels(rows))
     assert torch.equal(ours.labels, theirs.labels)
@@ -118,7 +118,7 @@ def test_streamed_samples_match_resident_pixels_and_labels(place: Path, streams:
 
 
 def test_batches_have_the_pixels_and_labels_of_their_samples(place: Path, streams: Splits) -> None:
-    train = held(place, "train")["train"]
+    train = in_memory(place, "train")["train"]
     for batch in take(loader(streams["train"]), 30):
         assert torch.equal(batch.images, train.pixels(batch.samples))
         assert torch.equal(batch.labels, train.labels[batch.samples])
@@ -200,12 +200,12 @@ def test_stream_from_any_store_keeps_the_cache_limit(store: ObjectStore, tmp_pat
     stream = loader(train)
     for _ in range(30):
         stream.next()
-        assert files(tmp_path / "cache" / "shards") <= train.images.cache.limit + arriving < whole / 2
+        assert cached_bytes(tmp_path / "cache" / "shards") <= train.images.cache.limit + arriving < whole / 2
     stream.close()
 
 
-def files(folder: Path) -> int:
-    """Bytes of the shards in a cache, while no process may make room for another."""
+def cached_bytes(folder: Path) -> int:
+    """Return the bytes of the shards in a cache. Meanwhile, a lock keeps all processes from evicting shards."""
     with (folder / "room.lock").open("ab") as room:
         flock(room, LOCK_EX)
         return sum(path.stat().st_size for path in folder.glob("*.tar"))
@@ -227,7 +227,7 @@ def test_damaged_catalogue_is_rebuilt(tmp_path: Path) -> None:
     assert torch.equal(streaming(store, tmp_path / "cache", ROOMY)["val"].pixels(torch.arange(9)), expected)
 
 
-def test_manifest_that_counts_otherwise_is_refused(tmp_path: Path) -> None:
+def test_manifest_with_other_counts_is_refused(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     drop = upload(store, tmp_path / "d-1", "d-1", encoded(100))
     counts = {**drop.counts, "val": {**drop.counts["val"], "class-0": 99}}

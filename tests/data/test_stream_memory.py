@@ -1,4 +1,4 @@
-"""A stream holds a few bytes a sample in memory, and no images."""
+"""A stream keeps a few bytes per sample in memory, and no images."""
 
 from contextlib import closing
 from functools import partial
@@ -31,7 +31,7 @@ def stream(folder: Path, samples: int) -> tuple[StreamingLoader, Samples]:
 
 
 def tensors(thing: object, seen: set[int]) -> list[Tensor]:
-    """Return every tensor that an object of ours, or one that it holds, has."""
+    """Return all tensors that an object refers to, directly or through collections and objects of `retrain`."""
     if id(thing) in seen:
         return []
     seen.add(id(thing))
@@ -44,8 +44,11 @@ def tensors(thing: object, seen: set[int]) -> list[Tensor]:
     return [tensor for one in inside for tensor in tensors(one, seen)]
 
 
-def held(folder: Path, samples: int) -> tuple[int, int]:
-    """Training samples, and bytes of what is kept of them after a batch."""
+def memory_of(folder: Path, samples: int) -> tuple[int, int]:
+    """Return the number of training samples, and the bytes of the tensors in memory after a batch.
+
+    The numbers of samples in each shard are left out.
+    """
     loader, train = stream(folder, samples)
     with closing(loader):
         loader.next()
@@ -53,15 +56,15 @@ def held(folder: Path, samples: int) -> tuple[int, int]:
         return len(train), sum(each.untyped_storage().nbytes() for each in tensors(loader, set())) - shards
 
 
-def test_stream_keeps_32_bytes_of_a_sample(tmp_path: Path) -> None:
-    few, many = held(tmp_path / "few", 200), held(tmp_path / "many", 1000)
+def test_stream_keeps_32_bytes_per_sample(tmp_path: Path) -> None:
+    few, many = memory_of(tmp_path / "few", 200), memory_of(tmp_path / "many", 1000)
     assert many[0] > 4 * few[0]
     place, label, drop, order = 8 + 4, 8, 4, 8
     assert many[1] - few[1] == (many[0] - few[0]) * (place + label + drop + order)
 
 
 class _Threads(ShardPixels):
-    """Pixels that say how many threads torch has where they are decoded."""
+    """Pixels whose values are torch's number of threads in the process that decodes them."""
 
     def read_held(self, rows: Tensor) -> Tensor:
         return super().read_held(rows).fill_(torch.get_num_threads())

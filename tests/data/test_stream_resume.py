@@ -1,4 +1,4 @@
-"""Tests of whole streamed runs: killed and resumed, preempted, on any store, with a thinned epoch."""
+"""Streamed runs that are killed and resumed, preempted, or trained from any store."""
 
 import multiprocessing
 import os
@@ -75,13 +75,13 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def train_until_frozen(folder: Path, plan: Plan, writes: int) -> None:
-    """Train in this process. It stops itself at one of the writes of its states."""
+    """Train in this process. The process stops itself at the write or removal of a checkpoint with this number."""
     freeze_at_state(writes)
     train(folder, plan)
 
 
 def started(processes: ForkServerContext, folder: Path, plan: Plan, writes: int) -> ForkServerProcess:
-    """A process that trains the plan and has stopped itself after this number of writes and removals of states."""
+    """Return a process that trains the plan, and has stopped itself after this number of checkpoint writes."""
     process = processes.Process(target=train_until_frozen, args=(folder, plan, writes))
     process.start()
     wait_until_stopped(process)
@@ -115,7 +115,7 @@ def test_killed_streamed_run_resumes_to_the_same_result(processes: ForkServerCon
     assert len(workers) == 2
     process = started(processes, tmp_path, again, writes=24)
     asked = [process.pid, *workers_of(process)]
-    for pid in asked:  # as when a container ends
+    for pid in asked:  # as at the end of a container
         os.kill(pid, signal.SIGTERM)
     os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
@@ -138,8 +138,8 @@ def test_streamed_run_learns_and_records_that_it_streamed(store: ObjectStore, tm
     assert evaluation.accuracy > 0.5
 
 
-def test_shuffle_shards_decide_a_streamed_run_and_no_other() -> None:
-    """The plans come from the planner: it fixes how many shards are mixed if samples are streamed."""
+def test_shuffle_shards_are_part_of_streamed_plans_only() -> None:
+    """The planner sets a plan's number of shuffled shards only if samples are streamed."""
 
     def plan(loader: str, shuffle_shards: int) -> Plan:
         data = Data.model_validate({"loader": loader, "stream": {"shuffle_shards": shuffle_shards}})

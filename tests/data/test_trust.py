@@ -26,18 +26,18 @@ def network(classes: int, image_size: int) -> nn.Module:
 
 
 def hostile(classes: int, image_size: int, **options: str) -> nn.Module:
-    """Stands for any importable code that an attacker would like to have run."""
+    """Return a network, and record the call. This function stands for any code that an attacker wants to run."""
     RAN.append("hostile")
     return factory.logistic(classes, image_size)
 
 
-OURS, THEIRS = f"{__name__}:network", f"{__name__}:hostile"
-TASK = make_task(model=Model(name=OURS))
+ALLOWED, HOSTILE = f"{__name__}:network", f"{__name__}:hostile"
+TASK = make_task(model=Model(name=ALLOWED))
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return a champion, and a drop that waits."""
+    """Return a task with a champion and a waiting drop."""
     RAN.clear()
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.context = replace(make_context(workspace.store, TASK, "cpu"), cache=tmp_path / "cache")
@@ -51,15 +51,16 @@ def plant(workspace: Workspace, run_id: str) -> None:
     """Make a plan in the store name other code, as an attacker with write access could."""
     key = workspace.store.keys.run(run_id, "plan.json")
     plan = json.loads(workspace.store.objects.read(key)[0])
-    plan["task"]["model"] = {"name": THEIRS, "stem": "small", "options": {"command": "id"}}
-    plan["task"]["factories"] = [THEIRS]
+    plan["task"]["model"] = {"name": HOSTILE, "stem": "small", "options": {"command": "id"}}
+    plan["task"]["factories"] = [HOSTILE]
     workspace.store.objects.write(key, json.dumps(plan).encode())
 
 
-def test_champions_plan_that_names_other_code_is_refused_unrun(workspace: Workspace) -> None:
+def test_code_named_by_the_champions_plan_does_not_run(workspace: Workspace) -> None:
     plant(workspace, workspace.store.champion.read().run_id or "")
     with pytest.raises(
-        ModelError, match=f"model {THEIRS}: a plan in the store names this factory, but the task file does not allow it"
+        ModelError,
+        match=f"model {HOSTILE}: a plan in the store names this factory, but the task file does not allow it",
     ):
         stages.run_task(workspace.context, TASK, Request("naive"))
     assert RAN == []
@@ -78,14 +79,14 @@ def test_champion_of_a_former_factory_is_compared_if_allowed(workspace: Workspac
     later = TASK.model_copy(update={"model": Model(name="logistic")})
     with pytest.raises(ModelError, match="add it to `factories` in the task file"):
         stages.run_task(make_context(workspace.store, later, "cpu"), later, Request("scratch"))
-    told = later.model_copy(update={"factories": (OURS,)})
-    ended = stages.run_task(make_context(workspace.store, told, "cpu"), told, Request("scratch"))
+    allowing = later.model_copy(update={"factories": (ALLOWED,)})
+    ended = stages.run_task(make_context(workspace.store, allowing, "cpu"), allowing, Request("scratch"))
     assert isinstance(ended, RunRecord)
     assert ended.evaluation
     assert ended.evaluation.comparison
 
 
-def test_factories_are_names_of_code(tmp_path: Path) -> None:
+def test_factory_that_is_not_a_name_of_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pets.yaml"
     path.write_text("name: pets\nfactories: ['os; evil', 'a.b:c']\n")
     with pytest.raises(TaskError, match="factories"):

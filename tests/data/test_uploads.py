@@ -1,4 +1,4 @@
-"""Uploads without a manifest are validated and committed unchanged, or refused whole."""
+"""Uploads without a manifest are validated, and either committed unchanged or refused."""
 
 import io
 import tarfile
@@ -32,7 +32,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 
 def webdataset(*numbers: int) -> bytes:
-    """Return a shard as producers write it: flat keys, the class's name in a separate file."""
+    """Return a shard as producers write it: keys without folders, and the class's name in a separate file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number in numbers:
@@ -55,7 +55,7 @@ def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
         store.write(KEYS.drop_file(DROP, name), data)
 
 
-def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
+def test_uploaded_shards_are_committed_in_place(store: ObjectStore) -> None:
     shards = {"train-0.tar": webdataset(*range(30)), "train-1.tar": webdataset(*range(30, 60))}
     upload(store, shards | {"test.tar": webdataset(*range(60, 65))})
     drop = ingest(DROP, TASK, TaskStore(store, TASK.name))
@@ -86,7 +86,7 @@ def test_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
 
 
 class Weighed(LocalStore):
-    """A store that accepts files only once two wait, and records how many there are."""
+    """A store that accepts a shard only once two shards are on the disk. It records the largest number of them."""
 
     most = 0
 
@@ -99,7 +99,7 @@ class Weighed(LocalStore):
 
 @pytest.fixture
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of three images."""
+    """Make packing write shards of three images."""
     monkeypatch.setattr("retrain.data.packing.write_shards", partial(write_shards, limit=3 * len(png(0))))
 
 
@@ -115,7 +115,7 @@ def test_packing_a_large_folder_keeps_few_shards_on_disk(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("_small_shards")
-def test_shards_of_a_refused_folder_neither_land_nor_hinder(local: LocalStore) -> None:
+def test_shards_of_a_refused_folder_do_not_block_a_new_upload(local: LocalStore) -> None:
     upload(local, photos() | {"cat/1.png": png(1)[:60]})
     with pytest.raises(DropError, match=r"cat/1\.png: cannot be decoded"):
         ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
@@ -125,7 +125,7 @@ def test_shards_of_a_refused_folder_neither_land_nor_hinder(local: LocalStore) -
     assert sum(map(ingest(DROP, TASK, TaskStore(local, TASK.name)).samples, ("train", "val", "test"))) == 80
 
 
-def test_shards_of_an_interrupted_upload_do_not_hinder(local: LocalStore) -> None:
+def test_interrupted_upload_can_be_ingested_again(local: LocalStore) -> None:
     upload(local, photos())
     drop = ingest(DROP, TASK, TaskStore(local, TASK.name))
     local.delete(KEYS.manifest(DROP))

@@ -71,7 +71,10 @@ def test_predict_agrees_with_the_network_on_every_kind_of_input(served: Served) 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGB", "TIFF"), ("CMYK", "JPEG"), ("LA", "PNG")])
 @pytest.mark.parametrize("side", [8, 12])
 def test_opened_image_gives_the_same_pixels_as_its_file(served: Served, mode: str, kind: str, side: int) -> None:
-    """With EXIF that turns it by 90 degrees, at the model's size of 8 and above it; the image itself is not turned."""
+    """Decode images with an EXIF orientation of 90 degrees, of the model's size, 8, and of a larger size.
+
+    The opened image must not change.
+    """
     preprocess, exif, file = retrain.load_champion(served.file).preprocess, Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Orientation] = 6
     pixels = np.random.default_rng(0).bytes(side * side * len(mode))
@@ -122,7 +125,7 @@ def test_empty_run_id_is_not_the_champion(served: Served) -> None:
         retrain.load_run(served.file, "")
 
 
-def test_missing_champion_run_or_folder_is_one_message(tmp_path: Path) -> None:
+def test_missing_champion_run_or_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
     with pytest.raises(retrain.UserError, match="task pets has no champion yet"):
         retrain.load_champion(tmp_path / "pets.yaml")
@@ -132,7 +135,7 @@ def test_missing_champion_run_or_folder_is_one_message(tmp_path: Path) -> None:
         retrain.load_champion(f"{os.fspath(tmp_path)}/")
 
 
-def test_factory_of_a_store_runs_only_where_it_is_named(tmp_path: Path) -> None:
+def test_factory_in_a_store_runs_only_if_the_caller_names_it(tmp_path: Path) -> None:
     factory = "support.trainings:dropout_net"
     served = make_served(tmp_path, 0, 1, model={"name": factory}, factories=[factory])
     folder = f"{served.task.store}/pets"
@@ -141,7 +144,7 @@ def test_factory_of_a_store_runs_only_where_it_is_named(tmp_path: Path) -> None:
     assert retrain.load_champion(folder, factories=[factory]).classes == ("class-0", "class-1")
 
 
-def test_run_retrains_and_the_ledger_tells_it(tmp_path: Path) -> None:
+def test_run_retrains_and_is_in_the_ledger(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
     served.workspace.land(2, seed=2)
     record = retrain.run(served.task)

@@ -48,7 +48,7 @@ def test_terminal_shows_the_number_of_predicted_images(served: Served, images: P
     assert any(line.split()[-3:-1] == ["9/?", "images"] for line in lines), lines
 
 
-def test_formats_hold_the_same_predictions(
+def test_formats_contain_the_same_predictions(
     served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("p.csv", "p.jsonl", "p.parquet"):
@@ -73,12 +73,12 @@ def test_tables_and_standard_input_name_images(
     parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "t.Parquet")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(paths)))
     tables = [tmp_path / name for name in ("t.CSV", "t.jsonl", "t.Parquet")]
-    said = [predict(served, capsys, source, "--image-column", "path").out for source in ("-", *tables)]
-    assert set(said) == {said[0]}
-    assert [row["image"] for row in csv.DictReader(io.StringIO(said[0]))] == paths
+    outputs = [predict(served, capsys, source, "--image-column", "path").out for source in ("-", *tables)]
+    assert set(outputs) == {outputs[0]}
+    assert [row["image"] for row in csv.DictReader(io.StringIO(outputs[0]))] == paths
 
 
-def test_unreadable_images_are_rows_and_exit_code_one(
+def test_unreadable_images_become_rows_and_exit_code_1(
     served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.png").write_text("no image")
@@ -100,7 +100,7 @@ def test_path_with_a_zero_byte_is_a_row_with_an_error(
     assert "is not a path: it contains a zero byte" in json.loads(ran.out)["error"]
 
 
-def test_evaluation_refuses_folders_that_no_class_is_named_after(
+def test_evaluation_refuses_folders_without_a_class_of_the_model(
     served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(images / "class-0", tmp_path / "inbox")
@@ -108,7 +108,7 @@ def test_evaluation_refuses_folders_that_no_class_is_named_after(
     assert (ran.code, ran.out) == (2, "")
     assert "none of the true classes is a class of the model: inbox. Its classes are class-0, class-1" in ran.err
     ran = predict(served, capsys, tmp_path / "inbox", images, "--evaluate")
-    assert ran.code == 0, "a new class beside known ones counts as wrong"
+    assert ran.code == 0, "images of a class that the model does not know count as wrong"
     assert "of 12 images classified correctly" in ran.out
     assert ran.out.endswith("classes that the model does not know (all their images count as wrong): inbox\n")
 
@@ -139,7 +139,7 @@ def test_evaluation_names_classes_as_drops_do(
 
 
 def test_labels_in_tables_are_read_as_drops_read_them(tmp_path: Path) -> None:
-    """A column of whole numbers with gaps holds 3.0 for class 3."""
+    """A column of whole numbers with missing values contains 3.0 for class 3."""
     table = pyarrow.table({"image": ["a.png", "b.png"], "label": [3.0, float("nan")]})
     parquet.write_table(table, tmp_path / "t.parquet")
     assert list(read_rows([str(tmp_path / "t.parquet")], labelled=True)) == [Row("a.png", "3"), Row("b.png", None)]
@@ -169,7 +169,7 @@ def test_table_row_without_a_path_is_named(tmp_path: Path) -> None:
         (["empty", "--run", "scratch-1"], "there is no run scratch-1"),
     ],
 )
-def test_wrong_input_is_one_message(
+def test_wrong_input_gives_one_message(
     served: Served,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

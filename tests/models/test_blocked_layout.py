@@ -67,7 +67,7 @@ def test_blocked_layout_rounds_as_channels_last_does(stem: str, monkeypatch: pyt
     for stage in ("conv1", "layer1", "layer2", "layer3", "layer4", "fc"):
         true, other, own = (gradient(network, stage) for network in (exact, theirs, ours))
         assert own.dtype == torch.float32
-        assert error(own, true) < 1.25 * error(other, true) < 0.6  # the gradients of another network: 1.4
+        assert error(own, true) < 1.25 * error(other, true) < 0.6  # another network's gradients have 1.4
 
 
 @needs_bf16
@@ -98,7 +98,7 @@ def test_blocked_layout_repeats_bit_for_bit() -> None:
         ("resnet18", {"norm": "group"}, False),
     ],
 )
-def test_blocked_layout_is_used_where_it_is_faster(name: str, options: dict[str, object], used: bool) -> None:
+def test_blocked_layout_is_used_if_it_is_faster(name: str, options: dict[str, object], used: bool) -> None:
     assert uses_blocks(network_of(name, **options)) == used
 
 

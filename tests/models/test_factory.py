@@ -1,4 +1,4 @@
-"""Networks: bit for bit torchvision's, thinner and smaller ones, users' own, and the message for every mistake."""
+"""Networks equal torchvision's, or are variants of them, or come from users. Messages name each mistake."""
 
 import math
 
@@ -28,7 +28,7 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 
 
 class Two(nn.Module):
-    """Gives its logits twice."""
+    """A network that returns its logits twice."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return images, images
@@ -60,7 +60,7 @@ HERE = __name__
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_standard_resnet_equals_torchvisions_to_the_bit(name: str) -> None:
+def test_standard_resnet_equals_torchvisions_bit_for_bit(name: str) -> None:
     ours = build_network(Model(name=name, stem="standard"), classes=10, image_size=64, seed=5)
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -94,7 +94,7 @@ def test_bottlenecks_of_another_width_grow_fourfold() -> None:
     assert shapes(network)[-2:] == [(7, 8 * 8 * 4), (7,)]
 
 
-def test_mlp_and_logistic_regression_are_ash_and_adams() -> None:
+def test_mlp_and_logistic_regression_have_ash_and_adams_shapes() -> None:
     assert shapes(build_network(Model(name="mlp"), classes=10, image_size=32, seed=0)) == [
         *[(100, 3072), (100,), (100, 100), (100,)],
         *[(10, 100), (10,)],
@@ -111,7 +111,7 @@ def test_torchvision_classifiers_are_built_by_name() -> None:
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 12)
 
 
-def test_own_factory_gets_classes_image_size_and_options() -> None:
+def test_users_factory_gets_classes_image_size_and_options() -> None:
     network = build_network(
         Model(name=f"{HERE}:scaled_linear", options={"scale": 0.5}), classes=4, image_size=8, seed=0
     )
@@ -201,7 +201,7 @@ def test_has_normalization_finds_the_layers_of_named_networks(name: str, stem: s
     assert has_normalization(build_network(Model(name=name, stem=stem), 3, 32, seed=0)) is expected
 
 
-def test_weight_scale_is_that_of_the_smallest_layer() -> None:
+def test_weight_scale_is_the_scale_of_the_smallest_layer() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([0.3, -0.4]).repeat(3, 2))
@@ -214,6 +214,6 @@ def test_weight_scale_is_that_of_the_smallest_layer() -> None:
     assert weight_scale(network) is None, "records are JSON, which has no NaN"
 
 
-def test_has_normalization_is_about_batchnorm_alone() -> None:
+def test_has_normalization_finds_only_batchnorm() -> None:
     for layer, expected in [(nn.BatchNorm1d(4), True), (nn.SyncBatchNorm(4), True), (nn.GroupNorm(2, 4), False)]:
         assert has_normalization(nn.Sequential(nn.Linear(4, 4), layer)) is expected

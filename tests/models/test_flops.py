@@ -20,7 +20,7 @@ BUILT = [
 
 
 class Product(nn.Module):
-    """A product that is no module."""
+    """A network that multiplies by a matrix without a module for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Product(nn.Module):
 
 
 def torchs(network: nn.Module, image_size: int) -> Flops:
-    """Return what torch counts for one image of four, really computed."""
+    """Return the operations for one image that torch counts while it computes a batch of four."""
     network = copy.deepcopy(network).train()
     with FlopCounterMode(display=False) as forward:
         logits = network(torch.zeros(4, 3, image_size, image_size))

@@ -28,7 +28,7 @@ for _ in range(50):
 
 @pytest.mark.parametrize("width", [4, 8])
 def test_narrow_network_training_keeps_the_heap_intact(width: int) -> None:
-    checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}  # glibc's own check of every block
+    checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}  # glibc checks every block
     ended = subprocess.run(
         [sys.executable, "-c", TRAIN, str(width)], env={**os.environ, **checked}, capture_output=True
     )
@@ -79,7 +79,7 @@ def test_bfloat16_gradients_of_small_maps_are_complete(side: tuple[int, int]) ->
     assert ended.returncode == 0, ended.stderr.decode()[-600:]
 
 
-def test_stride_is_left_out_only_for_sides_of_one_pixel() -> None:
+def test_stride_is_ignored_only_for_sides_of_one_pixel() -> None:
     layer = nn.Conv2d(16, 16, 3, stride=2, padding=1)
     for _ in range(2):
         factory.to_device_channels_last(layer, CPU)

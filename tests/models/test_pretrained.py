@@ -27,7 +27,7 @@ TINY = "timm/test_resnet.r160_in1k"
 
 
 def weights_of(folder: Path, name: str = "test_resnet", classes: int = 10, seed: int = 1) -> Path:
-    """Save a timm network as pretrained weights of another origin."""
+    """Save a timm network's weights, and return the path of the file."""
     torch.manual_seed(seed)
     path = folder / "weights.safetensors"
     save_file(timm.create_model(name, num_classes=classes).state_dict(), path)
@@ -39,7 +39,7 @@ def task_with(**model: object) -> Task:
 
 
 def small(pretrained: Path, **parts: object) -> Task:
-    """Return a timm network of 32x32 images that starts from a file."""
+    """Return a task with a timm network on 32x32 images that starts from a file of weights."""
     model = Model(name=TINY, pretrained=str(pretrained))
     data = Data(image_size=32, crop_padding=1, val_share=0.2, test_share=0.2)
     training = TASK.training.model_copy(update={"epochs": 2, "save_seconds": 60})
@@ -54,11 +54,11 @@ def test_timm_networks_state_their_own_input() -> None:
     task = resolve_task(task_with(name=TINY))
     assert (task.data.image_size, task.data.mean, task.data.std) == (160, (0.5,) * 3, (0.5,) * 3)
     assert task.model.stem == "standard"
-    said = resolve_task(Task.model_validate({"name": "pets", "model": {"name": TINY}, "data": {"image_size": 64}}))
-    assert (said.data.image_size, said.data.std) == (64, (0.5,) * 3)
+    with_size = resolve_task(Task.model_validate({"name": "pets", "model": {"name": TINY}, "data": {"image_size": 64}}))
+    assert (with_size.data.image_size, with_size.data.std) == (64, (0.5,) * 3)
 
 
-def test_pretrained_torchvision_networks_state_theirs(tmp_path: Path) -> None:
+def test_pretrained_torchvision_networks_state_their_own_input(tmp_path: Path) -> None:
     given = task_with(name="resnet18", pretrained=str(weights_of(tmp_path)))
     task = resolve_task(given)
     assert (task.data.image_size, task.data.mean) == (224, (0.485, 0.456, 0.406))
@@ -123,7 +123,7 @@ def test_pretrained_weights_are_pinned_by_digest_and_kept(tmp_path: Path) -> Non
     task = small(path)
     assert task.model.pretrained_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert read_pretrained(store, task) == path.read_bytes()
-    assert not list(store.objects.list(""))  # until a plan is kept
+    assert not list(store.objects.list(""))  # until a plan is stored
     data = read_pretrained(store, task, keep=True)
     path.unlink()
     assert read_pretrained(store, task) == data
@@ -162,7 +162,7 @@ def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
 
 
 def test_scratch_starts_from_the_pretrained_body_with_a_new_head(tmp_path: Path) -> None:
-    task = small(weights_of(tmp_path, classes=5))  # as many classes: the head is replaced all the same
+    task = small(weights_of(tmp_path, classes=5))  # the head is replaced even with equal classes
     network, pretrained = build_network(task.model, 5, 32, 0), body(task)
     head = network.fc.weight.detach().clone()
     initialize(plan_of(task).recipe.initialization, network, None, pretrained)
@@ -173,7 +173,7 @@ def test_scratch_starts_from_the_pretrained_body_with_a_new_head(tmp_path: Path)
 
 
 def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
-    """Halfway between the parent and the pretrained body; the head has no pretrained rows and moves towards zero."""
+    """With alpha 0.5, weights become the mean of the parent's and the pretrained ones. The head's rows are halved."""
     task = small(weights_of(tmp_path))
     old, network = build_network(task.model, 3, 32, 7).state_dict(), build_network(task.model, 5, 32, 8)
     pretrained = body(task)
@@ -211,7 +211,7 @@ def test_pretrained_task_trains_continues_and_promotes(tmp_path: Path) -> None:
     context = context_of(tmp_path)
     task = small(path, store=str(tmp_path / "store"))
     first = stages.plan(context, task, Request())
-    path.unlink()  # the store has its own copy by now
+    path.unlink()  # the store has a copy now
     assert stages.run_plan(context, first).outcome == "completed"
     assert "the pretrained ones, with a new head" in first.start
     second = next_run.plan_next_run(context.store, task, Request("continuous", "trial"))

@@ -25,11 +25,14 @@ from retrain.store.task_store import TaskStore
 
 EPOCHS, BATCH = 10, 10
 """Epochs and batch size of the histories' task."""
-FIGURES = ("baseline", "whole", "used", "used_all_in", "gross", "net", "gross_whole", "net_whole", "standard_error")
+SAVINGS = ("baseline", "whole", "used", "used_all_in", "gross", "net", "gross_whole", "net_whole", "standard_error")
 
 
 def make_past() -> tuple[Past, dict[str, int]]:
-    """Six drops: a miss and its next attempt, a refusal, a trial, a calibration, a plateau, a failure, a rollback."""
+    """Return a history of six drops, and the drops' sizes.
+
+    It has a missed target and its escalation, a refusal, a trial, a calibration, a rollback, a plateau and a failure.
+    """
     sizes = {f"d-{number}": size for number, size in enumerate((500, 300, 200, 400, 100, 600), start=1)}
     past = one_drop()
     past.landed(drop(2, 300))
@@ -42,7 +45,7 @@ def make_past() -> tuple[Past, dict[str, int]]:
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None, iterations=1400)
     before = past.champion
     past.ended(past.plan(), iterations=190, evaluated=900)
-    past.champion = before  # the user rolls back: the records of what was trained stay as they are
+    past.champion = before  # the user rolls back, and the records of the runs do not change
     past.landed(drop(5, 100))
     past.ended(past.plan(), "plateau", iterations=260, reached=False)
     past.landed(drop(6, 600))
@@ -54,8 +57,8 @@ def make_past() -> tuple[Past, dict[str, int]]:
 
 
 def recompute(raw: Sequence[dict[str, Any]], sizes: dict[str, int]) -> dict[str, float]:
-    """Add up a ledger's raw records, oldest first."""
-    total = dict.fromkeys(FIGURES, 0.0)
+    """Return the sums of all savings, computed from a ledger's raw records, oldest first."""
+    total = dict.fromkeys(SAVINGS, 0.0)
     scratch_runs: list[tuple[list[str], int, int]] = []
     replaced: list[list[str]] = []
     for record in raw:
@@ -81,7 +84,7 @@ def recompute(raw: Sequence[dict[str, Any]], sizes: dict[str, int]) -> dict[str,
                 baseline = sum(same) / len(same)
             else:
                 shares = [took / schedule for _, took, schedule in scratch_runs]
-                share = (0.62 + sum(shares)) / (1 + len(shares))  # what is typical counts as one more run
+                share = (0.62 + sum(shares)) / (1 + len(shares))  # the typical share, 0.62, counts as one more run
                 variance = ((0.3 * share) ** 2 + sum((one - share) ** 2 for one in shares)) / len(shares)
                 baseline, error = share * whole, math.sqrt(variance) * whole
         is_counted = record["purpose"] == "retrain"
@@ -117,8 +120,9 @@ def test_running_sums_equal_recomputed_sums_at_every_run() -> None:
 def test_accounting_equals_sums_by_hand() -> None:
     """Check the first seven savings.
 
-    Scratch took 200 of 250 iterations on d-1, or 80%. The mean of this and the typical 62% is 71% of 800 on both drops.
-    The calibration on four drops measured 200.
+    On d-1, scratch reached its accuracy after 200 of 250 iterations, a share of 80%. The typical share is 62%, and the
+    mean of both is 71%. The schedule for both drops has 800 iterations, so the estimate for scratch is 568 iterations.
+    The calibration on four drops measured 200 iterations.
     """
     past, _ = make_past()
     of = [record.savings for record in past.records]
@@ -126,7 +130,7 @@ def test_accounting_equals_sums_by_hand() -> None:
     assert [savings.gross if savings else None for savings in of[:7]] == [0, -150, 358, None, -120, 0, 10]
     assert [savings.net if savings else None for savings in of[:7]] == [0, -160, 348, None, -130, -1410, -20]
     assert of[7].gross == -260, "a plateau below its target has saved nothing, though it was promoted"
-    assert of[10].gross == -95, "these drops had replaced a scratch training before"
+    assert of[10].gross == -95, "an earlier run on these drops has already replaced a scratch run"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_only_a_promoted_model_at_its_target_replaces_scratch(
 
 
 @pytest.mark.parametrize(("below", "expected"), [(0.01, True), (0.0, False)])
-def test_show_says_that_a_run_ended_within_the_bound(below: float, expected: bool) -> None:
+def test_show_reports_a_run_that_ended_within_its_bound(below: float, expected: bool) -> None:
     past = one_drop().landed(drop(2))
     record = past.ended(past.plan())
     score = record.target.accuracy - below
@@ -163,7 +167,7 @@ def test_plan_without_estimate_is_compared_with_its_baseline() -> None:
     assert (savings.baseline, savings.whole, savings.standard_error) == (200, 200, 0.0)
 
 
-def test_all_views_show_equal_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_views_show_equal_savings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     past, sizes = make_past()
     store = TaskStore(LocalStore(tmp_path / "store"), "pets")
     for record in past.records:

@@ -23,7 +23,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def change(workspace: Workspace, row: int, after: str | None) -> Change:
-    """Amend the sample of a row of the one drop."""
+    """Amend the sample of a row of the only drop."""
     [drop] = workspace.store.drops.all()
     table = read_or_make_table(drop, workspace.store)
     made = Change(
@@ -41,7 +41,7 @@ def change(workspace: Workspace, row: int, after: str | None) -> Change:
     return made
 
 
-def test_amendment_starts_a_run_with_an_adapted_index(workspace: Workspace) -> None:
+def test_amendment_starts_a_run_with_adapted_counters(workspace: Workspace) -> None:
     task = make_task()
     first = stages.run_task(workspace.context, task, Request())
     assert isinstance(first, RunRecord)

@@ -1,4 +1,4 @@
-"""Manual approval: a candidate that passed the gate waits, and a person or the clock decides, once."""
+"""Manual approval: a candidate that passed the gate waits until a person or the time limit decides, once."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def at(workspace: Workspace, now: datetime) -> Workspace:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return a champion that only the gate approved, and a second drop."""
+    """Return a task with a champion that needed no manual approval, and with a second drop."""
     workspace = at(Workspace(LocalStore(tmp_path / "store"), tmp_path / "work"), NOW)
     workspace.land(0, 1)
     assert isinstance(stages.run_task(workspace.context, make_task(), Request()), RunRecord)
@@ -47,7 +47,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def waiting(workspace: Workspace) -> Approval:
-    """Return what the second drop's candidate waits for."""
+    """Return the approval that the second drop's candidate waits for."""
     ended = stages.run_task(workspace.context, make_task(gate=MANUAL), Request())
     assert isinstance(ended, Approval)
     return ended
@@ -57,7 +57,7 @@ def waiting(workspace: Workspace) -> Approval:
 def command(
     workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
-    """Run a command on the task."""
+    """Return a function that runs a command on the task."""
     settings = make_task(store=str(tmp_path / "store"), gate=MANUAL).model_dump()
     (tmp_path / "pets.json").write_text(json.dumps(settings))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
@@ -135,7 +135,7 @@ def test_time_out_refuses_once_the_time_is_up(workspace: Workspace, waiting: App
 def test_status_after_the_time_limit_asks_for_no_verdict(
     workspace: Workspace, waiting: Approval, command: Callable[..., Ran]
 ) -> None:
-    """Nothing has written yet that the time is up: `retrain status` only reads."""
+    """`retrain status` writes nothing, so the store has no record of the missing verdict yet."""
     expired = (
         f"{waiting.run_id} passed the gate; no approval came before 2026-05-03 12:00 UTC (gate.approval_timeout); "
         "the watcher, or `retrain run --task pets`, records this"
@@ -159,7 +159,7 @@ def test_first_of_two_verdicts_counts(workspace: Workspace, waiting: Approval) -
 
 
 def test_approved_candidate_is_judged_against_a_newer_champion(workspace: Workspace, waiting: Approval) -> None:
-    """The champion that it was compared with is gone: another run was promoted by hand while it waited."""
+    """Another run was promoted while the candidate waited, so the candidate must be compared again."""
     workspace.land(0, 1, seed=2)
     newer = stages.run_task(workspace.context, make_task(gate={"margin": 0.2}), Request())
     assert isinstance(newer, RunRecord)
@@ -172,7 +172,7 @@ def test_approved_candidate_is_judged_against_a_newer_champion(workspace: Worksp
     assert ended.evaluation.comparison.champion == newer.run_id
 
 
-def test_watcher_keeps_later_drops_until_the_verdict(workspace: Workspace, tmp_path: Path) -> None:
+def test_watcher_trains_on_later_drops_after_the_verdict(workspace: Workspace, tmp_path: Path) -> None:
     task = make_task(store=str(tmp_path / "store"), gate=MANUAL)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), EAGER)
     watch.check_drops()
@@ -192,7 +192,7 @@ def test_watcher_keeps_later_drops_until_the_verdict(workspace: Workspace, tmp_p
 
 
 def test_verdict_is_carried_out_without_torch(workspace: Workspace, waiting: Approval) -> None:
-    """The watcher cannot evaluate, so the pod's evaluation counts as long as the champion is the same."""
+    """The watcher cannot evaluate. It uses the evaluation of the run's pod if the champion has not changed."""
     approve(workspace, waiting.run_id)
     ended = finish_approval(RecordContext(workspace.store), waiting.run_id)
     assert (ended.run_id, champion(workspace)) == (waiting.run_id, waiting.run_id)
@@ -232,7 +232,7 @@ def test_kubeflow_is_not_asked_about_a_run_that_waits(workspace: Workspace, wait
     assert record.ending == "refused"
 
 
-def test_exporter_serves_how_long_a_candidate_waits(workspace: Workspace, waiting: Approval) -> None:
+def test_exporter_serves_the_time_of_an_approval_request(workspace: Workspace, waiting: Approval) -> None:
     def since() -> list[float]:
         exporter = Exporter([WatchedTask(workspace.store)])
         exporter.refresh()
@@ -245,7 +245,9 @@ def test_exporter_serves_how_long_a_candidate_waits(workspace: Workspace, waitin
     assert since() == []
 
 
-def test_commands_run_approve_and_rollback(workspace: Workspace, command: Callable[..., Ran], tmp_path: Path) -> None:
+def test_commands_approve_a_candidate_and_roll_it_back(
+    workspace: Workspace, command: Callable[..., Ran], tmp_path: Path
+) -> None:
     first = champion(workspace)
     ran = command("run")
     assert (ran.code, ran.err.count("Traceback")) == (3, 0)
@@ -310,7 +312,9 @@ def test_untested_run_becomes_champion_only_by_force(
     assert champion(workspace) == waiting.run_id
 
 
-def test_rollback_asks_at_a_terminal(workspace: Workspace, command: Callable[..., Ran], tmp_path: Path) -> None:
+def test_rollback_asks_for_confirmation_at_a_terminal(
+    workspace: Workspace, command: Callable[..., Ran], tmp_path: Path
+) -> None:
     second = stages.run_task(workspace.context, make_task(), Request())
     assert isinstance(second, RunRecord)
     task = ("-t", str(tmp_path / "pets.json"))
@@ -321,7 +325,9 @@ def test_rollback_asks_at_a_terminal(workspace: Workspace, command: Callable[...
     assert champion(workspace) == second.parent
 
 
-def test_promote_asks_at_a_terminal(workspace: Workspace, command: Callable[..., Ran], tmp_path: Path) -> None:
+def test_promote_asks_for_confirmation_at_a_terminal(
+    workspace: Workspace, command: Callable[..., Ran], tmp_path: Path
+) -> None:
     first = champion(workspace)
     second = stages.run_task(workspace.context, make_task(), Request())
     assert isinstance(second, RunRecord)

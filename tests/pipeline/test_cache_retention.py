@@ -1,4 +1,4 @@
-"""`retrain gc` and this machine's cache: what it removes, and that no process that reads the cache notices."""
+"""`retrain gc` removes unneeded files of this machine's cache, and does not disturb processes that read the cache."""
 
 import json
 import os
@@ -47,7 +47,7 @@ print("loaded", flush=True)
 sys.stdin.readline()
 print(int(samples.pixels(torch.arange(20)).sum()), flush=True)
 """
-"""Loads a streamed dataset, and reads its validation split after a line on its standard input."""
+"""A program that loads a streamed dataset, and reads its validation split after a line on standard input."""
 
 
 class Interrupted(RecordingObserver):
@@ -75,7 +75,7 @@ def names(cache: Path) -> set[str]:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A task that was trained on two drops."""
+    """Return a task that was trained on two drops."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     for seed in range(2):
         workspace.land(0, 1, seed=seed)
@@ -104,19 +104,19 @@ def leave_unneeded(workspace: Workspace) -> set[str]:
 def test_gc_removes_unneeded_old_files_of_the_cache(workspace: Workspace) -> None:
     needed, cache = names(workspace.context.cache), workspace.context.cache
     unneeded = leave_unneeded(workspace)
-    theirs = {"notes.txt", "shards/room.lock", f"{'0' * 64}.safetensors"}
-    for name in theirs:
+    foreign = {"notes.txt", "shards/room.lock", f"{'0' * 64}.safetensors"}
+    for name in foreign:
         (cache / name).touch()
     make_old(cache)
     planned = cache_retention.plan_removal(cache, [(TASK, workspace.store)], MONTH, utc_now())
-    assert names(cache) == needed | unneeded | theirs
+    assert names(cache) == needed | unneeded | foreign
     done = clean(cache, (TASK, workspace.store))
     assert done.removals == planned.removals
     [removal] = done.removals
     removed = {str(Path(key).relative_to(cache)) for key in removal.keys}
     assert {name.split("/")[0] if "writing" in name else name for name in unneeded} == removed
     assert removal.bytes >= 15_000
-    assert names(cache) == needed | theirs
+    assert names(cache) == needed | foreign
     assert not (cache / "writing-abc").exists()
     workspace.land(0, 1, seed=2)
     assert run(workspace).decision
@@ -127,11 +127,13 @@ def test_gc_keeps_recently_used_files_of_the_cache(workspace: Workspace) -> None
     leave_unneeded(workspace)
     make_old(cache)
     before = names(cache)
-    for drop in workspace.store.drops.all():  # the file's time of access is set, whatever the options of the mount
+    for drop in workspace.store.drops.all():  # this sets the files' access times, even if the mount is noatime
         load_decoded(drop, workspace.store, 2 * SIZE, cache, ["test"])
     other = TaskStore(LocalStore(workspace.folder / "other"), "other")
     gone = before - names(cache) if clean(cache, (TASK, other)) else set()
-    assert len([name for name in gone if name.endswith("safetensors")]) == 2 * 3 + 1  # three splits, and an incomplete
+    assert (
+        len([name for name in gone if name.endswith("safetensors")]) == 2 * 3 + 1
+    )  # three splits of two drops, and an incomplete file
     assert clean(cache, (TASK, other)).removals == ()
 
 
@@ -155,7 +157,7 @@ def test_gc_keeps_the_files_that_an_unfinished_run_reads(workspace: Workspace) -
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has loaded a streamed dataset."""
+    """Yield another process that has loaded a streamed dataset."""
     two_drops(LocalStore(tmp_path / "store"), tmp_path)
     command = [sys.executable, "-c", READER, str(tmp_path / "store"), str(tmp_path / "cache")]
     with subprocess.Popen(
@@ -167,7 +169,7 @@ def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_gc_leaves_the_cache_to_a_process_that_streams(tmp_path: Path, reader: subprocess.Popen[str]) -> None:
+def test_gc_keeps_the_cache_while_a_process_streams_from_it(tmp_path: Path, reader: subprocess.Popen[str]) -> None:
     cache, other = tmp_path / "cache", TaskStore(LocalStore(tmp_path / "other"), "other")
     make_old(cache)
     before = names(cache)
@@ -184,7 +186,7 @@ def test_gc_leaves_the_cache_to_a_process_that_streams(tmp_path: Path, reader: s
 
 
 def test_loading_beside_gc_gives_the_same_images(workspace: Workspace) -> None:
-    """The cache is cleaned of every file, again and again, while it is read."""
+    """Remove every file from the cache again and again while another thread reads the cache."""
     [first, _] = workspace.store.drops.all()
     expected = load_decoded(first, workspace.store, SIZE, workspace.context.cache)["train"].images.clone()
     other, ended, removed = TaskStore(LocalStore(workspace.folder / "other"), "other"), Event(), 0
@@ -206,7 +208,7 @@ def test_loading_beside_gc_gives_the_same_images(workspace: Workspace) -> None:
         cleaner.join()
 
 
-def test_hold_ends_with_its_last_reference(tmp_path: Path) -> None:
+def test_cache_hold_ends_with_its_last_reference(tmp_path: Path) -> None:
     (tmp_path / f"{'0' * 64}-8-val.safetensors").touch()
     make_old(tmp_path)
     other = TaskStore(LocalStore(tmp_path / "other"), "other")

@@ -1,4 +1,4 @@
-"""The paired comparison: its interval covers as often as stated, and its counts match a naive loop."""
+"""The paired comparison's interval has the stated coverage, and its counts equal those of a simple loop."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SEED = 20260102
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize(("both", "better", "worse"), [(0.8, 0.06, 0.04), (0.9, 0.02, 0.02), (0.5, 0.2, 0.1)])
 @pytest.mark.parametrize("samples", [100, 1000])
-def test_interval_covers_at_its_confidence(
+def test_interval_covers_the_truth_at_its_confidence(
     confidence: float, both: float, better: float, worse: float, samples: int
 ) -> None:
     cells = [both, better, worse, 1 - both - better - worse]
@@ -22,11 +22,11 @@ def test_interval_covers_at_its_confidence(
         for interval in (paired_difference(int(b), int(c), samples, confidence) for _, b, c, _ in draws)
     ]
     assert np.mean(hits) > confidence - 0.015
-    if samples == 1000:  # with few disagreements it is wide, to be on the safe side
+    if samples == 1000:  # with few disagreements, the interval is wider than necessary
         assert np.mean(hits) < confidence + 0.015
 
 
-def test_interval_is_walds_with_half_a_sample_per_cell() -> None:
+def test_interval_equals_walds_with_half_a_sample_per_cell() -> None:
     interval = paired_difference(better=12, worse=5, samples=200, confidence=0.95)
     signs = np.array([1.0] * 12 + [-1.0] * 5 + [0.0] * 183)
     assert interval.value == pytest.approx(signs.mean())

@@ -1,4 +1,4 @@
-"""Drift on scanned digits and a trained network: which drops are flagged, and what follows."""
+"""Drift on scanned digits and a trained network: the drops that are flagged, and the consequences."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ from retrain.watcher.task_watch import TaskWatch
 Change = Callable[[Image.Image], Image.Image]
 BLUR = ImageFilter.GaussianBlur(1)
 EACH = 240
-"""Digits of a drop: half of them are held out."""
+"""Number of digits in a drop. Half of them are held out."""
 
 
 class Digits:
@@ -53,12 +53,12 @@ class Digits:
         self.store = open_task_store(self.task)
         self.context = Context(self.store, CPU, folder / "cache", RecordingObserver())
         digits = load_digits()
-        order = np.random.default_rng(0).permutation(len(digits.target))  # the data set has one writer after another
+        order = np.random.default_rng(0).permutation(len(digits.target))  # the data set is sorted by writer
         self._images, self._labels = (digits.images * 255 / 16).astype(np.uint8)[order], digits.target[order]
         self._landed = 0
 
     def land(self, drop: str, change: Change = lambda image: image, number: int = EACH) -> None:
-        """Commit the next digits, each changed, as a drop."""
+        """Apply `change` to each of the next digits, and commit them as a drop."""
         for index in range(self._landed, self._landed + number):
             path = self.folder / drop / str(self._labels[index]) / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class Digits:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Digits:
-    """Digits with a champion and four drops that wait: more of the same, inverted, blurred, and a tiny one."""
+    """Return digits with a champion and three waiting drops: unchanged, inverted and blurred digits."""
     digits = Digits(tmp_path_factory.mktemp("drift"))
     digits.land("first", number=400)
     assert isinstance(stages.run_task(digits.context, digits.with_trigger(), Request()), RunRecord)
@@ -110,7 +110,7 @@ def test_same_distribution_is_flagged_in_one_of_100_splits(trained: Digits) -> N
     assert flagged <= 5
 
 
-def test_distance_is_that_of_a_naive_sum() -> None:
+def test_distance_equals_a_naive_sum() -> None:
     draws = torch.Generator().manual_seed(1)
     old, new = torch.randn(7, 3, generator=draws), torch.randn(5, 3, generator=draws) + 1
     both = [*old, *new]
@@ -144,7 +144,7 @@ def test_drift_starts_a_run_without_enough_new_samples(trained: Digits) -> None:
     assert isinstance(paused, NoRunNeeded)
 
 
-def test_drift_is_shown_wherever_the_drops_are(trained: Digits, capfd: pytest.CaptureFixture[str]) -> None:
+def test_status_commands_metrics_and_report_show_drift(trained: Digits, capfd: pytest.CaptureFixture[str]) -> None:
     assert [one.partition(":")[0] for one in read_status(trained.task, trained.store).drift] == [
         "drop blurred has drifted",
         "drop inverted has drifted",
@@ -156,15 +156,15 @@ def test_drift_is_shown_wherever_the_drops_are(trained: Digits, capfd: pytest.Ca
     assert "drop inverted has drifted: the distance of its images" in shown.out
     printed = retrain(["drop", "drift", "--task", str(file)], capfd)
     assert (printed.code, printed.out.count("drifted"), printed.out.count("shows no drift")) == (0, 2, 1)
-    figures = WatchedTask(trained.store)
-    figures.state.refresh()
-    assert {name.name: values for name, values in figures.state.figures()}["retrain_drifted_drops"] == [(("pets",), 2)]
+    watched = WatchedTask(trained.store)
+    watched.state.refresh()
+    assert {name.name: values for name, values in watched.state.figures()}["retrain_drifted_drops"] == [(("pets",), 2)]
     page = render_page(read_sources(trained.store, trained.store.ledger.read()))
     assert "drop inverted has drifted" in page
     assert "drop same shows" not in page
 
 
-def test_watcher_measures_and_starts_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watcher_measures_drift_and_starts_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
     digits = Digits(tmp_path)
     digits.land("first", number=300)
@@ -178,7 +178,7 @@ def test_watcher_measures_and_starts_the_run(tmp_path: Path, monkeypatch: pytest
     assert "the images of inverted have drifted" in digits.store.run(run_id).plan().reason
 
 
-def test_damaged_measurement_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_drift_record_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     digits = Digits(tmp_path)
     digits.land("first", number=200)
     assert isinstance(stages.run_task(digits.context, digits.with_trigger(), Request()), RunRecord)

@@ -1,4 +1,4 @@
-"""Effects of an erasure on runs: which used the samples, which continue, and that the ledger still adds up."""
+"""Effects of an erasure on earlier and later runs, on their files, and on the sums of the ledger."""
 
 from pathlib import Path
 from shutil import copytree
@@ -26,7 +26,7 @@ UNLEARN = make_task(erase={"policy": "retrain"})
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return a champion trained on one drop."""
+    """Return a task with a champion trained on one drop."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1, 2)
     assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
@@ -34,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def forget(workspace: Workspace, use: int) -> Erasure:
-    """Erase the second sample of a use: train 0, val 1, test 2."""
+    """Erase the second sample of a split. `use` is 0 for train, 1 for val, and 2 for test."""
     [drop, *_] = workspace.store.drops.all()
     table = read_or_make_table(drop, workspace.store)
     row = (table.use == use).nonzero()[0].tolist()[1]
@@ -87,7 +87,7 @@ def test_policy_retrain_starts_from_scratch_once(workspace: Workspace) -> None:
     assert next_plan(workspace, UNLEARN).method == "continuous"
 
 
-def test_descendants_of_a_run_are_named(workspace: Workspace) -> None:
+def test_erasure_names_the_descendants_of_a_run(workspace: Workspace) -> None:
     workspace.land(0, 1, 2, seed=1)
     second = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(second, RunRecord)
@@ -112,7 +112,7 @@ def test_old_run_is_evaluated_without_erased_sample(workspace: Workspace) -> Non
     assert workspace.store.drops.quarantine_reports() == {}
 
 
-def test_streamed_data_leave_erased_samples_out(workspace: Workspace) -> None:
+def test_stream_leaves_erased_samples_out(workspace: Workspace) -> None:
     forget(workspace, 0)
     planned = next_plan(workspace, make_task(data={**TASK.data.model_dump(), "loader": "stream"}))
     found = workspace.context.samples(planned.dataset, ["train", "val"], planned.task.data, planned.loading)
@@ -137,7 +137,7 @@ def test_thumbnails_of_erased_drops_are_deleted(workspace: Workspace, tmp_path: 
     assert (after.classes, after.confusions) == (before.classes, before.confusions)
     named = name_mistakes(after.mistakes, ended.run_id, worse.store)
     positions = {one.where.partition(",")[0] for one in named if ", test image " in one.where}
-    assert positions == {gone}, "which image it was is no longer told"
+    assert positions == {gone}, "mistakes on the erased drop are no longer named by key"
 
 
 def test_waiting_candidate_is_rejected_by_an_erasure(workspace: Workspace) -> None:

@@ -30,7 +30,7 @@ PREDICTIONS = [
 ]
 
 
-def test_figures_of_each_class_match_a_count_by_hand() -> None:
+def test_recall_and_precision_match_a_count_by_hand() -> None:
     errors = analyse_errors(PREDICTIONS, ("cat", "dog", "fox"), lambda number: SampleView(f"#{number}"), new={"dog"})
     by_name = {one.name: one for one in errors.classes}
     assert list(by_name) == ["cat", "dog", "fox", "emu"]
@@ -67,7 +67,10 @@ def test_thumbnails_are_small_pictures() -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """Return a champion that was trained only for a moment, to be often wrong, and continued with a new class."""
+    """Return a task with a champion that was continued on a new class.
+
+    Each training has only one epoch, so the champion is often wrong.
+    """
     training = {"epochs": 1, "batch_size": 16, "evaluate_every": 1}
     served = make_served(tmp_path_factory.mktemp("errors"), 0, 1, 2, training=training)
     served.workspace.land(3, seed=2)
@@ -114,7 +117,7 @@ def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFi
 
 
 def test_narrow_terminal_shows_all_of_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    """A path of three lines' length is folded; the other columns stay whole."""
+    """Check that a path as long as three lines is wrapped, and that no other column is."""
     path = "/".join(f"folder-{number:02d}" for number in range(20))
     predictions = [Prediction("a class of birds", "another class of birds", 0.5)]
     errors = analyse_errors(predictions, ("a class of birds",), lambda number: SampleView(path))
@@ -153,7 +156,7 @@ def test_mistakes_keep_their_positions_without_their_drop(served: Served, tmp_pa
     assert name_mistakes(errors.mistakes, record.run_id, store) == errors.mistakes
 
 
-def test_predict_evaluate_shows_figures_of_labelled_folders(
+def test_predict_evaluate_shows_accuracy_on_labelled_folders(
     served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = served.images(0, 1, 2, each=4)

@@ -18,7 +18,7 @@ from retrain.store import LocalStore
 TASK = make_task()
 
 
-def trained(workspace: Workspace, plan: Plan) -> Plan:
+def train(workspace: Workspace, plan: Plan) -> Plan:
     workspace.context.files(plan.run_id).write_plan(plan)
     return stages.train(workspace.context, plan)
 
@@ -52,7 +52,7 @@ def test_accuracies_match_a_count_by_drop_and_by_class(workspace: Workspace) -> 
     workspace.land(1, 2, 3, seed=1)
     plan = stages.plan(workspace.context, TASK, Request("naive"))
     assert isinstance(plan, Plan)
-    trained(workspace, plan)
+    train(workspace, plan)
     ours, theirs = (
         guesses(workspace, plan, plan.dataset),
         guesses(workspace, workspace.context.files(plan.parent).plan(), plan.dataset),
@@ -83,7 +83,7 @@ def test_models_with_reordered_classes_compare_by_name(workspace: Workspace) -> 
     turned = Dataset(drops=ours.dataset.drops[::-1], classes=("class-1", "class-2", "class-3", "class-0"))
     theirs = ours.model_copy(update={"dataset": turned, "seed": 1})
     for plan in (ours, theirs):
-        trained(workspace, plan)
+        train(workspace, plan)
     assert ours.dataset.classes == ("class-0", "class-1", "class-2", "class-3")
     comparison = evaluate_run(workspace.context, ours, theirs.run_id).comparison
     expected = share([label == guess for label, guess, _ in guesses(workspace, theirs, ours.dataset)])
@@ -96,7 +96,7 @@ def test_champion_is_wrong_on_classes_it_never_saw(workspace: Workspace) -> None
     workspace.land(2, 3, seed=1)
     plan = stages.plan(workspace.context, TASK, Request("naive"))
     assert isinstance(plan, Plan)
-    trained(workspace, plan)
+    train(workspace, plan)
     comparison = evaluate_run(workspace.context, plan, first.run_id).comparison
     assert comparison
     theirs = guesses(workspace, workspace.context.files(first.run_id).plan(), plan.dataset)
@@ -114,10 +114,10 @@ def test_champion_is_evaluated_at_its_own_image_size(workspace: Workspace, monke
     assert isinstance(plan, Plan)
     smaller = TASK.data.model_copy(update={"image_size": TASK.data.image_size // 2})
     darker = TASK.data.model_copy(update={"mean": (0.9, 0.9, 0.9)})
-    trained(workspace, plan)
+    train(workspace, plan)
     for data, loads in ((darker, 1), (smaller, 2)):
         other = plan.model_copy(update={"task": TASK.model_copy(update={"data": data})})
-        trained(workspace, other)
+        train(workspace, other)
         loaded.clear()
         comparison = evaluate_run(workspace.context, plan, other.run_id).comparison
         assert len(loaded) == loads
@@ -129,7 +129,7 @@ def test_champion_is_evaluated_at_its_own_image_size(workspace: Workspace, monke
 def test_evaluation_leaves_the_random_state_unchanged(workspace: Workspace) -> None:
     plan = stages.plan(workspace.context, TASK, Request())
     assert isinstance(plan, Plan)
-    trained(workspace, plan)
+    train(workspace, plan)
     torch.manual_seed(1)
     evaluate_run(workspace.context, plan, None)
     after = torch.rand(1)
@@ -144,7 +144,7 @@ def test_champion_guessing_a_class_the_run_lacks_is_wrong(workspace: Workspace) 
     theirs = stages.plan(workspace.context, TASK, Request())
     assert isinstance(theirs, Plan)
     for plan in (ours, theirs):
-        trained(workspace, plan)
+        train(workspace, plan)
     guessed = guesses(workspace, theirs, ours.dataset)
     assert any(guess == "class-2" for label, guess, _ in guessed if label == "class-0")
     comparison = evaluate_run(workspace.context, ours, theirs.run_id).comparison
@@ -159,5 +159,5 @@ def test_gate_never_sees_training_or_stopping_samples(workspace: Workspace) -> N
     pictures = {name: {image.numpy().tobytes() for image in held.images} for name, held in splits.items()}
     assert all(len(pictures[name]) == len(held) > 0 for name, held in splits.items())  # no two pictures are equal
     assert pictures["test"].isdisjoint(pictures["train"] | pictures["val"])
-    trained(workspace, plan)
+    train(workspace, plan)
     assert evaluate_run(workspace.context, plan, None).samples == len(pictures["test"])

@@ -1,4 +1,4 @@
-"""A run that fails is recorded once, its work is lost, and the next run tries again."""
+"""A failed run is recorded once, its iterations count as used, and the next run repeats its training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def local(tmp_path: Path) -> Workspace:
 
 
 class Breaks(RecordingObserver):
-    """Breaks down, as a machine might, when the run of this number starts."""
+    """An observer that raises an error when the run with this number starts."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Breaks(RecordingObserver):
 
 
 class BreaksAt(RecordingObserver):
-    """Breaks down in the iteration of this number."""
+    """An observer that raises an error in the iteration with this number."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class BreaksAt(RecordingObserver):
             raise RuntimeError("no space left on device")
 
 
-def test_failed_runs_work_is_lost_and_its_states_removed(workspace: Workspace) -> None:
+def test_failed_run_is_charged_and_its_checkpoints_removed(workspace: Workspace) -> None:
     workspace.land(0, 1)
     saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
     with pytest.raises(RuntimeError):
@@ -78,7 +78,7 @@ def test_failure_is_recorded_and_the_next_run_tries_again(workspace: Workspace) 
     assert again.run_id != failed.run_id
 
 
-def test_failure_is_recorded_for_its_own_attempt(local: Workspace) -> None:
+def test_failed_escalation_has_its_own_record(local: Workspace) -> None:
     local.land(0, 1, 2)
     run(local)
     local.land(0, 1, 2, seed=1, mislabelled=True)
@@ -90,7 +90,7 @@ def test_failure_is_recorded_for_its_own_attempt(local: Workspace) -> None:
     assert last.method == "scratch"
 
 
-def test_run_that_was_promoted_has_not_failed(local: Workspace) -> None:
+def test_promoted_run_is_not_recorded_as_failed(local: Workspace) -> None:
     local.land(0, 1)
     planned = stages.train(local.context, plan(local))
     stages.promote(local.context, planned)

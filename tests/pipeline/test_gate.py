@@ -1,4 +1,4 @@
-"""Every condition of the gate decides on its own, exactly at its limit, and gives its reason."""
+"""Each condition of the gate refuses alone, if its limit is exceeded, and gives its reason."""
 
 import math
 
@@ -14,10 +14,10 @@ from retrain.records import Comparison, Drop, Evaluation, Interval
 BEST = {"accuracy": 0.9, "old": 0.92, "new": 0.88, "by_class": {"cat": 0.95, "dog": 0.85}}
 
 
-def evaluation(low: float = 0.0, flips: float = 0.0, width: float = 0.02, **figures: object) -> Evaluation:
+def evaluation(low: float = 0.0, flips: float = 0.0, width: float = 0.02, **changes: object) -> Evaluation:
     difference = Interval(value=low + width / 2, low=low, high=low + width)
     comparison = Comparison(champion="scratch-0", champion_accuracy=0.9, difference=difference, negative_flips=flips)
-    return Evaluation.model_validate({"samples": 100, "comparison": comparison, **BEST, **figures})
+    return Evaluation.model_validate({"samples": 100, "comparison": comparison, **BEST, **changes})
 
 
 def test_candidate_that_meets_all_conditions_passes() -> None:
@@ -28,7 +28,7 @@ def test_candidate_that_meets_all_conditions_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "figures", "said"),
+    ("gate", "changes", "reason"),
     [
         (Gate(min_accuracy=0.901), {}, "accuracy 0.9000 is below gate.min_accuracy 0.901"),
         (Gate(min_old_accuracy=0.93), {}, "accuracy on old drops 0.9200 is below gate.min_old_accuracy 0.93"),
@@ -41,11 +41,11 @@ def test_candidate_that_meets_all_conditions_passes() -> None:
         (Gate(max_negative_flips=0.01), {"flips": 0.02}, "negative flips 0.0200 exceed gate.max_negative_flips 0.01"),
     ],
 )
-def test_each_condition_refuses_alone_and_says_why(gate: Gate, figures: dict[str, float], said: str) -> None:
-    decision = decide(gate, evaluation(**figures))
+def test_each_condition_refuses_alone_and_gives_its_reason(gate: Gate, changes: dict[str, float], reason: str) -> None:
+    decision = decide(gate, evaluation(**changes))
     assert not decision.promoted
     assert len(decision.reasons) == 1
-    assert said in decision.reasons[0]
+    assert reason in decision.reasons[0]
 
 
 def test_every_failed_condition_is_named() -> None:
@@ -62,20 +62,20 @@ def test_gate_judges_the_first_candidate_without_a_champion() -> None:
 @pytest.mark.parametrize(
     ("low", "width", "promoted"),
     [
-        (-0.04, 0.03, False),  # a loss of 0.025, shown to be one
-        (-0.05, 0.06, True),  # a loss of 0.02 is within the margin
-        (-0.08, 0.1, True),  # a loss of 0.03, and the interval reaches above zero
-        (-0.021, 0.01, True),  # a loss, but within the margin
-        (-0.06, 0.06, True),  # a loss of 0.03, and the interval ends at zero
+        (-0.04, 0.03, False),  # 0.025 less accuracy, and the interval is below zero
+        (-0.05, 0.06, True),  # 0.02 less accuracy, which is within the margin
+        (-0.08, 0.1, True),  # 0.03 less accuracy, but the interval includes zero
+        (-0.021, 0.01, True),  # 0.016 less accuracy, which is within the margin
+        (-0.06, 0.06, True),  # 0.03 less accuracy, but the interval ends at zero
     ],
 )
-def test_only_a_shown_loss_above_the_margin_refuses(low: float, width: float, promoted: bool) -> None:
+def test_only_a_proven_decline_beyond_the_margin_refuses(low: float, width: float, promoted: bool) -> None:
     decision = decide(Gate(margin=0.02), evaluation(low=low, width=width))
     assert decision.promoted == promoted
-    assert bool(decision.notes) == promoted, "what could not be told is said"
+    assert bool(decision.notes) == promoted, "a note states what the test images do not show"
 
 
-def test_interval_within_the_margin_leaves_no_doubt() -> None:
+def test_interval_within_the_margin_gets_no_note() -> None:
     assert decide(Gate(margin=0.02), evaluation(low=-0.02, width=0.05)).notes == ()
     assert decide(Gate(margin=0.02), evaluation(low=-0.01, width=0.05)).notes == ()
     (note,) = decide(Gate(margin=0.02), evaluation(low=-0.03, width=0.06)).notes
@@ -83,7 +83,7 @@ def test_interval_within_the_margin_leaves_no_doubt() -> None:
     assert "is -0.0300 to +0.0300; about 225 would be enough" in note
 
 
-def test_compare_counts_the_samples_that_one_alone_had_right() -> None:
+def test_compare_counts_samples_that_one_model_alone_had_right() -> None:
     ours = torch.tensor([True] * 6 + [True] * 2 + [False] * 1 + [False] * 3)
     theirs = torch.tensor([True] * 6 + [False] * 2 + [True] * 1 + [False] * 3)
     comparison = compare("scratch-0", theirs, ours, 0.9)
@@ -93,7 +93,7 @@ def test_compare_counts_the_samples_that_one_alone_had_right() -> None:
     assert comparison.negative_flips == 1 / 12
 
 
-def test_paired_difference_is_walds_with_half_a_sample_per_cell() -> None:
+def test_paired_difference_has_walds_interval_of_smoothed_counts() -> None:
     b, c, n = 8.5, 3.5, 102
     error = math.sqrt(b + c - (b - c) ** 2 / n) / n
     interval = paired_difference(8, 3, 100, 0.95)
@@ -104,8 +104,8 @@ def test_paired_difference_is_walds_with_half_a_sample_per_cell() -> None:
     assert paired_difference(1, 0, 1, 0.9999).high == 1.0
 
 
-def test_small_test_split_refuses_no_equal_model() -> None:
-    """On 200 images, of two equally good models with 15% disagreement, at most 1 in 20 is refused."""
+def test_small_test_split_rarely_refuses_an_equal_model() -> None:
+    """Check that fewer than 1 in 20 equally good candidates are refused, on 200 images with 15% disagreement."""
     draws = np.random.default_rng(20260103).multinomial(200, [0.75, 0.075, 0.075, 0.1], size=2000)
     refused = 0
     for both, better, worse, neither in draws:
@@ -119,9 +119,9 @@ def test_small_test_split_refuses_no_equal_model() -> None:
 
 
 def test_refusal_agrees_with_mcnemars_exact_test() -> None:
-    """McNemar (1947): of b + c disagreements, c or more go against the candidate with binomial probability.
+    """In McNemar's test (1947), p is the binomial probability of c or more of b + c disagreements for the champion.
 
-    The interval is not exact: at the border, p up to 0.04 is refused where 0.025 would be.
+    The gate's interval is an approximation. It refuses candidates up to p = 0.04, and an exact interval up to 0.025.
     """
     for better in range(12):
         for worse in range(30):
@@ -140,7 +140,7 @@ def test_refusal_agrees_with_mcnemars_exact_test() -> None:
 
 def test_images_to_decide_narrow_the_interval_to_the_margin() -> None:
     gate = Gate(margin=0.02)
-    interval = paired_difference(14, 16, 200, 0.95)  # a loss of one point
+    interval = paired_difference(14, 16, 200, 0.95)  # one percentage point less accuracy
     needed = images_to_decide(gate, interval, 200)
     assert interval.low < -gate.margin
     scaled = paired_difference(round(14 * needed / 200), round(16 * needed / 200), needed, 0.95)
@@ -153,8 +153,11 @@ def drop_of(test: dict[str, int]) -> Drop:
     return drop(1).model_copy(update={"counts": {"train": {"cat": 10, "dog": 10}, "test": test}})
 
 
-def test_gate_warns_of_conditions_that_too_few_images_can_meet() -> None:
-    """z = 1.96 at 95%: 0.15 * (1.96 / 0.02)^2 images show an equal model to be within the margin."""
+def test_gate_warns_of_conditions_that_need_more_images() -> None:
+    """Compute the number of images that show that an equally good model is within the margin of 0.02.
+
+    It is 0.15 * (1.96 / 0.02)^2: 0.15 is the share of disagreements, and 1.96 is the normal quantile for 95%.
+    """
     assert images_to_show(Gate(margin=0.02)) == math.ceil(0.15 * (1.959964 / 0.02) ** 2) == 1441
     small, large = [drop_of({"cat": 100, "dog": 100})], [drop_of({"cat": 1000, "dog": 1000})]
     assert "about 1,441" in next(gate_warnings(Gate(margin=0.02), small, has_champion=True))

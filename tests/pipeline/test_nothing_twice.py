@@ -47,7 +47,7 @@ class CountingStore(LocalStore):
 
 
 class Counted:
-    """A workspace whose store and decoder count."""
+    """A workspace that counts how often objects are opened, images decoded, and arrays hashed."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = CountingStore(folder / "store")
@@ -141,7 +141,7 @@ def test_run_reads_and_decodes_the_new_drop_once(counted: Counted) -> None:
     counted.clear()
     assert counted.run().method == "continuous"
     assert counted.store.take(f"/{new.id}/") == {
-        "drop.json": 2,  # planned from, and then read for all stages together
+        "drop.json": 2,  # one read for the plan, and one for all stages
         new.shards[0].name: 1,
         new.sample_list.name: 1,
     }
@@ -158,7 +158,7 @@ def test_run_reads_nothing_but_the_manifest_of_an_earlier_drop(counted: Counted)
     assert counted.store.take("/first/") == {"drop.json": 1}
 
 
-def test_run_reads_its_own_model_once_and_no_index(counted: Counted) -> None:
+def test_run_reads_its_own_model_once_and_no_counters(counted: Counted) -> None:
     counted.upload("first", seed=0)
     run = counted.run()
     large = {name: count for name, count in counted.store.take(f"/{run.run_id}/").items() if "safetensors" in name}
@@ -172,8 +172,10 @@ def test_next_run_reads_the_champion_once(counted: Counted) -> None:
     counted.clear()
     counted.run()
     found = counted.store.take(f"/{champion}/")
-    assert found["model.safetensors"] == 1, "to start from it, and to compare with it"
-    assert found["first.safetensors"] == 1, "its index: for the sampling, and at the end"
+    assert found["model.safetensors"] == 1, "one read for the start from it and for the comparison with it"
+    assert found["first.safetensors"] == 1, (
+        "one read of its learning-speed index, for the sampling and for the end of the run"
+    )
 
 
 def test_task_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,12 +189,14 @@ def test_task_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: p
     assert {name for name, count in opened.items() if count > 1 and not name.endswith(".json")} == set()
     assert opened["train-000000.tar"] == 1
     assert list(counted.decoded.values()) == once(EACH * len(CLASSES))
-    assert list(counted.hashed.values()) == once(3), "the new splits: those of the first drop are known to be whole"
-    assert opened["drop.json"] <= 3 * 2, "by the intake, the plan and the run, of two drops"
+    assert list(counted.hashed.values()) == once(3), (
+        "only the new drop's splits: those of the first drop are verified already"
+    )
+    assert opened["drop.json"] <= 3 * 2, "one read each by ingestion, plan and run, for two drops"
 
 
 def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validation is a separate process, so this one counts what the watcher and the run do."""
+    """The validation runs in a separate process, so only the work of the watcher and the run is counted."""
     watch = counted.watch(monkeypatch)
     retrain_on(counted, watch, "first", seed=0)
     assert counted.store.take(".tar") == {}
@@ -201,7 +205,7 @@ def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch:
 
 
 def retrain_on(counted: Counted, watch: TaskWatch, drop: str, seed: int) -> None:
-    """Let a drop land, be validated and trained on; its model must be promoted."""
+    """Upload a drop, and let the watch validate it and train on it. The model must be promoted."""
     counted.land(drop, seed)
     watch.check_drops()
     watch.advance()

@@ -1,4 +1,4 @@
-"""A plan warns of settings that do not do what they seem to do."""
+"""A plan warns of settings without effect, of short trainings and of single classes."""
 
 import pytest
 from support.histories import TASK, Past, configured, drop
@@ -17,7 +17,7 @@ from support.histories import TASK, Past, configured, drop
         ({"evaluate_every": 1}, None),
     ],
 )
-def test_plan_warns_of_settings_without_their_effect(training: dict[str, object], warning: str | None) -> None:
+def test_plan_warns_of_settings_without_effect(training: dict[str, object], warning: str | None) -> None:
     plan = Past().landed(drop(1)).plan(task=configured(training={**TASK.training.model_dump(), **training}))
     given = [text for text in plan.warnings if text.startswith("training.")]
     assert len(given) == (warning is not None)

@@ -43,8 +43,8 @@ def test_later_drop_continues_from_champion_to_carried_target() -> None:
     assert "1 drop landed" in plan.reason
 
 
-def test_s_scratch_is_measured_to_scratchs_own_accuracy() -> None:
-    """Verwimp et al., eq. 2: s(scratch, a_scratch) stands above the line for every r."""
+def test_s_scratch_counts_iterations_to_the_accuracy_of_scratch() -> None:
+    """In eq. 2 of Verwimp et al., s(scratch, a_scratch) is the numerator for every r."""
     past = one_drop().landed(drop(2))
     target = past.plan(task=configured(target={"level": 99})).target
     assert target.accuracy == pytest.approx(0.792)
@@ -69,8 +69,8 @@ def test_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
     assert past.landed(drop(4), drop(5)).plan().target.age == 4
 
 
-def test_target_is_expected_where_the_quickest_run_came_near() -> None:
-    """The runs before took 40 and 30 of the 200 iterations of s_scratch to come within 99 percent."""
+def test_target_is_expected_from_the_fastest_runs_iterations() -> None:
+    """Check that `expected_from` is three quarters of the iterations of the fastest run: 40, then 30 iterations."""
     past = one_drop().landed(drop(2))
     assert past.plan().target.expected_from == 0
     past.ended(past.plan())
@@ -90,12 +90,12 @@ def test_schedule_is_chosen_by_the_share_of_new_data(new: int, scale: float) -> 
     assert plan.evaluate_every == round(samples / 10)
 
 
-def test_scale_that_the_task_gives_is_taken() -> None:
+def test_scale_of_the_task_is_used() -> None:
     task = configured(recipe={"schedule": {"name": "cosine", "scale": 0.7}})
     assert one_drop(task).landed(drop(2)).plan().recipe.schedule.scale == 0.7
 
 
-def test_baseline_is_refreshed_once_it_is_so_many_drops_old() -> None:
+def test_baseline_is_refreshed_after_a_number_of_drops() -> None:
     past = one_drop(configured(baseline={"refresh": {"every": 2}})).landed(drop(2))
     second = past.plan()
     assert second.method == "continuous"
@@ -107,7 +107,7 @@ def test_baseline_is_refreshed_once_it_is_so_many_drops_old() -> None:
     assert past.landed(drop(4)).plan().method == "continuous"
 
 
-def test_new_classes_refresh_the_baseline_where_set() -> None:
+def test_new_classes_refresh_the_baseline_if_set() -> None:
     refreshing = one_drop(configured(baseline={"refresh": {"on_new_classes": True}}))
     assert refreshing.landed(drop(2)).plan().method == "continuous"
     refreshing.ended(refreshing.plan())
@@ -127,24 +127,24 @@ def test_calibration_on_new_classes_replaces_their_refresh() -> None:
 
 def test_missed_target_escalates_to_longer_runs_then_scratch() -> None:
     first = one_drop().landed(drop(2, samples=100)).plan()
-    ladder = [first]
-    while following := escalate(ladder[-1]):
-        ladder.append(following)
-    assert [(plan.method, plan.recipe.schedule.scale) for plan in ladder] == [
+    plans = [first]
+    while following := escalate(plans[-1]):
+        plans.append(following)
+    assert [(plan.method, plan.recipe.schedule.scale) for plan in plans] == [
         ("continuous", 0.25),
         ("continuous", 0.5),
         ("continuous", 1.0),
         ("scratch", 1.0),
     ]
-    assert [plan.iterations for plan in ladder] == [150, 300, 600, 600]
-    assert [plan.attempt for plan in ladder] == [0, 1, 2, 3]
-    assert ladder[3].earlier == tuple(plan.run_id for plan in ladder[:3])
-    assert (ladder[3].parent, ladder[3].target, ladder[3].known) == (None, None, 1)
-    assert ladder[3].origin.drops == 2
-    assert all(plan.parent == first.parent and plan.target == first.target for plan in ladder[:3])
+    assert [plan.iterations for plan in plans] == [150, 300, 600, 600]
+    assert [plan.attempt for plan in plans] == [0, 1, 2, 3]
+    assert plans[3].earlier == tuple(plan.run_id for plan in plans[:3])
+    assert (plans[3].parent, plans[3].target, plans[3].known) == (None, None, 1)
+    assert plans[3].origin.drops == 2
+    assert all(plan.parent == first.parent and plan.target == first.target for plan in plans[:3])
 
 
-def test_own_scale_escalates_to_the_next_longer_one() -> None:
+def test_scale_of_the_task_escalates_to_the_next_longer_one() -> None:
     task = configured(recipe={"preset": "paper", "schedule": {"name": "cosine", "scale": 0.3}})
     plan = escalate(one_drop(task).landed(drop(2)).plan())
     assert plan.recipe.schedule.scale == 0.5
@@ -183,7 +183,7 @@ def test_default_request_without_new_drops_plans_no_run() -> None:
     assert past.plan(Request("naive")).known == 1
 
 
-def test_changed_settings_without_new_drops_wait_for_the_next() -> None:
+def test_changed_settings_without_new_drops_wait_for_a_drop() -> None:
     past = one_drop()
     past.task = configured(data={"image_size": 12})
     assert reason(past.next()).endswith("are used from the next drop on, or now with --method scratch")
@@ -191,7 +191,7 @@ def test_changed_settings_without_new_drops_wait_for_the_next() -> None:
     assert reason(past.next()).endswith(past.champion.run_id)
 
 
-def test_run_that_was_done_before_is_not_done_again() -> None:
+def test_finished_run_is_not_repeated() -> None:
     past = one_drop().landed(drop(2))
     again = Request("naive", "trial")
     record = past.ended(past.plan(again), promoted=None)
@@ -211,7 +211,10 @@ def test_drops_without_a_training_image_start_no_run() -> None:
 
 @pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("test", "test")])
 def test_drops_without_an_image_to_evaluate_on_start_no_run(split: str, name: str) -> None:
-    """Their other images can be in a quarantined drop: the run would fail, or be promoted without a comparison."""
+    """The images of the split can all be in a quarantined drop.
+
+    Without them, a run would fail, or be promoted without a comparison.
+    """
     some = drop(1)
     blind = some.model_copy(update={"counts": {**some.counts, split: {}}})
     assert reason(Past().landed(blind).next()).startswith(f"no {name} image is left")
@@ -328,7 +331,7 @@ def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:
 
 
 def test_length_in_iterations_does_not_depend_on_the_dataset() -> None:
-    """Verwimp et al., A.2: 39,100 iterations, of which x0.25 is a quarter."""
+    """Check that the scale 0.25 gives a quarter of 39,100 iterations (Verwimp et al., A.2)."""
     task = configured(
         training={**TASK.training.model_dump(), "iterations": 39100},
         recipe={"preset": "paper", "schedule": {"scale": 0.25}},

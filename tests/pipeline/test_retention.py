@@ -1,4 +1,4 @@
-"""`retrain gc`: what it removes, and that no later step needs it."""
+"""`retrain gc` removes only files that no later step needs."""
 
 import json
 from collections.abc import Callable
@@ -60,8 +60,8 @@ def run(workspace: Workspace) -> RunRecord:
 
 
 def collect(workspace: Workspace, keep_last: int = 0, age: timedelta = AGE) -> Retention:
-    with workspace.store.lock() as ours:
-        return retention.remove(ours, retention.plan_removal(ours, keep_last, age, utc_now()), utc_now())
+    with workspace.store.lock() as locked:
+        return retention.remove(locked, retention.plan_removal(locked, keep_last, age, utc_now()), utc_now())
 
 
 def roll_back(workspace: Workspace) -> None:
@@ -77,7 +77,7 @@ def large(workspace: Workspace) -> set[str]:
     return {key.split("/")[2] for key in workspace.contents() if key.endswith("/model.safetensors")}
 
 
-def test_gc_removes_losers_and_keeps_champion_and_baseline(tmp_path: Path) -> None:
+def test_gc_removes_old_models_but_not_champion_and_baseline(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, drops=3)
     first, second, third = workspace.store.ledger.read()
     before = workspace.contents()
@@ -103,7 +103,7 @@ def test_gc_keeps_young_and_newest_runs(tmp_path: Path) -> None:
 
 
 def test_gc_keeps_the_files_of_an_interrupted_run(tmp_path: Path) -> None:
-    """The champion that it began from was rolled back meanwhile, so only this run needs that model."""
+    """The run's parent was rolled back after the interruption, so only this run needs the parent's model."""
     workspace = make_workspace(tmp_path, drops=2)
     parent = workspace.store.champion.read().run_id
     workspace.land(0, 1, seed=2)
@@ -119,7 +119,7 @@ def test_gc_keeps_the_files_of_an_interrupted_run(tmp_path: Path) -> None:
     assert resumed.stepped_to[0] == 7
 
 
-def test_gc_removes_states_of_a_run_that_was_given_up(tmp_path: Path) -> None:
+def test_gc_removes_checkpoints_of_an_abandoned_run(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, drops=1)
     workspace.land(0, 1, seed=1)
     planned = stages.plan(workspace.context, TASK, Request("naive"))
@@ -155,7 +155,7 @@ def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
     assert workspace.store.keys.claim(drop) in workspace.contents()
 
 
-def test_removed_model_is_named(tmp_path: Path) -> None:
+def test_rollback_names_the_removed_model(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, drops=3)
     _, second, _ = workspace.store.ledger.read()
     collect(workspace)
@@ -164,7 +164,7 @@ def test_removed_model_is_named(tmp_path: Path) -> None:
 
 
 def test_promotion_beside_gc_keeps_the_model_or_the_old_champion(tmp_path: Path) -> None:
-    """Both orders: promoted between plan and removal, and marked before the swap."""
+    """Check both orders: the promotion comes before the removal, or after it."""
     workspace = make_workspace(tmp_path, drops=3)
     _, second, third = workspace.store.ledger.read()
     found = retention.plan_removal(workspace.store, 0, AGE, utc_now())
@@ -190,7 +190,7 @@ ACTS = ("land", "run", "interrupt", "calibrate", "roll back", "gc")
 @settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 2)), min_size=6, max_size=8))
 def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str, int]]) -> None:
-    """After any history, rollbacks, resumed runs and next runs work, and no sum changes."""
+    """Check that after any history rollbacks, resumed runs and next runs work, and that no sum changes."""
     workspace = make_workspace(tmp_path / uuid4().hex, drops=1)
     kept, interrupted = 1, None
     for seed, (act, number) in enumerate([*acts, ("gc", 1), ("roll back", 0), ("land", 0), ("run", 0)], start=1):
@@ -233,7 +233,7 @@ def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str
 
 @pytest.fixture
 def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Run `retrain gc` a hundred days after three drops were retrained on."""
+    """Return a function that runs `retrain gc`, a hundred days after three drops were retrained on."""
     make_workspace(tmp_path, drops=3)
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))  # not the cache of the person who runs the tests
@@ -281,17 +281,17 @@ def test_exporter_measures_the_store_hourly(tmp_path: Path) -> None:
     now = [utc_now()]
     watched = WatchedTask(workspace.store, clock=lambda: now[0])
 
-    def told() -> dict[str, float]:
+    def stored_bytes() -> dict[str, float]:
         exporter = Exporter([watched])
         exporter.refresh()
         samples = [sample for family in exporter.collect() for sample in family.samples]
         return {one.labels["kind"]: one.value for one in samples if one.name == "retrain_store_bytes"}
 
-    before = told()
+    before = stored_bytes()
     assert sum(before.values()) == sum(map(len, workspace.contents().values()))
     assert before["states"] == 0 < before["models"]
     freed = collect(workspace).bytes
-    assert told() == before
+    assert stored_bytes() == before
     now[0] += timedelta(hours=1)
-    after = told()
+    after = stored_bytes()
     assert before["models"] + before["learning_speed"] - freed == after["models"] + after["learning_speed"]

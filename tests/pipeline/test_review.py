@@ -21,7 +21,10 @@ TASK = make_task()
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A champion trained on three classes of which four training images and two test images have a wrong label."""
+    """Return a task with a champion trained on three classes.
+
+    Four training images and two test images have a wrong label.
+    """
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1, 2)
     [drop] = workspace.store.drops.all()
@@ -53,7 +56,7 @@ def true_classes(workspace: Workspace) -> dict[str, str]:
     return {change.content: change.before for change in drop.changes}
 
 
-def test_flipped_labels_come_first(workspace: Workspace) -> None:
+def test_review_lists_flipped_labels_first(workspace: Workspace) -> None:
     flipped, found = true_classes(workspace), review_data(workspace.context, TASK, 4)
     assert {one.content for one in found.trained} <= flipped.keys()
     assert {one.content for one in found.held_out[:2]} <= flipped.keys()
@@ -80,7 +83,9 @@ def test_review_without_a_champion_is_reported(tmp_path: Path) -> None:
         review_data(workspace.context, TASK, 4)
 
 
-def test_command_writes_page_and_table(workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_review_command_writes_page_and_table(
+    workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {workspace.store.url}\nmodel: {{name: logistic}}\n")
     page, table = tmp_path / "review.html", tmp_path / "fix.csv"
     arguments = ["data", "review", "--task", str(tmp_path / "pets.yaml"), "-o", str(page), "--csv", str(table)]

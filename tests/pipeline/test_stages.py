@@ -46,8 +46,8 @@ def test_first_drop_is_trained_from_scratch_and_promoted(workspace: Workspace) -
     assert records(workspace) == [first]
 
 
-def test_network_that_cannot_be_built_is_refused_unplanned(local: Workspace) -> None:
-    """The first one, and one that is not the parent's: `method` names a parent that has another network."""
+def test_network_that_cannot_be_built_is_refused_when_planning(local: Workspace) -> None:
+    """Check a first run, and a run whose parent has another network."""
     local.land(0, 1)
     broken = make_task(model={"name": "mlp", "options": {"depth": 3}})
     with pytest.raises(ModelError, match="depth"):
@@ -85,23 +85,23 @@ def test_next_drop_continues_reaches_target_sooner_and_wins(workspace: Workspace
     assert records(workspace) == [first, second]
 
 
-def test_missed_target_escalates_and_charges_every_attempt(workspace: Workspace) -> None:
+def test_missed_target_escalates_and_charges_every_run(workspace: Workspace) -> None:
     workspace.land(0, 1, 2)
     first = run(workspace)
     workspace.land(0, 1, 2, seed=1, mislabelled=True)
     last = run(workspace, make_task(gate={"margin": 1.0}))
-    attempts = records(workspace)[1:]
-    assert [(record.method, record.scale, record.outcome, record.attempt) for record in attempts] == [
+    later = records(workspace)[1:]
+    assert [(record.method, record.scale, record.outcome, record.attempt) for record in later] == [
         ("continuous", 0.5, "missed", 0),
         ("continuous", 1.0, "missed", 1),
         ("scratch", 1.0, "completed", 2),
     ]
-    assert attempts[-1] == last
+    assert later[-1] == last
     assert champion(workspace) == last.run_id
-    assert all(record.parent == first.run_id and record.decision is None for record in attempts[:2])
-    used = [record.result.iterations for record in attempts if record.result]
-    assert total_savings(attempts).gross == -used[0] - used[1]
-    assert total_savings(attempts).used == sum(used)
+    assert all(record.parent == first.run_id and record.decision is None for record in later[:2])
+    used = [record.result.iterations for record in later if record.result]
+    assert total_savings(later).gross == -used[0] - used[1]
+    assert total_savings(later).used == sum(used)
 
 
 def test_refused_candidate_keeps_its_reason_and_is_not_retrained(workspace: Workspace) -> None:
@@ -150,22 +150,22 @@ Stage = Callable[..., object]
 @pytest.mark.parametrize("done", range(5))
 @pytest.mark.parametrize("mislabelled", [False, True])
 def test_next_run_completes_after_a_crash_between_stages(tmp_path: Path, done: int, mislabelled: bool) -> None:
-    workspaces = [Workspace(LocalStore(tmp_path / name), tmp_path / f"{name}-work") for name in ("whole", "crashed")]
+    workspaces = [Workspace(LocalStore(tmp_path / name), tmp_path / f"{name}-work") for name in ("complete", "crashed")]
     for workspace in workspaces:
         workspace.land(0, 1)
         run(workspace)
         workspace.land(0, 1, seed=1, mislabelled=mislabelled)
-    whole, crashed = workspaces
-    run(whole)
+    complete, crashed = workspaces
+    run(complete)
     final = plan(crashed)
     if done >= 1:
         final = stages.train(crashed.context, final)
     for stage in (stages.evaluate, stages.promote, stages.record)[: max(0, done - 1)]:
         stage(crashed.context, final)
     stages.run_task(crashed.context, TASK, Request())
-    assert [timeless(record) for record in records(crashed)] == [timeless(record) for record in records(whole)]
-    assert champion(crashed) == champion(whole)
-    assert set(crashed.contents()) == set(whole.contents())
+    assert [timeless(record) for record in records(crashed)] == [timeless(record) for record in records(complete)]
+    assert champion(crashed) == champion(complete)
+    assert set(crashed.contents()) == set(complete.contents())
 
 
 def test_crash_after_the_champion_swap_completes_later(local: Workspace) -> None:
@@ -231,7 +231,7 @@ def test_promotion_is_recorded_against_the_replaced_champion(workspace: Workspac
 
 
 class Overtaken(LocalStore):
-    """A store where another candidate is promoted in the moment before our first swap."""
+    """A store that promotes another candidate right before the first swap of the champion."""
 
     rival: Callable[[], object] | None = None
 
@@ -263,7 +263,7 @@ def test_candidate_that_lost_the_swap_is_judged_again(tmp_path: Path) -> None:
     assert worse.run_id not in [entry.run_id for entry in seen.champion.history]
 
 
-def test_decided_evaluation_stays_under_a_later_champion(local: Workspace) -> None:
+def test_evaluation_is_unchanged_after_a_rollback(local: Workspace) -> None:
     local.land(0, 1)
     first = run(local)
     local.land(0, 1, seed=1)

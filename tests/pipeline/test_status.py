@@ -33,7 +33,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def interrupt(workspace: Workspace, request: Request = REQUEST, task: Task = TASK) -> str:
-    """Let the training of a run die at its third iteration. Return the run's id."""
+    """Interrupt the training of a run at its third iteration, and return the run's id."""
 
     class Dying(RecordingObserver):
         def stepped(self, progress: Progress) -> None:
@@ -88,16 +88,16 @@ def test_status_names_the_process_that_works_on_a_run(workspace: Workspace) -> N
 
 
 def test_status_names_the_command_that_resumes_each_run(workspace: Workspace) -> None:
-    """The named commands make the plans of the unfinished runs."""
+    """Check that each command makes the plan of its unfinished run again."""
     assert isinstance(stages.run_task(workspace.context, TASK, REQUEST), RunRecord)
     workspace.land(0, 1, seed=1)
     other = TASK.model_copy(update={"seed": 7})
     plain, baseline = interrupt(workspace), interrupt(workspace, Request(purpose="calibrate"))
     trial = interrupt(workspace, Request("naive", "trial"))
     seeded = interrupt(workspace, Request("naive", "trial"), other)
-    says = {sentence.partition(" ")[0]: sentence.partition(": ")[2] for sentence in status(workspace).unfinished}
+    advice = {sentence.partition(" ")[0]: sentence.partition(": ")[2] for sentence in status(workspace).unfinished}
     command = "`retrain run --task pets --method naive --trial`"
-    assert says == {
+    assert advice == {
         plain: "`retrain run --task pets` resumes it",
         baseline: "`retrain baseline --task pets` resumes it",
         trial: f"{command} resumes it",
@@ -118,10 +118,10 @@ def test_status_names_a_watchers_run(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("request_", [Request(purpose="calibrate"), Request("scratch", "trial")])
-def test_status_says_how_a_given_up_run_is_cleared(workspace: Workspace, request_: Request) -> None:
+def test_status_names_the_command_that_clears_an_abandoned_run(workspace: Workspace, request_: Request) -> None:
     run_id = interrupt(workspace, request_)
     workspace.land(0, 1, seed=1)
-    assert status(workspace).unfinished == (), "nothing of it is left to clear"
+    assert status(workspace).unfinished == (), "the run has left no checkpoint"
     save_state(workspace, run_id)
     [told] = status(workspace).unfinished
     assert (
@@ -129,12 +129,12 @@ def test_status_says_how_a_given_up_run_is_cleared(workspace: Workspace, request
     )
     assert isinstance(stages.run_task(workspace.context, TASK, REQUEST), RunRecord)
     assert len(status(workspace).unfinished) == 1
-    with workspace.store.lock() as ours:
-        retention.remove(ours, retention.plan_removal(ours, 5, timedelta(0), utc_now()), utc_now())
+    with workspace.store.lock() as locked:
+        retention.remove(locked, retention.plan_removal(locked, 5, timedelta(0), utc_now()), utc_now())
     assert status(workspace).unfinished == ()
 
 
-def test_status_names_removed_drop_as_the_next_plan_does(workspace: Workspace) -> None:
+def test_status_and_next_plan_name_a_removed_drop_alike(workspace: Workspace) -> None:
     [drop] = workspace.store.drops.all()
     assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
     workspace.land(0, 1, seed=1)

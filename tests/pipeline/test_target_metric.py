@@ -51,7 +51,7 @@ def test_macro_f1_of_even_classes_is_best_guessed_at_random() -> None:
     assert chance_level([even], 10, "macro_f1") == pytest.approx(0.1)
 
 
-def test_no_target_comes_from_fewer_classes_than_the_top() -> None:
+def test_top5_accuracy_of_few_classes_gives_no_target() -> None:
     past = one_drop(by("top5_accuracy")).landed(drop(2))
     plan = past.plan()
     assert plan.method == "scratch"
@@ -85,8 +85,8 @@ def test_gate_judges_the_score_and_names_it() -> None:
     )
 
 
-def test_other_metrics_have_no_expectation_of_scratch() -> None:
-    """Check that scratch is expected only for accuracy: for it alone the growth of its error was measured."""
+def test_other_metrics_have_no_estimate_of_scratch() -> None:
+    """Check that a target has an estimate of scratch's final score only if the metric is accuracy."""
     more = drop(2, classes=("bat", "cow"))
     assert one_drop().landed(more).plan().target.expected
     assert one_drop(by("macro_f1")).landed(more).plan().target.expected is None
@@ -100,7 +100,10 @@ METRICS = {
 
 @pytest.fixture(params=METRICS)
 def scored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Workspace, Task]:
-    """A task scored by each metric, after its first run: on two uneven classes, some of whose labels are swapped."""
+    """Return a task scored by each metric, after its first run.
+
+    Its two classes have different sizes, and some of their labels are swapped.
+    """
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 0, 0, 0, 0, 1, 1)
     workspace.land(0, 1, seed=5, mislabelled=True)
@@ -110,7 +113,7 @@ def scored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Workspace, T
 
 
 def score_of(workspace: Workspace, plan: Plan, split: Split) -> float:
-    """Return the score of a run's model, by scikit-learn."""
+    """Return the score of a run's model, computed with scikit-learn."""
     held = workspace.context.samples(plan.dataset, [split], plan.task.data, plan.loading)[split]
     network = load_network(workspace.context.files(plan.run_id), plan, (), workspace.context.device)
     guess, _, _ = predict_classes(network, held, Normalize(plan.task.data))
@@ -133,15 +136,15 @@ def test_retraining_is_stopped_judged_and_recorded_by_the_metric(scored: tuple[W
     assert record.result.final_score == pytest.approx(score_of(workspace, plan, "val"))
     assert record.evaluation.score == pytest.approx(score_of(workspace, plan, "test"))
     assert record.evaluation.comparison.champion_score == pytest.approx(record.evaluation.score - _gain(record))
-    _assert_told(record, scratch)
+    _assert_metric_is_named(record, scratch)
 
 
 def _gain(record: RunRecord) -> float:
     return record.evaluation.comparison.difference.value
 
 
-def _assert_told(record: RunRecord, scratch: RunRecord) -> None:
-    """Tables and metrics name the metric of their figures."""
+def _assert_metric_is_named(record: RunRecord, scratch: RunRecord) -> None:
+    """Check that tables and Prometheus metrics name the metric of each score."""
     name = {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}[record.metric]
     rows = dict(zip(*(list(column.cells) for column in record_details(record).columns), strict=True))
     assert rows[f"{name} on test"].startswith(f"{record.evaluation.score:.2%}")
@@ -155,7 +158,7 @@ def _assert_told(record: RunRecord, scratch: RunRecord) -> None:
     assert f'retrain_target_score_ratio{{metric="{record.metric}",task="pets"}} {record.target.accuracy}' in served
 
 
-def test_another_metric_needs_a_baseline_of_its_own(scored: tuple[Workspace, Task]) -> None:
+def test_another_metric_needs_another_baseline(scored: tuple[Workspace, Task]) -> None:
     workspace, task = scored
     workspace.land(1, 2, seed=1)
     plan = stages.plan(workspace.context, by("accuracy", task), Request())

@@ -29,11 +29,13 @@ def test_carried_target_uses_the_baselines_samples_and_classes() -> None:
     target = past.plan().target
     assert (target.scope.drops, target.scope.classes) == (("d-1",), 2)
     assert past.plan().dataset.classes == ("cat", "dog", "eel", "fox")
-    assert target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100)), "its curve was measured on 100 images"
+    assert target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100)), (
+        "the baseline was evaluated on 100 images"
+    )
 
 
-def test_target_is_as_sure_as_the_baselines_last_evaluation() -> None:
-    """Earlier evaluations may have given up after a part of val."""
+def test_target_has_the_standard_error_of_the_last_evaluation() -> None:
+    """Earlier evaluations may have stopped after a part of val."""
     past = one_drop().landed(drop(2))
     run = past.scratch_runs[0]
     *early, last = run.curve.points
@@ -44,7 +46,7 @@ def test_target_is_as_sure_as_the_baselines_last_evaluation() -> None:
     assert past.plan().target.standard_error == 0.0
 
 
-def test_measured_target_is_about_all_of_val() -> None:
+def test_measured_target_covers_all_of_val() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     assert past.plan().target.scope is None
@@ -67,14 +69,14 @@ def test_no_accuracy_is_expected_for_other_metrics() -> None:
 
 
 def test_expected_accuracy_stays_if_only_classes_are_added() -> None:
-    """It is about the baseline's classes: a run shows what later ones cost."""
+    """The expected accuracy covers the baseline's classes only. Only a run shows the effect of later classes on it."""
     expected = one_drop().landed(drop(2, classes=("eel", "fox"))).plan().target.expected
     assert expected.accuracy == pytest.approx(0.8)
     assert expected.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
     assert not expected.is_rough
 
 
-def test_baseline_that_saw_this_dataset_comes_before_a_newer_one() -> None:
+def test_baseline_of_this_dataset_precedes_a_newer_one() -> None:
     past = one_drop().landed(drop(2))
     calibration = past.plan(Request(purpose="calibrate"))
     past.ended(calibration, promoted=None)
@@ -88,7 +90,7 @@ def test_baseline_that_saw_this_dataset_comes_before_a_newer_one() -> None:
     ("accuracy", "is_target"), [(0.5, False), (0.549, False), (0.55, False), (0.551, True), (0.3, False)]
 )
 def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool) -> None:
-    """Two classes in equal parts: 50% by guessing, and a standard error of 5% on 100 images."""
+    """With two equally frequent classes, guessing reaches 50%. The standard error on 100 images is 5%."""
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=accuracy)
     plan = past.landed(drop(2)).plan()
@@ -97,7 +99,7 @@ def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool)
         assert "no better than naming the most common class (50.00%, standard error 5.00%)" in plan.reason
 
 
-def test_chance_level_is_that_of_the_commonest_class() -> None:
+def test_chance_level_is_the_share_of_the_most_common_class() -> None:
     counts = {"train": {"cat": 500}, "val": {"cat": 90, "dog": 10}, "test": {"cat": 50}}
     uneven = drop(1).model_copy(update={"counts": counts})
     past = Past().landed(uneven)
@@ -108,7 +110,7 @@ def test_chance_level_is_that_of_the_commonest_class() -> None:
 
 
 def test_target_needs_validation_images_of_the_baselines_drops() -> None:
-    """They can be erased: a run would measure no score within the target's scope, and never reach it."""
+    """All these images can be erased. A run could then measure no score in the target's scope, or reach the target."""
     past = one_drop()
     (first,) = past.drops
     past.drops[0] = first.model_copy(update={"counts": {**first.counts, "val": {}}})
@@ -118,7 +120,7 @@ def test_target_needs_validation_images_of_the_baselines_drops() -> None:
 
 
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
-    """The mean of the runs' shares and the typical one (it counts as one more run), times this schedule."""
+    """The estimate is the mean share times this schedule. The typical share counts as the share of one more run."""
     past = one_drop().landed(drop(2, samples=300))
     _assert_estimated(past.plan().scratch, [200 / 250], 800)
     past.ended(past.plan(Request("scratch")), iterations=400)
@@ -158,12 +160,12 @@ def default_plan(past: Past) -> Plan:
 
 
 def default_past() -> Past:
-    """Return a champion from scratch on 500 images, by default settings."""
+    """Return a history with default settings: a champion from scratch on 500 images, and a second drop."""
     return one_drop(DEFAULT).landed(drop(2))
 
 
 def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
-    """Scratch trains for 1,000 iterations here. Evaluations are 67 apart, so two of them are the shortest window."""
+    """Scratch trains for 1,000 iterations here. Evaluations are 67 iterations apart. A window has at least two."""
     plan = default_past().plan()
     assert (plan.iterations, plan.recipe.schedule.name, plan.evaluate_every) == (1000, "constant", 67)
     stopping, rule = DEFAULT.training.stopping, plan.stop_rule
@@ -173,7 +175,7 @@ def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
 
 
 @pytest.mark.parametrize(("train_accuracy", "share"), [(None, 0.4), (0.85, 0.4), (0.92, 0.3), (1.0, 0.2)])
-def test_expectation_counts_earlier_for_a_fitted_parent(train_accuracy: float | None, share: float) -> None:
+def test_expectation_is_used_earlier_for_a_fitted_parent(train_accuracy: float | None, share: float) -> None:
     """A parent with a validation error of 20% is fitted up to a training error of 4%, and under-fitted from 12% on."""
     past = default_past()
     record = past.records[-1]
@@ -184,17 +186,22 @@ def test_expectation_counts_earlier_for_a_fitted_parent(train_accuracy: float | 
     assert plan.stop_rule.improve_until == round(0.4 * plan.scratch.iterations)
 
 
-def test_run_with_a_schedule_is_not_given_up_before_its_end() -> None:
+def test_run_with_a_schedule_trains_to_its_end() -> None:
     plan = one_drop().landed(drop(2, samples=100)).plan()
     assert plan.recipe.schedule.name == "cosine"
     assert plan.stop_rule.patience is None
     measured = one_drop().landed(drop(2))
     measured.ended(measured.plan(Request(purpose="calibrate")), promoted=None)
-    assert measured.plan().stop_rule is None, "at a measured target it stops at the first crossing, as in the papers"
+    assert measured.plan().stop_rule is None, (
+        "with a measured target, a run stops at the first evaluation at its target, as in the papers"
+    )
 
 
-def test_evaluations_are_sixty_or_a_tenth_of_the_training() -> None:
-    """200 val images in batches of ten cost 6.7 iterations, a tenth of 67."""
+def test_evaluations_are_60_or_cost_a_tenth_of_the_training() -> None:
+    """Evaluating a batch costs a third of an iteration.
+
+    200 val images in batches of ten cost 200 / 10 / 3 = 6.7 iterations. This is a tenth of 67 iterations.
+    """
     past = default_past()
     assert {past.plan(Request(method)).evaluate_every for method in ("scratch", "naive", "continuous")} == {67}
     few = Past(DEFAULT).landed(with_val(1, 10))
@@ -210,7 +217,7 @@ def with_val(number: int, images: int) -> Drop:
     return one.model_copy(update={"counts": {**one.counts, "val": {"cat": images // 2, "dog": images // 2}}})
 
 
-def test_averaging_is_the_presets_unless_the_task_says_otherwise() -> None:
+def test_averaging_follows_the_preset_unless_the_task_sets_it() -> None:
     def kind(**parts: object) -> str:
         settings = {"name": "pets", "training": {"epochs": 10, "batch_size": 10}} | parts
         return Past(Task.model_validate(settings)).landed(drop(1)).plan().averaging.kind
@@ -222,7 +229,7 @@ def test_averaging_is_the_presets_unless_the_task_says_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "network", "alpha", "said"),
+    ("changes", "network", "alpha", "reason"),
     [
         ({"train_accuracy": 0.99}, "resnet18", 0.4, "it is fitted"),
         ({"train_accuracy": 0.8}, "resnet18", 0.8, "under-fitted"),
@@ -237,16 +244,16 @@ def test_averaging_is_the_presets_unless_the_task_says_otherwise() -> None:
     ],
 )
 def test_start_is_chosen_by_the_parents_record(
-    figures: dict[str, object], network: str, alpha: float, said: str
+    changes: dict[str, object], network: str, alpha: float, reason: str
 ) -> None:
     task = DEFAULT.model_copy(update={"model": DEFAULT.model.model_copy(update={"name": network})})
     past = one_drop(task).landed(drop(2))
     record = past.records[-1]
-    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=figures)})
+    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=changes)})
     plan = past.plan()
     assert plan.recipe.initialization.alpha == alpha
-    assert said in plan.start
-    assert plan.recipe.schedule.name == "constant", "the size of its steps is unknown"
+    assert reason in plan.start
+    assert plan.recipe.schedule.name == "constant", "the parent's record has no weight scale"
 
 
 @pytest.mark.parametrize(
@@ -262,12 +269,12 @@ def test_start_is_chosen_by_the_parents_record(
 def test_rate_without_batchnorm_follows_from_the_weights(
     optimizer: dict[str, object], weight_scale: float | None, rate: float, falls: bool
 ) -> None:
-    """Adam's steps have the size of its learning rate. A layer of small weights needs smaller ones."""
+    """Adam's steps have the size of its learning rate. A layer of small weights needs smaller steps."""
     training = {"epochs": 10, "batch_size": 10, "optimizer": optimizer}
     past = one_drop(Task.model_validate({"name": "pets", "training": training})).landed(drop(2))
     record = past.records[-1]
-    figures = {"train_accuracy": 0.99, "normalised": False, "weight_scale": weight_scale}
-    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=figures)})
+    changes = {"train_accuracy": 0.99, "normalised": False, "weight_scale": weight_scale}
+    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=changes)})
     plan = past.plan()
     assert plan.recipe.initialization.rate == rate
     assert plan.recipe.schedule.name == ("inverse_time" if falls else "constant")
@@ -275,13 +282,13 @@ def test_rate_without_batchnorm_follows_from_the_weights(
 
 
 def test_rate_stays_constant_from_pretrained_weights() -> None:
-    """They are shrunk towards, so a network without BatchNorm keeps the size of its weights."""
+    """Weights are shrunk towards the pretrained weights. They keep their size in a network without BatchNorm, too."""
     network = {"name": "convnext_tiny", "pretrained": "weights.safetensors", "pretrained_sha256": "0" * 64}
     task = Task.model_validate({"name": "pets", "model": network, "training": {"epochs": 10, "batch_size": 10}})
     past = one_drop(task).landed(drop(2))
     record = past.records[-1]
-    figures = {"normalised": False, "weight_scale": 0.01}
-    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=figures)})
+    changes = {"normalised": False, "weight_scale": 0.01}
+    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=changes)})
     assert past.plan().recipe.schedule.name == "constant"
 
 
@@ -311,7 +318,7 @@ def test_reason_states_the_iterations_of_earlier_runs() -> None:
     assert "the last 2 retrainings took 35% and 32% (plateau) of s_scratch" in third.reason
 
 
-def test_reason_tells_of_the_last_three_retrainings_alone() -> None:
+def test_reason_names_only_the_last_three_retrainings() -> None:
     past = default_past()
     for number, iterations in enumerate((100, 120, 140, 160), start=3):
         past.ended(past.plan(), iterations=iterations)
@@ -319,7 +326,7 @@ def test_reason_tells_of_the_last_three_retrainings_alone() -> None:
     assert "the last 3 retrainings took" in past.plan().reason
 
 
-def test_plan_warns_of_a_target_that_leaves_no_room() -> None:
+def test_plan_warns_of_a_target_that_allows_no_error() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.995)
     plan = past.landed(drop(2)).plan()
@@ -350,4 +357,4 @@ def test_plan_states_the_tolerance_of_its_target() -> None:
     plan = past.landed(drop(3)).plan()
     assert plan.stop_rule.tolerance == pytest.approx(plateau_tolerance(plan.target, 100))
     without = plan.model_copy(update={"stop_rule": plan.stop_rule.model_copy(update={"tolerance": 0.0})})
-    assert without.run_id == plan.run_id, "runs of earlier versions are continued"
+    assert without.run_id == plan.run_id, "the id must not change, because runs of earlier versions are continued"

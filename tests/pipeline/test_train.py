@@ -1,4 +1,4 @@
-"""A training stores a whole run exactly once, and checks its parent's files before use."""
+"""A training stores the files of its run once, and verifies the parent's files before use."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(place: Path, plan: Plan) -> Plan:
+def train(place: Path, plan: Plan) -> Plan:
     train_plan(context_of(place), plan)
     return plan
 
@@ -37,13 +37,13 @@ def key(plan: Plan, name: str) -> str:
     return f"{TASK.name}/runs/{plan.run_id}/{name}"
 
 
-def index(place: Path, plan: Plan, drop: int) -> dict[str, Tensor]:
-    """Return the learning-speed counters of one drop, as they lie in the store."""
+def counters(place: Path, plan: Plan, drop: int) -> dict[str, Tensor]:
+    """Return the learning-speed counters of one drop, read from the store."""
     name = f"learning_speed/{plan.dataset.drops[drop].id}.safetensors"
     return load(context_of(place).store.objects.read(key(plan, name))[0])
 
 
-def test_ended_run_leaves_model_index_curve_result_and_no_state(place: Path) -> None:
+def test_ended_run_leaves_its_files_and_no_checkpoint(place: Path) -> None:
     observer = RecordingObserver()
     plan = stored_plan(place, drops=1)
     result = train_plan(context_of(place, observer), plan)
@@ -56,7 +56,7 @@ def test_ended_run_leaves_model_index_curve_result_and_no_state(place: Path) -> 
     assert result.outcome == observer.outcome == "completed"
     assert result.final_accuracy == observer.points[-1].accuracy
     assert result.iterations == plan.iterations
-    assert result.cost.samples == plan.iterations * 32 == index(place, plan, 0)["seen"].sum()
+    assert result.cost.samples == plan.iterations * 32 == counters(place, plan, 0)["seen"].sum()
 
 
 def test_saved_model_is_the_evaluated_model(place: Path) -> None:
@@ -72,7 +72,7 @@ def test_saved_model_is_the_evaluated_model(place: Path) -> None:
 
 
 def test_second_call_trains_nothing(place: Path) -> None:
-    plan = trained(place, stored_plan(place, drops=1))
+    plan = train(place, stored_plan(place, drops=1))
     observer = RecordingObserver()
     result = train_plan(context_of(place, observer), plan)
     assert observer.stepped_to == []
@@ -80,9 +80,9 @@ def test_second_call_trains_nothing(place: Path) -> None:
 
 
 def test_parents_counters_are_kept_with_half_their_weight(place: Path) -> None:
-    parent = trained(place, stored_plan(place, drops=1))
-    child = trained(place, stored_plan(place, drops=2, parent=parent))
-    parents, old, new = index(place, parent, 0), index(place, child, 0), index(place, child, 1)
+    parent = train(place, stored_plan(place, drops=1))
+    child = train(place, stored_plan(place, drops=2, parent=parent))
+    parents, old, new = counters(place, parent, 0), counters(place, child, 0), counters(place, child, 1)
     own = old["seen"].float() - 0.5 * parents["seen"].float()
     assert torch.equal(own, own.round())
     assert own.sum() + new["seen"].sum() == 32 * child.iterations
@@ -90,9 +90,9 @@ def test_parents_counters_are_kept_with_half_their_weight(place: Path) -> None:
     assert torch.all(old["correct"] <= old["seen"])
 
 
-def test_scratch_counts_on_its_own(place: Path) -> None:
-    plan = trained(place, stored_plan(place, drops=2))
-    assert sum(index(place, plan, drop)["seen"].sum() for drop in (0, 1)) == 32 * plan.iterations
+def test_scratch_run_starts_its_counters_at_zero(place: Path) -> None:
+    plan = train(place, stored_plan(place, drops=2))
+    assert sum(counters(place, plan, drop)["seen"].sum() for drop in (0, 1)) == 32 * plan.iterations
 
 
 def test_diverged_run_is_recorded_with_a_curve_and_no_model(place: Path) -> None:
@@ -107,7 +107,7 @@ def test_diverged_run_is_recorded_with_a_curve_and_no_model(place: Path) -> None
 
 
 def test_parent_of_another_network_is_refused(place: Path) -> None:
-    parent = trained(place, stored_plan(place, drops=1))
+    parent = train(place, stored_plan(place, drops=1))
     other = TASK.model_copy(update={"model": Model(name="mlp")})
     with pytest.raises(ModelError, match="the parent's weights do not fit the network at"):
         train_plan(context_of(place), stored_plan(place, drops=2, parent=parent, task=other))
@@ -116,7 +116,7 @@ def test_parent_of_another_network_is_refused(place: Path) -> None:
 @pytest.mark.parametrize("name", [MODEL, "learning_speed/{drop}.safetensors"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"\x01", lambda data: b""])
 def test_parents_damaged_file_is_refused_by_name(place: Path, name: str, damage: object) -> None:
-    parent = trained(place, stored_plan(place, drops=1))
+    parent = train(place, stored_plan(place, drops=1))
     store = context_of(place).store.objects
     damaged = key(parent, name.format(drop=parent.dataset.drops[0].id))
     store.write(damaged, damage(store.read(damaged)[0]))

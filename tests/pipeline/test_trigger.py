@@ -1,4 +1,4 @@
-"""The trigger policy: what a run waits for, as text and as a time, and which commands ask."""
+"""The conditions of `trigger`, the texts and times that describe the wait, and the commands that evaluate them."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ LANDED = START + timedelta(minutes=2)
 def evaluate(
     now: datetime = LANDED, past: Past | None = None, saved: tuple[float, ...] = (), **conditions: object
 ) -> TriggerState:
-    """Evaluate a trigger for a second drop of 500 samples, beside 500 that the champion knows."""
+    """Evaluate a trigger for a second drop of 500 samples. The champion was trained on a first drop of 500."""
     past = past or one_drop().landed(drop(2))
     trigger = Trigger.model_validate(conditions)
     return evaluate_trigger(trigger, past.plan(), past.drops, past.records, saved, now)
@@ -41,7 +41,7 @@ def test_trigger_without_conditions_never_waits() -> None:
     assert evaluate() == TriggerState((), "")
 
 
-def test_samples_that_are_missing_are_counted_until_max_wait() -> None:
+def test_trigger_names_missing_samples_until_max_wait() -> None:
     waits = evaluate(min_samples=1700, max_wait="1d")
     assert waits.reason == "waits for 1,200 more samples, or until Friday 00:02 UTC"
     assert waits.until == LANDED + timedelta(days=1)
@@ -56,7 +56,7 @@ def test_max_wait_ends_the_wait_for_more_data() -> None:
     assert evaluate(LANDED + timedelta(hours=23, minutes=59), min_samples=1700, max_wait="1d").unmet
 
 
-def test_new_share_is_of_the_whole_dataset() -> None:
+def test_new_share_is_relative_to_all_samples() -> None:
     assert not evaluate(min_new_share=0.5).unmet
     assert evaluate(min_new_share=0.51).reason == "waits until 51% of the samples are new (50% are)"
 
@@ -71,8 +71,8 @@ def test_quiet_period_counts_from_the_newest_drop() -> None:
     assert not evaluate(START + timedelta(minutes=45), past, quiet_period="15m").unmet
 
 
-def test_expected_saving_is_that_of_the_last_runs() -> None:
-    assert not evaluate(expected_saving=0.5).unmet, "nothing is known yet"
+def test_expected_saving_is_the_mean_of_the_last_runs() -> None:
+    assert not evaluate(expected_saving=0.5).unmet, "no saving is known yet"
     assert not evaluate(saved=(0.7, 0.5), expected_saving=0.5).unmet
     assert (
         "the last 2 runs saved 40% of scratch's iterations, less than trigger.expected_saving 50%"
@@ -81,7 +81,7 @@ def test_expected_saving_is_that_of_the_last_runs() -> None:
 
 
 def spent(hours: float, at: datetime) -> Past:
-    """Return a champion whose training ended then and took this number of device hours, at 2 EUR each."""
+    """Return a history whose champion ended at this time and took this number of device hours, at 2 EUR each."""
     past = one_drop().landed(drop(2))
     [record] = past.records
     assert record.result
@@ -141,7 +141,7 @@ def place(tmp_path: Path) -> Place:
     return Place(make_task(store=str(tmp_path / "store"), trigger={"min_samples": 40, "max_wait": "2d"}))
 
 
-def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> None:
+def test_watcher_starts_a_run_once_enough_samples_landed(place: Place, tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     first = workspace.land(0, seed=1)
     now = [first.committed_at]
@@ -166,7 +166,7 @@ def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> 
     assert place.plan(run_id).reason.endswith("all conditions of trigger hold")
 
 
-def test_watcher_starts_once_the_oldest_drop_waited_long(place: Place, tmp_path: Path) -> None:
+def test_watcher_starts_a_run_once_max_wait_is_over(place: Place, tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     now = [workspace.land(0, seed=1).committed_at]
     runs = Recorder()
@@ -185,16 +185,16 @@ def test_started_run_resumes_regardless_of_the_trigger(place: Place, tmp_path: P
     started = plan_next_run(place.store, place.task.model_copy(update={"trigger": Trigger()}), Request())
     assert isinstance(started, Plan)
     place.store.run(started.run_id).write_plan(started)
-    going_on = plan_next_run(place.store, paused, Request())
-    assert isinstance(going_on, Plan)
-    assert going_on.run_id == started.run_id
+    resumed = plan_next_run(place.store, paused, Request())
+    assert isinstance(resumed, Plan)
+    assert resumed.run_id == started.run_id
 
 
 @pytest.fixture
 def command(
     place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
-    """Run a command on a task of which too few samples have landed."""
+    """Return a function that runs a command on a task for which too few samples have landed."""
     Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
     settings = place.task.model_dump() | {"trigger": {"min_samples": 1000}}
     (tmp_path / "pets.json").write_text(json.dumps(settings))

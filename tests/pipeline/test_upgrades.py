@@ -29,7 +29,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture
 def task(golden: Golden, tmp_path: Path) -> Task:
-    """Return the earlier version's task, with its store, in a folder of the test's own."""
+    """Return the earlier version's task. Its store is unpacked into the test's temporary folder."""
     shutil.unpack_archive(golden.archive, tmp_path, filter="data")
     return load_task(str(tmp_path / "pets.yaml"), [f"store={tmp_path / 'store'}"])
 
@@ -41,7 +41,7 @@ def workspace(task: Task, tmp_path: Path) -> Workspace:
 
 
 def add_later_fields(store: Path) -> None:
-    """Write each record as a later version would: with a field more at every level, and as the next version."""
+    """Write each record as a later version would: with an extra field at every level, and the next `schema_version`."""
     for path in store.rglob("*.json"):
         version = {} if path.name == "drop.json" else NEXT_VERSION
         path.write_text(json.dumps(with_later_fields(json.loads(path.read_text()) | version)))
@@ -60,7 +60,7 @@ def finish(workspace: Workspace, task: Task, golden: Golden) -> RunRecord:
 
 
 def roll_back(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str], times: int) -> None:
-    """Roll back on the command line, as far as there is a champion."""
+    """Run `retrain rollback` this number of times. One more rollback must fail."""
     line = ["rollback", "--yes", "--task", str(tmp_path / "pets.yaml"), "--set", f"store={task.store}"]
     assert [retrain(line, capfd).code for _ in range(times + 1)] == [0] * times + [2]
 

@@ -27,7 +27,7 @@ def weights_of_power(gamma: float, count: int) -> list[float]:
 
 
 def weights_of_ema(decay: float, count: int) -> list[float]:
-    """Powers of the decay, divided by their sum."""
+    """Return the share of each update's weights, oldest first: powers of the decay, divided by their sum."""
     powers = [decay ** (count - t) for t in range(1, count + 1)]
     return [power / sum(powers) for power in powers]
 
@@ -39,8 +39,8 @@ def expected_shares(setting: Averaging, count: int) -> list[float]:
     return weights_of_ema(setting.decay, count)
 
 
-def trained_a_bit(net: nn.Module) -> dict[str, Tensor]:
-    """Change weights and statistics at random; a copy of the state."""
+def change_at_random(net: nn.Module) -> dict[str, Tensor]:
+    """Change weights and statistics at random, and return a copy of the state."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -54,7 +54,7 @@ def test_average_equals_weighted_sum_of_all_weights(setting: Averaging) -> None:
     average = AveragedNetwork(setting, net)
     states = []
     for count in range(1, 13):
-        states.append(trained_a_bit(net))
+        states.append(change_at_random(net))
         average.add(average.share(count))
     shares = expected_shares(setting, 12)
     assert sum(shares) == pytest.approx(1)
@@ -70,7 +70,7 @@ def test_average_equals_weighted_sum_of_all_weights(setting: Averaging) -> None:
 def test_first_update_copies_the_weights(setting: Averaging) -> None:
     net = network()
     average = AveragedNetwork(setting, net)
-    state = trained_a_bit(net)
+    state = change_at_random(net)
     average.add(average.share(1))
     assert all(torch.equal(tensor, state[name]) for name, tensor in average.network().state_dict().items())
     assert share_of_newest(setting, 1) == 1.0
@@ -88,7 +88,7 @@ def test_averaging_none_returns_the_trained_network() -> None:
     assert share_of_newest(NoAverage(), 3) == 1.0
     net = network()
     average = AveragedNetwork(NoAverage(), net)
-    before = trained_a_bit(net)
+    before = change_at_random(net)
     average.add(average.share(1))
     assert average.network() is net
     assert average.tensors() == {}
@@ -96,7 +96,7 @@ def test_averaging_none_returns_the_trained_network() -> None:
 
 
 def test_power_averages_window_grows_with_the_run() -> None:
-    """The mean age of the weights is t / (gamma + 2)."""
+    """Check that the mean age of the weights is t / (gamma + 2) iterations."""
     for count in (50, 500):
         shares = weights_of_power(7, count)
         age = sum(share * (count - 1 - t) for t, share in enumerate(shares))

@@ -1,4 +1,4 @@
-"""Corrected running statistics are the weighted mean of a run's own batches, from the first one on."""
+"""Corrected running statistics are the weighted mean over a run's batches, without initial values."""
 
 import copy
 
@@ -46,7 +46,7 @@ def test_statistics_equal_layers_whose_momentum_is_corrected(momentum: float) ->
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_several_forward_passes_are_batches_of_their_own() -> None:
+def test_each_forward_pass_counts_as_a_batch() -> None:
     found, plain, count = run(network(), passes=3), network(), 0
     for iteration, images in enumerate(batches(30)):
         for number in range(3):
@@ -65,7 +65,7 @@ def two_layers() -> nn.Sequential:
 
 
 def test_each_layer_is_corrected_by_its_own_momentum_and_batches() -> None:
-    """Every third iteration leaves out the second layer."""
+    """Every third iteration skips the second layer."""
     ours, plain, seen = two_layers(), two_layers(), {1: 0, 3: 0}
     correction = StatisticsCorrection(ours)
     for iteration, images in enumerate(batches(60)):
@@ -96,8 +96,8 @@ def test_batchnorm_correction_ends_once_initial_values_are_gone() -> None:
 
 
 def test_resumed_correction_continues_bit_for_bit() -> None:
-    whole, half = network(), network()
-    run(whole, count=20)
+    full, half = network(), network()
+    run(full, count=20)
     run(half, count=10)
     resumed = network(seed=5)
     correction = StatisticsCorrection(resumed)
@@ -106,11 +106,11 @@ def test_resumed_correction_continues_bit_for_bit() -> None:
         correction.before_forward(iteration)
         resumed(images)
         correction.after_backward()
-    assert all(map(torch.equal, statistics(resumed), statistics(whole)))
+    assert all(map(torch.equal, statistics(resumed), statistics(full)))
 
 
 @pytest.mark.parametrize("kind", ["parent's", "cumulative", "untracked", "frozen"])
-def test_other_batchnorm_statistics_are_left_alone(kind: str) -> None:
+def test_other_batchnorm_statistics_are_not_corrected(kind: str) -> None:
     net = network(None if kind == "cumulative" else 0.1)
     if kind == "parent's":
         net(batches(1)[0])

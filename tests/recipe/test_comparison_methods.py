@@ -1,4 +1,4 @@
-"""The papers' comparison methods, each against a reference written out here."""
+"""The papers' comparison methods equal reference implementations in this file."""
 
 from collections.abc import Iterator
 
@@ -54,7 +54,7 @@ def test_confidence_penalty_subtracts_the_mean_entropy() -> None:
     assert penalised.item() == pytest.approx(1.5 - 0.25 * entropy, rel=1e-7)
 
 
-def test_confidence_penalty_pulls_sure_predictions_back() -> None:
+def test_confidence_penalty_reduces_overconfident_logits() -> None:
     logits = torch.tensor([[5.0, 0.0]], requires_grad=True)
     confidence_penalty(logits, logits.sum() * 0, 1.0).backward()
     assert logits.grad is not None
@@ -70,7 +70,9 @@ def test_fgsm_moves_every_pixel_by_epsilon_and_raises_the_loss() -> None:
     assert before.grad is not None
     torch.testing.assert_close(moved, images + 0.01 * before.grad.sign())
     assert functional.cross_entropy(net(moved), labels) > loss
-    assert all(parameter.grad is not None for parameter in net.parameters())  # only by the reference's backward pass
+    assert all(
+        parameter.grad is not None for parameter in net.parameters()
+    )  # these are from the reference's backward pass
     assert not moved.requires_grad
 
 
@@ -136,7 +138,7 @@ def test_ewc_without_fisher_information_is_refused() -> None:
             gradient_term(Ewc(), [parameter], anchor, fisher)
 
 
-def test_only_the_last_layer_moves_while_all_others_are_held() -> None:
+def test_only_the_last_layer_changes_while_the_body_is_frozen() -> None:
     net, (images, labels) = network(), batch()
     held = body_parameters(net)
     assert len(held) == len(list(net.parameters())) - 2

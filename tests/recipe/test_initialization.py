@@ -1,3 +1,5 @@
+"""Initializations of a run from its parent: warm start, shrink and perturb, noise, and fresh weights."""
+
 import copy
 
 import pytest
@@ -36,7 +38,7 @@ def test_warm_start_is_the_parent_bit_for_bit() -> None:
     assert fresh.state_dict()["1.num_batches_tracked"] == 3
 
 
-def test_warm_start_copies_rather_than_shares() -> None:
+def test_warm_start_copies_the_parents_tensors() -> None:
     parent, fresh = network(5, seed=3), network(5, seed=1)
     before = snapshot(parent)
     warm_start(fresh, parent.state_dict())
@@ -61,15 +63,15 @@ def parameter_norm(net: nn.Module) -> float:
     return float(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]).norm())
 
 
-def test_shrinking_in_a_row_stops_at_the_least_norm() -> None:
-    """Shrunk to 0.4 the first time, a parent is left as it is in the runs after that."""
+def test_repeated_shrinking_stops_at_the_least_norm() -> None:
+    """Check that a parent is shrunk to 0.4 of its norm once, and not further in later runs."""
     setting = ShrinkPerturb(alpha=0.4, beta=0.0, least_norm=0.4)
     parent = network(5, seed=3)
-    whole = parameter_norm(parent)
+    norm = parameter_norm(parent)
     for _ in range(4):
         start = network(5, seed=3)
         shrink_perturb(start, parent.state_dict(), setting)
-        assert parameter_norm(start) == pytest.approx(0.4 * whole)
+        assert parameter_norm(start) == pytest.approx(0.4 * norm)
         parent = start
 
 
@@ -84,7 +86,7 @@ def test_shrinking_never_enlarges_a_parent() -> None:
 
 
 @torch.no_grad()
-def test_parent_of_zeros_has_the_factor_alpha() -> None:
+def test_parent_of_zeros_is_shrunk_by_alpha() -> None:
     zeros = {name: torch.zeros_like(tensor) for name, tensor in network(5, seed=3).state_dict().items()}
     assert shrink_factor(network(5, seed=3), zeros, ShrinkPerturb(alpha=0.4)) == 0.4
 
@@ -98,7 +100,7 @@ def test_shrink_perturb_leaves_buffers_fresh() -> None:
         assert not torch.equal(buffer, parent.state_dict()[name]), name
 
 
-def test_buffers_and_new_rows_have_a_setting_for_comparison() -> None:
+def test_shrink_perturb_can_keep_buffers_and_perturb_new_rows() -> None:
     parent, fresh = network(5, seed=3).state_dict(), network(8, seed=1)
     start = snapshot(fresh)
     shrink_perturb(fresh, parent, ShrinkPerturb(buffers="old", new_rows="perturbed"))
@@ -178,7 +180,7 @@ def test_scalar_parameter_does_not_grow_rows(setting: Warm | ShrinkPerturb) -> N
 
 
 def test_noise_has_the_set_deviation_and_spares_buffers() -> None:
-    """Ash & Adams, section 3.7: the parent's parameters plus Gaussian noise of this standard deviation."""
+    """Ash & Adams (section 3.7) add Gaussian noise of this standard deviation to the parent's parameters."""
     torch.manual_seed(0)
     old = nn.Sequential(nn.Linear(60, 80), nn.BatchNorm1d(80), nn.Linear(80, 3))
     old[1].running_mean.fill_(2.0)
@@ -190,12 +192,12 @@ def test_noise_has_the_set_deviation_and_spares_buffers() -> None:
     noise = torch.cat([each.detach().flatten() for each in added])
     assert float(noise.mean()) == pytest.approx(0, abs=5e-4)
     assert float(noise.std()) == pytest.approx(0.01, rel=0.05)
-    assert float((noise / 0.01).pow(4).mean()) == pytest.approx(3, rel=0.2)  # a normal distribution's kurtosis
+    assert float((noise / 0.01).pow(4).mean()) == pytest.approx(3, rel=0.2)  # kurtosis of a normal distribution
     assert torch.equal(fresh[2].weight[3:], new_rows)
     assert torch.equal(fresh[1].running_mean, old[1].running_mean)
 
 
-def test_fresh_network_is_scaled_where_the_setting_asks_for_it() -> None:
+def test_fresh_network_is_scaled_by_its_setting() -> None:
     plain, scaled = nn.Linear(4, 3), nn.Linear(4, 3)
     scaled.load_state_dict(plain.state_dict())
     initialize(Fresh(scale=0.4), scaled, None)

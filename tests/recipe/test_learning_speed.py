@@ -1,3 +1,5 @@
+"""Learning-speed counters equal loops over samples, and are stored in a few bytes."""
+
 import math
 import random
 

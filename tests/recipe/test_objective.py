@@ -1,3 +1,5 @@
+"""Gradients of the penalties equal autograd's."""
+
 from collections.abc import Callable
 
 import pytest
@@ -28,7 +30,7 @@ def gradients(net: nn.Module) -> list[Tensor]:
 
 
 def autograd_reference(penalty: Callable[[Tensor, Tensor], Tensor], strength: float) -> list[Tensor]:
-    """Gradients of the loss with the term written into it, as in the paper."""
+    """Return the gradients of the loss with the term added to it, as in the paper."""
     net = network()
     terms = [penalty(p, anchor) for p, anchor in zip(net.parameters(), anchor_of(net), strict=True)]
     (loss_of(net) + strength * torch.stack(terms).sum()).backward()
@@ -78,7 +80,7 @@ def test_l2_init_also_pulls_parameters_without_gradients() -> None:
     assert unused.grad.tolist() == [0.5, -1.0]
 
 
-def test_term_is_coupled_and_adam_sees_it() -> None:
+def test_penalty_is_part_of_the_gradient_that_adam_sees() -> None:
     parameter = nn.Parameter(torch.tensor([1.0]))
     optimizer = torch.optim.Adam([parameter], lr=0.1)
     term = gradient_term(L2(strength=0.5), [parameter], None)
@@ -92,7 +94,7 @@ def test_term_is_coupled_and_adam_sees_it() -> None:
     ("setting", "expected"),
     [(NoPenalty(), 1.0), (L2(strength=0.1), 1 + 0.2 * 3), (L2Init(strength=0.1), 1 + 0.2 * (3 - 5))],
 )
-def test_setting_chooses_the_term(setting: NoPenalty | L2 | L2Init, expected: float) -> None:
+def test_objective_setting_selects_the_penalty(setting: NoPenalty | L2 | L2Init, expected: float) -> None:
     parameter = nn.Parameter(torch.tensor([3.0]))
     parameter.grad = torch.tensor([1.0])
     gradient_term(setting, [parameter], [torch.tensor([5.0])])()

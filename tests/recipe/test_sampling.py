@@ -1,3 +1,5 @@
+"""Sampling probabilities equal sorts by hand, and epochs are drawn with these probabilities."""
+
 import math
 import random
 from collections import Counter
@@ -12,8 +14,8 @@ from retrain.recipe.learning_speed import Counters
 from retrain.recipe.sampling import draw_epoch, keep_probability
 
 
-def index(n: int, seed: int) -> tuple[Counters, Tensor]:
-    """Return a random index full of ties, some samples never seen, and which samples are old."""
+def random_counters(n: int, seed: int) -> tuple[Counters, Tensor]:
+    """Return random counters with many ties and some samples that were never seen, and the mask of old samples."""
     rng = random.Random(seed)
     seen = [rng.choice([0, 2, 4, 4, 4]) for _ in range(n)]
     correct = [rng.randint(0, times) for times in seen]
@@ -28,7 +30,7 @@ def group(old: int, new: int) -> Tensor:
 
 
 def speeds(values: list[float]) -> Counters:
-    """Return an index of samples that were seen 100 times each, with these learning speeds."""
+    """Return counters of samples that were seen 100 times each, with these learning speeds."""
     correct = (100 * torch.tensor(values)).round()
     return Counters(torch.full_like(correct, 100), correct, torch.zeros_like(correct))
 
@@ -41,7 +43,7 @@ def drawn(probability: Tensor | None, size: int, passes: int) -> list[Tensor]:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("share", "percent"), [(0.1, 10), (0.29, 29), (0.5, 50), (0.0, 0)])
 def test_easy_hard_equals_a_sort_by_hand(seed: int, share: float, percent: int) -> None:
-    counters, old = index(100, seed)
+    counters, old = random_counters(100, seed)
     known = [i for i in range(100) if old[i] and counters.seen[i] > 0]
     seen, correct, loss = (column.tolist() for column in (counters.seen, counters.correct, counters.loss))
     known.sort(key=lambda i: (-correct[i] / seen[i], loss[i] / seen[i], i))
@@ -62,7 +64,7 @@ def test_easy_hard_thins_both_ends_only_of_old_samples() -> None:
 
 
 @pytest.mark.parametrize(("share", "old", "ends"), [(0.29, 100, 29), (0.1, 30, 3), (0.1, 39, 3), (0.07, 100, 7)])
-def test_each_end_holds_exactly_the_whole_part_of_the_share(share: float, old: int, ends: int) -> None:
+def test_each_end_has_the_share_rounded_down(share: float, old: int, ends: int) -> None:
     found = keep_probability(EasyHard(share=share), speeds([i / old for i in range(old)]), group(old, 0))
     assert found is not None
     assert int((found < 1).sum()) == 2 * ends
@@ -89,7 +91,7 @@ def test_easy_hard_raises_new_samples_from_30_to_34_percent() -> None:
     assert (found[700:].sum() / found.sum()).item() == pytest.approx(300 / (300 + 560 + 14), rel=1e-6)
 
 
-def test_setting_that_leaves_nothing_to_train_on_is_refused() -> None:
+def test_sampling_that_keeps_no_sample_is_refused() -> None:
     counters = speeds([0.1, 0.2, 0.3, 0.4])
     with pytest.raises(TaskError, match="leaves no sample"):
         keep_probability(EasyHard(share=0.5, probability=0), counters, group(4, 0))
@@ -97,7 +99,7 @@ def test_setting_that_leaves_nothing_to_train_on_is_refused() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(700, 300), (300, 700), (500, 500), (999, 1)])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_old_new_meets_its_share_by_thinning_one_group_alone(old: int, new: int, share: float) -> None:
+def test_old_new_meets_its_share_by_thinning_one_group(old: int, new: int, share: float) -> None:
     found = keep_probability(OldNew(new=share), Counters.zeros(old + new), group(old, new))
     assert found is not None
     assert (found[old:].double().sum() / found.double().sum()).item() == pytest.approx(share, rel=1e-6)
@@ -112,8 +114,8 @@ def test_old_new_with_one_group_alone_keeps_all_of_it(old: int, new: int) -> Non
     assert keep_probability(OldNew(), Counters.zeros(10), group(old, new)) is None
 
 
-def test_uniform_passes_hold_every_sample_once_in_another_order() -> None:
-    counters, old = index(1000, seed=0)
+def test_uniform_epochs_contain_each_sample_once_in_new_order() -> None:
+    counters, old = random_counters(1000, seed=0)
     passes = drawn(keep_probability(Uniform(), counters, old), 1000, 2)
     for each in passes:
         assert each.dtype == torch.int64
@@ -121,24 +123,24 @@ def test_uniform_passes_hold_every_sample_once_in_another_order() -> None:
     assert passes[0].tolist() != passes[1].tolist()
 
 
-def test_epoch_keeps_probability_1_once_and_0_never() -> None:
+def test_epoch_contains_probability_1_once_and_0_never() -> None:
     probability = torch.tensor([1.0] * 500 + [0.0] * 500)
     for each in drawn(probability, 1000, 3):
         assert each.dtype == torch.int64
         assert each.sort().values.tolist() == list(range(500))
 
 
-def test_samples_are_kept_as_often_as_their_probability_says() -> None:
+def test_samples_are_drawn_as_often_as_their_probability() -> None:
     probability = torch.tensor([0.1, 0.5, 0.9, 1.0]).repeat_interleave(25_000)
     each = torch.cat(drawn(probability, 100_000, 10))
     counts = torch.bincount(each, minlength=100_000).view(4, -1).double()
     for p, mean in zip((0.1, 0.5, 0.9, 1.0), (counts.mean(1) / 10).tolist(), strict=True):
         assert abs(mean - p) <= 4 * math.sqrt(p * (1 - p) / 250_000)
-    # Independent draws: the count of each sample is binomial, so its variance is 10 p (1 - p).
+    # Draws are independent. The count of a sample is binomial over 10 epochs, so its variance is 10 p (1 - p).
     assert counts.var(1).tolist() == pytest.approx([0.9, 2.5, 0.9, 0.0], rel=0.05)
 
 
-def test_no_sample_appears_twice_in_a_pass() -> None:
+def test_no_sample_appears_twice_in_an_epoch() -> None:
     each = drawn(torch.full((1000,), 0.5), 1000, 1)[0]
     assert len(set(each.tolist())) == len(each)
 

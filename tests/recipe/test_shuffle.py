@@ -1,4 +1,4 @@
-"""The order of an epoch: every order is equally likely, depends on the seed only, and has exactly its samples."""
+"""All orders of an epoch are equally likely. An order depends on the seed only, and contains each sample once."""
 
 from collections import Counter
 from functools import partial
@@ -14,11 +14,11 @@ from retrain.training.seeds import make_generator
 
 
 def sort_by_random_numbers(kept: Tensor, drawn: torch.Generator) -> Tensor:
-    """Return the order that `shuffled` computes for many samples."""
+    """Return the order that `shuffle` computes for many samples."""
     return sort_by_random_key(kept, lambda block: torch.rand(len(block), generator=drawn, dtype=torch.float64))
 
 
-def test_few_samples_keep_the_order_that_torch_gives_them() -> None:
+def test_few_samples_are_ordered_by_torchs_randperm() -> None:
     kept = torch.arange(0, 3000, 3)
     expected = kept[torch.randperm(1000, generator=make_generator(0, "order"))]
     assert torch.equal(shuffle(kept, make_generator(0, "order")), expected)
@@ -41,16 +41,16 @@ def test_shuffle_spreads_each_block_evenly_over_the_epoch() -> None:
     assert ((cells - expected) ** 2 / expected).sum() < 292.7
 
 
-def test_neighbours_rise_half_of_the_time() -> None:
+def test_order_rises_between_half_of_all_neighbours() -> None:
     order = sort_by_random_numbers(torch.arange(4 * BLOCK), make_generator(2, "lots"))
     rising = (order[1:] > order[:-1]).double().mean().item()
     assert rising == pytest.approx(0.5, abs=4 * (12 * len(order)) ** -0.5)
 
 
-def test_large_shuffle_holds_each_sample_once_in_seed_order() -> None:
+def test_large_shuffle_has_each_sample_once_and_follows_the_seed() -> None:
     first, again, other = (draw_epoch(None, LARGE, make_generator(seed, "pass")) for seed in (0, 0, 1))
     assert torch.equal(first, again)
-    assert int((first == other).sum()) < 20  # of 4 M, one is expected to fall on its own place
+    assert int((first == other).sum()) < 20  # one of 4 million samples is expected to have the same place in both
     assert torch.equal(first.sort().values, torch.arange(LARGE))
 
 

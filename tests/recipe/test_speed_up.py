@@ -1,3 +1,5 @@
+"""Speed-ups equal the papers' equations, written out by hand."""
+
 from collections.abc import Sequence
 from random import Random
 
@@ -34,12 +36,12 @@ def test_empty_curve_reaches_nothing_and_ragged_is_refused() -> None:
 
 
 def level(scratch: Points, other: Points, r: float) -> float | None:
-    """L_r, as studies compute it."""
+    """Return L_r as studies compute it."""
     first, second = (ended_run("any", 0, dict(zip(*points, strict=True))).curve for points in (scratch, other))
     return ratio(first, second, r)
 
 
-def test_speed_up_divides_scratch_by_the_other() -> None:
+def test_speed_up_divides_scratch_by_the_other_run() -> None:
     assert speed_up(400, 100) == 4.0
     assert speed_up(100, 400) == 0.25
     assert speed_up(None, 100) is None
@@ -59,10 +61,10 @@ def test_speed_up_equals_equation_2_on_random_curves() -> None:
     for _ in range(50):
         scratch, other = ([(10 * k, random.random()) for k in range(1, 9)] for _ in range(2))
         a_scratch = scratch[-1][1]
-        above = min(iteration for iteration, accuracy in scratch if accuracy >= a_scratch)
+        numerator = min(iteration for iteration, accuracy in scratch if accuracy >= a_scratch)
         for r in (50, 99, 100):
-            below = [iteration for iteration, accuracy in other if accuracy >= r / 100 * a_scratch]
-            expected = above / min(below) if below else None
+            reaching = [iteration for iteration, accuracy in other if accuracy >= r / 100 * a_scratch]
+            expected = numerator / min(reaching) if reaching else None
             first, second = (tuple(zip(*curve, strict=True)) for curve in (scratch, other))
             assert level(first, second, r) == expected
 
@@ -80,11 +82,11 @@ def test_result_divides_scratchs_iterations_to_100_percent() -> None:
     assert speed_ups({"99": 60, "100": 150}, None) == {"99": None, "100": None}
 
 
-def test_level_is_of_scratchs_final_accuracy_not_its_best() -> None:
+def test_level_is_relative_to_scratchs_final_accuracy() -> None:
     assert level(([10, 20, 30], [0.5, 0.9, 0.6]), ([5, 10], [0.4, 0.6]), 100) == 20 / 10
 
 
-def test_scratch_is_above_one_against_itself_below_100_percent() -> None:
+def test_scratch_has_a_speed_up_over_itself_below_100_percent() -> None:
     assert [level(SCRATCH, SCRATCH, r) for r in (1, 50, 99, 100)] == [4, 2, 1, 1]
     assert level(SCRATCH, ([400, 800], [0.5, 0.7]), 100) == 0.5
 

@@ -1,4 +1,4 @@
-"""The start of a run follows from its method, and from the parent's architecture and how far it has fitted its data."""
+"""The initialization of a run depends on its method, on the parent's architecture and on the parent's fit."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from retrain.recipe.start import resolve_initialization
 
 SHRUNK = ShrinkPerturb(least_norm=0.4, new_rows="class_means")
 PARTLY = ShrinkPerturb(alpha=0.7, least_norm=0.7, rate=1.75, new_rows="class_means")
-WHOLE = ShrinkPerturb(alpha=1.0, least_norm=1.0, rate=2.5, new_rows="class_means")
+KEPT = ShrinkPerturb(alpha=1.0, least_norm=1.0, rate=2.5, new_rows="class_means")
 GENTLE = ShrinkPerturb(alpha=0.8, least_norm=0.8, new_rows="class_means")
 RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_means")
 
@@ -36,8 +36,8 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
         (True, 0.87, 0.30, SHRUNK, "it is fitted, with a training error 0.19 times"),
         (True, 0.875, 0.375, SHRUNK, "it is fitted, with a training error 0.20 times"),
         (True, 0.72, 0.30, PARTLY, "it is partly fitted, with a training error 0.40 times"),
-        (True, 0.57, 0.30, WHOLE, "it is under-fitted, with a training error 0.61 times"),
-        (True, 0.30, 0.35, WHOLE, "it is under-fitted, with a training error 1.08 times"),
+        (True, 0.57, 0.30, KEPT, "it is under-fitted, with a training error 0.61 times"),
+        (True, 0.30, 0.35, KEPT, "it is under-fitted, with a training error 1.08 times"),
         (True, 0.985, 0.99, SHRUNK, "it is fitted, with a training error 1.50 times"),
         (True, 1.0, 1.0, SHRUNK, "it is fitted, with a training error 0.00 times"),
         (True, None, 0.30, SHRUNK, "its training accuracy is unknown"),
@@ -60,11 +60,13 @@ def test_initialization_follows_from_the_parent(
     [(None, 1.0), (0.02, 2.5), (0.024, 2.5), (0.03, 2.0), (0.06, 1.0), (0.08, 0.75), (0.24, 0.25), (9.0, 0.25)],
 )
 def test_initialization_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
-    """A perceptron on 28x28 pixels has small weights, so steps of 2.5 times the rate would destroy them."""
+    """A perceptron on 28x28 pixels has small weights. Steps at 2.5 times the learning rate would destroy them."""
     start, why = resolve_initialization(Auto(), False, 0.99, 0.3, relative_step)
     assert start == GENTLE.model_copy(update={"rate": rate})
     assert ("The learning rate is multiplied" in why) == (rate != 1)
-    assert resolve_initialization(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, "with BatchNorm it stays"
+    assert resolve_initialization(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, (
+        "with BatchNorm, the relative step has no effect"
+    )
 
 
 @pytest.mark.parametrize(("train", "alpha"), [(0.99, 0.4), (0.72, 0.6), (0.3, 0.8)])
@@ -104,12 +106,12 @@ def test_scratch_and_naive_differ_only_in_their_start(
     assert found.schedule == type(schedule)(**schedule.model_dump() | {"scale": 1.0})
 
 
-def test_continuous_is_the_tasks_recipe() -> None:
+def test_continuous_method_uses_the_tasks_recipe() -> None:
     recipe = Recipe(initialization=Warm(), sampling=OldNew(new=0.3), schedule=MultiStep(scale=0.5))
     assert recipe_for("continuous", recipe) == recipe
 
 
-def test_every_method_gives_a_recipe_that_a_plan_can_keep() -> None:
+def test_every_method_gives_a_recipe_that_a_plan_can_store() -> None:
     for method in get_args(Method):
         recipe = recipe_for(method, Recipe())
         assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

@@ -1,4 +1,4 @@
-"""Any bytes give either a clear error or exactly the intended record."""
+"""Any bytes are either refused with a clear error, or read as a record that round-trips."""
 
 import io
 import json
@@ -34,7 +34,7 @@ json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionar
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Return the bytes with a few changed, cut out, or put in."""
+    """Return the bytes after a few of them were changed, removed or inserted."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
@@ -89,7 +89,7 @@ extras = st.dictionaries(st.sampled_from(["size", "path", "mtime", "GNU.sparse.m
 
 @st.composite
 def strange_tars(draw: st.DrawFn) -> bytes:
-    """Tars of strange members, well-formed otherwise."""
+    """Draw tar files that are well-formed but have unusual members."""
     members: list[tuple[str | tarfile.TarInfo, bytes]] = []
     for _ in range(draw(st.integers(0, 5))):
         member = tarfile.TarInfo(draw(names).replace("\0", "?"))
@@ -99,7 +99,7 @@ def strange_tars(draw: st.DrawFn) -> bytes:
 
 
 def check_shard(data: bytes) -> None:
-    """Read it as a shard of which nothing is known; what comes out is written and read back the same."""
+    """Read bytes as a shard. If they are accepted, their samples must stay equal after writing and reading again."""
 
     def read() -> list[Encoded]:
         return [encoded(key, files) for key, files in read_samples(HashingReader(io.BytesIO(data)), "the shard")]

@@ -1,4 +1,4 @@
-"""Names that contain script are only text in a browser, for every way of upload."""
+"""A browser shows names that contain scripts as text."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Task:
-    """Return a task whose only drop has a class of a hostile name, and whose gate says so: the class is never right."""
+    """Return a task with a class that has a hostile name. The model never predicts it, so the gate names the class."""
     task = make_task(gate=Gate(min_class_accuracy=1))
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1, mislabelled=True)
@@ -53,7 +53,7 @@ def test_hostile_names_in_drops_gates_and_errors_are_only_text(browser: Browser,
 
 
 def test_browser_runs_no_script_planted_in_a_page(browser: Browser) -> None:
-    """The policy sent with every answer is the second line: here is a page as if nothing had been escaped."""
+    """The content security policy is the second defence. Check it with a page that escapes nothing."""
     script = (
         b"<script>document.documentElement.lang='x'</script><svg onload=\"document.documentElement.lang='x'\"></svg>"
     )
@@ -68,7 +68,7 @@ def test_browser_runs_no_script_planted_in_a_page(browser: Browser) -> None:
         page.goto(f"http://127.0.0.1:{port}/")
         page.locator("form").evaluate("form => form.submit()")
         for directive in ("script-src", "frame-src", "form-action"):
-            while not any(directive in line for line in refused):  # the test's time limit ends it
+            while not any(directive in line for line in refused):  # the test's time limit ends this loop
                 page.wait_for_timeout(50)
         assert page.locator("html").get_attribute("lang") is None
         assert page.url == f"http://127.0.0.1:{port}/"

@@ -1,4 +1,4 @@
-"""Settings that were added later do not change a run's id if they are left out."""
+"""Settings of later versions do not change a run's id unless they are set."""
 
 import json
 from typing import Annotated
@@ -35,13 +35,13 @@ def test_runs_of_earlier_versions_keep_their_ids(text: str) -> None:
     assert plan_of(parse_task(text, "task")).run_id == KNOWN[text]
 
 
-def test_later_field_counts_only_where_it_is_set() -> None:
+def test_later_field_is_part_of_the_id_only_if_set() -> None:
     assert identity(Part()) == identity(Part(later=2, never=5)) == {"first": 1}
     assert identity(Part(later=4)) == {"first": 1, "later": 4}
 
 
 def test_unknown_fields_without_effect_keep_the_id() -> None:
-    """A later version adds a field to every setting, also to those that count only where they are set."""
+    """A later version adds a field to every setting, including settings that are part of the id only if set."""
     plan = plan_of(Task.model_validate({**TASK.model_dump(), "data": {"augmentation": {"mixup": 0.2}}}))
     for written in (plan_of(), plan):
         data = json.dumps(with_later_fields(json.loads(written.to_bytes()))).encode()
@@ -51,7 +51,7 @@ def test_unknown_fields_without_effect_keep_the_id() -> None:
         assert read.model_copy().run_id == written.run_id
 
 
-def test_model_input_is_that_of_the_plan() -> None:
+def test_model_input_comes_from_the_plan() -> None:
     task = Task.model_validate({**TASK.model_dump(), "data": {"image_size": 16, "mean": (0.1, 0.2, 0.3)}})
     found = ModelInput.of(plan_of(task, classes=3))
     assert found.shape == (3, 16, 16)

@@ -1,4 +1,4 @@
-"""The `schema_version` of records: written, kept, accepted up to the next version, and refused beyond it."""
+"""The `schema_version` of a record is written and preserved. Versions after the next one are refused."""
 
 import json
 from datetime import UTC, datetime
@@ -22,15 +22,15 @@ def written(record: Removed | Plan, **changes: Any) -> bytes:
     return json.dumps(json.loads(record.to_bytes()) | changes).encode()
 
 
-def test_record_is_written_with_its_version_and_read_as_it_was() -> None:
+def test_record_with_its_version_round_trips() -> None:
     data = REMOVED.to_bytes()
     assert json.loads(data)["schema_version"] == RECORD_VERSION
     read = parse_record(Removed, data, "removed.json")
     assert (read, read.to_bytes(), list(unknown_fields(read))) == (REMOVED, data, [])
 
 
-def test_record_without_a_version_is_of_the_first() -> None:
-    """Commits before the field was introduced wrote this."""
+def test_record_without_a_version_is_of_the_first_version() -> None:
+    """Versions of `retrain` without this field wrote such records."""
     data = b'{\n "at": "2026-01-10T00:00:00Z",\n "bytes": 7,\n "run_id": "scratch-1"\n}\n'
     assert parse_record(Removed, data, "removed.json") == REMOVED
 
@@ -58,9 +58,11 @@ def test_version_does_not_change_a_plans_id() -> None:
     ids=["two ahead", "next version with another field"],
 )
 def test_record_of_a_later_version_asks_for_an_upgrade(changes: dict[str, Any]) -> None:
-    """An upgrade helps, so this is an error of the store, after which a run is retried, and not one of the run."""
-    said = f"removed.json was written by a later version .* schema_version {changes['schema_version']}, and retrain .*"
-    with pytest.raises(StoreError, match=f"^{said} writes {RECORD_VERSION}. Upgrade"):
+    """The error is a `StoreError`, after which the run is retried, because an upgrade helps. It is no `RunError`."""
+    message = (
+        f"removed.json was written by a later version .* schema_version {changes['schema_version']}, and retrain .*"
+    )
+    with pytest.raises(StoreError, match=f"^{message} writes {RECORD_VERSION}. Upgrade"):
         parse_record(Removed, written(REMOVED, **changes), "removed.json", RunError)
 
 
@@ -71,7 +73,7 @@ def test_record_without_a_valid_version_is_damaged(version: object) -> None:
 
 
 def test_manifest_has_no_version() -> None:
-    """Its digest covers every field, and earlier versions compute it of unknown fields too."""
+    """A manifest's digest covers every field, including fields that a version of `retrain` does not know."""
     drop = make_drop("week-45", 1, ("cat", "dog"))
     drop = drop.model_copy(update={"digest": drop_digest(drop)})
     assert "schema_version" not in json.loads(drop.to_bytes())

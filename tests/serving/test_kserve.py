@@ -1,4 +1,4 @@
-"""The example on KServe's SDK, and `retrain serve`, asked by KServe's own clients."""
+"""KServe's clients get answers from the example on KServe's SDK, and from `retrain serve`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from retrain.api import load_champion
 
 @pytest.fixture(scope="module", autouse=True)
 def kserve() -> None:
-    """Skip this file where there is no KServe."""
+    """Skip this file if KServe is not installed."""
     skip_without_kserve()
 
 
@@ -38,8 +38,8 @@ def test_kserve_example_answers_the_sdks_clients(served: Served, server: Address
     assert (answers["live"], answers["ready"], answers["grpc_ready"]) == (True, True, True)
     for kind in ("json", "grpc"):
         assert answers[kind]["labels"] == expected.labels
-        for row, own in zip(answers[kind]["probabilities"], expected.probabilities.tolist(), strict=True):
-            assert row == pytest.approx(own, abs=1e-6)
+        for row, expected_row in zip(answers[kind]["probabilities"], expected.probabilities.tolist(), strict=True):
+            assert row == pytest.approx(expected_row, abs=1e-6)
 
 
 def test_retrain_serve_answers_the_sdks_client(served: Served) -> None:
@@ -52,14 +52,14 @@ def test_retrain_serve_answers_the_sdks_client(served: Served) -> None:
 
 def test_kserve_example_has_metadata_and_both_sets_of_metrics(served: Served, server: Addresses) -> None:
     model = load_champion(served.file).run_id
-    assert infer(server.url, served.test_files()[:2])["model_version"] == model  # the SDK's clients leave it out
+    assert infer(server.url, served.test_files()[:2])["model_version"] == model  # the SDK's clients do not return it
     metadata = ask(f"{server.url}/v2/models/pets")
     assert [one["name"] for one in (*metadata["inputs"], *metadata["outputs"])] == ["images", "labels", "probabilities"]
     with urlopen(f"{server.url}/metrics") as page:
-        figures = samples(page.read().decode())
-    assert figures["retrain_serving_model_info", frozenset({("task", "pets"), ("model", model)})] == 1
-    assert figures["retrain_serving_images_total", frozenset({("task", "pets")})] >= 2
-    assert figures["request_predict_seconds_count", frozenset({("model_name", "pets")})] >= 1
+        values = samples(page.read().decode())
+    assert values["retrain_serving_model_info", frozenset({("task", "pets"), ("model", model)})] == 1
+    assert values["retrain_serving_images_total", frozenset({("task", "pets")})] >= 2
+    assert values["request_predict_seconds_count", frozenset({("model_name", "pets")})] >= 1
 
 
 @pytest.mark.parametrize(("file", "message"), [(b"no image", "cannot be decoded"), (b"", "cannot be decoded")])

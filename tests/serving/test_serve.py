@@ -36,7 +36,7 @@ from retrain.utils import extras
 
 @contextmanager
 def serving(served: Served, every: float = 0.1) -> Iterator[str]:
-    """Yield the address of a server of the task's champion; it must end with 0 at SIGTERM."""
+    """Yield the address of a server of the task's champion. The server must exit with 0 after SIGTERM."""
     command = [preloaded_retrain(), "serve", "-t", served.file, "--port", "0", "--every", str(every), "--device", "cpu"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -98,11 +98,11 @@ def test_health_metadata_and_metrics_are_served(served: Served, address: str) ->
     assert metadata["versions"] == [load_champion(served.file).run_id]
     assert ask(f"{address}/v2")["name"] == "retrain"
     with urllib.request.urlopen(f"{address}/metrics") as answer:
-        figures = samples(answer.read().decode())
+        values = samples(answer.read().decode())
     task = ("task", "pets")
-    assert figures["retrain_serving_model_info", frozenset({task, ("model", metadata["versions"][0])})] == 1
-    assert figures["retrain_serving_requests_total", frozenset({task, ("code", "200")})] >= 1
-    assert figures["retrain_serving_images_total", frozenset({task})] >= 1
+    assert values["retrain_serving_model_info", frozenset({task, ("model", metadata["versions"][0])})] == 1
+    assert values["retrain_serving_requests_total", frozenset({task, ("code", "200")})] >= 1
+    assert values["retrain_serving_images_total", frozenset({task})] >= 1
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,10 @@ def test_promotion_is_followed_without_a_dropped_request(tmp_path: Path) -> None
 
 
 def ask_until_promoted(served: Served, url: str) -> None:
-    """Promote another model while two clients keep asking, and check that every request is answered, by old and new."""
+    """Promote another model while two clients send requests.
+
+    Check that every request is answered, first by the old model and then by the new one.
+    """
     files, first = served.test_files()[:2], load_champion(served.file).run_id
     stop = Event()
 
@@ -225,7 +228,7 @@ def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
     assert [(one.labels["code"], one.value) for one in requests.samples] == [("500", 1)]
 
 
-def test_wrong_use_is_one_message(
+def test_wrong_use_gives_one_message(
     served: Served, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
@@ -244,7 +247,7 @@ def test_wrong_use_is_one_message(
     assert "`retrain serve` needs starlette: pip install 'retrain-classifiers[serve]'" in ran.err
 
 
-def test_kserve_example_calls_a_command_that_exists() -> None:
+def test_kserve_example_calls_an_existing_command() -> None:
     documents = yaml.safe_load_all((ROOT / "k8s" / "examples" / "kserve" / "inferenceservice.yaml").read_text())
     service = next(document for document in documents if document["kind"] == "InferenceService")
     (container,) = service["spec"]["predictor"]["containers"]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REFUSAL = b"<?xml version='1.0'?><Error><Code>PreconditionFailed</Code><Message>Other generation.</Message></Error>"
 SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-"""Authorization that moto needs in requests for objects that are not public; it does not verify it."""
+"""Authorization header that moto needs in requests for objects that are not public. moto does not verify it."""
 CONDITION = "HTTP_X_GOOG_IF_GENERATION_MATCH"
 
 KEY = json.dumps({"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""})
@@ -54,11 +54,11 @@ AZURE = {
     "AZURE_STORAGE_ACCOUNT_KEY": base64.b64encode(b"a key of the tests").decode(),
     "NO_PROXY": "127.0.0.1",
 }
-"""The environment in which obstore speaks to Azurite."""
+"""The environment in which obstore connects to Azurite."""
 
 
 class Generations:
-    """Gives each object a generation, and lets only one write at a time compare it."""
+    """An application that gives each object a generation. It handles one request at a time."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app, self._lock = app, Lock()

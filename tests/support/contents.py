@@ -16,7 +16,10 @@ def content_of(image: bytes) -> bytes:
 
 
 def placed(store: TaskStore, drop: Drop) -> Places:
-    """Read a drop as training does. Raises an error if a content is used twice, or if a count is wrong."""
+    """Return the place of each content of a drop, read as training reads it.
+
+    Fail if a content is used twice, or if a count is wrong.
+    """
     found: Places = {}
     assignment = Assignment.of(drop, store)
     for position, one in enumerate(drop.shards):

@@ -34,7 +34,8 @@ class Reply:
 
 Forward = Callable[[Request], Reply]
 Fault = Callable[[Request, Forward], Reply | None]
-"""Answers a request, by way of the server or not; None drops the connection without a reply."""
+"""A function that answers a request. It may forward the request to the server. If it returns None, the proxy closes the
+connection without a reply."""
 
 
 def refusal(status: int, code: str) -> Reply:
@@ -59,7 +60,7 @@ def faulty(server: str, fault: Fault) -> Iterator[str]:
 
 def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # answers boto3's "Expect: 100-continue", which costs it a second otherwise
+        protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue"; without the answer, boto3 waits a second
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

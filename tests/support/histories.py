@@ -22,7 +22,8 @@ TASK = Task.model_validate(
     }
 )
 CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
-"""Curve of a scratch run that ends at 80%: it reaches 99% of that at 150, and 100% at 200."""
+"""Curve of a scratch run: iterations, and accuracies at them. The run ends at an accuracy of 0.8. It reaches 99% of
+this accuracy at iteration 150, and 100% at iteration 200."""
 
 
 def configured(**parts: object) -> Task:
@@ -63,7 +64,7 @@ def make_drop(drop_id: str, minute: int, classes: tuple[str, ...] = ("cat",)) ->
 def result(
     outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300, reached: bool = True
 ) -> Result:
-    """Return the result of a training. Unless it `reached` its target, it does not say after how many iterations."""
+    """Return the result of a training. If it has not `reached` its target, `reached_at` has no iterations."""
     cost = Cost(
         iterations=iterations,
         samples=iterations * 10,
@@ -131,13 +132,13 @@ class Past:
         return planned
 
     def ended(
-        self, plan: Plan, outcome: str | None = None, promoted: bool | None = True, **figures: float
+        self, plan: Plan, outcome: str | None = None, promoted: bool | None = True, **numbers: float
     ) -> RunRecord:
-        """End a run. A scratch run ends with `CURVE`. Other runs reach their target by default."""
+        """End a run, and return its record. Scratch runs end with `CURVE`. Other runs reach their target by default."""
         outcome = outcome or ("reached" if plan.target else "completed")
         decision = None if promoted is None else Decision(promoted=promoted, reasons=() if promoted else ("worse",))
         of_scratch = {"iterations": 250} if outcome == "completed" else {}
-        ended = None if outcome == "failed" else result(outcome, **(of_scratch | figures))
+        ended = None if outcome == "failed" else result(outcome, **(of_scratch | numbers))
         record = make_record(plan, ended, None, decision, "it broke" if outcome == "failed" else None)
         self.records.append(record)
         if promoted:
@@ -148,7 +149,7 @@ class Past:
 
 
 def one_drop(task: Task = TASK) -> Past:
-    """Return a first drop of 500 cats and dogs, and a champion trained on it from scratch."""
+    """Return a history of one drop of 500 cats and dogs, and of a champion trained on it from scratch."""
     past = Past(task).landed(drop(1))
     past.ended(past.plan())
     return past

@@ -24,7 +24,7 @@ from support.uploads import shard, upload
 DROP = "week-45"
 Files = dict[str, bytes]
 IngestFunction = Callable[[Task, TaskStore, str, Files], Drop]
-"""Ingests files as a drop of a task under this id. Raises `DropError`."""
+"""A function that ingests files as a drop of a task, under this id. It may raise `DropError`."""
 
 
 def ingest(drop_id: str, task: Task, store: TaskStore) -> Drop:
@@ -96,7 +96,7 @@ def tree(*classes: str, each: int = 12, suffix: str = ".png") -> dict[str, bytes
 
 
 def zipped(files: Files) -> bytes:
-    """Return a zip of files."""
+    """Return a zip file of these files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in files.items():

@@ -61,7 +61,7 @@ NO_RIGHT_TO_UPLOAD: Reply = (
         "error_details": "Failed to create a pipeline version\nthe stack of\n\tserver/pipeline_upload_server.go:315",
     },
 )
-"""Its reply to an upload without the right to create pipelines."""
+"""The reply of a real multi-user server to an upload without the right to create pipelines."""
 
 TOO_LONG: Reply = (
     500,
@@ -71,7 +71,7 @@ TOO_LONG: Reply = (
         "details": [{"@type": "type.googleapis.com/google.rpc.Status", "code": 13, "message": "Internal Server Error"}],
     },
 )
-"""Its reply to an experiment's name of 129 letters."""
+"""The reply of a real multi-user server to an experiment's name of 129 letters."""
 
 PAGE: Reply = (200, "<!doctype html><title>Sign in</title>")
 """The reply of a website to every request."""
@@ -91,7 +91,7 @@ class KfpServer:
     tokens: list[str | None] = field(default_factory=list)
     """The Authorization header of every request."""
     refuses: dict[str, Reply] = field(default_factory=dict)
-    """Answers to requests whose path contains a text."""
+    """Replies by text. The server gives this reply to each request whose path contains the text."""
     down: bool = False
     """Whether the server cuts every connection."""
     refused: int = 0

@@ -1,4 +1,4 @@
-"""Make ledgers whose figures are easy to add up by hand."""
+"""Make ledgers whose numbers are easy to add up by hand."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from retrain.store.task_store import TaskStore
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 SECONDS = 2.0
-"""Seconds of one iteration on the device; evaluation and saving take another 20 s per run."""
+"""Seconds of one iteration on the device. Evaluation and saving take another 20 s per run."""
 FLOPS = 1e9
-"""Operations of one iteration; evaluation takes another 1e10 per run."""
+"""Floating-point operations of one iteration. Evaluation takes another 1e10 per run."""
 WHOLE = 60
-"""Iterations that scratch goes on for after it has the accuracy that it ends with."""
+"""Number of iterations that a scratch run continues after it has reached its final accuracy."""
 ERROR = 7.0
-"""Standard error of what scratch takes."""
+"""Standard error of the number of iterations that a scratch run takes."""
 EVALUATION = 10
 """Iterations that are charged for evaluating a run."""
 EVALUATION_SECONDS = 12.0
@@ -87,9 +87,9 @@ def run(
 
 
 def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
-    """Return a training that reached L_100 and ended after these iterations.
+    """Return the result of a training that ended after `used` iterations.
 
-    It reached L_99 after nine tenths of them.
+    Unless it missed its target, it reached L_99 after nine tenths of the iterations, and L_100 at the end.
     """
     reached = {"99": None, "100": None} if outcome == "missed" else {"99": used * 9 // 10, "100": used}
     s_scratch = aim.baseline_reached_at["100"] if aim else None
@@ -137,7 +137,8 @@ def _savings(used: int, baseline: int, outcome: str, purpose: Purpose) -> Saving
 
 
 def pets() -> list[RunRecord]:
-    """Return six runs: scratch, a calibration, a missed attempt, the next attempt, a trial, and a refused candidate."""
+    """Return six runs: a scratch run, a calibration, a run that missed its target, its escalation, a trial, and a run
+    whose candidate was refused."""
     aim = target(baseline=500, age=1)
     return [
         run(1, 400, 400, "completed", method="scratch", promoted=True),

@@ -11,7 +11,10 @@ SCRATCH = 40_000
 
 
 def ledger_of(runs: int) -> list[RunRecord]:
-    """Return the records of this number of runs, oldest first: one scratch run, then continuous runs. A few miss."""
+    """Return the records of this number of runs, oldest first: one scratch run, then continuous runs.
+
+    A few runs miss their target.
+    """
     random = Random(0)
     records = [known_ledger.run(0, SCRATCH, SCRATCH, "completed", method="scratch", promoted=True)]
     for number in range(1, runs):
@@ -22,10 +25,10 @@ def ledger_of(runs: int) -> list[RunRecord]:
             used = random.randrange(4_000, 18_000)
             records.append(known_ledger.run(number, used, SCRATCH, "reached", aim=aim, promoted=True))
     named = [record.model_copy(update={"run_id": f"{record.method}-{k:012x}"}) for k, record in enumerate(records)]
-    return [named[0], *(_in_full(record, parent.run_id) for parent, record in pairwise(named))]
+    return [named[0], *(_with_all_fields(record, parent.run_id) for parent, record in pairwise(named))]
 
 
-def _in_full(record: RunRecord, parent: str) -> RunRecord:
+def _with_all_fields(record: RunRecord, parent: str) -> RunRecord:
     """Add fields until a record is as long as a real one."""
     comparison = Comparison(
         champion=parent,

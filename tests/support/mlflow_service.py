@@ -13,7 +13,7 @@ from support.monitoring import wait_for
 from support.programs import free_port, skip_or_fail
 
 PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
-"""MLflow is in a separate environment because all of it needs an older graphql-core than the lock has."""
+"""MLflow's program. It has a separate environment, because it needs an older graphql-core than the lock file has."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def serving_mlflow(folder: Path) -> Iterator[str]:
     storage = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
     command = [str(PROGRAM), "server", *storage, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight more processes, which outlive the server
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # "true" starts eight processes that outlive the server
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, env=environment) as server,

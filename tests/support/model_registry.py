@@ -20,9 +20,10 @@ from urllib.request import Request, urlopen
 PREFIX = "/api/model_registry"
 VERSIONS = ("v1", "v1alpha3")
 REAL = "RETRAIN_TEST_MODEL_REGISTRY"
-"""Environment variable with the address of a real server. Its entries cannot be deleted, so tests use new names."""
+"""Environment variable with the address of a real server. Entries of a real server cannot be deleted, so tests use new
+names."""
 REGISTRIES = (*VERSIONS, "server") if os.environ.get(REAL) else VERSIONS
-"""Parameters of tests that need a server: this file's, with one version of the API, or a real one."""
+"""Parameters of tests that need a server: a version of the API for the simulated server, or `server` for a real one."""
 KINDS = {
     "registered_models": "registered model",
     "model_versions": "model version",
@@ -43,7 +44,7 @@ class RegistryServer:
     """A simulated server, with its resources and the tokens that it received."""
 
     version: str
-    """The version of the API that it knows."""
+    """Version of the API that the server answers."""
     items: list[Item] = field(default_factory=list)
     """Resources, each with its kind and its parent's id."""
     tokens: list[str | None] = field(default_factory=list)

@@ -82,7 +82,7 @@ def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[st
         program,
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
-        "--rules.alert.resend-delay=1s",  # the first sending comes before Alertmanager has been discovered
+        "--rules.alert.resend-delay=1s",  # the first alert is sent before Prometheus has discovered Alertmanager
     ]
     url = f"http://127.0.0.1:{port}"
     with _running([*command, f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log", f"{url}/-/ready"):
@@ -91,7 +91,7 @@ def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[st
 
 @contextmanager
 def alertmanager(folder: Path, webhook: str) -> Iterator[str]:
-    """Run Alertmanager and yield its host and port. It notifies a webhook at once."""
+    """Run Alertmanager and yield its host and port. It notifies a webhook without delay."""
     program, port = need("prometheus-alertmanager", "prometheus-alertmanager"), free_port()
     receiver = {"name": "test", "webhook_configs": [{"url": webhook, "send_resolved": False}]}
     route = {"receiver": "test", "group_by": ["..."], "group_wait": "0s", "group_interval": "1s"}

@@ -20,7 +20,7 @@ EACH = {
     "adaptiope-product-images": (123, 90),
     "adaptiope-real-life": (123, 90),
 }
-"""Classes, and training images of each."""
+"""Number of classes of each data set, and number of training images of each class."""
 
 
 class Imagined(Runs):
@@ -45,7 +45,7 @@ class Imagined(Runs):
 
 
 def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
-    """Yield the number of training images of each drop by class. If the study stops on val, a third is held out."""
+    """Yield, for each drop, the number of training images by class. The share `data.val_share` of them is held out."""
     setting = study.splits[split]
     names, each = EACH[study.data[0].name]
     each = round(each * (1 - study.set.get("data.val_share", 0)))

@@ -40,7 +40,7 @@ def main() -> None:
 def serve(listening: socket.socket, forks_at: str) -> None:
     """Fork for each command until the parent process has ended.
 
-    Commands start processes at the fork server `address`.
+    Commands start their processes at the fork server with the address `forks_at`.
     """
     import multiprocessing
 
@@ -49,7 +49,7 @@ def serve(listening: socket.socket, forks_at: str) -> None:
 
     exit_with_parent()
     fork_at(forks_at)
-    multiprocessing.current_process().daemon = False  # or no command could start processes
+    multiprocessing.current_process().daemon = False  # a daemon cannot start processes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         line, _ = listening.accept()
@@ -123,7 +123,7 @@ def _become(python: str, arguments: list[str], folder: str, environment: dict[st
 
 
 def _interpret(arguments: list[str]) -> None:
-    """Do what `python` does with its arguments: a module, a command, a file, or a program on standard input."""
+    """Run the program that the arguments of `python` name: a module, code, a file, or standard input."""
     import runpy
 
     sys.path[:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -149,4 +149,4 @@ if __name__ == "__main__":
     main()
 elif "support.processes" not in sys.modules:  # imported by the server that forks, not by a test
     gc.collect()
-    gc.freeze()  # or a fork's first full collection would visit 440,000 objects, in a quarter of a second
+    gc.freeze()  # otherwise each fork's first full collection visits 440,000 objects, for a quarter of a second

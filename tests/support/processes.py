@@ -33,7 +33,7 @@ from support import preloaded
 from support.trainings import context_of
 
 SIZE = 2
-"""Ranks of a pair."""
+"""Number of ranks of a `Pair`."""
 TESTS = str(Path(__file__).parents[1])
 SERVER = multiprocessing.forkserver._forkserver
 STARTING = Lock()
@@ -71,9 +71,9 @@ SERVER.ensure_running = _ensure_running
 
 
 class Preloaded(ForkServerContext):
-    """Replaces `SPAWN` of `run_in_subprocess`.
+    """A context that replaces `SPAWN` of `run_in_subprocess`.
 
-    Its processes have imported everything and get the caller's environment.
+    Its processes have imported `PRELOADED` and get the caller's environment.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ def _in_environment(environment: dict[str, str], target: Callable[..., None], ar
 
 
 class ForkedCommand:
-    """Runs a Python module as a forked command. `poll` and `communicate` work as in `subprocess.Popen`.
+    """A Python module that runs in a fork. `poll` and `communicate` work as in `subprocess.Popen`.
 
     The programs of `preloaded_programs` have a client process in between, and a forked command has none. It receives
     signals directly, and the processes that it starts are its children.

@@ -11,7 +11,8 @@ from typing import NoReturn
 import pytest
 
 PORTS = range(10_000, 32_768)
-"""Below those that Linux gives to clients and to servers on port 0, which would take a port between look and use."""
+"""Ports below the range from which Linux chooses ports for clients and for servers on port 0. From that range, Linux
+could give a port to another process between the check and the use."""
 AWS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",

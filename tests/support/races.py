@@ -32,7 +32,7 @@ def race(
 
 
 def _start_together(barrier: Barrier, environment: dict[str, str]) -> None:
-    os.environ.update(environment)  # the fork server has that of its own beginnings
+    os.environ.update(environment)  # the fork server still has the environment of its start
     START.append(barrier)
     _wait_for_all()
 
@@ -63,7 +63,7 @@ def count_up(url: str, endpoint_url: str | None, number: int) -> int:
         data, version = store.read("counter")
         count = int(data.split()[0])
         if attempts == 1:
-            _wait_for_all()  # one of them wins, however fast each is
+            _wait_for_all()  # all have now read the same version, so only one write succeeds
         try:
             store.replace("counter", b"%d %d.%d" % (count + 1, number, attempts), version)
         except Conflict:
@@ -95,6 +95,6 @@ def promote_or_roll_back(url: str, endpoint_url: str | None, number: int) -> Non
         try:
             assert seen.champion
             store.champion.promote_manually(seen, champions.rollback_target(seen.champion), "rolled back")
-        except RunError:  # another came first, or there is nothing to go back to
+        except RunError:  # another process was faster, or there is nothing to roll back to
             continue
         done += 1

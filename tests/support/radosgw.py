@@ -85,8 +85,8 @@ def serving(folder: Path, frontend: str = FRONTEND) -> Iterator[str]:
 def create_user(url: str, name: str) -> None:
     """Create a user. Its name is also its access key and its secret.
 
-        The user has only the rights of the policies that `KEY` attaches (IAM's PutUserPolicy). This function uses the
-    gateway's own API because `radosgw-admin` takes seconds for each user.
+    The user has only the rights of the policies that the user `KEY` attaches to it (IAM's PutUserPolicy). This function
+    uses the gateway's API because `radosgw-admin` takes seconds for each user.
     """
     user = {"uid": name, "display-name": name, "access-key": name, "secret-key": name}
     request = AWSRequest("PUT", f"{url}/admin/user", params=user)

@@ -30,7 +30,7 @@ CUSTOM = {
     "ServiceMonitor",
     "WorkloadPriorityClass",
 }
-"""The kinds that Kubernetes has no schema of its own for; every other must validate."""
+"""Kinds of documents without a schema in Kubernetes. Documents of all other kinds are validated."""
 
 Document = dict[str, Any]
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class QuietHandler(MotoRequestHandler):
-    """Answers requests without logging them."""
+    """A handler that answers requests without logging them."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
 class Dispatcher(DomainDispatcherApplication):
-    """Caches the service of each host name.
+    """A dispatcher that caches the service of each host name.
 
     Without the cache, moto searches a folder for it in each request, and this takes a sixth of the request's time.
     """
@@ -37,7 +37,8 @@ class Dispatcher(DomainDispatcherApplication):
 
 
 class OneWriteAtATime:
-    """Handles one write at a time. Moto checks a condition first and writes later, so two requests could interleave."""
+    """An application that handles one write at a time. moto checks a condition before it writes, so without this class
+    two requests could interleave."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app, self._lock = app, Lock()
@@ -51,7 +52,7 @@ class OneWriteAtATime:
 
 @contextmanager
 def serving_s3(wrap: "Callable[[WSGIApplication], WSGIApplication]" = OneWriteAtATime) -> Iterator[str]:
-    """Run the server within the context and yield its address. The wrapping changes what moto does."""
+    """Run the server within the context and yield its address. `wrap` changes moto's behaviour."""
     app = wrap(Dispatcher())
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
     thread = Thread(target=server.serve_forever)

@@ -61,7 +61,7 @@ def expired(request: Request, forward: Forward) -> Reply:
 
 
 def skewed(request: Request, forward: Forward) -> Reply:
-    """Return a server whose clock is an hour ahead. S3 refuses requests that were signed more than 15 minutes ago."""
+    """Answer like a server whose clock is an hour ahead. S3 refuses requests that were signed over 15 minutes ago."""
     signed = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     late = datetime.now(UTC) + timedelta(hours=1) - signed > timedelta(minutes=15)
     return refusal(403, "RequestTimeTooSkewed") if late else forward(request)
@@ -78,7 +78,7 @@ LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, ske
 
 
 class First:
-    """Injects a fault into the first `count` requests of one method, and forwards all others."""
+    """A fault of the first `count` requests of one method. All other requests are forwarded."""
 
     def __init__(self, method: str, fault: Fault, count: int = 1) -> None:
         self.method, self.fault, self.left = method, fault, count
@@ -92,7 +92,7 @@ class First:
 
 
 class Sometimes:
-    """Injects faults into a random share of all requests. `struck` counts the faults by name."""
+    """Faults of a random share of all requests. `struck` counts the injected faults by name."""
 
     def __init__(self, faults: Mapping[str, Fault], share: float, seed: int) -> None:
         self._faults, self._share, self._random, self._lock = faults, share, Random(seed), Lock()
@@ -106,7 +106,7 @@ class Sometimes:
 
 
 class Numbered:
-    """Injects a fault into a request if `strikes` is true for its number. The first request has the number 1."""
+    """A fault of each request for whose number `strikes` returns True. The first request has the number 1."""
 
     def __init__(self, strikes: Callable[[int], bool], fault: Fault) -> None:
         self._strikes, self._fault, self._lock = strikes, fault, Lock()

@@ -25,7 +25,7 @@ SHARD = 4000
 """Bytes of images in a shard: some twenty images."""
 
 SETTING = Stream(shuffle_shards=3, cache="400Ki", workers=0)
-"""Room for a third of the shards that the tests' drops have."""
+"""Settings of streaming. The cache has space for a third of the shards of the tests' drops."""
 
 
 def encoded(count: int, first: int = 0, classes: int = 5) -> list[Encoded]:
@@ -58,7 +58,7 @@ def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 20
 def streaming(
     store: ObjectStore, cache: Path, setting: Stream = SETTING, splits: Sequence[Split] = ("train", "val", "test")
 ) -> dict[Split, Samples]:
-    """Return a loader that streams all drops of the store."""
+    """Return the samples of all drops of the store, streamed, by split."""
     drops = TaskStore(store, TASK.name).drops.all()
     where = {"store": TaskStore(store, TASK.name), "image_size": SIZE, "device": CPU, "cache_dir": cache}
     return load_streamed(make_dataset(drops), drops, splits, setting=setting, **where)

@@ -45,7 +45,7 @@ def call(arguments: Sequence[str]) -> int:
             return int(end.code or 0)
         finally:
             signal.signal(signal.SIGTERM, before)
-    raise AssertionError("a command ends its process")
+    raise AssertionError("the command returned without SystemExit")
 
 
 def start(*arguments: str) -> Ran:
@@ -59,20 +59,20 @@ def at_terminal(width: int, *arguments: str, typed: str = "", code: int = 0) -> 
 
     Returns every line of its output without colours. Lines that were drawn again occur several times.
     """
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
     process = subprocess.Popen(
         [preloaded_retrain(), *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         env={**environment, "TERM": "xterm"},
     )
-    os.close(theirs)
-    os.write(ours, typed.encode())
-    written = b"".join(iter(lambda: _read(ours), b""))
-    os.close(ours)
+    os.close(terminal)
+    os.write(controller, typed.encode())
+    written = b"".join(iter(lambda: _read(controller), b""))
+    os.close(controller)
     assert process.wait(timeout=240) == code, written.decode()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
     return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
@@ -81,5 +81,5 @@ def at_terminal(width: int, *arguments: str, typed: str = "", code: int = 0) -> 
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # Linux says so when the last process at the terminal has ended
+    except OSError:  # Linux reports this when the last process at the terminal has ended
         return b""

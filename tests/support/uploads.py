@@ -48,7 +48,7 @@ def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
         store.write(TaskKeys("pets").drop_file(drop, name), data)
 
 
-def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
+def ingest_as_watcher(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
     """Upload a drop, and ingest it as the watcher does. Return the reason of its quarantine, or None."""
     upload(store, drop, files)
     cause = validate_drop(task, drop).cause

@@ -30,7 +30,8 @@ GOLDEN = {
         FOLDER / "0.2.0.tar.xz", "scratch-faa0c68d488b", "continuous-f56afb8283d6", "continuous-334871d6a97f"
     ),
 }
-"""Stores by the version that wrote them. That of 0.1.0 is of commit b3a29da; the later ones are by `write.py`."""
+"""Stores by the version of `retrain` that wrote them. Commit b3a29da wrote the store of 0.1.0. `write.py` wrote the
+later stores."""
 LATER = {"of_a_later_version": None}
 """A field that this version does not know."""
 NEXT_VERSION = {"schema_version": RECORD_VERSION + 1}

@@ -22,7 +22,7 @@ EACH = 40
 def make_task(**parts: object) -> Task:
     """Return a task with a linear classifier on images in the colours of their classes.
 
-    Runs continue without shrinking.
+    Runs continue from their parent's weights without shrinking them.
     """
     settings: dict[str, object] = {
         "name": "pets",

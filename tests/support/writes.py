@@ -31,12 +31,12 @@ class Strike(NamedTuple):
     write: int
     """Number of the write, from 1 on."""
     among: str = ""
-    """Only writes of keys that contain this are counted."""
+    """Text in a key. Only writes of keys that contain it are counted."""
 
 
 class Writes:
-    """Counts the writes of this process and sends the signal at one of them. Writes of leases are not counted, because
-    they depend on time."""
+    """A counter of this process's writes that sends a signal at one of them. Writes of leases are not counted, because
+    their number depends on time."""
 
     def __init__(self, strike: Strike | None) -> None:
         self.count = 0
@@ -116,7 +116,7 @@ def freeze_if_requested() -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended. Another process waits for it, too."""
+    """Wait until a process has ended. The process is a child of another process, which reads its exit code."""
     with suppress(FileNotFoundError, ProcessLookupError):
         while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             time.sleep(0.01)

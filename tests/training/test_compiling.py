@@ -21,7 +21,7 @@ def task_with(compile: str) -> Task:
     return TASK.model_copy(update={"model": Model(name="logistic"), "training": training})
 
 
-def test_compiled_run_trains_like_one_that_is_not(tmp_path: Path) -> None:
+def test_compiled_run_trains_like_an_uncompiled_run(tmp_path: Path) -> None:
     need("g++", "g++ python3-dev")
     commit_drops(tmp_path)
     losses = []
@@ -45,7 +45,7 @@ def test_graphs_are_refused_without_a_gpu(how: Literal["graphs", "step"]) -> Non
         compile_forward(nn.Linear(2, 2), how, CPU)
 
 
-def test_step_is_recorded_uncompiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_setting_works_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     network = nn.Linear(2, 2)
     assert compile_forward(network, "step", torch.device("cuda")) is network

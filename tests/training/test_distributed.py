@@ -38,12 +38,12 @@ from retrain.training.index_files import read_counters
 from retrain.training.setup import set_up
 
 UNEVEN = 31
-"""Samples in a batch of which one process has 15 and the other 16."""
+"""Batch size. One process gets 15 of the samples, and the other gets 16."""
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 class Some(ProcessGroup):
-    """One of several processes, as far as it need not ask the others."""
+    """A process group of which only this process exists, so it cannot communicate."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -55,7 +55,7 @@ def task_with(model: str = "mlp", **training: object) -> Task:
 
 
 def prepare(folder: Path, task: Task) -> Plan:
-    """Commit two drops, train a parent on the first; the plan of the continuous run on both."""
+    """Commit two drops, train a parent on the first one, and return the plan of a continuous run on both."""
     commit_drops(folder)
     parent = stored_plan(folder, drops=1, task=task)
     train_in(folder, parent)
@@ -69,7 +69,7 @@ def result_of(folder: Path, plan: Plan) -> Result:
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """Return what a run is compared by, bit for bit."""
+    """Return the results of a run that are compared bit for bit."""
     result, curve = result_of(folder, plan), context_of(folder).files(plan.run_id).curve()
     return result.model_digest, result.index_digest, curve, result.iterations
 
@@ -88,11 +88,11 @@ def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe, averaging:
         context_of(folder).files(plan.run_id).write_plan(plan)
     train_in(one, plan)
     assert start(train_together, two, plan).join() == [0, 0]
-    alike(one, two, plan)
+    assert_alike(one, two, plan)
 
 
-def alike(one: Path, two: Path, plan: Plan) -> None:
-    """Curve, weights and losses within float tolerance; samples seen and classified correctly exactly."""
+def assert_alike(one: Path, two: Path, plan: Plan) -> None:
+    """Check that curves, weights and losses are equal within float tolerance, and that the counters are equal."""
     ours, theirs = (context_of(folder).files(plan.run_id) for folder in (one, two))
     for point, other in zip(ours.curve().points, theirs.curve().points, strict=True):
         assert other.model_dump() == pytest.approx(point.model_dump(), abs=1e-5)
@@ -108,7 +108,10 @@ def alike(one: Path, two: Path, plan: Plan) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with two drops and a parent: a network with batch normalization and dropout, saved at every step."""
+    """Return a folder with two drops and a parent.
+
+    The network has batch normalization and dropout. Runs write a checkpoint at every step.
+    """
     prepare(tmp_path, normalized())
     return tmp_path
 
@@ -122,7 +125,7 @@ def plan_in(folder: Path) -> Plan:
 
 
 def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """Train to the end in two processes, then remove the result."""
+    """Train to the end in two processes, remove the run's files, and return its outcome."""
     assert start(train_together, folder, plan).join() == [0, 0]
     found = outcome(folder, plan)
     store = context_of(folder).store.objects
@@ -132,14 +135,14 @@ def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def train_until_frozen(context: Context, plan: Plan) -> None:
-    """Train in both processes. The first one saves, and stops itself after a few states."""
+    """Train in both processes. The first one writes checkpoints, and stops itself after a few."""
     if context.ranks.rank == 0:
         freeze_at_state(4)
     train_together(context, plan)
 
 
 def underway(folder: Path, plan: Plan) -> Pair:
-    """Return two processes, the first of which has stopped itself after it saved a state or two."""
+    """Return two processes. The first one has stopped itself after one or two checkpoints."""
     pair = start(train_until_frozen, folder, plan)
     wait_until_stopped(pair.members[0])
     return pair
@@ -158,7 +161,7 @@ def test_two_killed_processes_resume_to_the_same_result(place: Path) -> None:
     assert states_in(place) == []
 
 
-def test_preempted_rank_saves_and_ends_both_with_75(place: Path) -> None:
+def test_preempted_rank_saves_and_both_ranks_exit_with_75(place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     for asked in (0, 1):
@@ -174,7 +177,7 @@ def test_preempted_rank_saves_and_ends_both_with_75(place: Path) -> None:
 
 
 def receive_from_lost_rank(context: Context) -> None:
-    """Wait for a message that the second process never sends: it is killed."""
+    """Wait for a message that the second process never sends, because it is killed."""
     if context.ranks.rank:
         os.kill(os.getpid(), signal.SIGKILL)
     with context.ranks.preempt_on_lost_rank():
@@ -186,7 +189,7 @@ def test_rank_waiting_for_a_killed_rank_exits_with_75(tmp_path: Path) -> None:
 
 
 def receive_from_frozen_rank(context: Context) -> None:
-    """Wait for a message from the second process. It stops: its connection stays open, its heartbeats end."""
+    """Wait for a message from the second process, which is suspended: only its connection stays, without heartbeats."""
     distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE = 0.1, 1.0
     if context.ranks.rank:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -211,7 +214,7 @@ def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
 
 
 def vote_in_turn(context: Context, folder: Path) -> None:
-    """The second process asks after the first, before the answer; only the second wants to stop."""
+    """Vote in both processes. The second one votes after the first, and it alone votes to stop."""
     asked = folder / "asked"
     if context.ranks.rank:
         wait_until(asked.exists)
@@ -225,7 +228,7 @@ def test_any_rank_reaches_all_ranks_without_waiting(tmp_path: Path) -> None:
 
 
 def evaluate_together(context: Context, folder: Path) -> None:
-    """Measure a network on one sample more than a chunk has: one process is left without any."""
+    """Evaluate one sample more than a chunk has. One process gets no sample of the second chunk."""
     held = samples([CHUNK + 1], 5)
     network, order = linear(), torch.arange(CHUNK + 1)
     measured = measure(network, held, order, Normalize(TASK.data), 0.0, context.ranks)
@@ -246,7 +249,7 @@ def test_distributed_evaluation_gives_all_ranks_one_answer(tmp_path: Path) -> No
         assert measured.loss == pytest.approx(expected.loss)
 
 
-def test_batch_parts_cover_it_and_differ_by_at_most_one_row() -> None:
+def test_batch_parts_cover_the_batch_and_differ_by_one_row() -> None:
     for size in (1, 2, 3, 8):
         parts = [Some(rank, size).rows(UNEVEN) for rank in range(size)]
         assert [row for rows in parts for row in range(UNEVEN)[rows.at]] == list(range(UNEVEN))
@@ -256,7 +259,7 @@ def test_batch_parts_cover_it_and_differ_by_at_most_one_row() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda images, random, rows=None: crop(images, 2, random, rows), flip])
-def test_part_of_a_batch_is_augmented_as_it_is_in_the_whole(change: object) -> None:
+def test_part_of_a_batch_is_augmented_as_in_the_full_batch(change: object) -> None:
     images = torch.randint(256, (UNEVEN, 3, SIZE, SIZE), dtype=torch.uint8)
 
     def random() -> torch.Generator:

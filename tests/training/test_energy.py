@@ -25,14 +25,14 @@ def write_package(folder: Path, name: str, microjoules: int) -> None:
 
 @pytest.fixture
 def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return two processor packages, and the memory of the first: its package's counter leaves it out."""
+    """Return a folder with the counters of two processor packages and of the first package's memory."""
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         write_package(tmp_path, name, 1_000_000)
     return tmp_path
 
 
-def test_meter_adds_up_packages_and_follows_a_wrap(powercap: Path) -> None:
+def test_meter_adds_up_packages_and_handles_a_wrap(powercap: Path) -> None:
     meter = EnergyMeter(CPU)
     write_package(powercap, "intel-rapl:0", 4_000_000)
     write_package(powercap, "intel-rapl:1", 1_500_000)
@@ -68,11 +68,11 @@ def test_run_that_was_measured_in_part_has_no_energy(powercap: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="NVML counts the energy of GPUs; there is none here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU whose energy NVML could count")
 def test_gpu_counts_the_energy_of_its_work() -> None:
     meter = EnergyMeter(torch.device("cuda", 0))
     if not meter.is_available:
-        pytest.skip("NVML, or this GPU, counts no energy")
+        pytest.skip("this GPU or its driver counts no energy")
     matrix = torch.randn(4096, 4096, device="cuda")
     for _ in range(200):
         matrix = torch.nn.functional.normalize(matrix @ matrix)
@@ -81,7 +81,7 @@ def test_gpu_counts_the_energy_of_its_work() -> None:
 
 
 def measured(watts: float | None) -> RunRecord:
-    """Return a run whose device took 500 W on average, of a task with this power figure."""
+    """Return a run whose device took 500 W on average. Its task sets `costs.device_watts` to `watts`."""
     record = known_ledger.run(1, 100, 400)
     assert record.result
     cost = record.result.cost
@@ -92,9 +92,9 @@ def measured(watts: float | None) -> RunRecord:
     return record.model_copy(update={"result": result, "costs": costs})
 
 
-@pytest.mark.parametrize(("figure", "watts"), [(300.0, 300), (None, 500)])
-def test_energy_is_the_tasks_figure_or_else_measured(figure: float | None, watts: int) -> None:
-    values = {name: value for (name, _), value in monitoring.samples(render([measured(figure)]).decode()).items()}
+@pytest.mark.parametrize(("device_watts", "watts"), [(300.0, 300), (None, 500)])
+def test_energy_uses_device_watts_or_else_the_measurement(device_watts: float | None, watts: int) -> None:
+    values = {name: value for (name, _), value in monitoring.samples(render([measured(device_watts)]).decode()).items()}
     seconds = 100 * known_ledger.SECONDS
     assert values["retrain_energy_joules_total"] == pytest.approx((seconds + 20) * watts)
     assert values["retrain_saved_gross_energy_joules"] == pytest.approx(300 * known_ledger.SECONDS * watts)

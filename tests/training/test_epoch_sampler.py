@@ -1,4 +1,4 @@
-"""The stream of batches: epoch after epoch without loss, resumable at any position."""
+"""The sampler divides all epochs into batches without skipping a sample, and resumes at any position."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ from retrain.training.seeds import make_generator
 CPU = torch.device("cpu")
 
 
-def passes(batch_size: int, probability: Tensor | None = None, seed: int = 0, size: int = 50) -> EpochSampler:
+def make_sampler(batch_size: int, probability: Tensor | None = None, seed: int = 0, size: int = 50) -> EpochSampler:
     return EpochSampler(probability, size, batch_size, seed, CPU)
 
 
 def naive_stream(probability: Tensor | None, length: int, seed: int = 0, size: int = 50) -> list[int]:
-    """Return the first `length` samples of all epochs in their order."""
+    """Return the first `length` samples of all epochs, in order."""
     stream: list[int] = []
     number = 0
     while len(stream) < length:
@@ -29,21 +29,21 @@ def naive_stream(probability: Tensor | None, length: int, seed: int = 0, size: i
 @pytest.mark.parametrize("thinned", [False, True])
 def test_batches_are_consecutive_slices_of_the_epochs(batch_size: int, thinned: bool) -> None:
     probability = torch.where(torch.arange(50) < 20, 0.1, 1.0) if thinned else None
-    source = passes(batch_size, probability)
+    source = make_sampler(batch_size, probability)
     batches = [source.next() for _ in range(12)]
     assert {len(batch) for batch in batches} == {batch_size}
     assert torch.cat(batches).tolist() == naive_stream(probability, 12 * batch_size)
 
 
-def test_epoch_holds_every_sample_once() -> None:
-    source = passes(10)
+def test_epoch_contains_every_sample_once() -> None:
+    source = make_sampler(10)
     for _ in range(3):
         assert torch.cat([source.next() for _ in range(5)]).sort().values.tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("batch_size", [7, 25, 130])
 def test_sampler_resumes_at_a_recorded_position(batch_size: int) -> None:
-    source, places, batches = passes(batch_size), [], []
+    source, places, batches = make_sampler(batch_size), [], []
     for _ in range(10):
         places.append((source.number, source.offset))
         batches.append(source.next())
@@ -54,11 +54,11 @@ def test_sampler_resumes_at_a_recorded_position(batch_size: int) -> None:
 
 
 def test_seed_decides_the_order() -> None:
-    assert torch.equal(passes(50).next(), passes(50).next())
-    assert not torch.equal(passes(50).next(), passes(50, seed=1).next())
+    assert torch.equal(make_sampler(50).next(), make_sampler(50).next())
+    assert not torch.equal(make_sampler(50).next(), make_sampler(50, seed=1).next())
 
 
 def test_small_epochs_are_joined_to_fill_a_batch() -> None:
-    source = passes(8, torch.full((50,), 0.01))
+    source = make_sampler(8, torch.full((50,), 0.01))
     assert len(source.next()) == 8
     assert source.number > 3

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def network() -> nn.Module:
-    """Return a network in training mode. Its running statistics are not those of any batch."""
+    """Return a network in training mode. Its running statistics differ from those of each batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = dropout_net(CLASSES, SIZE).to(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ class Naive(NamedTuple):
 
 @torch.no_grad()
 def one_by_one(network: nn.Module, held: Samples) -> Naive:
-    """Return what a loop over samples finds, each normalized and shown to the network on its own."""
+    """Evaluate the network in a loop over samples, each of them alone."""
     network.eval()
     mean, std = torch.tensor(TASK.data.mean).view(3, 1, 1), torch.tensor(TASK.data.std).view(3, 1, 1)
     predicted, probabilities, losses = [], [], []
@@ -80,7 +80,7 @@ def test_full_evaluation_equals_one_sample_at_a_time(network: nn.Module) -> None
     assert probabilities.tolist() == pytest.approx(naive.probabilities, rel=1e-5)
 
 
-def test_evaluation_restores_the_network_even_if_it_gives_up(network: nn.Module) -> None:
+def test_evaluation_restores_the_network_even_if_it_stops_early(network: nn.Module) -> None:
     held = samples([3 * CHUNK], CLASSES)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     random = torch.get_rng_state()
@@ -92,7 +92,7 @@ def test_evaluation_restores_the_network_even_if_it_gives_up(network: nn.Module)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_bf16_gives_nearly_the_same(network: nn.Module) -> None:
+def test_bf16_evaluation_is_close_to_fp32(network: nn.Module) -> None:
     held = samples([CHUNK], CLASSES)
     exact, half = (
         measure(network, held, torch.arange(CHUNK), Normalize(TASK.data, bf16), needed=0.0) for bf16 in (False, True)
@@ -103,7 +103,7 @@ def test_bf16_gives_nearly_the_same(network: nn.Module) -> None:
 
 
 class Bright(nn.Module):
-    """Says 1 for bright images and 0 for dark ones."""
+    """A network that predicts class 1 for bright images and class 0 for dark images."""
 
     def forward(self, images: Tensor) -> Tensor:
         bright = images.mean((1, 2, 3)) > 0
@@ -111,14 +111,14 @@ class Bright(nn.Module):
 
 
 def half_right(total: int) -> Samples:
-    """Samples of class 1, every second one bright."""
+    """Return samples of class 1. Every second image is bright."""
     images = torch.zeros(total, 3, 4, 4, dtype=torch.uint8)
     images[0::2] = 255
     return Samples.of(images, torch.ones(total, dtype=torch.int64), [total])
 
 
 @pytest.mark.parametrize("needed", [0.45, 0.5, 0.52, 0.55, 0.6])
-def test_partial_validation_may_only_reject(needed: float) -> None:
+def test_partial_evaluation_can_only_reject(needed: float) -> None:
     held, drawn = half_right(4000), torch.Generator().manual_seed(0)
     for _ in range(60):
         measured = measure(Bright(), held, torch.randperm(4000, generator=drawn), NORMALIZE, needed)
@@ -128,16 +128,16 @@ def test_partial_validation_may_only_reject(needed: float) -> None:
             assert measured.accuracy == 0.5
 
 
-def test_evaluation_gives_up_far_below_target_but_not_near_it() -> None:
+def test_evaluation_stops_early_only_far_below_its_target() -> None:
     held, drawn = half_right(4000), torch.Generator().manual_seed(0)
-    looks = {
+    images = {
         needed: [
             measure(Bright(), held, torch.randperm(4000, generator=drawn), NORMALIZE, needed).images for _ in range(20)
         ]
         for needed in (0.75, 0.505)
     }
-    assert max(looks[0.75]) <= 2 * FIRST
-    assert min(looks[0.505]) > 4 * FIRST
+    assert max(images[0.75]) <= 2 * FIRST
+    assert min(images[0.505]) > 4 * FIRST
 
 
 def curves(name: str) -> list[list[float]]:
@@ -147,30 +147,33 @@ def curves(name: str) -> list[list[float]]:
 
 
 def right(share: float, total: int) -> Samples:
-    """Samples of which a network gets a share right."""
+    """Return samples of which `Bright` classifies this share correctly."""
     held = half_right(total)
     held.images.fill_(0)
     held.images[: round(share * total)] = 255
     return held
 
 
-def test_partial_validation_finds_the_target_where_full_does() -> None:
-    """On the curves of real runs, each towards the accuracy that it ended with."""
-    total, drawn, used, whole = 2000, torch.Generator().manual_seed(0), 0, 0
+def test_partial_and_full_evaluations_reach_the_target_alike() -> None:
+    """Use the curves of real runs. The target of each run is its final accuracy."""
+    total, drawn, used, full = 2000, torch.Generator().manual_seed(0), 0, 0
     for accuracies in curves("digits"):
         shares = [round(accuracy * total) / total for accuracy in accuracies]
         for share in shares:
             order = torch.randperm(total, generator=drawn)
             measured = measure(Bright(), right(share, total), order, NORMALIZE, needed=shares[-1])
-            used, whole = used + measured.images, whole + total
+            used, full = used + measured.images, full + total
             assert (measured.images == total and measured.accuracy == share) or share < shares[-1]
             if share >= shares[-1]:
                 break
-    assert used < 0.75 * whole
+    assert used < 0.75 * full
 
 
 def plan_with_groups(known: int = 1, parent: str | None = "scratch-0") -> Plan:
-    """Three drops of 20, 30 and 50; the target's scope is the first drop and the third, and four of five classes."""
+    """Return a plan on three drops of 20, 30 and 50 samples.
+
+    The target's scope is the first and the third drop, and four of five classes.
+    """
     scope = Scope(drops=("d-0", "d-2"), classes=4)
     plan = plan_of(method="continuous", sizes=(20, 30, 50), classes=CLASSES, known=known, parent=parent)
     target = target_at(0.8).model_copy(update={"provenance": "carried", "scope": scope})
@@ -215,7 +218,7 @@ def test_groups_of_a_rejected_evaluation_have_no_accuracy(network: nn.Module) ->
     assert (measured.in_scope, measured.scope_among_all, measured.newest) == (None, None, None)
 
 
-def test_train_accuracy_is_of_the_delivered_weights_and_charged() -> None:
+def test_train_accuracy_is_of_the_saved_weights_and_charged() -> None:
     run = run_of(plan_of(sizes=(TRAIN_SAMPLES + 100,)))
     chosen = measure_train_accuracy(run)
     assert run.progress.evaluated_images == TRAIN_SAMPLES
@@ -227,8 +230,8 @@ def test_train_accuracy_is_of_the_delivered_weights_and_charged() -> None:
     assert few.progress.evaluation_seconds > 0
 
 
-def test_exact_counts_are_evaluations_after_each_of_e_epochs() -> None:
-    """Verwimp et al., eq. 6: E epochs are E evaluations, and the last comes when the run ends."""
+def test_exact_counters_come_from_evaluations_after_each_epoch() -> None:
+    """In eq. 6 of Verwimp et al., E epochs have E evaluations. The last evaluation is at the end of the run."""
     training = TASK.training.model_copy(update={"learning_speed": "exact", "epochs": 3.0})
     run = run_of(plan_of(TASK.model_copy(update={"training": training})))
     correct, passes = torch.zeros(160), 0
@@ -263,6 +266,6 @@ def test_early_evaluations_are_brief_far_from_the_target() -> None:
     assert (rejection_risk(True, 10), rejection_risk(False, 10)) == (EARLY_RISK, RISK / 10)
 
 
-def test_early_evaluation_gives_up_only_below_the_need() -> None:
+def test_early_evaluation_stops_only_below_the_needed_accuracy() -> None:
     needed, total = 600, 1000
     assert tail_probability(118, 200, needed, total) < EARLY_RISK < tail_probability(122, 200, needed, total)

@@ -45,7 +45,7 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 
 def operations(seconds: float) -> float:
-    """Operations that one core does in this time."""
+    """Return the number of operations that one core does in this time."""
     return OPERATIONS * seconds
 
 
@@ -60,7 +60,7 @@ def test_half_decoding_gets_half_the_cores_plus_one_process(cores: int) -> None:
     )
 
 
-def test_training_keeps_a_thread_where_all_is_decoding(cores: int) -> None:
+def test_training_keeps_a_thread_if_decoding_dominates(cores: int) -> None:
     assert share_cores(None, PHOTOGRAPH, 1) == CoreShares(min(16, cores + 1), max(1, cores - 16))
 
 
@@ -97,7 +97,7 @@ def test_training_uses_its_own_threads_and_restores_others() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_streamed_run_records_the_threads_that_it_left_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_run_records_its_training_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(setup, "share_cores", lambda *what: CoreShares(0, threads + 2))
@@ -108,7 +108,7 @@ def test_streamed_run_records_the_threads_that_it_left_itself(tmp_path: Path, mo
     assert torch.get_num_threads() == threads
 
 
-def test_bfloat16_is_slow_on_cpus_without_long_vectors_alone() -> None:
+def test_bf16_is_slow_only_on_cpus_without_long_vectors() -> None:
     vectors = "avx512bw" in Path("/proc/cpuinfo").read_text().split()
     assert is_bf16_slow(True, CPU) == (not vectors)
     assert not is_bf16_slow(False, CPU)

@@ -1,4 +1,4 @@
-"""Rows of the head for new classes are computed once from the parent's features, and charged."""
+"""Rows of the head for new classes are computed once from the parent's features. The run is charged for this."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ def task_with(initialization: Initialization, model: str | None = None) -> Task:
 
 @pytest.fixture(scope="module")
 def parent() -> Parent:
-    """Trained on three classes until it knows them."""
+    """Return a parent that was trained on three classes."""
     run = run_of(plan_of(task_with(Warm()), sizes=SIZES[:1], classes=OLD_CLASSES))
     run_loop(run, RecordingObserver(), lambda run: None, lambda: False)
     return Parent({name: tensor.clone() for name, tensor in run.network.state_dict().items()}, None)
@@ -103,7 +103,7 @@ def test_new_rows_match_the_parents_features(initialization: Initialization, par
 
 
 def features_of(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """Return what the toy network's head takes, by torch's functions."""
+    """Return the inputs of the toy network's head, computed with torch's functions."""
     images = functional.conv2d(images, weights["0.weight"], padding=1)
     images = functional.batch_norm(
         images, weights["1.running_mean"], weights["1.running_var"], weights["1.weight"], weights["1.bias"]

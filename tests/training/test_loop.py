@@ -35,7 +35,7 @@ SIZES, CLASSES, OLD_CLASSES = (160, 64), 5, 3
 STRENGTH = 0.01
 
 
-def trained(run: Run, observer: RecordingObserver | None = None) -> str:
+def train(run: Run, observer: RecordingObserver | None = None) -> str:
     """Train without saving or stopping."""
     return run_loop(run, observer or RecordingObserver(), lambda run: None, lambda: False)
 
@@ -66,7 +66,7 @@ def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> N
     accuracies, train_losses, losses = [], [], []
     for iteration in range(1, plan.iterations + 1):
         if plan.method != "naive":
-            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # statistics that start new are only those of this run
+            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # average over this run's batches only
         indices = next(batches)
         loss = functional.cross_entropy(network(augmented(data.images[indices], random)), data.labels[indices])
         losses.append(loss.item())
@@ -100,7 +100,7 @@ def first_network(plan: Plan) -> nn.Module:
 
 @torch.no_grad()
 def take_over(network: nn.Module, old: dict[str, Tensor], alpha: float, beta: float) -> None:
-    """alpha * old + beta * new in every row that the old network has; its buffers too, if nothing new is mixed in."""
+    """Set every row that the old network has to alpha * old + beta * new. If beta is 0, copy the old buffers, too."""
     for name, tensor in network.state_dict().items():
         rows = len(old[name]) if tensor.ndim else ...
         if name in dict(network.named_parameters()):
@@ -149,7 +149,7 @@ def accuracy_of(network: nn.Module, val: Samples) -> float:
 def parent_of(task: Task) -> Parent:
     """Return a parent that was trained on the first drop."""
     run = run_of(plan_of(task, sizes=SIZES[:1], classes=OLD_CLASSES))
-    trained(run)
+    train(run)
     unknown = Counters.zeros(SIZES[1])
     counted = [torch.cat([ours, zeros]) for ours, zeros in zip(columns(run.counters), columns(unknown), strict=True)]
     return Parent({name: tensor.clone() for name, tensor in run.network.state_dict().items()}, Counters(*counted))
@@ -172,7 +172,7 @@ def test_each_method_equals_a_plain_training_script(method: Method, optimizer: A
     task = task_with(optimizer=optimizer)
     parent = parent_of(task) if method != "scratch" else None
     run = run_of(plan_for(method, task), parent)
-    assert trained(run) == "completed"
+    assert train(run) == "completed"
     naive = by_hand(run.plan, run.train, run.val, parent)
     assert [point.train_loss for point in run.progress.points] == pytest.approx(naive.train_losses, rel=2e-4)
     assert [point.accuracy for point in run.progress.points] == pytest.approx(naive.accuracies, abs=1e-9)
@@ -189,9 +189,9 @@ def test_training_loop_does_not_depend_on_the_method() -> None:
 def test_same_seed_gives_the_same_curve_bit_for_bit() -> None:
     runs = []
     for seed in (3, 3, 4):
-        torch.rand(7)  # what happened in the process before is no part of it
+        torch.rand(7)  # earlier random numbers of this process must not matter
         runs.append(run_of(plan_of(task_with().model_copy(update={"seed": seed}))))
-        trained(runs[-1])
+        train(runs[-1])
     first, again, other = runs
     assert first.progress.points == again.progress.points
     assert all(map(torch.equal, first.network.state_dict().values(), again.network.state_dict().values()))
@@ -201,7 +201,7 @@ def test_same_seed_gives_the_same_curve_bit_for_bit() -> None:
 def test_evaluations_are_on_the_grid_and_at_the_runs_end() -> None:
     plan = plan_of(task_with()).model_copy(update={"evaluate_every": 7, "iterations": 17})
     run, observer = run_of(plan), RecordingObserver()
-    assert trained(run, observer) == observer.outcome == "completed"
+    assert train(run, observer) == observer.outcome == "completed"
     assert [point.iteration for point in run.progress.points] == [7, 14, 17]
     assert observer.points == run.progress.points
     assert observer.stepped_to == list(range(1, 18))
@@ -211,34 +211,34 @@ def test_evaluations_are_on_the_grid_and_at_the_runs_end() -> None:
 
 
 def test_run_stops_at_the_first_evaluation_at_its_target() -> None:
-    whole = run_of(plan_of(task_with()))
-    trained(whole)
-    points = whole.progress.points
+    full = run_of(plan_of(task_with()))
+    train(full)
+    points = full.progress.points
     middle = points[len(points) // 2]
     run = run_of(plan_of(task_with(), target=middle.accuracy))
-    assert trained(run) == "reached"
+    assert train(run) == "reached"
     first = next(point for point in points if point.accuracy >= middle.accuracy)
     assert run.progress.points == points[: points.index(first) + 1]
-    assert run.progress.iteration == first.iteration < whole.plan.iterations
+    assert run.progress.iteration == first.iteration < full.plan.iterations
 
 
 def test_run_that_ends_below_its_target_reports_it() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
-    assert trained(run) == "missed"
+    assert train(run) == "missed"
     assert run.progress.iteration == run.plan.iterations
 
 
-def test_best_of_rejected_evaluations_is_the_best_seen() -> None:
+def test_best_accuracy_includes_rejected_evaluations() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
-    trained(run)
+    train(run)
     run.progress.points = [point.model_copy(update={"images": 10}) for point in run.progress.points]
     result = make_result(run, "missed", datetime.now(UTC), None, "index", None)
     assert result.best_accuracy == max(point.accuracy for point in run.progress.points) > 0
 
 
-def test_part_of_val_never_reaches_a_target() -> None:
+def test_partial_evaluation_never_reaches_a_target() -> None:
     run = run_of(plan_of(task_with(), target=0.5))
-    assert trained(run) == "reached"
+    assert train(run) == "reached"
     last = run.progress.points[-1]
     assert outcome_at(run, last) == "reached"
     assert outcome_at(run, last.model_copy(update={"images": 99})) is None
@@ -247,7 +247,7 @@ def test_part_of_val_never_reaches_a_target() -> None:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_non_finite_loss_ends_the_run_at_the_next_evaluation(bf16: bool) -> None:
     run = run_of(plan_of(task_with(optimizer=Sgd(learning_rate=1e30), bf16=bf16)))
-    assert trained(run) == "diverged"
+    assert train(run) == "diverged"
     assert run.progress.iteration == run.plan.evaluate_every
     assert run.progress.points[-1].train_loss is None
 
@@ -255,14 +255,14 @@ def test_non_finite_loss_ends_the_run_at_the_next_evaluation(bf16: bool) -> None
 def test_non_finite_weights_after_the_last_step_end_the_run() -> None:
     plan = plan_of(task_with(optimizer=Sgd(learning_rate=1e38))).model_copy(update={"iterations": 1})
     run = run_of(plan)
-    assert trained(run) == "diverged"
+    assert train(run) == "diverged"
     assert run.progress.points[-1].train_loss is not None
     assert run.progress.points[-1].loss is None
 
 
-def test_bf16_learns_as_well() -> None:
+def test_bf16_run_learns_like_an_fp32_run() -> None:
     exact, half = (run_of(plan_of(task_with(bf16=bf16))) for bf16 in (False, True))
-    assert (trained(exact), trained(half)) == ("completed", "completed")
+    assert (train(exact), train(half)) == ("completed", "completed")
     assert half.progress.points[-1].accuracy == pytest.approx(exact.progress.points[-1].accuracy, abs=0.1)
     assert half.progress.points[-1].train_loss != exact.progress.points[-1].train_loss
     assert {parameter.dtype for parameter in half.network.parameters()} == {torch.float32}
@@ -289,13 +289,13 @@ def test_evaluation_uses_the_tasks_own_normalization() -> None:
 
 @pytest.mark.parametrize("averaging", [PowerAverage(), ExponentialAverage(decay=0.8)], ids=str)
 @pytest.mark.parametrize("method", ["scratch", "naive", "continuous"])
-def test_points_match_the_average_in_every_method(method: Method, averaging: Averaging) -> None:
+def test_curve_points_evaluate_the_average_in_every_method(method: Method, averaging: Averaging) -> None:
     parent = parent_of(task_with()) if method != "scratch" else None
     plan = plan_for(method, task_with()).model_copy(update={"averaging": averaging})
     plain = run_of(plan_for(method, task_with()), parent)
-    trained(plain)
+    train(plain)
     run = run_of(plan, parent)
-    trained(run)
+    train(run)
     assert all(map(torch.equal, run.network.state_dict().values(), plain.network.state_dict().values()))
     assert run.progress.points[-1].accuracy == accuracy_of(run.average.network(), run.val)
     assert run.progress.points[-1].loss != plain.progress.points[-1].loss
@@ -304,7 +304,7 @@ def test_points_match_the_average_in_every_method(method: Method, averaging: Ave
 
 def test_points_have_the_accuracy_of_training_batches() -> None:
     run = run_of(plan_of(task_with()))
-    trained(run)
+    train(run)
     batch = TASK.training.batch_size
     assert run.counters.seen.sum() == run.plan.iterations * batch
     shares = [point.train_accuracy * run.plan.evaluate_every * batch for point in run.progress.points]
@@ -312,9 +312,9 @@ def test_points_have_the_accuracy_of_training_batches() -> None:
 
 
 def test_shrunk_network_is_above_chance_after_few_iterations() -> None:
-    """Check a run whose running statistics start new; without correction they would be mostly the initial ones.
+    """Check that the initial values of new running statistics have no effect.
 
-    The parent's convolution is made small. Its normalization undoes this.
+    The parent's convolution is made small, and its running statistics are changed to compensate.
     """
     parent, plan = parent_of(task_with()), plan_for("continuous", task_with())
     for name, factor in {"0.weight": 0.02, "1.running_mean": 0.02, "1.running_var": 0.02**2}.items():
@@ -323,32 +323,32 @@ def test_shrunk_network_is_above_chance_after_few_iterations() -> None:
     for iterations in (1, 3):
         changed = {"recipe": recipe, "iterations": iterations, "averaging": PowerAverage()}
         run = run_of(plan.model_copy(update=changed), parent)
-        trained(run)
+        train(run)
         assert run.progress.points[-1].accuracy > 1.6 / CLASSES
 
 
 @pytest.mark.parametrize("initialization", [ShrinkPerturb(rate=2.5), ShrinkPerturb()])
-def test_start_sets_the_learning_rate(initialization: ShrinkPerturb) -> None:
+def test_initialization_sets_the_learning_rate(initialization: ShrinkPerturb) -> None:
     parent, plan = parent_of(task_with()), plan_for("continuous", task_with())
     recipe = plan.recipe.model_copy(update={"schedule": Constant(warmup=0), "initialization": initialization})
     run = run_of(plan.model_copy(update={"recipe": recipe, "iterations": 2}), parent)
-    trained(run)
+    train(run)
     assert run.progress.points[-1].learning_rate == pytest.approx(0.001 * initialization.rate)
 
 
 RULE = StopRule(confirmations=2, window=7, gain=0.01, patience=14)
 
 
-def test_run_with_a_rule_ends_at_a_confirmed_target() -> None:
-    whole = run_of(plan_of(task_with(epochs=24)))
-    trained(whole)
-    points = whole.progress.points
-    bar = sorted(point.accuracy for point in points)[len(points) // 3]
-    plan = plan_of(task_with(epochs=24), target=bar)
+def test_run_with_a_stop_rule_ends_at_a_confirmed_target() -> None:
+    full = run_of(plan_of(task_with(epochs=24)))
+    train(full)
+    points = full.progress.points
+    target = sorted(point.accuracy for point in points)[len(points) // 3]
+    plan = plan_of(task_with(epochs=24), target=target)
     run = run_of(plan.model_copy(update={"stop_rule": RULE.model_copy(update={"patience": 1000, "gain": 0.0})}))
-    assert trained(run) == "reached"
+    assert train(run) == "reached"
     pairs = itertools.pairwise(points)
-    second = next(later for earlier, later in pairs if min(earlier.accuracy, later.accuracy) >= bar)
+    second = next(later for earlier, later in pairs if min(earlier.accuracy, later.accuracy) >= target)
     assert run.progress.iteration == second.iteration
     assert all(point.images == len(run.val_order) for point in run.progress.points)
 
@@ -356,11 +356,11 @@ def test_run_with_a_rule_ends_at_a_confirmed_target() -> None:
 def test_run_that_no_longer_improves_ends_at_its_plateau() -> None:
     plan = plan_of(task_with(epochs=400), target=1.01).model_copy(update={"stop_rule": RULE})
     run = run_of(plan)
-    assert trained(run) == "plateau"
+    assert train(run) == "plateau"
     assert run.progress.iteration < plan.iterations / 2
 
 
-def test_carried_target_is_crossed_within_its_scope() -> None:
+def test_carried_target_is_reached_within_its_scope() -> None:
     scope = Scope(drops=("d-0",), classes=OLD_CLASSES)
     target = target_at(0.7).model_copy(update={"provenance": "carried", "scope": scope, "age": 1})
     run = run_of(plan_for("naive", task_with()).model_copy(update={"target": target}), parent_of(task_with()))
@@ -369,7 +369,7 @@ def test_carried_target_is_crossed_within_its_scope() -> None:
     run.progress.points = [point, point_at(14, 0.75, 0.65)]
     result = make_result(run, "missed", datetime.now(UTC), None, "index", None, 0.9)
     assert result.reached_at == {"99": 7, "100": 7}
-    assert result.speed_up == {"99": None, "100": None}, "it says nothing of the whole dataset"
+    assert result.speed_up == {"99": None, "100": None}, "the target's scope is not the full dataset"
     assert result.train_accuracy == 0.9
 
 
@@ -386,12 +386,12 @@ def point_at(iteration: int, accuracy: float, in_scope: float) -> Point:
 
 
 @pytest.mark.parametrize(("wanted", "ends_early"), [(None, False), (0.5, True)])
-def test_targetless_run_ends_at_its_training_accuracy(wanted: float | None, ends_early: bool) -> None:
-    """Ash & Adams, section 3.7: until the training data are fitted."""
+def test_run_without_target_stops_at_its_training_accuracy(wanted: float | None, ends_early: bool) -> None:
+    """Ash & Adams (section 3.7) train until the training data are fitted."""
     task = task_with()
     training = task.training.model_copy(update={"stop_at_train_accuracy": wanted})
     run = run_of(plan_for("scratch", task.model_copy(update={"training": training})))
-    assert trained(run) == "completed"
+    assert train(run) == "completed"
     assert (run.progress.iteration < run.plan.iterations) == ends_early
     before, last = run.progress.points[:-1], run.progress.points[-1]
     if ends_early and wanted:

@@ -12,7 +12,7 @@ from retrain.training.hardware import tune_malloc
 
 
 def pages(keep: bool, environment: dict[str, str], line: Connection) -> None:
-    """Send how many pages came from the kernel in ten steps after the first few, and the resulting weights."""
+    """Send the number of page faults in ten steps after the first five, and the sum of each parameter's gradient."""
     torch.set_num_threads(1)
     os.environ |= environment
     if keep:
@@ -38,7 +38,7 @@ def pages_where(keep: bool, **environment: str) -> tuple[int, list[float]]:
 
 
 def test_step_reuses_freed_pages_and_computes_the_same() -> None:
-    (given_back, ours), (kept, theirs) = pages_where(keep=False), pages_where(keep=True)
-    assert kept < given_back / 3
-    assert ours == theirs
+    (returned, expected), (kept, found) = pages_where(keep=False), pages_where(keep=True)
+    assert kept < returned / 3
+    assert found == expected
     assert kept < pages_where(keep=True, MALLOC_TRIM_THRESHOLD_="1048576")[0] / 3

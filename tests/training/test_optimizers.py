@@ -1,4 +1,4 @@
-"""Optimizers equal torch's own, bit for bit."""
+"""Optimizers take the same steps as torch's optimizers, bit for bit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,7 @@ from torch import nn
 from retrain.config.optimizers import Adam, AdamW, Optimizer, Sgd
 from retrain.training.optimizers import build_optimizer
 
-THEIRS = partial(torch.optim.SGD, fused=True)
+TORCH_SGD = partial(torch.optim.SGD, fused=True)
 CASES = [
     (Adam(learning_rate=0.01), partial(torch.optim.Adam, lr=0.01, fused=True)),
     (
@@ -21,9 +21,9 @@ CASES = [
         AdamW(learning_rate=0.1, weight_decay=0.2, decayed="all"),
         partial(torch.optim.AdamW, lr=0.1, weight_decay=0.2, fused=True),
     ),
-    (Sgd(learning_rate=0.1), partial(THEIRS, lr=0.1, momentum=0.9)),
-    (Sgd(learning_rate=0.1, momentum=0, weight_decay=0.1), partial(THEIRS, lr=0.1, weight_decay=0.1)),
-    (Sgd(learning_rate=0.1, nesterov=True), partial(THEIRS, lr=0.1, momentum=0.9, nesterov=True)),
+    (Sgd(learning_rate=0.1), partial(TORCH_SGD, lr=0.1, momentum=0.9)),
+    (Sgd(learning_rate=0.1, momentum=0, weight_decay=0.1), partial(TORCH_SGD, lr=0.1, weight_decay=0.1)),
+    (Sgd(learning_rate=0.1, nesterov=True), partial(TORCH_SGD, lr=0.1, momentum=0.9, nesterov=True)),
 ]
 
 
@@ -36,9 +36,7 @@ def parameters() -> list[nn.Parameter]:
 @pytest.mark.parametrize(
     ("setting", "make"), CASES, ids=["adam", "adam with decay", "adamw", "momentum", "sgd with decay", "nesterov"]
 )
-def test_steps_match_torchs_own_optimizer_to_the_bit(
-    setting: Optimizer, make: "partial[torch.optim.Optimizer]"
-) -> None:
+def test_steps_equal_torchs_optimizer_bit_for_bit(setting: Optimizer, make: "partial[torch.optim.Optimizer]") -> None:
     """The last parameter has no gradient."""
     ours, theirs = parameters(), parameters()
     optimizer, expected = build_optimizer(setting, ours), make(theirs)
@@ -64,7 +62,7 @@ def test_steps_match_torchs_own_optimizer_to_the_bit(
     ],
     ids=["adamw", "adam", "sgd"],
 )
-def test_biases_and_norms_decay_only_where_asked(
+def test_biases_and_norms_decay_only_if_requested(
     setting: Optimizer, kind: Callable[..., torch.optim.Optimizer], extra: dict[str, float]
 ) -> None:
     ours, theirs = parameters(), parameters()
@@ -79,7 +77,7 @@ def test_biases_and_norms_decay_only_where_asked(
 
 
 def test_mixed_types_and_missing_gradients_step_as_in_torch() -> None:
-    """A parameter of another type, and steps in which all, some or none of the parameters have a gradient."""
+    """Check a parameter of another type, and steps in which all, some or none of the parameters have a gradient."""
 
     def mixed() -> list[nn.Parameter]:
         return [*parameters(), nn.Parameter(torch.ones(4, 2, dtype=torch.float64)), nn.Parameter(torch.ones(2))]

@@ -1,4 +1,4 @@
-"""SIGTERM ends a training at once, or after the step or write in progress."""
+"""SIGTERM ends a training immediately, or after the step or write in progress."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import pytest
 from retrain.training.preemption import FIRST, SECOND, Preempted, defer_signals, raise_preempted
 
 
-def come(number: int = signal.SIGTERM) -> None:
+def send_signal(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
@@ -21,29 +21,29 @@ def interrupted(reached: list[str]) -> None:
     """Receive SIGTERM twice, and note that the block runs to its end."""
     with defer_signals() as leaving:
         assert not leaving()
-        come()
+        send_signal()
         assert leaving()
-        come()
+        send_signal()
         reached.append("end")
 
 
 def interrupted_by_hand(reached: list[str]) -> None:
     """Receive SIGINT twice, and note how far the block runs."""
     with defer_signals() as leaving:
-        come(signal.SIGINT)
+        send_signal(signal.SIGINT)
         assert leaving()
         reached.append("noted")
-        come(signal.SIGINT)
+        send_signal(signal.SIGINT)
         reached.append("not obeyed")
 
 
 def failing() -> None:
     with defer_signals():
-        come()
+        send_signal()
         raise ValueError("mine")
 
 
-def test_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
+def test_deferred_signal_takes_effect_at_the_end_of_the_block() -> None:
     reached: list[str] = []
     with pytest.raises(Preempted):
         interrupted(reached)
@@ -63,7 +63,7 @@ def test_ignored_ctrl_c_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with defer_signals() as leaving:
-            come(signal.SIGINT)
+            send_signal(signal.SIGINT)
             assert not leaving()
     finally:
         signal.signal(signal.SIGINT, before)
@@ -84,10 +84,10 @@ def test_error_inside_is_not_hidden_by_the_signal() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_undeferred_signal_ends_at_once() -> None:
+def test_undeferred_signal_ends_the_training_immediately() -> None:
     before = signal.signal(signal.SIGTERM, raise_preempted)
     try:
         with pytest.raises(Preempted):
-            come()
+            send_signal()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -19,7 +19,7 @@ WARMUP, LIMIT, SMOOTHING, WEIGHTS = 4, 0.5, 0.2, {"class-0": 3.0}
 
 
 def plan_with(**training: object) -> Plan:
-    """Scratch on 160 images without augmentation."""
+    """Return the plan of a scratch run on 160 images without augmentation."""
     task = TASK.model_copy(
         update={
             "data": Data(image_size=8, crop_padding=0, flip=False),
@@ -29,7 +29,7 @@ def plan_with(**training: object) -> Plan:
     return plan_of(task).model_copy(update={"iterations": 10})
 
 
-def trained(run: Run) -> Run:
+def train(run: Run) -> Run:
     run_loop(run, RecordingObserver(), lambda run: None, lambda: False)
     return run
 
@@ -42,7 +42,7 @@ def by_hand(plan: Plan) -> Run:
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.3, fused=True)
     labels, normalize = run.train.labels, Normalize(plan.task.data)
-    weights = torch.tensor([3.0, 1, 1, 1, 1]) / 1.4  # five classes of as many images: 7 / 5
+    weights = torch.tensor([3.0, 1, 1, 1, 1]) / 1.4  # divided by the mean weight of five equally large classes, 7 / 5
     for iteration in range(plan.iterations):
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * min(1, (iteration + 1) / WARMUP) * cosine_factor(iteration, plan.iterations)
@@ -70,15 +70,15 @@ def test_training_matches_a_script_with_the_same_settings() -> None:
         label_smoothing=SMOOTHING,
         class_weights=WEIGHTS,
     )
-    ours, theirs = trained(run_of(plan)), by_hand(plan)
+    ours, theirs = train(run_of(plan)), by_hand(plan)
     for name, tensor in ours.network.state_dict().items():
         torch.testing.assert_close(tensor, theirs.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("setting", [{"warmup": 9}, {"clip_norm": 0.1}, {"label_smoothing": 0.3}])
 def test_each_setting_changes_the_training(setting: dict[str, float]) -> None:
-    """The comparison above would also pass if none of them had an effect."""
-    plain, changed = trained(run_of(plan_with())), trained(run_of(plan_with(**setting)))
+    """A comparison of two trainings with equal settings would also pass if a setting had no effect."""
+    plain, changed = train(run_of(plan_with())), train(run_of(plan_with(**setting)))
     assert not torch.equal(next(plain.network.parameters()), next(changed.network.parameters()))
     assert plan_with().run_id != plan_with(**setting).run_id
 
@@ -107,8 +107,8 @@ def test_inverse_weights_have_mean_one_over_the_samples() -> None:
     assert class_weights("none", ("a", "b", "c"), labels) is None
 
 
-def test_balanced_passes_hold_all_classes_equally_often() -> None:
-    """Three classes of 100, 10 and 1 images: 37 of each in an epoch of 111."""
+def test_balanced_epochs_contain_all_classes_equally_often() -> None:
+    """An epoch has 111 images. Each of the three classes, with 100, 10 and 1 images, appears 37 times."""
     labels = torch.tensor([0] * 100 + [1] * 10 + [2])
     appearances = balanced_appearances(labels)
     assert float(appearances.sum()) == pytest.approx(111)
@@ -122,6 +122,6 @@ def test_balanced_passes_hold_all_classes_equally_often() -> None:
 def test_counters_count_repeated_samples() -> None:
     task = Task.model_validate({**TASK.model_dump(), "training": Training(balanced_sampling=True, epochs=1)})
     run = run_of(plan_of(task).model_copy(update={"iterations": 3, "evaluate_every": 3}))
-    trained(run)
+    train(run)
     counters: Counters = run.counters
     assert int(counters.seen.sum()) == 3 * task.training.batch_size

@@ -1,4 +1,4 @@
-"""Real processes are killed at chosen writes and restarted: the run ends as if uninterrupted."""
+"""Processes are killed at chosen writes and restarted. The result equals that of an uninterrupted run."""
 
 import os
 import random
@@ -21,12 +21,12 @@ from retrain.kubeflow import steps
 from retrain.records import Curve, Plan, Result
 
 LONGER = TASK.training.model_copy(update={"epochs": 40})
-"""A hundred iterations or so, each of them saved."""
+"""Settings of a run of about a hundred iterations, with a checkpoint at each iteration."""
 
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Processes that start at once, forked from one that has imported what they need."""
+    """Return a context whose processes start quickly, as forks of a process that has already imported torch."""
     return forkserver()
 
 
@@ -44,7 +44,7 @@ def plan_in(place: Path) -> Plan:
 
 
 def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
-    """Return what a run is compared by: model, index, curve, iterations."""
+    """Return the results of a run that are compared: the digests of its model and counters, curve, iterations."""
     files = context_of(place).files(plan.run_id)
     result = files.result()
     assert isinstance(result, Result)
@@ -52,7 +52,7 @@ def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int
 
 
 def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
-    """Train to the end in this process, then remove the result."""
+    """Train to the end in this process, remove the run's files, and return its outcome."""
     train_in(place, plan)
     found = outcome(place, plan)
     store = context_of(place).store.objects
@@ -62,17 +62,17 @@ def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curv
 
 
 def saved(place: Path, plan: Plan) -> list[str]:
-    """Return the states in the store, oldest first."""
+    """Return the keys of the run's checkpoints, oldest first."""
     return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
 
 
 def newest(place: Path, plan: Plan) -> int:
-    """Return the iteration of the newest state."""
+    """Return the iteration of the newest checkpoint."""
     return max(int(Path(key).name.split("-")[0]) for key in saved(place, plan))
 
 
 def train_until_frozen(work: Callable[[Path, Plan], object], place: Path, plan: Plan, writes: int) -> None:
-    """Train a plan in this process. It stops itself at one of the writes of its states."""
+    """Train a plan in this process. The process stops itself at the checkpoint write or removal with this number."""
     freeze_at_state(writes)
     work(place, plan)
 
@@ -84,7 +84,7 @@ def started(
     writes: int,
     work: Callable[[Path, Plan], object] = train_in,
 ) -> ForkServerProcess:
-    """A process that trains the plan and has stopped itself after this number of writes and removals of states."""
+    """Return a process that trains the plan, and has stopped itself at this write or removal of a checkpoint."""
     process = processes.Process(target=train_until_frozen, args=(work, place, plan, writes))
     process.start()
     wait_until_stopped(process)
@@ -95,7 +95,7 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     moments = random.Random(0)
-    for _ in range(4):  # each iteration writes a state and removes one: 80 in all at most
+    for _ in range(4):  # an iteration writes one checkpoint and removes one
         process = started(processes, place, plan, writes=moments.randint(1, 40))
         process.kill()
         process.join()
@@ -107,14 +107,14 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
 
 
 def step_in(place: Path, plan: Plan) -> None:
-    """Do the pipeline's training step."""
+    """Run the pipeline's training step."""
     os.environ["RETRAIN_CACHE"] = str(place / "cache")
     torch.set_num_threads(1)
     stored = plan.task.model_copy(update={"store": str(place / "store")})
     steps.train(stored.model_dump_json(), plan.run_id, "cpu")
 
 
-def test_retried_pipeline_step_resumes_from_its_saved_state(processes: ForkServerContext, place: Path) -> None:
+def test_retried_pipeline_step_resumes_from_its_checkpoint(processes: ForkServerContext, place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     context_of(place).files(plan.run_id).write_plan(plan)
@@ -131,7 +131,7 @@ def test_retried_pipeline_step_resumes_from_its_saved_state(processes: ForkServe
     assert outcome(place, plan) == expected
 
 
-def test_sigterm_saves_the_state_exits_75_and_the_run_resumes(processes: ForkServerContext, place: Path) -> None:
+def test_sigterm_saves_a_checkpoint_and_exits_with_75(processes: ForkServerContext, place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     process = started(processes, place, plan, writes=140)
@@ -142,7 +142,7 @@ def test_sigterm_saves_the_state_exits_75_and_the_run_resumes(processes: ForkSer
     assert outcome(place, plan) == expected
 
 
-def test_torn_state_costs_the_iterations_since_the_previous(processes: ForkServerContext, place: Path) -> None:
+def test_run_resumes_from_the_checkpoint_before_a_torn_one(processes: ForkServerContext, place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     process = started(processes, place, plan, writes=60)
@@ -155,8 +155,8 @@ def test_torn_state_costs_the_iterations_since_the_previous(processes: ForkServe
     assert outcome(place, plan) == expected
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_command_exits_75_on_a_signal_and_leaves_its_state(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_command_exits_75_on_a_signal_and_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     commit_drops(tmp_path)
     endless = TASK.training.model_copy(update={"epochs": 10_000})
     task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
@@ -165,12 +165,12 @@ def test_command_exits_75_on_a_signal_and_leaves_its_state(tmp_path: Path, how: 
     environment = python_environment(RETRAIN_CACHE=str(tmp_path / "cache"))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: states_in(tmp_path))
-        process.send_signal(how)
-        _, said = process.communicate(timeout=300)
-    assert process.returncode == os.EX_TEMPFAIL, said
-    assert "Traceback" not in said
-    assert ": preempted after " in said
-    assert ("press Ctrl-C again to end it now" in said) is (how == signal.SIGINT)
-    assert "its checkpoint is saved, and the same command resumes it" in said
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == os.EX_TEMPFAIL, errors
+    assert "Traceback" not in errors
+    assert ": preempted after " in errors
+    assert ("press Ctrl-C again to end it now" in errors) is (number == signal.SIGINT)
+    assert "its checkpoint is saved, and the same command resumes it" in errors
     assert states_in(tmp_path)
     assert list(context_of(tmp_path).store.objects.list(f"{TASK.name}/ledger/")) == []

@@ -1,4 +1,4 @@
-"""Scores match scikit-learn's, and their errors match resampling."""
+"""Scores equal scikit-learn's, and their standard errors agree with resampling."""
 
 import math
 from typing import get_args
@@ -23,7 +23,7 @@ SHARES = torch.tensor([0.3, 0.2, 0.15, 0.1, 0.1, 0.08, 0.05, 0.02])
 
 
 def drawn(count: int, seed: int, skill: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Labels of uneven classes, int64 [N], and logits that know them more or less, [N, K]."""
+    """Return labels of classes of different sizes, int64 [N], and logits [N, K] that favour the labels by `skill`."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.multinomial(SHARES, count, replacement=True, generator=generator)
     logits = torch.randn(count, CLASSES, generator=generator)
@@ -52,14 +52,14 @@ def by_scikit_learn(metric: Metric, labels: Tensor, logits: Tensor) -> float:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("count", [1, 40, 1000])
-def test_score_is_scikit_learns(metric: Metric, count: int) -> None:
+def test_score_equals_scikit_learns(metric: Metric, count: int) -> None:
     labels, logits = drawn(count, seed=count)
     score = compute_score(metric, labels, predictions_of(labels, logits))
     assert score.value == pytest.approx(by_scikit_learn(metric, labels, logits))
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_standard_error_is_the_bootstraps(metric: Metric) -> None:
+def test_standard_error_agrees_with_the_bootstrap(metric: Metric) -> None:
     labels, logits = drawn(2000, seed=1)
     predictions = predictions_of(labels, logits)
     generator = torch.Generator().manual_seed(2)
@@ -71,7 +71,7 @@ def test_standard_error_is_the_bootstraps(metric: Metric) -> None:
     assert error == pytest.approx(float(np.std(values)), rel=0.12)
 
 
-def test_standard_error_of_a_share_is_binomial() -> None:
+def test_standard_error_of_accuracy_is_binomial() -> None:
     labels, logits = drawn(500, seed=3)
     score = compute_score("accuracy", labels, predictions_of(labels, logits))
     assert score.standard_error == pytest.approx(math.sqrt(score.value * (1 - score.value) / 500))
@@ -79,8 +79,8 @@ def test_standard_error_of_a_share_is_binomial() -> None:
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
 @pytest.mark.parametrize("count", [150, 600])
-def test_difference_interval_covers_as_often_as_it_says(metric: Metric, count: int) -> None:
-    """Two networks of equal skill: the interval of their difference holds 0 in 95% of the test splits."""
+def test_difference_interval_has_its_stated_coverage(metric: Metric, count: int) -> None:
+    """The interval of the difference between two equally good networks contains 0 in 95% of the test splits."""
     covered = []
     for seed in range(400):
         labels, theirs = drawn(count, seed)
@@ -109,7 +109,7 @@ def test_classes_that_a_model_lacks_count_as_wrong() -> None:
 
 
 def test_measured_scores_equal_the_plain_evaluation() -> None:
-    """By accuracy, over all samples and over the groups, both ways of measuring agree."""
+    """Check that both functions measure the same accuracy, over all samples and over the groups."""
     torch.manual_seed(0)
     network, held = dropout_net(CLASSES, SIZE), samples([300], CLASSES)
     scope = held.labels < 4

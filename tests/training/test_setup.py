@@ -22,7 +22,7 @@ HEAD = "5.weight"
 
 
 def initial(drops: int, classes: int, seed: int = 0) -> dict[str, Tensor]:
-    """Return the weights that a lineage starts with."""
+    """Return the initial weights of a scratch run."""
     return dict(
         factory.build_network(
             TASK.model, classes, TASK.data.image_size, derive_seed(seed, "weights", drops)
@@ -31,7 +31,7 @@ def initial(drops: int, classes: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def parent() -> Parent:
-    """Return a parent that knew the first drop, and whose counters call some of its samples easy and some hard."""
+    """Return a parent that was trained on the first drop. By its counters, some samples are easy and some are hard."""
     weights = {name: torch.full_like(tensor, 2) for name, tensor in initial(1, OLD_CLASSES).items()}
     known = torch.arange(sum(SIZES)) < SIZES[0]
     return Parent(weights, Counters(10.0 * known, torch.arange(sum(SIZES)) % 10 * known, 1.0 * known))
@@ -54,7 +54,7 @@ def named(run: Run) -> dict[str, nn.Parameter]:
 
 
 def anchor_of(run: Run) -> dict[str, Tensor]:
-    """theta_0, read off the gradient 2 * strength * (theta - theta_0) with strength 1/2."""
+    """Return theta_0, computed from the gradient 2 * strength * (theta - theta_0) with strength 1/2."""
     run.optimizer.zero_grad()
     run.change_gradients(0)
     return {name: (parameter - parameter.grad).detach() for name, parameter in named(run).items()}
@@ -79,20 +79,20 @@ def test_continuous_run_shrinks_perturbs_and_grows_its_head() -> None:
     assert run.network.get_buffer("1.running_mean").tolist() == [0.0] * 8
 
 
-def test_naive_run_takes_the_parent_over_as_it_is() -> None:
+def test_naive_run_starts_from_the_parents_unchanged_weights() -> None:
     run = run_of(plan_of(method="naive", sizes=SIZES, classes=CLASSES, known=1, parent="scratch-0"), parent())
     assert torch.equal(named(run)[HEAD][OLD_CLASSES:], initial(2, CLASSES)[HEAD][OLD_CLASSES:])
     assert set(named(run)[HEAD][:OLD_CLASSES].flatten().tolist()) == {2.0}
     assert run.network.get_buffer("1.running_mean").tolist() == [2.0] * 8
 
 
-def test_anchor_start_is_where_the_run_starts() -> None:
+def test_anchor_start_is_the_runs_initial_weights() -> None:
     run = continuous("start")
     for name, anchor in anchor_of(run).items():
         torch.testing.assert_close(anchor, named(run)[name].detach())
 
 
-def test_anchor_fresh_is_this_runs_own_new_network() -> None:
+def test_anchor_fresh_is_the_runs_fresh_network() -> None:
     for name, anchor in anchor_of(continuous("fresh")).items():
         torch.testing.assert_close(anchor, initial(2, CLASSES)[name])
 
@@ -136,7 +136,7 @@ def test_ewc_without_old_samples_is_refused() -> None:
         with_recipe(known=0, objective=Ewc())
 
 
-def test_head_first_trains_the_head_alone_for_its_share() -> None:
+def test_head_first_trains_only_the_head_for_its_share() -> None:
     run = with_recipe(initialization=Warm(head_first=0.25), objective=NoPenalty())
     until = run.plan.iterations // 4
     assert until == 7
@@ -147,7 +147,7 @@ def test_head_first_trains_the_head_alone_for_its_share() -> None:
         assert {name for name, parameter in named(run).items() if parameter.grad.any()} == trained
 
 
-def test_frozen_parameters_are_neither_trained_nor_pulled() -> None:
+def test_frozen_parameters_are_neither_trained_nor_penalized() -> None:
     task = TASK.model_copy(update={"model": TASK.model.model_copy(update={"name": f"{__name__}:frozen"})})
     run = run_of(plan_of(task))
     trained = run.optimizer.parameters
@@ -162,7 +162,7 @@ def frozen(classes: int, image_size: int) -> nn.Module:
     return network
 
 
-def test_setup_thins_old_samples_at_both_ends_of_the_index() -> None:
+def test_setup_thins_the_easiest_and_hardest_old_samples() -> None:
     run = continuous()
     probability = run.loader.sampler.probability
     assert probability is not None

@@ -1,4 +1,4 @@
-"""A saved state is complete: a run that is saved and loaded anywhere continues bit for bit."""
+"""A saved state is complete: a run that is loaded from it continues with the same results, bit for bit."""
 
 import pytest
 import torch
@@ -17,14 +17,17 @@ OPTIMIZERS = [Adam(), AdamW(), Sgd(), Sgd(momentum=0.0), Sgd(nesterov=True, weig
 
 
 def plan_with(optimizer: Optimizer, seed: int = 0) -> Plan:
-    """Plan eleven iterations of 32 over epochs of 80 samples: only the fifth batch ends where an epoch does."""
+    """Return a plan of eleven iterations with 32 samples each.
+
+    An epoch has 80 samples, so only the fifth and the tenth iteration end together with an epoch.
+    """
     training = TASK.training.model_copy(update={"optimizer": optimizer, "save_seconds": 0})
     plan = plan_of(TASK.model_copy(update={"training": training, "seed": seed}), sizes=(80,))
     return plan.model_copy(update={"iterations": 11, "evaluate_every": 4})
 
 
 def states_of(run: Run) -> list[bytes]:
-    """Train to the end; the state after every iteration."""
+    """Train to the end, and return the state after every iteration."""
     states: list[bytes] = []
     run_loop(run, RecordingObserver(), lambda run: states.append(save_state(run)), lambda: False)
     return states
@@ -46,16 +49,16 @@ def assert_equal(run: Run, other: Run) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "adamw", "sgd", "plain sgd", "nesterov"])
 def test_state_loaded_at_any_iteration_gives_the_same_result(optimizer: Optimizer) -> None:
     plan = plan_with(optimizer)
-    whole = run_of(plan)
-    states = states_of(whole)
+    full = run_of(plan)
+    states = states_of(full)
     assert len(states) == plan.iterations
     for iteration, state in enumerate(states, 1):
         resumed = run_of(plan)
-        torch.rand(iteration)  # the new process has its own past
+        torch.rand(iteration)  # a new process has another random state
         load_state(resumed, state)
         assert resumed.progress.iteration == iteration
         assert len(states_of(resumed)) == plan.iterations - iteration
-        assert_equal(resumed, whole)
+        assert_equal(resumed, full)
 
 
 @pytest.mark.parametrize("averaging", [PowerAverage(), ExponentialAverage(decay=0.8), NoAverage()], ids=str)
@@ -63,13 +66,13 @@ def test_resumed_run_with_averaging_equals_uninterrupted_run(averaging: Averagin
     plan = plan_with(Adam())
     recipe = plan.recipe.model_copy(update={"schedule": Constant(warmup=3)})
     plan = plan.model_copy(update={"averaging": averaging, "recipe": recipe})
-    whole = run_of(plan)
-    for iteration, state in enumerate(states_of(whole), 1):
+    full = run_of(plan)
+    for iteration, state in enumerate(states_of(full), 1):
         resumed = run_of(plan)
         load_state(resumed, state)
         assert save_state(resumed) == state
         assert len(states_of(resumed)) == plan.iterations - iteration
-        assert_equal(resumed, whole)
+        assert_equal(resumed, full)
 
 
 def test_saving_a_loaded_state_gives_the_same_bytes() -> None:
@@ -80,7 +83,7 @@ def test_saving_a_loaded_state_gives_the_same_bytes() -> None:
     assert save_state(run) == state
 
 
-def test_saved_state_is_a_copy() -> None:
+def test_saved_state_is_independent_of_later_steps() -> None:
     run = run_of(plan_with(Adam()))
     first: list[bytes] = []
     run_loop(run, RecordingObserver(), lambda run: first.append(save_state(run)), lambda: False)

@@ -1,7 +1,7 @@
-"""Iterations that are recorded once and replayed train as those that are not.
+"""Iterations that are recorded once and replayed have the same results as plain iterations.
 
-There is no CUDA graph without a GPU. Here the recording only calls the same function again, on the same tensors: what
-it must not do again, such as reading the learning rate of an iteration, would show in the weights.
+CUDA graphs need a GPU. Without one, a replay calls the recorded function again, on the same tensors. The weights would
+differ if the function did work that a graph cannot repeat, such as reading the learning rate of an iteration.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ CASES = [
 
 
 class CallAgain:
-    """A recorder that keeps the work itself, and the iterations at which it was recorded and done."""
+    """A recorder whose replay calls the recorded function. It lists the iterations of the recording and of replays."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -60,23 +60,23 @@ class CallAgain:
 
 
 def continued(task: Task, averaging: PowerAverage | NoAverage, device: str = "cpu") -> Run:
-    """A continuous run of a network whose BatchNorm statistics are not new."""
+    """Return a continuous run. Its BatchNorm statistics are a trained parent's."""
     start = run_of(plan_of(task))
     for _ in range(2):
         train_step(start)
     known = replace(Counters.zeros(sum(SIZES)), seen=torch.ones(sum(SIZES), dtype=torch.int16))
     plan = plan_of(task, "continuous", sizes=SIZES, known=1, parent="parent")
     plan = plan.model_copy(update={"averaging": averaging})
-    train, val = (placed(samples(sizes, 5), device) for sizes in (SIZES, (100,)))
-    return set_up(plan, train, val, Parent(start.network.state_dict(), known))
+    train_samples, val_samples = (on_device(samples(sizes, 5), device) for sizes in (SIZES, (100,)))
+    return set_up(plan, train_samples, val_samples, Parent(start.network.state_dict(), known))
 
 
-def placed(some: Samples, device: str) -> Samples:
+def on_device(some: Samples, device: str) -> Samples:
     return Samples.of(some.images[torch.arange(len(some))].to(device), some.labels.to(device), some.sizes)
 
 
-def trained(run: Run, steps: int = STEPS) -> tuple[list[float], dict[str, Tensor]]:
-    """The sums of losses and of correct predictions after each step, and all that has changed at the end."""
+def train(run: Run, steps: int = STEPS) -> tuple[list[float], dict[str, Tensor]]:
+    """Train, and return the sums of losses and correct predictions after each step, and all tensors at the end."""
     sums = []
     for _ in range(steps):
         train_step(run)
@@ -87,15 +87,15 @@ def trained(run: Run, steps: int = STEPS) -> tuple[list[float], dict[str, Tensor
 
 
 @pytest.mark.parametrize(("recipe", "optimizer", "averaging"), CASES, ids=lambda one: getattr(one, "name", one))
-def test_recorded_run_trains_like_one_that_is_not(
+def test_recorded_run_trains_like_a_plain_run(
     recipe: str, optimizer: Adam | AdamW | Sgd, averaging: PowerAverage | NoAverage
 ) -> None:
     task = task_with(RECIPES[recipe], optimizer)
-    losses, expected = trained(continued(task, averaging))
+    losses, expected = train(continued(task, averaging))
     run = continued(task, averaging)
     recorder = CallAgain(run)
     run.compute = RecordedStep(run, recorder)
-    found_losses, found = trained(run)
+    found_losses, found = train(run)
     assert found_losses == pytest.approx(losses, rel=1e-4)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
@@ -104,11 +104,11 @@ def test_recorded_run_trains_like_one_that_is_not(
     assert recorder.replayed == list(range(begin, STEPS))
 
 
-def test_step_is_recorded_once_new_statistics_are_corrected() -> None:
+def test_step_is_recorded_after_the_batchnorm_correction() -> None:
     run = run_of(plan_of(TASK))
     recorder = CallAgain(run)
     run.compute = RecordedStep(run, recorder)
-    trained(run, 10)
+    train(run, 10)
     assert recorder.recorded == []
     run.progress.iteration = 200
     train_step(run)
@@ -136,27 +136,29 @@ def test_recording_refuses_several_processes() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU; there is none here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU, which CUDA graphs need")
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_cuda_graph_trains_like_single_kernels(recipe: Recipe, bf16: bool) -> None:
     task = task_with(recipe, Adam(), bf16)
-    losses, expected = trained(continued(task, PowerAverage(), "cuda"))
+    losses, expected = train(continued(task, PowerAverage(), "cuda"))
     run = continued(task, PowerAverage(), "cuda")
     run.compute = RecordedStep(run, CudaGraphRecorder(run.augmentation))
-    found_losses, found = trained(run)
+    found_losses, found = train(run)
     tolerance = 5e-2 if bf16 else 1e-3
     assert found_losses == pytest.approx(losses, rel=tolerance)
     assert torch.equal(found["seen"], expected["seen"])
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch reports waiting only on GPUs; there is none here")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="this machine has no GPU, and torch reports waiting only on GPUs"
+)
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_replayed_cuda_graph_never_waits_for_the_gpu() -> None:
     run = continued(task_with(RECIPES["l2_init"], Adam(), bf16=True), PowerAverage(), "cuda")
     run.compute = RecordedStep(run, CudaGraphRecorder(run.augmentation))
-    trained(run)
+    train(run)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(STEPS):

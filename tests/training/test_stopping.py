@@ -27,7 +27,10 @@ CARRIED = target_at(0.8).model_copy(update={"provenance": "carried", "scope": Sc
 def curve(
     accuracy: Sequence[float], in_scope: Sequence[float] | None = None, newest: Sequence[float] | None = None
 ) -> list[Point]:
-    """Points at iterations 10, 20, ... on the whole of a val of 10,000 images: their error lengthens no window."""
+    """Return points at iterations 10, 20, ...
+
+    Each is measured on 10,000 images, so its standard error is too small to lengthen a window.
+    """
     none = [None] * len(accuracy)
     columns = zip(accuracy, in_scope or none, newest or none, strict=True)
     return [
@@ -51,22 +54,27 @@ RISING = [0.1 * k for k in range(1, 8)]
 @pytest.mark.parametrize(
     ("points", "target", "rule", "ending"),
     [
-        (curve([0.5, 0.8]), target_at(0.8), None, "reached"),  # without a rule the first crossing ends it
+        (
+            curve([0.5, 0.8]),
+            target_at(0.8),
+            None,
+            "reached",
+        ),  # without a rule, the first evaluation at the target ends the run
         (curve([0.5, 0.79]), target_at(0.8), None, None),
         (curve([0.5, 0.8]), None, RULE, None),
-        (curve([0.5, 0.8]), target_at(0.8), RULE, None),  # one reading may be luck
+        (curve([0.5, 0.8]), target_at(0.8), RULE, None),  # one evaluation may be luck
         (curve([0.5, 0.8, 0.81]), target_at(0.8), RULE, "reached"),
-        (curve([0.8, 0.7, 0.81]), target_at(0.8), RULE, None),  # the mean of the last two is below
+        (curve([0.8, 0.7, 0.81]), target_at(0.8), RULE, None),  # the mean of the last two is below the target
         (curve([0.8]), target_at(0.8), RULE, None),
         (curve([0.5] * 10), target_at(0.8), RULE, "plateau"),
         (curve([0.5] * 4), target_at(0.8), RULE, "plateau"),  # patience is at most 0.7 of the iterations so far
-        (curve([0.5] * 3), target_at(0.8), RULE, None),  # and no run younger than it is given up
+        (curve([0.5] * 3), target_at(0.8), RULE, None),  # no run ends before it is as long as the rule's patience
         (curve([*RISING, 0.7, 0.7]), target_at(0.8), RULE, None),
         (curve(RISING), target_at(0.8), RULE, None),
         (curve([0.5] * 100), target_at(0.8), RULE, "missed"),
-        (curve([0.5] * 99 + [0.8]), target_at(0.8), RULE, "reached"),  # there is no more time to confirm it
+        (curve([0.5] * 99 + [0.8]), target_at(0.8), RULE, "reached"),  # the budget leaves no time to confirm it
         (curve([0.5] * 100), target_at(0.8), None, "missed"),
-        # A carried target is about its scope, and waits until all that is learnt stops improving.
+        # A carried target covers only its scope. At this target, a run continues until no curve improves.
         (curve([0.5, 0.7, 0.705, 0.705, 0.705], [0.9] * 5), CARRIED, RULE, "reached"),
         (curve([0.5, 0.6, 0.7, 0.75, 0.78], [0.9] * 5), CARRIED, RULE, None),
         (curve([0.7] * 5, [0.9] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]), CARRIED, RULE, None),
@@ -77,37 +85,45 @@ RISING = [0.1 * k for k in range(1, 8)]
             CARRIED,
             RULE,
             "reached",
-        ),  # a dip that lasted for the patience
-        (curve([0.7, 0.68, 0.68], [0.9] * 3), CARRIED, RULE, None),  # a dip alone ends nothing
+        ),  # the dip has lasted for the rule's patience
+        (curve([0.7, 0.68, 0.68], [0.9] * 3), CARRIED, RULE, None),  # a shorter dip does not end a run
         (curve([0.7, 0.695, 0.695, 0.695], [0.9] * 4), CARRIED, RULE, "reached"),
         (curve([0.9] * 5, [0.7] * 5), CARRIED, RULE, "plateau"),
         (curve([0.5, 0.5], [0.7, 0.8]), CARRIED, None, "reached"),
         (curve([0.9, 0.9], [0.7, 0.7]), CARRIED, None, None),
     ],
 )
-def test_judge_ends_runs_by_the_table(
+def test_judge_ends_runs_as_listed(
     points: list[Point], target: Target | None, rule: StopRule | None, ending: str | None
 ) -> None:
     assert judge(points, target, rule, budget=1000) == ending
 
 
 def test_judge_ends_a_late_run_above_the_expected_accuracy() -> None:
-    """A run above it by a standard error, in the mean of two evaluations, ends from `improve_until` on, here 40."""
+    """From `improve_until` on, here iteration 40, a run ends if it is above the expected accuracy by a standard error.
+
+    The mean of its last two evaluations counts.
+    """
     target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.02)})
     limited = RULE.model_copy(update={"improve_until": 40})
     rising, below = curve([0.77, 0.79, 0.81, 0.85], [0.9] * 4), curve([0.77, 0.79, 0.81, 0.829], [0.9] * 4)
     assert judge(rising, target, limited, 1000) == "reached"
     assert judge(below, target, limited, 1000) is None
-    assert judge(curve([0.77, 0.79, 0.81, 0.85], [0.7] * 4), target, limited, 1000) is None, "its target comes first"
-    assert judge(rising, target, RULE.model_copy(update={"improve_until": 41}), 1000) is None, "it is not late yet"
+    assert judge(curve([0.77, 0.79, 0.81, 0.85], [0.7] * 4), target, limited, 1000) is None, (
+        "the run is below its target"
+    )
+    assert judge(rising, target, RULE.model_copy(update={"improve_until": 41}), 1000) is None, "before `improve_until`"
     assert judge(rising, target, RULE, 1000) is None
 
 
 @pytest.mark.parametrize(
     ("accuracy", "is_rough", "ending"), [(0.79, False, "reached"), (0.81, False, None), (0.79, True, None)]
 )
-def test_judge_ends_a_fitted_parents_run_by_it_early(accuracy: float, is_rough: bool, ending: str | None) -> None:
-    """A run above it by 1.5 standard errors ends from `expect_from` on, here 40; a rough one from `improve_until`."""
+def test_judge_ends_a_fitted_parents_run_early(accuracy: float, is_rough: bool, ending: str | None) -> None:
+    """From `expect_from` on, here iteration 40, a run ends if it is 1.5 standard errors above the expected accuracy.
+
+    A rough expectation ends runs only from `improve_until` on.
+    """
     expected = AccuracyEstimate(accuracy=accuracy, standard_error=0.02, is_rough=is_rough)
     target = CARRIED.model_copy(update={"expected": expected})
     rule = RULE.model_copy(update={"improve_until": 80, "expect_from": 40})
@@ -118,7 +134,10 @@ def test_judge_ends_a_fitted_parents_run_by_it_early(accuracy: float, is_rough: 
 
 @pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.72, None), (0.7, "reached"), (0.45, "reached")])
 def test_judge_lowers_expected_accuracy_for_new_classes(among_all: float, ending: str | None) -> None:
-    """The run has 90% on the old classes and scratch had 80%: both are assumed to lose as much to later classes."""
+    """The run has 90% among the old classes, where scratch was expected to have 80%.
+
+    Scratch is then assumed to have 90%, too, and to keep the same share of it among all classes as the run.
+    """
     points = [
         point.model_copy(update={"scope_among_all": among_all}) for point in curve([0.62, 0.66, 0.70, 0.73], [0.9] * 4)
     ]
@@ -126,8 +145,11 @@ def test_judge_lowers_expected_accuracy_for_new_classes(among_all: float, ending
     assert judge(points, target, RULE.model_copy(update={"improve_until": 30}), 1000) == ending
 
 
-def test_expected_accuracy_is_the_share_that_a_run_keeps() -> None:
-    """Over the later half of its evaluations: here three quarters of what it gets right among the old classes."""
+def test_expected_accuracy_shrinks_by_the_share_that_a_run_keeps() -> None:
+    """Use means over the later half of the run's evaluations.
+
+    Of the samples that are correct among the old classes, three quarters are also correct among all classes.
+    """
     kept = [0.1, 0.1, 0.5, 0.7]
     points = [
         point.model_copy(update={"scope_among_all": value})
@@ -141,21 +163,21 @@ def test_expected_accuracy_is_the_share_that_a_run_keeps() -> None:
     better = [point.model_copy(update={"in_scope": 0.9, "scope_among_all": 0.72}) for point in points]
     raised = expect_scratch(better, target)
     assert raised is not None
-    assert raised.accuracy == pytest.approx(0.72), "images of new classes help scratch as well"
+    assert raised.accuracy == pytest.approx(0.72), "scratch is assumed to be as accurate as the run"
     rough = target.model_copy(update={"expected": planned.model_copy(update={"is_rough": True})})
     kept_share = expect_scratch(better, rough)
     assert kept_share is not None
-    assert kept_share.accuracy == pytest.approx(0.8 * 0.8), "what more images bring is in the plan's estimate"
-    share_error = math.sqrt(0.75 * 0.25 / 80)  # of the 80 samples that are right among the old classes
+    assert kept_share.accuracy == pytest.approx(0.8 * 0.8), "a rough estimate is not raised to the run's accuracy"
+    share_error = math.sqrt(0.75 * 0.25 / 80)  # for the 80 samples that are correct among the old classes
     assert expected.standard_error == pytest.approx(math.hypot(0.75 * 0.04, 0.8 * share_error))
 
 
 @pytest.mark.parametrize("kept", [None, 0.7, 0.8])
-def test_expected_accuracy_is_planned_without_later_classes(kept: float | None) -> None:
+def test_expected_accuracy_is_the_plans_without_new_classes(kept: float | None) -> None:
     points = [point.model_copy(update={"scope_among_all": kept}) for point in curve([0.5] * 2, [0.7] * 2)]
     planned = AccuracyEstimate(accuracy=0.80, standard_error=0.0)
     assert expect_scratch(points, CARRIED.model_copy(update={"expected": planned})) == planned
-    assert expect_scratch(points, CARRIED) is None, "it is unknown for this metric"
+    assert expect_scratch(points, CARRIED) is None, "the target has no expected accuracy"
 
 
 def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
@@ -167,8 +189,8 @@ def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
 
 
 @pytest.mark.parametrize(("expected", "ending"), [(0.80, "reached"), (0.90, None)])
-def test_judge_needs_more_gain_only_above_the_expected(expected: float, ending: str | None) -> None:
-    """With twice the images a run is soon far above the carried target, and scratch would be as well."""
+def test_judge_needs_more_gain_only_above_the_expected_accuracy(expected: float, ending: str | None) -> None:
+    """With twice the images, a run is soon far above the carried target. Scratch would be, too."""
     scratch = AccuracyEstimate(accuracy=expected, standard_error=0.2, is_rough=True)
     target = CARRIED.model_copy(update={"expected": scratch})
     points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
@@ -176,7 +198,7 @@ def test_judge_needs_more_gain_only_above_the_expected(expected: float, ending: 
 
 
 def test_judge_needs_less_gain_if_new_data_meets_the_target() -> None:
-    """Old classes far above the target say nothing of new ones that have hardly begun to be learnt."""
+    """A high accuracy on old classes does not show that new classes have been learnt."""
     lenient = RULE.model_copy(update={"excess": 0.02})
     rising = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
     learnt, unlearnt = ([point.model_copy(update={"newest": new}) for point in rising] for new in (0.9, 0.3))
@@ -184,8 +206,8 @@ def test_judge_needs_less_gain_if_new_data_meets_the_target() -> None:
     assert judge(unlearnt, CARRIED, lenient, 1000) is None
 
 
-def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
-    """An accuracy 0.03 below the best one is a dip where 0.01 counts, and none where 0.06 does."""
+def test_judge_ignores_dips_smaller_than_the_needed_gain() -> None:
+    """An accuracy of 0.03 below the best one is a dip if the needed gain is 0.01, but not if it is 0.06."""
     points = curve([0.80, 0.80, 0.77, 0.77, 0.77], [0.9] * 5)
     patient = RULE.model_copy(update={"patience": 400})
     assert judge(points, CARRIED, patient, 1000) is None
@@ -202,7 +224,7 @@ def test_judge_tells_a_plateau_from_a_target_within_error(below: float, ending: 
 
 
 def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
-    """A run ends from `improve_until` on, here 50, if it rises slowly, and from twice that on if it rises fast."""
+    """A run that rises slowly ends from `improve_until` on, here iteration 50. Others end from iteration 100 on."""
     limited = RULE.model_copy(update={"improve_until": 50})
     points = curve([0.3 + 0.05 * step for step in range(10)], [0.9] * 10)
     assert judge(points, CARRIED, RULE, 1000) is None
@@ -210,10 +232,10 @@ def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
     assert judge(points, CARRIED, limited, 1000) == "reached"
     slow = curve([0.7 + 0.0025 * step for step in range(5)], [0.9] * 5)
     greedy = limited.model_copy(update={"gain": 0.0})
-    assert judge(slow[:4], CARRIED, greedy, 1000) is None, "it is not late yet"
+    assert judge(slow[:4], CARRIED, greedy, 1000) is None, "before `improve_until`"
     assert judge(slow, CARRIED, greedy, 1000) == "reached"
     below = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.7, 0.72, 0.74, 0.76, 0.78, 0.79])
-    assert judge(below, CARRIED, limited, 1000) is None, "it may still reach its target"
+    assert judge(below, CARRIED, limited, 1000) is None, "the run is below its target"
 
 
 @pytest.mark.parametrize(("last", "margin"), [(5, 1.0), (6, 0.8), (8, 0.4), (9, 0.2)])
@@ -239,18 +261,18 @@ def test_judge_ends_a_run_at_its_target_in_time() -> None:
 
 
 @pytest.mark.parametrize(("rise", "ending"), [(0.0025, "reached"), (0.005, None)])
-def test_judge_ends_a_late_slow_run_below_the_expected(rise: float, ending: str | None) -> None:
-    """The expectation may be wrong, so a run that hardly improves does not wait for it."""
+def test_judge_ends_a_late_slow_run_below_the_expected_accuracy(rise: float, ending: str | None) -> None:
+    """The expected accuracy may be wrong. A run that hardly improves ends below it."""
     limited = RULE.model_copy(update={"improve_until": 50, "gain": 0.0})
     far = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.9, standard_error=0.02)})
     points = curve([0.7 + rise * step for step in range(6)], [0.9] * 6)
     assert judge(points, far, limited, 1000) == ending
-    assert judge(points[:4], far, limited, 1000) is None, "it is not late yet"
+    assert judge(points[:4], far, limited, 1000) is None, "before `improve_until`"
 
 
 @pytest.mark.parametrize(("rise", "ending"), [(0.003, "reached"), (0.005, None)])
 def test_judge_looks_back_further_on_few_samples(rise: float, ending: str | None) -> None:
-    """Two equal scores in a row are noise on 400 images, where the rise of the two windows before is none."""
+    """On 400 images, two equal scores in a row may be noise, so the rise over several windows counts."""
     limited = RULE.model_copy(update={"improve_until": 75, "gain": 0.0})
     far = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.9, standard_error=0.02)})
     scores = [0.5 + rise * min(step, 12) for step in range(14)]
@@ -259,14 +281,13 @@ def test_judge_looks_back_further_on_few_samples(rise: float, ending: str | None
 
 
 NOISY = [0.70, 0.73, 0.71, 0.74, 0.72, 0.73, 0.74, 0.73, 0.74, 0.73, 0.74, 0.74]
-"""Scores that have stopped rising after the first third, by what can be seen on few samples."""
+"""Scores that seem to have stopped rising after the first third, as far as few samples show it."""
 
 
 def noisy_curve(fall: float, images: int) -> list[Point]:
-    """Points of `NOISY` whose loss starts at 1 and falls by this much with every evaluation."""
+    """Return points with the scores `NOISY`. Their loss starts at 1 and falls by `fall` with every evaluation."""
     points = curve(NOISY, [0.9] * len(NOISY))
-    figures = ({"loss": 1 - fall * step, "images": images} for step in range(len(NOISY)))
-    return [point.model_copy(update=figure) for point, figure in zip(points, figures, strict=True)]
+    return [point.model_copy(update={"loss": 1 - fall * step, "images": images}) for step, point in enumerate(points)]
 
 
 @pytest.mark.parametrize(
@@ -274,19 +295,21 @@ def noisy_curve(fall: float, images: int) -> list[Point]:
     [
         (0.02, 400, None),
         (0.0, 400, "reached"),
-        (-0.02, 400, "reached"),  # a network that has fitted its data may lose certainty and keep its accuracy
-        (0.02, 600, "reached"),  # these are enough to tell it by the accuracy
+        (-0.02, 400, "reached"),  # the loss of a fitted network may rise while its accuracy stays
+        (0.02, 600, "reached"),  # enough images to decide by the accuracy
     ],
 )
 def test_judge_waits_on_few_samples_while_the_loss_falls(fall: float, images: int, ending: str | None) -> None:
     rule = RULE.model_copy(update={"gain": 0.0005})
     assert judge(noisy_curve(fall, images), CARRIED, rule, 1000) == ending
     limited = rule.model_copy(update={"improve_until": 60})
-    assert judge(noisy_curve(fall, images), CARRIED, limited, 1000) == "reached", "it has had all its time"
+    assert judge(noisy_curve(fall, images), CARRIED, limited, 1000) == "reached", (
+        "from twice `improve_until` on, every run ends"
+    )
 
 
-def test_falling_loss_is_worth_its_slope_of_the_score() -> None:
-    """Here the score rises by half of what the loss falls: by 0.01 within the rule's window of two evaluations."""
+def test_falling_loss_counts_by_the_slope_of_the_score() -> None:
+    """The score rises half as fast as the loss falls: by 0.01 within the rule's window of two evaluations."""
     points = [
         point.model_copy(update={"loss": 1 - 0.01 * step})
         for step, point in enumerate(curve([0.5 + 0.005 * step for step in range(8)]))
@@ -304,11 +327,11 @@ def test_judge_allows_a_late_run_half_an_error_below_target(in_scope: float, end
     target = CARRIED.model_copy(update={"accuracy": 0.8, "standard_error": 0.02})
     points = curve([0.3 + 0.05 * step for step in range(10)], [in_scope] * 10)
     assert judge(points, target, limited, 1000) == ending
-    assert judge(points[:4], target, limited, 1000) is None, "it is not late yet"
+    assert judge(points[:4], target, limited, 1000) is None, "before `improve_until`"
 
 
 def test_judge_takes_the_mean_of_the_last_evaluations() -> None:
-    """A baseline's few validation samples make single evaluations jump around the target."""
+    """With a baseline's few validation samples, single evaluations vary around the target."""
     points = curve([0.7] * 4, [0.81, 0.78, 0.79, 0.82])
     assert judge(points[:3], CARRIED, RULE, 1000) is None
     assert judge(points, CARRIED, RULE, 1000) == "reached"
@@ -321,7 +344,10 @@ def test_needed_gain_is_the_larger_of_minimum_and_errors() -> None:
 
 
 def test_few_validation_samples_lengthen_the_windows() -> None:
-    """An accuracy of 50% on 100 images has an error of 5 points: five times that which lengthens nothing."""
+    """An accuracy of 50% on 100 images has a standard error of 5 percentage points.
+
+    The windows are five times as long, because an error of up to 1 point does not lengthen them.
+    """
     (point,) = curve([0.5])
     assert noise_factor(point) == 1
     assert noise_factor(point.model_copy(update={"images": 100})) == pytest.approx(5)

@@ -1,7 +1,7 @@
 """No step waits for the device: its tensors are never read on the host.
 
-Without a GPU, real steps are made with fake tensors: they have shapes and no values, so what asks for a value fails.
-The CPU is where they claim to be, so copies to it are seen by name.
+Without a GPU, the tests take real steps with fake tensors. These have shapes but no values, so code that reads a value
+fails. Their device is the CPU, so copies to the host are detected by the name of the function.
 """
 
 from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ READS: dict[str, Callable[[Tensor], object]] = {
 
 
 class Refusing(TorchFunctionMode):
-    """Refuses copies to the host by name."""
+    """A mode in which functions that copy tensors to the host fail."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -71,14 +71,14 @@ class Refusing(TorchFunctionMode):
 @contextmanager
 def nothing_is_read() -> Iterator[None]:
     with ExitStack() as modes:
-        modes.callback(augment._channels.cache_clear)  # a fake tensor kept there would reach later tests
+        modes.callback(augment._channels.cache_clear)  # a fake tensor in the cache would reach later tests
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         modes.enter_context(Refusing())
         yield
 
 
 def continued(task: Task) -> Run:
-    """Return a continuous run whose old samples are thinned, within its first epoch."""
+    """Return a continuous run in its first epoch. Its old samples are thinned."""
     start = run_of(plan_of(task))
     known = replace(Counters.zeros(sum(SIZES)), seen=torch.ones(sum(SIZES), dtype=torch.int16))
     plan = plan_of(task, "continuous", sizes=SIZES, known=1, parent="parent")
@@ -107,7 +107,9 @@ def test_step_that_reads_on_the_host_is_detected(read: Callable[[Tensor], object
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch reports waiting only on GPUs; there is none here")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="this machine has no GPU, and torch reports waiting only on GPUs"
+)
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_gpu_epochs_have_no_host_synchronization(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from retrain.utils.processes import available_cores
 
 @pytest.fixture
 def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file of the quota of a container on a machine of 64 cores. It says nothing about threads."""
+    """Return the quota file of a container on a machine of 64 cores. No environment variable sets the threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
@@ -32,10 +32,10 @@ def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("said", "allowed"), [("max 100000", 64), ("50000 100000", 1), ("150000 100000", 2), ("9900000 100000", 64)]
+    ("limits", "allowed"), [("max 100000", 64), ("50000 100000", 1), ("150000 100000", 2), ("9900000 100000", 64)]
 )
-def test_container_has_the_cores_of_its_quota(said: str, allowed: int, quota: Path) -> None:
-    quota.write_text(said + "\n")
+def test_container_has_the_cores_of_its_quota(limits: str, allowed: int, quota: Path) -> None:
+    quota.write_text(limits + "\n")
     assert available_cores() == allowed
 
 
@@ -52,13 +52,13 @@ def test_processes_on_one_machine_share_the_quota(
     assert available_cores() == each
 
 
-@pytest.mark.parametrize(("said", "expected"), [(None, 3), ("7", 7)])
-def test_commands_compute_in_their_available_cores_unless_set(
-    said: str | None, expected: int, quota: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("threads", "expected"), [(None, 3), ("7", 7)])
+def test_commands_use_available_cores_unless_threads_are_set(
+    threads: str | None, expected: int, quota: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quota.write_text("300000 100000\n")
-    if said:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
     before = torch.get_num_threads()
     torch.set_num_threads(7)
     try:
@@ -69,7 +69,7 @@ def test_commands_compute_in_their_available_cores_unless_set(
         torch.set_num_threads(before)
 
 
-def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> None:
+def test_parallel_map_uses_as_many_threads_as_cores(quota: Path) -> None:
     quota.write_text("200000 100000\n")
     both = threading.Barrier(2)  # passed only once two threads have their first items
 
@@ -90,20 +90,20 @@ def test_processes_of_a_step_share_the_cores(quota: Path, monkeypatch: pytest.Mo
 
 
 def note_cores_and_threads(folder: str, *, device: str) -> None:
-    """Write down how many cores a study's process has, and in how many threads it computes."""
+    """Write the numbers of cores and of computing threads of a study's process to a file."""
     make_context(TaskStore(LocalStore(Path(folder)), make_task().name), make_task(), device)
     Path(folder, "noted").write_text(f"{available_cores()} {torch.get_num_threads()}")
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("is_set", [False, True])
 def test_study_processes_share_cores_and_use_the_set_threads(
-    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_set: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if told:
+    if is_set:
         monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
     each = max(1, available_cores() // 2)
     with worker_pool(Workers(jobs=2, device="cpu")) as do:
         assert list(do(note_cores_and_threads, [str(tmp_path)])) == [None]  # type: ignore[list-item]
-    assert (tmp_path / "noted").read_text() == f"{each} {available_cores() if told else each}"
+    assert (tmp_path / "noted").read_text() == f"{each} {available_cores() if is_set else each}"
     assert "LOCAL_WORLD_SIZE" not in os.environ

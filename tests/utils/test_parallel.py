@@ -10,7 +10,7 @@ from retrain.utils.parallel import CHUNK_SIZE, READERS, RESULTS_AHEAD, map_ahead
 from retrain.utils.processes import available_cores
 
 
-def test_results_come_in_the_order_of_the_items() -> None:
+def test_parallel_map_keeps_the_order_of_items() -> None:
     assert list(parallel_map(lambda number: number * number, range(1000))) == [number**2 for number in range(1000)]
     assert list(parallel_map(abs, [])) == []
 
@@ -23,7 +23,7 @@ def test_parallel_map_takes_only_items_it_works_on() -> None:
     results.close()
 
 
-def test_first_failure_ends_it() -> None:
+def test_parallel_map_ends_at_its_first_error() -> None:
     def picky(number: int) -> int:
         if number >= 100:
             raise ValueError(f"not {number}")
@@ -39,7 +39,7 @@ def test_first_failure_ends_it() -> None:
 
 
 def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
-    asked = threading.Barrier(READERS)  # passed only once as many wait at once
+    asked = threading.Barrier(READERS)  # passed only when this number of threads wait
 
     def answer(key: int) -> int:
         if key < READERS:
@@ -64,6 +64,6 @@ def test_map_ahead_buffers_the_set_number_of_answers() -> None:
         assert len(begun) <= taken + 3
 
 
-def test_first_key_that_fails_ends_it() -> None:
+def test_map_ahead_ends_at_its_first_error() -> None:
     with pytest.raises(ZeroDivisionError):
         list(map_ahead(lambda key: 1 / key, [2, 1, 0, 5]))
