@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
     "device": (beside((info("bad.png", tarfile.CHRTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
     "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: a link or a special file"),
-    "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: neither a plain"),
+    "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: a link or a "),
     "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no sample in it can be used"),
     "no files": (dict, "drop bad: no training image in it"),
     "samples of another drop": (

@@ -110,7 +110,7 @@ def test_empty_class_is_refused(tmp_path: Path) -> None:
 
 def test_link_is_refused(tmp_path: Path) -> None:
     (folder(tmp_path, "cat/1.png") / "cat/2.png").symlink_to("/etc/hostname")
-    with pytest.raises(DropError, match=r"cat/2\.png: neither a file nor a folder"):
+    with pytest.raises(DropError, match=r"cat/2\.png: a link or a special file"):
         read_source(tmp_path)
 
 

@@ -131,9 +131,8 @@ def test_gc_keeps_recently_used_files_of_the_cache(workspace: Workspace) -> None
         load_decoded(drop, workspace.store, 2 * SIZE, cache, ["test"])
     other = TaskStore(LocalStore(workspace.folder / "other"), "other")
     gone = before - names(cache) if clean(cache, (TASK, other)) else set()
-    assert (
-        len([name for name in gone if name.endswith("safetensors")]) == 2 * 3 + 1
-    )  # three splits of two drops, and an incomplete file
+    # Three splits of two drops, and an incomplete file.
+    assert len([name for name in gone if name.endswith("safetensors")]) == 2 * 3 + 1
     assert clean(cache, (TASK, other)).removals == ()
 
 

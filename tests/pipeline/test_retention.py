@@ -190,7 +190,7 @@ ACTS = ("land", "run", "interrupt", "calibrate", "roll back", "gc")
 @settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 2)), min_size=6, max_size=8))
 def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str, int]]) -> None:
-    """Check that after any history rollbacks, resumed runs and next runs work, and that no sum changes."""
+    """Check that rollbacks, resumed runs and next runs work after any history, and that no sum changes."""
     workspace = make_workspace(tmp_path / uuid4().hex, drops=1)
     kept, interrupted = 1, None
     for seed, (act, number) in enumerate([*acts, ("gc", 1), ("roll back", 0), ("land", 0), ("run", 0)], start=1):

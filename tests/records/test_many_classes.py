@@ -63,9 +63,8 @@ def test_100000_classes_are_trained_and_continued_with_more(landed: Task) -> Non
     members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
     tars = {f"{split}.tar": shard(members[n::3]) for n, split in enumerate(("train", "val", "test"))}
     assert ingest_as_watcher(landed, context.store.objects, "more", tars) is None
-    second = stages.run_task(
-        context, landed, Request("continuous", "trial")
-    )  # a trial, because a target near the chance level is refused
+    # The run is a trial, because a target near the chance level is refused.
+    second = stages.run_task(context, landed, Request("continuous", "trial"))
     assert isinstance(first, RunRecord)
     assert isinstance(second, RunRecord)
     assert [each.method for each in (first, second)] == ["scratch", "continuous"]

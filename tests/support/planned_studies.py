@@ -45,7 +45,7 @@ class Imagined(Runs):
 
 
 def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
-    """Yield, for each drop, the number of training images by class. The share `data.val_share` of them is held out."""
+    """Yield the number of training images of each drop by class, without the share `data.val_share` of them."""
     setting = study.splits[split]
     names, each = EACH[study.data[0].name]
     each = round(each * (1 - study.set.get("data.val_share", 0)))
