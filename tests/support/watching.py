@@ -80,7 +80,7 @@ class Recorder:
         return new
 
 
-def figures(watcher: Watcher) -> dict[str, float]:
+def metrics_of(watcher: Watcher) -> dict[str, float]:
     """Return the metrics of the watcher's only task, by name."""
     return {sample.name: sample.value for metric in watcher.health.collect() for sample in metric.samples}
 

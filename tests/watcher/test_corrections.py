@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.uploads import task_in
-from support.watching import Place, Recorder, figures
+from support.watching import Place, Recorder, metrics_of
 
 from retrain.config.automation import Erase, Trigger
 from retrain.config.task import Model, Task
@@ -64,7 +64,7 @@ def test_watcher_starts_one_run_for_amendments_alone(place: Place) -> None:
     assert [ref.digest for ref in place.plan(run_id).dataset.drops] == [place.store.drops.read("a").digest]
     amend(place, "cat/003", "dog")
     assert watchers[0].once()
-    assert figures(watchers[0])["retrain_watcher_lag_seconds"] > 0
+    assert metrics_of(watchers[0])["retrain_watcher_lag_seconds"] > 0
     assert recorder.runs == [run_id]
     promote(place, run_id)
     assert watchers[0].once()
@@ -72,7 +72,7 @@ def test_watcher_starts_one_run_for_amendments_alone(place: Place) -> None:
     promote(place, second)
     assert all(watcher.once() for watcher in [*watchers, place.watcher(recorder)])
     assert recorder.runs == [run_id, second]
-    assert figures(watchers[0])["retrain_watcher_lag_seconds"] == 0
+    assert metrics_of(watchers[0])["retrain_watcher_lag_seconds"] == 0
 
 
 class Killed(Recorder):

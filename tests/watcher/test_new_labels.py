@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.pictures import png
 from support.uploads import task_in, upload
-from support.watching import Place, Recorder, figures
+from support.watching import Place, Recorder, metrics_of
 
 from retrain.config.task import Model, Task
 from retrain.data.uploads import ingest_drop
@@ -84,7 +84,7 @@ def test_upload_of_new_labels_becomes_an_amendment(
     assert {(change.before, change.after) for change in amendment.changes} == {("cat", "dog")}
     assert [drop.id for drop in place.store.drops.all()] == ["first"]
     assert place.store.drops.quarantine_causes() == {}
-    assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 0
+    assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 0
     assert len(recorder.runs) == 1
     status = read_status(place.task, place.store)
     assert status.newest_amendments == (AMENDED,)

@@ -23,7 +23,7 @@ import pytest
 from support.pictures import png
 from support.programs import python_environment
 from support.uploads import good, shard, task_in, upload
-from support.watching import Place, Recorder, counts, figures, notified_queue, on_s3
+from support.watching import Place, Recorder, counts, metrics_of, notified_queue, on_s3
 
 from retrain.config.task import Model, Task
 from retrain.errors import StoreError
@@ -121,7 +121,7 @@ def test_drop_is_quarantined_after_three_killed_validations(
     crash = "validating drop a-bad: its process was killed by SIGSEGV (a crash in native code)"
     cause = f"3 validations began and never ended, the last: {crash}"
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
-    assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
+    assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
     assert begun(place.store.objects) == []
     place.store.objects.delete(KEYS.quarantine("a-bad"))
     assert watcher.once()
@@ -211,7 +211,7 @@ def test_drop_that_another_watcher_validates_is_retried_later(bucket: str, s3: s
         assert watcher.once()
         assert recorder.runs == []
         assert counts(queue, s3) == (0, 1)
-        assert figures(watcher)["retrain_watcher_errors_total"] == 0
+        assert metrics_of(watcher)["retrain_watcher_errors_total"] == 0
         assert watcher.health.problems() == []
     assert watcher.once()
     assert recorder.runs == [place.owners()["a-good"]]

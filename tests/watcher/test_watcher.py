@@ -16,7 +16,7 @@ from support.watching import (
     Recorder,
     counts,
     dead_letters,
-    figures,
+    metrics_of,
     notification,
     notified_queue,
     on_s3,
@@ -147,7 +147,7 @@ def test_unreadable_message_becomes_a_dead_letter(place: Place, bucket: str, s3:
         assert watcher.once()
         time.sleep(0.1)
     assert (counts(queue, s3), counts(dead, s3)) == ((0, 0), (1, 0))
-    assert figures(watcher)["retrain_watcher_queue_errors_total"] == 2
+    assert metrics_of(watcher)["retrain_watcher_queue_errors_total"] == 2
 
 
 def test_watcher_keeps_messages_of_a_task_with_a_broken_store(place: Place, bucket: str, s3: str) -> None:
@@ -191,7 +191,7 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
     assert report.cause.endswith(
         "pets/drops/bad: cat/0.png: cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
     )
-    assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
+    assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
 def test_damaged_manifest_does_not_block_other_drops(place: Place, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_drop_waits_for_the_scheduled_time(place: Place, tmp_path: Path) -> None
     watcher = later.watcher(submitter)
     assert watcher.once()
     assert submitter.runs == []
-    assert figures(watcher)["retrain_watcher_lag_seconds"] > 0
+    assert metrics_of(watcher)["retrain_watcher_lag_seconds"] > 0
     drop = place.store.drops.read("a")
     long_ago = drop.model_copy(update={"committed_at": drop.committed_at.replace(year=2020)})
     place.store.objects.write(place.store.keys.manifest("a"), long_ago.to_bytes())
@@ -230,4 +230,4 @@ def test_watcher_starts_no_run_for_drops_trained_by_hand(place: Place, tmp_path:
     place.end(planned.run_id)
     assert watcher.once()
     assert submitter.runs == []
-    assert figures(watcher)["retrain_watcher_lag_seconds"] == 0
+    assert metrics_of(watcher)["retrain_watcher_lag_seconds"] == 0
