@@ -17,27 +17,27 @@ def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 Ordered = AfterValidator(_check_order)
-"""Makes a pair of limits refuse a first value above the second."""
+"""Validator that refuses a pair of limits whose first value is above the second."""
 
 
 class ResizedCrop(ConfigModel):
     """A random part of each image, of random size and aspect ratio, resized to the image size (Inception's crop)."""
 
     scale: Annotated[tuple[Area, Area], Ordered] = (0.08, 1.0)
-    """Least and largest share of the image's area."""
+    """Smallest and largest share of the image's area."""
     ratio: Annotated[tuple[PositiveFloat, PositiveFloat], Ordered] = (0.75, 1.3333)
-    """Least and largest width of the part, as a multiple of its height."""
+    """Smallest and largest width of the part, as a multiple of its height."""
 
 
 class ColorJitter(ConfigModel):
     """Random changes of colour."""
 
     brightness: NonNegativeFloat = 0.4
-    """The factor on brightness is drawn between 1 - this and 1 + this."""
+    """Largest change of brightness. With 0.4, the factor on brightness is drawn between 0.6 and 1.4."""
     contrast: NonNegativeFloat = 0.4
-    """The same for contrast."""
+    """Largest change of contrast, as for brightness."""
     saturation: NonNegativeFloat = 0.4
-    """The same for saturation."""
+    """Largest change of saturation, as for brightness."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest shift of the hue, as a share of the colour circle."""
 
@@ -77,8 +77,8 @@ class Augmentation(ConfigModel):
     color_jitter: ColorJitter | None = None
     """Random changes of colour, shared by eight consecutive images of a batch. {} takes the default strengths."""
     mixup: NonNegativeFloat = 0.0
-    """alpha. Each image is mixed with another image, by a share that is drawn from Beta(alpha, alpha) for each batch. 0
-    turns this off."""
+    """alpha of mixup. Each image is mixed with another image. Each batch draws the share of the other image from
+    Beta(alpha, alpha). 0 turns mixup off."""
     cutmix: NonNegativeFloat = 0.0
-    """alpha. A part of each image is replaced by a part of another image. With mixup, each batch uses one of the two.
-    """
+    """alpha of CutMix. A part of each image is replaced by a part of another image. If mixup is also set, each batch
+    uses one of the two. 0 turns CutMix off."""

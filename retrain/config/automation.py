@@ -8,12 +8,12 @@ from retrain.config.fields import ConfigModel, Duration, NoCredentials, Share
 
 
 class Budget(ConfigModel):
-    """Limits of a task's costs in a period. Once it is spent, no run starts before the next period."""
+    """Limits of a task's costs in a period. When a limit is reached, no run starts before the next period."""
 
     device_hours: PositiveFloat | None = None
     """Device hours, evaluation included (default: no limit)."""
     cost: PositiveFloat | None = None
-    """Money, at costs.price_per_device_hour (default: no limit)."""
+    """Cost in the task's currency, by costs.price_per_device_hour (default: no limit)."""
     per: Literal["day", "week", "month"] = "month"
     """Calendar period in UTC. Weeks begin on Monday."""
 
@@ -22,18 +22,21 @@ class Trigger(ConfigModel):
     """Conditions that must all hold before `retrain run` or `retrain watch` starts a retraining."""
 
     min_samples: NonNegativeInt = 0
-    """Least number of new training samples."""
+    """Smallest number of new training samples."""
     min_new_share: Share = 0.0
-    """Least share of the dataset's training samples that are new."""
+    """Smallest share of the dataset's training samples that are new."""
     quiet_period: Duration | None = None
-    """Time since the last drop landed (30m, 6h). Drops that land together then become one run."""
+    """Time that must pass after the last drop landed (30m, 6h). Drops that land within this time of each other are
+    trained in one run."""
     expected_saving: Annotated[float, Field(lt=1)] | None = None
-    """Least share of scratch's iterations that the run is expected to save, judging by the last runs."""
+    """Smallest share of scratch's iterations that the run is expected to save. The expectation comes from the last
+    runs."""
     max_wait: Duration | None = None
-    """Once the oldest new drop has waited this long (12h, 7d), the conditions above no longer apply."""
+    """Time after which the conditions above no longer apply, counted from the landing of the oldest new drop (12h, 7d).
+    """
     drift: Literal["ignore", "advise", "run"] = "ignore"
-    """Action if a new drop's images differ from the champion's test images. advise shows the difference. run starts a
-    run, as max_wait does. ignore does not measure it."""
+    """Action if a new drop's images differ from the champion's held-out images. advise reports the difference. run
+    starts a run, as max_wait does. ignore does not measure the difference."""
     budget: Budget = Budget()
     """Limits of the runs' costs in a period."""
     pause: bool = False

@@ -1,4 +1,4 @@
-"""Field types of a task's settings (fractions, bytes, durations, addresses), and which fields decide a run's id."""
+"""Field types of a task's settings (shares, bytes, durations, addresses), and markers of fields for a run's id."""
 
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ def _refuse_credentials(value: object) -> object:
 
 
 NoCredentials = BeforeValidator(_refuse_credentials)
-"""Makes a field refuse addresses with credentials."""
+"""Validator that refuses addresses with credentials."""
 
 Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
 """A quantity of bytes, such as 512Mi or 16Gi."""
@@ -50,18 +50,18 @@ class ConfigModel(BaseModel):
 
 
 class NotIdentity:
-    """Marks a field, in its `Annotated` type, that does not affect training. A run's id does not depend on it."""
+    """Marker in the `Annotated` type of a field that does not affect training. A run's id does not depend on it."""
 
 
 class IdentityIfSet:
-    """Marks a field, in its `Annotated` type, that is part of a run's id only if it differs from its default.
+    """Marker in the `Annotated` type of a field that is part of a run's id only if it differs from its default.
 
     Such a field can be added later: the ids of plans without it do not change.
     """
 
 
 def identity(model: BaseModel) -> dict[str, Any]:
-    """Return the fields of a model that determine a run's id, as JSON. The same holds for nested models."""
+    """Return the fields of a model that determine a run's id, as JSON. Nested models are reduced in the same way."""
     dumped = model.model_dump(mode="json")
     return {
         name: _identity_of(getattr(model, name), dumped[name])

@@ -1,4 +1,4 @@
-"""The size that images are resized to, and how."""
+"""The size that images are resized to, and the method of resizing."""
 
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,8 +12,8 @@ Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 """Side of an image, in pixels."""
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
-resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
+"""The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre.
+letterbox resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
 
 
 Background = Literal["white", "black", "none"]
@@ -38,7 +38,7 @@ ImageSize = Annotated[Side | tuple[Side, Side], WrapValidator(_read_size)]
 
 
 class Frame(NamedTuple):
-    """A shape, and how images are resized to it. Its text is part of the names of cached files."""
+    """A shape, and the method that resizes images to it. The names of cached files contain its text."""
 
     height: int
     width: int

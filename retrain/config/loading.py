@@ -110,11 +110,11 @@ class Override(NamedTuple):
     path: FieldPath
     value: Any
     origin: str = "--set"
-    """The option that gives it, for messages."""
+    """The option that set the value. Messages name it."""
 
 
 def parse_override(text: str) -> Override:
-    """Parse `path=value`. Raises `TaskError`."""
+    """Return the override in a text of the form `path=value`. Raises `TaskError` for other texts."""
     path, equals, value = text.partition("=")
     steps = tuple(path.split("."))
     if not equals or not all(steps):
@@ -171,7 +171,7 @@ def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Ta
 
 
 _GIVEN: dict[str, str] = {}
-"""The argument by which this process found each task, by the task's name: a name or a path."""
+"""The argument (a name or a path) with which the user named each task, by the task's name."""
 
 
 def task_argument(name: str) -> str:

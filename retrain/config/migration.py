@@ -23,7 +23,7 @@ FORMER_DEFAULTS: Mapping[int, Mapping[str, Any]] = {
         "baseline.refresh.on_miss": True,
     },
 }
-"""By schema version: the settings whose defaults changed with that version, and the defaults before."""
+"""Settings whose defaults changed with a schema version, and their defaults before it, by schema version."""
 
 
 class Migrated(NamedTuple):
@@ -79,7 +79,7 @@ def _find_version(task: Task, source: str, unversioned: int | None) -> int:
 
 
 def _write(document: dict[str, Any], path: str, value: object, source: str) -> bool:
-    """Write a setting into a document that lacks it and may have it. Return whether it was written."""
+    """Write a setting into a document if it is absent there and allowed. Return whether it was written."""
     *outer, name = path.split(".")
     part = document
     added: list[tuple[dict[str, Any], str]] = []
@@ -99,7 +99,7 @@ def _write(document: dict[str, Any], path: str, value: object, source: str) -> b
 
 
 def _is_allowed(document: dict[str, Any], source: str) -> bool:
-    """Return whether a task may have these settings: another kind of objective has no anchor, for example."""
+    """Return whether a task may have these settings. For example, most kinds of objective have no anchor."""
     try:
         validate_document(document, source)
     except TaskError:

@@ -11,7 +11,7 @@ Decayed = Literal["all", "matrices"]
 
 
 class Adam(ConfigModel):
-    """Adam with coupled weight decay, as the papers use it."""
+    """Adam with coupled weight decay: the decay is part of the gradient."""
 
     name: Literal["adam"] = "adam"
     learning_rate: PositiveFloat = 0.001
@@ -33,7 +33,7 @@ class AdamW(ConfigModel):
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the two moments."""
     weight_decay: NonNegativeFloat = 0.05
-    """Decoupled weight decay: each step shrinks the weights by this times the learning rate."""
+    """Decoupled weight decay. Each step shrinks the weights by weight_decay times the learning rate."""
     decayed: Decayed = "matrices"
     """Parameters with weight decay: all, or matrices (neither biases nor normalization)."""
 

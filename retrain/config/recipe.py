@@ -15,7 +15,7 @@ class Fresh(ConfigModel):
 
     name: Literal["fresh"] = "fresh"
     scale: Annotated[PositiveFloat, IdentityIfSet] = 1.0
-    """Factor on the new network's weights, for comparison: the effect of shrinking without a parent."""
+    """Factor on the new network's weights, for comparison. It shows the effect of shrinking without a parent."""
 
 
 HeadRows = Literal["fresh", "class_means"]
@@ -28,7 +28,7 @@ class Auto(ConfigModel):
 
     name: Literal["auto"] = "auto"
     alpha: Share = 0.4
-    """Least weight of the parent's parameters: for a parent that has fitted its training data."""
+    """Smallest weight of the parent's parameters. It is used for a parent that has fitted its training data."""
     beta: Share = 0.001
     """Weight of the newly initialized network, if the parent's parameters are shrunk."""
     head_rows: HeadRows = "class_means"
@@ -56,13 +56,13 @@ class ShrinkPerturb(ConfigModel):
     buffers: Literal["fresh", "old"] = "fresh"
     """BatchNorm's running statistics: fresh (newly initialized) or old (the parent's)."""
     rate: PositiveFloat = 1.0
-    """Factor on the learning rate. Below 1, it suits weights that are small compared with a step."""
+    """Factor on the learning rate. A factor below 1 suits weights that are small compared with a step."""
     least_norm: Share = 0.0
-    """Least norm of all shrunk parameters together, as a share of a new network's norm. A parent whose norm is already
-    small is shrunk less, or not at all. 0: always shrink by alpha, in each of several consecutive runs."""
+    """Smallest norm of all shrunk parameters together, as a share of a new network's norm. A parent whose norm is
+    already small is shrunk less, or not at all. 0: always shrink by alpha, so consecutive runs shrink repeatedly."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
-    """The last layer's weights for new classes: fresh (newly initialized), perturbed (beta times that), or class_means
-    of the parent's features."""
+    """The last layer's weights for new classes: fresh (newly initialized), perturbed (beta times newly initialized
+    weights), or class_means of the parent's features."""
 
 
 class GaussianNoise(ConfigModel):
@@ -97,8 +97,8 @@ class L2Init(ConfigModel):
     strength: NonNegativeFloat = 0.01
     """Lambda."""
     anchor: Literal["origin", "fresh", "start"] = "start"
-    """theta_0: origin (the first initialization of the lineage), fresh (this run's new network) or start (where this
-    run starts). start did best in docs/evidence/cifar100-mini.md."""
+    """theta_0: origin (the first initialization of the lineage), fresh (this run's new network) or start (this run's
+    initial weights). start gave the best results in docs/evidence/cifar100-mini.md."""
 
 
 class Ewc(ConfigModel):
@@ -141,13 +141,13 @@ class EasyHard(ConfigModel):
 
     name: Literal["easy_hard"] = "easy_hard"
     share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """Share of old samples that count as easy, and share that count as hard: each is half of the paper's c."""
+    """Share of the old samples that counts as easy. The same share counts as hard. It is half of the paper's c."""
     probability: Share = 0.1
     """r: the probability that an easy or hard old sample appears in an epoch."""
 
 
 class OldNew(ConfigModel):
-    """Old and new samples in a fixed proportion (Verwimp et al., section 3.3, the comparison)."""
+    """Old and new samples in a fixed proportion, for comparison (Verwimp et al., section 3.3)."""
 
     name: Literal["old_new"] = "old_new"
     new: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -187,7 +187,7 @@ class InverseTime(OpenEnded):
 
     name: Literal["inverse_time"] = "inverse_time"
     half: PositiveFloat = 0.2
-    """h, at which the rate is half of the peak, as a share of scratch's schedule."""
+    """h: the time at which the rate is half of the peak, as a share of scratch's schedule."""
 
 
 class Cosine(ConfigModel):
@@ -248,8 +248,8 @@ class Recipe(ConfigModel):
     """The four aspects of the continuous method. The preset supplies the aspects that are left out."""
 
     preset: Preset = "default"
-    """The settings that the others start from. default has averaged weights and no fixed length. paper is exactly the
-    method of Verwimp et al. naive is a plain warm start."""
+    """The source of all aspects that are left out. default has averaged weights and no fixed length. paper is exactly
+    the method of Verwimp et al. naive is a plain warm start."""
     initialization: Initialization = Auto()
     """The initial weights: auto, warm, shrink_perturb or fresh, or for comparison noise."""
     objective: Objective = NoPenalty()
@@ -281,21 +281,21 @@ def _merge_aspect(given: Any, chosen: dict[str, Any]) -> Any:
 
 
 def recipe_for(method: Method, recipe: Recipe) -> Recipe:
-    """Return the method's recipe, given the task's own.
+    """Return the method's recipe, given the task's recipe.
 
-    `continuous` is the task's recipe. `scratch` and `naive` have their own initialization and run a full schedule of
-    the task's kind, or a cosine if that kind has no end.
+    `continuous` uses the task's recipe. `scratch` and `naive` have their own initialization and a full schedule. It is
+    of the same kind as the task's schedule, or a cosine if that schedule has no fixed length.
     """
     match method:
         case "scratch":
-            return _whole_schedule(Fresh(), recipe.scratch_objective, recipe)
+            return _with_full_schedule(Fresh(), recipe.scratch_objective, recipe)
         case "naive":
-            return _whole_schedule(Warm(), NoPenalty(), recipe)
+            return _with_full_schedule(Warm(), NoPenalty(), recipe)
         case "continuous":
             return recipe
 
 
-def _whole_schedule(initialization: Initialization, objective: Objective, recipe: Recipe) -> Recipe:
+def _with_full_schedule(initialization: Initialization, objective: Objective, recipe: Recipe) -> Recipe:
     schedule = Cosine() if isinstance(recipe.schedule, OpenEnded) else recipe.schedule
     return Recipe(
         preset=recipe.preset,

@@ -27,7 +27,7 @@ from retrain.config.resources import Kubeflow, Resources
 
 
 class Costs(ConfigModel):
-    """Rates of one device. A run's record keeps its rates: a new price does not change past figures."""
+    """Rates of one device. A run's record contains its rates, so a new price does not change the costs of past runs."""
 
     price_per_device_hour: PositiveFloat | None = None
     """Price of one device (a GPU, or the CPU) for one hour. Without it, no cost is reported."""
@@ -40,10 +40,11 @@ class Costs(ConfigModel):
 
 
 class Stream(ConfigModel):
-    """Settings of streaming samples from shards, if the dataset is not held decoded in memory."""
+    """Settings of streaming samples from shards, for a dataset that is too large to keep decoded in memory."""
 
     shuffle_shards: PositiveInt = 16
-    """Number of shards whose samples are shuffled together. More of them shuffle better. The cache holds them all."""
+    """Number of shards whose samples are shuffled together. More shards give a better shuffle. The cache needs room for
+    all of them."""
     cache: Bytes = "20Gi"
     """Size limit of the shard cache on this machine's disk, such as 20Gi, for all its processes."""
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
@@ -60,8 +61,9 @@ class Data(ConfigModel):
     """Side of the square, or [height, width], that every image is resized to, in pixels. If image_size, mean or std are
     absent, timm networks and pretrained torchvision networks use their own."""
     fit: Annotated[Fit, IdentityIfSet] = "crop"
-    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
-    resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
+    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre.
+    letterbox resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping
+    proportions."""
     background: Annotated[Background, IdentityIfSet] = "white"
     """Background of transparent images: white or black. With none, transparency is ignored."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -91,13 +93,13 @@ class Data(ConfigModel):
     image is used). refuse refuses the drop. keep_both keeps both images."""
     unseen_classes: Annotated[Literal["exclude", "refuse"], NotIdentity] = "exclude"
     """Action if a class has held-out images but no training images. exclude leaves the class out of the evaluation on
-    the test split, and so out of the gate. refuse refuses the drop."""
+    the test split and out of the gate. refuse refuses the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
-    """Place of decoded training images. device and memory hold all of them there. stream reads shards as needed. auto
+    """Place of decoded training images. device and memory keep all of them there. stream reads shards as needed. auto
     is stream if the images exceed half of resources.memory. Otherwise it is device if they fit there, and else memory.
     """
     stream: Annotated[Stream, NotIdentity] = Stream()
-    """Settings of streaming samples from shards, if the dataset is not held decoded in memory."""
+    """Settings of streaming samples from shards, for a dataset that is too large to keep decoded in memory."""
 
     @property
     def frame(self) -> Frame:
@@ -159,29 +161,32 @@ class Stopping(ConfigModel):
     """Rules that end a run at its target or below it."""
 
     confirmations: PositiveInt = 2
-    """Evaluations whose mean must be at the target: one lucky evaluation does not end a run."""
+    """Number of last evaluations whose mean must be at the target. One lucky evaluation then does not end a run."""
     plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Iterations within which a run must improve, as a share of the iterations that scratch takes to its accuracy. If
-    the standard error of the validation accuracy exceeds one point, the window grows in proportion."""
+    """Iterations within which a run must improve, as a share of s_scratch (the iterations after which scratch first
+    reaches its final accuracy). If the standard error of the validation accuracy exceeds one point, the window grows in
+    proportion."""
     plateau_gain: Share = 0.0025
-    """Least gain in accuracy within that window (0.0025 is a quarter of a point). If the standard error exceeds two
-    points, a run at a carried target also continues while its loss falls by the equivalent of this gain."""
+    """Smallest gain in accuracy within plateau_window that counts as an improvement (0.0025 is a quarter of a point).
+    If the standard error exceeds two points, a run at a carried target also continues while its loss falls by the
+    equivalent of this gain."""
     plateau_errors: NonNegativeFloat = 0.5
-    """Least gain within that window in standard errors of the validation accuracy. The larger of both gains applies."""
+    """The same limit as plateau_gain, but in standard errors of the validation accuracy. The larger of the two limits
+    applies."""
     plateau_excess: PositiveFloat = 0.02
     """Accuracy above a carried target at which the required gain doubles."""
     improve_until: PositiveFloat = 0.4
-    """Share of scratch's iterations to its accuracy after which a run ends even if it still improves, once it is at
-    most half a standard error below a carried target. A run that improves fast continues, for up to twice as long,
-    until it is above the accuracy expected of scratch. If the parent has fitted its data, a run far above that accuracy
-    can end from half of this share on."""
+    """Share of s_scratch after which a run ends even if it still improves, if it is at most half a standard error below
+    a carried target. A run that improves fast continues until it is above the accuracy expected of scratch, but at most
+    until twice this share. If the parent has fitted its data, a run far above that accuracy can end from half of this
+    share on."""
     patience: PositiveFloat = 1.5
-    """Number of windows without that gain after which a run below its target ends. It counts as at its target if it is
-    below it by no more than 1.64 standard errors."""
+    """Number of windows (plateau_window) without a sufficient gain after which a run below its target ends. The run
+    counts as at its target if it is at most 1.64 standard errors below it."""
 
 
 class Training(ConfigModel):
-    """Settings of training, the same for every method: L_r compares iterations, and they must be equal work."""
+    """Settings of training, the same for every method. L_r compares iterations, so each must be the same work."""
 
     epochs: PositiveFloat = 100
     """Length of scratch's schedule, in epochs over the whole dataset."""
@@ -222,12 +227,12 @@ class Training(ConfigModel):
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"
-    """The method that counts learning speed. free counts in the training forward pass. exact evaluates all training samples
-    after each epoch."""
+    """The method that counts learning speed. free counts in the training forward pass. exact evaluates all training
+    samples after each epoch."""
     index_decay: Share = 0.5
     """Weight of the parent's learning-speed counters relative to a run's own."""
     save_seconds: Annotated[NonNegativeFloat, NotIdentity] = 120
-    """Seconds between saves of the run's state: the most that is lost if the machine fails."""
+    """Seconds between saves of the run's state. If the machine fails, at most this time of training is repeated."""
 
     @field_validator("averaging", mode="before")
     @classmethod
@@ -269,22 +274,22 @@ class Gate(ConfigModel):
     """Conditions that a candidate must meet on the test split to replace the champion."""
 
     margin: Share = 0.02
-    """Largest loss of score (target.metric), compared with the champion, with which a candidate always passes this
-    comparison. With a larger loss it is refused if the confidence interval of (candidate - champion) is below zero."""
+    """Largest amount by which the candidate's score (target.metric) may always be below the champion's. If the score is
+    lower, the candidate is refused if the whole confidence interval of (candidate - champion) is below zero."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of that interval."""
     min_accuracy: Share = 0.0
-    """Least score (target.metric) of the candidate on all test samples."""
+    """Lowest allowed score (target.metric) of the candidate on all test samples."""
     min_old_accuracy: Share = 0.0
-    """Least score on the test samples of the drops that the champion was trained on."""
+    """Lowest allowed score on the test samples of the drops that the champion was trained on."""
     min_class_accuracy: Share = 0.0
-    """Least accuracy in every class."""
+    """Lowest allowed accuracy in every class."""
     max_negative_flips: Share = 1.0
     """Largest share of test samples that the champion classifies correctly and the candidate does not."""
     approval: Literal["automatic", "manual"] = "automatic"
     """manual: a candidate that meets all conditions waits for `retrain approve` or `retrain reject`."""
     approval_timeout: Duration = "7d"
-    """Time to wait for approval (30m, 6h, 7d, 2w), after which the candidate is refused."""
+    """Time to wait for approval (30m, 6h, 7d, 2w). After this time, the candidate is refused."""
 
 
 SCHEMA_VERSION = 1
@@ -324,13 +329,13 @@ class Task(ConfigModel):
     gate: Annotated[Gate, NotIdentity] = Gate()
     """Conditions that a candidate must meet to be promoted."""
     costs: Annotated[Costs, NotIdentity] = Costs()
-    """Rates of a device, for figures in money, energy and CO2."""
+    """Rates of a device, for costs in money, energy and CO2."""
     resources: Annotated[Resources, NotIdentity] = Resources()
     """Resources of the pods on a cluster."""
     schedule: Annotated[Cron | None, NotIdentity] = None
     """Times at which `retrain watch` starts runs: five cron fields, in UTC (default: as soon as drops land)."""
     trigger: Annotated[Trigger, NotIdentity] = Trigger()
-    """Conditions before `retrain run` or `retrain watch` starts a retraining."""
+    """Conditions under which `retrain run` or `retrain watch` starts a retraining."""
     erase: Annotated[Erase, NotIdentity] = Erase()
     """The next run's treatment of a champion that was trained on erased samples."""
     webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()

@@ -96,7 +96,7 @@ NO_OPTIONS: Mapping[FieldPath, str] = {}
 def validate_document(document: Mapping[Any, Any], source: str, options: Mapping[FieldPath, str] = NO_OPTIONS) -> Task:
     """Return the task of a document.
 
-    Raises `TaskError`. Its message attributes problems to the option that gave the field, or else to `source`.
+    Raises `TaskError`. Its message names, for each problem, the option that set the field, or else `source`.
     """
     version = document.get("schema_version")
     if str(version).isdecimal() and int(str(version)) > SCHEMA_VERSION:
@@ -151,8 +151,8 @@ def _problem(detail: ErrorDetails) -> _Problem:
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
     requirement = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
-    for pydantics, ours in WORDS.items():
-        requirement = requirement.replace(pydantics, ours)
+    for words, replacement in WORDS.items():
+        requirement = requirement.replace(words, replacement)
     return _Problem(path, f"must{requirement}", f" (got {shortened(got)})")
 
 
@@ -190,7 +190,7 @@ def _unknown(path: FieldPath, model: type[ConfigModel]) -> str:
     if owners := [name for name, kind in models_by_name_at(path[:-1]).items() if word in kind.model_fields]:
         hint = f"; it is a field of {' and '.join(owners)} only"
     else:
-        beside = {name: ".".join((*path[:-1], name)) for name in allowed}
+        siblings = {name: ".".join((*path[:-1], name)) for name in allowed}
         anywhere = {full.rpartition(".")[2]: full for full in settable_paths()}
-        hint = did_you_mean(word, beside) or did_you_mean(word, anywhere)
+        hint = did_you_mean(word, siblings) or did_you_mean(word, anywhere)
     return f"unknown field {word!r}; allowed: {', '.join(allowed)}{hint}"

@@ -8,7 +8,7 @@ from retrain.utils.clock import format_moment
 
 
 class Verdict(Record):
-    """The end of an approval. `expired`: no verdict came in time, so the candidate was refused."""
+    """The decision about a candidate. `expired`: no person decided in time, so the candidate was refused."""
 
     kind: Literal["approved", "rejected", "expired"]
     author: str | None
@@ -18,7 +18,7 @@ class Verdict(Record):
     at: datetime
 
     def __str__(self) -> str:
-        """Return the reason for the gate's decision."""
+        """Return the verdict as a phrase, which becomes a reason of the gate's decision."""
         if self.kind == "expired":
             return f"no approval came before {format_moment(self.at)} (gate.approval_timeout)"
         return f"{self.kind} by {self.author}" + (f": {self.reason}" if self.reason else "")
@@ -39,15 +39,15 @@ class Approval(Record):
         return cls(run_id=run_id, requested_at=at, expires_at=at + timeout)
 
     def verdict_at(self, now: datetime) -> Verdict | None:
-        """Return the verdict. Without one, the approval expires when its time is up, even if no object says so yet."""
+        """Return the verdict. After `expires_at`, an approval without a verdict counts as expired."""
         if self.verdict or now < self.expires_at:
             return self.verdict
         return Verdict(kind="expired", author=None, reason=None, at=self.expires_at)
 
     def describe(self, task: str, now: datetime) -> str:
-        """Return a sentence that names the commands, with this `--task`, that approve or reject the run.
+        """Return a sentence with the commands that approve or reject the run. `task` is their `--task`.
 
-        After the verdict, or when the time is up, it names the command that completes the decision.
+        After the verdict, or after `expires_at`, the sentence names the command that records the decision.
         """
         if verdict := self.verdict_at(now):
             return (

@@ -1,7 +1,7 @@
-"""The base class of records: frozen, keeping unknown fields, and with equal bytes if equal.
+"""The base class of records. Records are frozen and keep unknown fields. Equal records have equal bytes.
 
 Records are JSON objects in the store. They are parsed from bytes that may be damaged, or that another version of
-retrain wrote: fields that a later version added are kept and otherwise ignored. `docs/store.md` states what a reader
+retrain wrote. Fields that a later version added are kept and otherwise ignored. `docs/store.md` states what a reader
 does with the `schema_version` of a record.
 """
 
@@ -48,7 +48,9 @@ def canonical_json(content: object) -> bytes:
 
 
 def parse_record(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
-    """Return the record in the bytes of the object at `where`. Raises `error`, which names `where`, if there is none.
+    """Return the record in the bytes of the object at `where`.
+
+    Raises `error`, with `where` in its message, if the bytes are not such a record.
 
     The parts of a task in a record may have unknown fields. Task files may not. A record of the next `schema_version`
     is read if it has the known fields. Otherwise this raises `StoreError` with the advice to upgrade, as for all later

@@ -1,44 +1,44 @@
-"""The drift of a drop: how far its images are from a champion's test images."""
+"""The drift of a drop: how far its images are from a champion's held-out images."""
 
 from datetime import datetime
 
 from retrain.records.base import Record
 
 LEVEL = 0.01
-"""A drop has drifted if chance explains its distance with less than this probability."""
+"""A drop has drifted if the p-value of its distance is below this level."""
 
 
 class Drift(Record):
-    """`drift/<run-id>/<drop-id>.json`: the distance between the features of two samples of images, and its test.
+    """`drift/<run-id>/<drop-id>.json`: the distance between the features of two sets of images, and its test.
 
-    Both samples were held out, so the champion was trained on neither. Written once.
+    All images are from val and test, so the champion was not trained on them. The record is written once.
     """
 
     drop: str
     run_id: str
-    """The champion whose features were compared."""
+    """Run id of the champion that computed the features."""
     old: int
-    """Images of the drops that the champion knew."""
+    """Number of images from the drops that the champion was trained on."""
     new: int
-    """Images of this drop."""
+    """Number of images from this drop."""
     distance: float
     """Squared maximum mean discrepancy of the features, with a Gaussian kernel."""
     chance: float
-    """The distance that one in a hundred random permutations of the two samples exceeds."""
+    """The distance that one in a hundred random permutations of the two sets exceeds."""
     p_value: float
-    """Probability that chance alone gives such a distance."""
+    """Probability of a distance at least this large if both sets come from the same distribution."""
     measured_at: datetime
 
     @property
     def has_drifted(self) -> bool:
-        """Return whether chance hardly explains the distance."""
+        """Return whether the p-value of the distance is below `LEVEL`."""
         return self.p_value < LEVEL
 
     def __str__(self) -> str:
-        """Return it as a sentence."""
+        """Return the result of the test as a sentence."""
         ratio = self.distance / self.chance if self.chance > 0 else 0.0
         return (
             f"drop {self.drop} {'has drifted' if self.has_drifted else 'shows no drift'}: the distance of its images "
-            f"from the test images of champion {self.run_id} is {ratio:.1f} times the distance that chance "
+            f"from the held-out images of champion {self.run_id} is {ratio:.1f} times the distance that chance "
             f"exceeds in one case of 100 (p = {self.p_value:.3f}; {self.new:,} and {self.old:,} images)"
         )

@@ -42,7 +42,7 @@ class LeftOut(Record):
 
 
 class Reading(Record):
-    """The counts from reading a drop's source. They are a report, and no part of the drop's identity.
+    """The counts from reading a drop's source. They are a report, and not part of the drop's identity.
 
     `labels_from` is folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
     sample nor left out: stray files, files with labels, other files next to images. `notes` are sentences for people.
@@ -96,8 +96,8 @@ class Amendment(Record):
         relabelled = Counter(change.drop for change in self.changes if change.after is not None)
         removed = Counter(change.drop for change in self.changes if change.after is None)
         found = ((relabelled, "relabelled"), (removed, "removed"))
-        told = "; ".join(f"{_count_by_drop(samples)} {what}" for samples, what in found if samples)
-        return f"amendment {self.sequence}{f' (upload {self.upload})' if self.upload else ''}: {told}"
+        changes = "; ".join(f"{_count_by_drop(samples)} {what}" for samples, what in found if samples)
+        return f"amendment {self.sequence}{f' (upload {self.upload})' if self.upload else ''}: {changes}"
 
 
 NAMED_DROPS = 5
@@ -124,7 +124,7 @@ class Erased(Record):
 
 
 class Uploaded(Record):
-    """The files in the store from which a tree of images was packed. They stay there."""
+    """The uploaded files from which the drop was packed. They stay in the store."""
 
     files: NonNegativeInt
     size: NonNegativeInt
@@ -169,7 +169,7 @@ class Drop(Record):
 
     @property
     def removed(self) -> tuple[Change, ...]:
-        """Return the samples in its shards that amendments have removed."""
+        """Return the amendments' changes that removed samples which are still in the shards."""
         erased = self.erased.rows if self.erased else ()
         return tuple(change for change in self.changes if change.after is None and change.row not in erased)
 
@@ -248,7 +248,7 @@ def compose(text: str) -> str:
 
 DROP_ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 BYTES_A_SAMPLE = 512
-"""Least number of bytes of a sample in a tar file: its header."""
+"""Smallest size of a sample in a tar file, in bytes: the size of its header."""
 
 
 LATER_FIELDS = frozenset({"sample_list", "source", "uploaded"})
@@ -261,8 +261,8 @@ OUTSIDE_DIGEST = {"id", "committed_at", "digest", "left_out", "changes", "readin
 def drop_digest(drop: Drop) -> str:
     """Return the identity of a drop's content: everything but its id, its commit time, and the wording of causes.
 
-    Empty fields of `LATER_FIELDS`, and empty unknown fields, are left out. So drops that were packed before those
-    fields existed keep their digest. A later field that is only a report belongs into `reading`.
+    Empty fields of `LATER_FIELDS`, and empty unknown fields, are left out. Drops that were packed before those fields
+    existed therefore keep their digest. A new field that is only a report belongs in `reading`.
     """
     content = drop.model_dump(mode="json", exclude=OUTSIDE_DIGEST)
     first = Drop.model_fields.keys() - LATER_FIELDS
@@ -279,9 +279,9 @@ def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
 
     A sample that has its first class again counts as unchanged. A drop without changes is returned unchanged.
     """
-    own = [change for one in amendments for change in one.changes if change.drop == drop.id]
-    brought = {change.row: change.before for change in reversed(own)}
-    latest = {change.row: change.model_copy(update={"before": brought[change.row]}) for change in own}
+    all_changes = [change for one in amendments for change in one.changes if change.drop == drop.id]
+    first_class = {change.row: change.before for change in reversed(all_changes)}
+    latest = {change.row: change.model_copy(update={"before": first_class[change.row]}) for change in all_changes}
     changes = tuple(change for _, change in sorted(latest.items()) if change.after != change.before)
     if not changes:
         return drop
@@ -320,7 +320,7 @@ def without_erased(version: Drop, newest: Drop) -> Drop:
 
 
 def parse_manifest(data: bytes) -> Drop:
-    """Return the manifest in the bytes. Raises `DropError`, without the file's name, if they contain none."""
+    """Return the manifest in the bytes. Raises `DropError` if they contain none. The caller adds the file's name."""
     try:
         drop = Drop.model_validate_json(data)
     except ValidationError as error:

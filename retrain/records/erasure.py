@@ -20,7 +20,7 @@ class ErasedSample(Record):
 
 
 class AffectedRun(Record):
-    """A run whose model or figures depend on erased samples."""
+    """A run whose model or scores depend on erased samples."""
 
     run_id: str
     saw: RunUse
@@ -30,7 +30,7 @@ class AffectedRun(Record):
 
 
 class Erasure(Record):
-    """`erasures/<sequence>.json`: written before anything is erased, and again when everything is.
+    """`erasures/<sequence>.json`: written before anything is erased, and again after everything is erased.
 
     It contains no key, because the name of a file may identify a person.
     """
@@ -41,7 +41,7 @@ class Erasure(Record):
     reason: str
     samples: tuple[ErasedSample, ...]
     shards: tuple[str, ...]
-    """SHA-256 of the shards that held them."""
+    """SHA-256 of the shards that contained the samples."""
     runs: tuple[AffectedRun, ...]
     objects: NonNegativeInt = 0
     """Number of deleted objects of the store: former shards, sample lists, files of uploads."""

@@ -1,4 +1,4 @@
-"""Errors of a model: figures of each class, confusions between classes, and the most confident mistakes."""
+"""Errors of a model: results by class, confusions between classes, and the most confident mistakes."""
 
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ class ClassFigures(Record):
 
 
 class Confusion(Record):
-    """Number of images of one class that the model takes for another."""
+    """Number of images of one class that the model classifies as another class."""
 
     true: str
     predicted: str
@@ -77,7 +77,7 @@ class ErrorAnalysis(Record):
 
     samples: NonNegativeInt
     classes: tuple[ClassFigures, ...]
-    """Figures of the classes, in the order of the logits. Classes that the model does not know come last."""
+    """Results by class, in the order of the logits. Classes that the model does not know come last."""
     confusions: tuple[Confusion, ...]
     """The confusion matrix without its diagonal and zeros, most frequent first."""
     mistakes: tuple[Mistake, ...]
@@ -121,7 +121,7 @@ class Suspect(Record):
     probability: Share
     """The champion's probability of the proposed class."""
     own_probability: Share
-    """The champion's probability of the sample's own class."""
+    """The champion's probability of the sample's current class."""
     why: str
     thumbnail: str
     """A small PNG of the network's input, in base64."""

@@ -16,15 +16,15 @@ from retrain.records.run import Decision, Evaluation, Outcome, Result
 class Savings(Record):
     """The iterations that a run saved compared with training from scratch.
 
-    `baseline` is scratch's iterations on the run's dataset until it first reaches its final accuracy (s_scratch),
-    `whole` its full schedule. `gross` = baseline - used counts only training, missed attempts included. `net` =
-    baseline - used_all_in also charges evaluation, at a third of an iteration a batch, and calibrations, for which
-    gross is 0. `gross_whole` and `net_whole` are the same compared with `whole`.
+    All fields are numbers of iterations. `baseline` is s_scratch: the iterations on the run's dataset after which
+    scratch first reaches its final accuracy. `whole` is scratch's full schedule. `gross` = baseline - used counts only
+    training. `net` = baseline - used_all_in also counts evaluations (an evaluated batch costs a third of an iteration)
+    and calibrations (whose gross savings are 0). `gross_whole` and `net_whole` use `whole` in place of `baseline`.
 
-    A run that yields no model at the target (plateau, missed, diverged, failed), or one that the gate refuses, or
-    a second one on the same dataset, has baseline and whole 0: all iterations that it used are a loss. A scratch
-    retraining is its own baseline: `baseline` and `whole` are the iterations that it used, so it saves and loses
-    nothing.
+    Some runs replace no scratch training, so their `baseline` and `whole` are 0 and their savings are negative. These
+    are runs without a model at the target (plateau, missed, diverged, failed), runs that the gate refuses, and later
+    retrainings on the same dataset. In a scratch retraining, `baseline` and `whole` are the iterations that it used, so
+    its savings are 0.
     """
 
     baseline: int
@@ -47,7 +47,7 @@ NO_SAVINGS = Savings(baseline=0, whole=0, used=0, used_all_in=0, gross=0, net=0,
 
 
 class RunRecord(Record):
-    """One ended run, `ledger/<run-id>.json`, written last. Every figure on a dashboard comes from these."""
+    """One ended run, `ledger/<run-id>.json`, written last. Reports and metrics read only these records."""
 
     run_id: str
     task: str
@@ -74,7 +74,7 @@ class RunRecord(Record):
     costs: Costs = Costs()
     """The task's rates when the run ended."""
     followed_by: str | None = None
-    """Run id of the attempt that follows this one, if it escalated."""
+    """Id of the next run of this retraining, if this run missed its target and was escalated."""
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     """Seconds that each stage took in the process that wrote this record."""
     started_at: datetime
@@ -93,7 +93,7 @@ class RunRecord(Record):
 
 
 def is_reached_within_error(record: RunRecord) -> bool:
-    """Return whether a run counted as at its target although its last score on the target's samples is below it."""
+    """Return whether a run ended as `reached` although its last score on the target's samples is below the target."""
     if record.outcome != "reached" or record.result is None or record.target is None:
         return False
     score = record.result.in_scope if record.target.scope else record.result.final_score

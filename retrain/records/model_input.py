@@ -18,12 +18,13 @@ class ModelInput(Record):
     """The images that a run's network was trained on, and what the positions of its logits mean."""
 
     height: int
-    """Of the images, in pixels."""
+    """Height of the images, in pixels."""
     width: int
-    """Of the images, in pixels."""
+    """Width of the images, in pixels."""
     fit: Fit = "crop"
-    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre. letterbox
-    resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
+    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre.
+    letterbox resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping
+    proportions."""
     interpolation: Literal["bicubic"] = "bicubic"
     """Interpolation with which an image is resized."""
     mean: tuple[float, float, float]

@@ -26,8 +26,8 @@ class Scope(Record):
 class AccuracyEstimate(Record):
     """Estimate of the accuracy that scratch would reach with today's images, made from an earlier scratch run.
 
-    It applies to the samples and classes of that run. `training.stopping` measures during the run how much accuracy is
-    lost to later classes.
+    It applies to the samples and classes of the earlier run. While a new run trains, `training.stopping` measures how
+    much accuracy the classes that were added later cost.
     """
 
     accuracy: float
@@ -62,8 +62,8 @@ class Target(Record):
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
     """Estimated final accuracy of scratch on this dataset. None if it was measured, or cannot be estimated."""
     expected_from: int = 0
-    """Iterations before which no run of this task has come near its target. Until then, a subset of val may be
-    enough."""
+    """Number of iterations before which no earlier run of this task was near its target. Until then, an evaluation may
+    end after a subset of val."""
 
 
 class ScratchEstimate(Record):
@@ -77,20 +77,20 @@ class ScratchEstimate(Record):
     """Standard error of `iterations`. 0 if they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
-    """Number of the task's scratch runs in the estimate. It also includes the share that is typical of other tasks."""
+    """Number of the task's scratch runs in the estimate. The estimate also uses a value typical of other tasks."""
 
 
 class StopRule(Record):
-    """Limits at which a run ends, in iterations and accuracies. The task's `Stopping` has shares of scratch's iterations."""
+    """Limits at which a run ends, in iterations and accuracies. The task's `Stopping` states them as shares."""
 
     confirmations: int
     """Number of last evaluations whose mean must be at the target."""
     window: int
     """Iterations over which a run must still improve."""
     gain: float
-    """Least gain in accuracy within the window."""
+    """Smallest gain in accuracy within the window that counts as an improvement."""
     errors: float = 0.0
-    """The least gain in standard errors of the newest accuracy on val. The larger of both gains applies."""
+    """The same limit in standard errors of the newest accuracy on val. The larger of the two limits applies."""
     excess: float | None = None
     """Accuracy above a carried target at which the required gain doubles. None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
@@ -137,8 +137,8 @@ class Loading(Record):
     """The place of the decoded training samples, and the reason.
 
     `held`: all of them, on the device if it has room, otherwise in the machine's memory. `device` and `memory`: all of
-    them there, as the task states. `stream`: a few batches are read from shards when they are needed. This also
-    determines their order.
+    them there, as the task states. `stream`: a few batches are read from shards when they are needed. Streaming also
+    changes the order of the samples.
     """
 
     kind: Literal["held", "device", "memory", "stream"] = "held"
@@ -146,9 +146,7 @@ class Loading(Record):
 
 
 class Origin(Record):
-    """The first initialization of a chain of models: the initialization of a scratch run with this seed, drops and
-    classes.
-    """
+    """The first initialization of a model's lineage: the one of a scratch run with this seed, drops and classes."""
 
     seed: int
     drops: int
@@ -156,10 +154,11 @@ class Origin(Record):
 
 
 class Plan(Record):
-    """Everything that decides a run. Equal plans are the same run.
+    """Everything that determines a run. Equal plans are the same run.
 
-    `purpose`: `retrain` yields a candidate; `calibrate` only measures the baseline; `trial` is compared and never
-    promoted. `attempt` counts the escalations of one retraining, from 0; `earlier` are the runs that missed before it.
+    `purpose`: `retrain` yields a candidate. `calibrate` only measures the baseline. `trial` is only for comparison and
+    never promoted. `attempt` is the number of escalations of this retraining so far. `earlier` has the ids of its
+    earlier runs, which missed the target.
     """
 
     task: Task
@@ -193,19 +192,19 @@ class Plan(Record):
     start: Annotated[str, NotIdentity] = ""
     """The reason for the choice of the initial weights."""
     warnings: Annotated[tuple[str, ...], NotIdentity] = ()
-    """Warnings in sentences: what the target or the gate cannot show with so few samples, or unused settings."""
+    """Warnings in sentences: about too few samples for the target or the gate, and about unused settings."""
     scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
     """Scratch's iterations on this dataset. None for a run that measures them."""
     loading: Annotated[Loading, NotIdentity] = Loading()
     shuffle_shards: int | None = None
-    """Number of shards whose samples are shuffled together. It decides their order. None: not streamed."""
+    """Number of shards whose samples are shuffled together. It determines their order. None: not streamed."""
     replaces_scratch: Annotated[bool, NotIdentity] = True
-    """Whether this is the first retraining of this dataset: scratch would have been trained on it only once."""
+    """Whether no earlier run on this dataset has been credited with scratch's iterations. They are credited once."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
     """`<method>-<digest>`. It never changes, because a later version may compute another digest of the same plan."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a changed plan. It is another run if what changed decides the training."""
+        """Return a changed plan. It has another run id if a changed field determines the training."""
         unnamed = {name: value for name, value in self if name != "run_id"}
         return type(self)(**unnamed | dict(update or {}))
 
@@ -224,6 +223,6 @@ def check_known(plan: Plan) -> None:
 
 
 def _identify(fields: Mapping[str, Any]) -> str:
-    """Return a run's id. It depends only on the fields of its plan that decide the training."""
+    """Return a run's id. It depends only on the fields of its plan that determine the training."""
     unnamed = Plan.model_construct(**{**fields, "run_id": ""})
     return f"{fields['method']}-{digest(identity(unnamed))[:12]}"

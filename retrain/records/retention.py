@@ -6,22 +6,22 @@ from retrain.records.base import Record
 
 
 class Removed(Record):
-    """`runs/<run-id>/removed.json`, written before a run's large files go: its records stay, its model does not."""
+    """`runs/<run-id>/removed.json`: written before a run's large files are removed. The run's records stay."""
 
     run_id: str
     at: datetime
     bytes: int
-    """Size of its files."""
+    """Size of the removed files."""
 
 
 class Removal(Record):
-    """Files that no later step can need: of one run, of no manifest, claims, or files of this machine's cache."""
+    """Files that no later step needs: files of one run, files that no manifest names, claims, or cached files."""
 
     what: str
-    """The run, the folder, claims or cache."""
+    """Name of the run or folder, or `claims` or `cache`."""
     why: str
     is_marked: bool
-    """Whether `removed.json` is left in their place: they belong to a run in the ledger."""
+    """Whether `removed.json` replaces the files. This is the case for files of a run in the ledger."""
     keys: tuple[str, ...]
     bytes: int
 
@@ -33,11 +33,11 @@ class Retention(Record):
     """None: this machine's cache, shared by all tasks. `removals` then has one element, and its keys are paths."""
     removals: tuple[Removal, ...]
     kept: dict[str, str]
-    """Why each run that has a model, an index or a state keeps it. For a cache, why it was left alone."""
+    """Reason why a run keeps its model, learning-speed index or state, by run. For a cache: why it is unchanged."""
     is_done: bool = False
     """False: nothing was removed yet."""
 
     @property
     def bytes(self) -> int:
-        """Return how much the removals free."""
+        """Return the number of bytes that the removals free."""
         return sum(removal.bytes for removal in self.removals)

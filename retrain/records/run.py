@@ -23,7 +23,7 @@ class Point(Record):
     loss: float | None
     images: int
     train_loss: float | None
-    """Mean since the previous point. None, like `loss`, if it is not finite."""
+    """Mean training loss since the previous point. None, like `loss`, if it is not finite."""
     train_accuracy: float | None = None
     """Accuracy on the augmented training batches since the previous point, by the weights at that time."""
     learning_rate: float
@@ -35,7 +35,7 @@ class Point(Record):
     """Score within the target's scope. None if the target has no scope."""
     scope_among_all: float | None = None
     """Score on the scope's samples if the network chooses among all classes. For `in_scope`, it chooses only among the
-    scope's classes. The difference is the cost of the later classes."""
+    scope's classes. The difference is the decrease of the score by the classes that were added later."""
     newest: float | None = None
     """Score on the validation samples of the drops that the parent did not know. None if there are no such samples."""
 
@@ -47,7 +47,7 @@ class Curve(Record):
 
 
 class Cost(Record):
-    """Resources that a run used. Figures ending in `all_in` include evaluation, data and saving."""
+    """Resources that a run used. Fields ending in `all_in` also count evaluating, loading data and saving."""
 
     iterations: int
     samples: int
@@ -57,8 +57,8 @@ class Cost(Record):
     device_seconds: float
     device_seconds_all_in: float
     measured_joules: float | None = None
-    """Energy of the devices, including evaluation, data and saving, measured by NVML (GPUs) or RAPL (processors). None
-    if a part was not measured."""
+    """Energy of the devices, measured by NVML (GPUs) or RAPL (processors). It includes evaluating, loading data and
+    saving. None if a part was not measured."""
 
 
 class Machine(Record):
@@ -105,8 +105,8 @@ class Result(Record):
     """s(f, a) of Verwimp et al., eq. 1: the iteration of the first evaluation at 99 and at 100 percent of the
     baseline's score. If the run has no target, its own final score replaces the baseline's."""
     speed_up: dict[Literal["99", "100"], float | None]
-    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2. None if the score was not reached or the target was
-    carried over."""
+    """Speed-ups L_99 and L_100 over the baseline (Verwimp et al., eq. 2). None if the score was not reached, or if the
+    target is carried."""
     model_digest: str | None
     """SHA-256 of model.safetensors. None for a diverged run, because it leaves no model."""
     index_digest: str | None
@@ -120,7 +120,7 @@ class Result(Record):
 
 
 class Interval(Record):
-    """A figure and its confidence interval."""
+    """A value and its confidence interval."""
 
     value: float
     low: float
@@ -128,7 +128,7 @@ class Interval(Record):
 
 
 class Comparison(Record):
-    """A comparison of the candidate with the champion. Both are evaluated now on the same test samples."""
+    """A comparison of the candidate with the champion. Both were evaluated on the same test samples."""
 
     champion: str
     champion_accuracy: float
@@ -136,14 +136,14 @@ class Comparison(Record):
     difference: Interval
     """Confidence interval of the difference of the two scores."""
     negative_flips: float
-    """Share of test samples that the champion had right and the candidate has wrong."""
+    """Share of test samples that the champion classifies correctly and the candidate does not."""
 
 
 class Evaluation(Record):
     """Accuracy and score on the held-out test split, `evaluation.json`.
 
     `old` is the score on the test samples of drops that the parent was trained on. `new` is the score on the test
-    samples of the other drops. Each is None if there are no such samples.
+    samples of the other drops. A score is None if there are no such samples.
     """
 
     samples: int
