@@ -1,5 +1,5 @@
-"""Data in: sources, samples, shards and manifests. Data out: datasets, decoding, caches and augmentation.
+"""Packing of sources into drops (samples, shards, manifests), and reading of datasets (decoding, caches, augmentation).
 
-Others use `packing.pack`, `uploads.ingest_drop`, `dataset.make_dataset`, `samples.Samples` and `augment.Augment`.
-Imports store, recipe and the packages below them.
+Other packages use `packing.pack`, `uploads.ingest_drop`, `dataset.make_dataset`, `samples.Samples` and
+`augment.Augment`. This package imports store, recipe and the packages below them.
 """

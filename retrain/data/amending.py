@@ -43,7 +43,7 @@ def read_corrections(path: Path) -> list[Correction]:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return the lines of a CSV, or of JSON lines, each with its number. They may have these columns or fewer.
+    """Return the lines of a CSV, or of JSON lines, each with its number. A line may lack some of these columns.
 
     Values are texts. Absent values are empty. Raises `DropError` for a wrong line. The message names the line.
     """
@@ -105,8 +105,8 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
 def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore) -> Amendment | None:
     """Write these corrections as an amendment, and return it. Return None if they change nothing.
 
-    Raises `DropError` if no drop has a sample, if several samples have its key, or if an earlier line corrects it
-    differently. The message names the line, and nothing is amended.
+    Raises `DropError` if a corrected sample is in no drop, if several samples have its key, or if an earlier line
+    corrects it differently. The message names the line, and nothing is amended.
     """
     corrections = list(corrections)
     intake = Intake(task, store)
@@ -133,7 +133,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
 
 
 class _Place(NamedTuple):
-    """A searched drop, with the parts of it that can be amended."""
+    """A searched drop, the samples in it that can be amended, and its changes so far."""
 
     found: SearchedDrop
     amendable: NDArray[np.bool_]

@@ -62,7 +62,7 @@ def open_archive(stream: BinaryIO, where: str) -> Iterator[Member]:
 
 
 class UnnamedFile(io.FileIO):
-    """A temporary file without a name, closed when nothing refers to it."""
+    """A temporary file without a name. It is closed when no object refers to it."""
 
     def __init__(self) -> None:
         descriptor, path = tempfile.mkstemp(prefix="retrain-")

@@ -1,4 +1,4 @@
-"""Find the split and class of each sample in shards, from the drop's sample table or, without a table, from its key."""
+"""Find the split and class of each sample in shards: from the drop's sample table, or from keys if it has no table."""
 
 from collections.abc import Collection
 from typing import NamedTuple

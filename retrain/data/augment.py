@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on their device. Nothing in it waits for the device."""
+"""Augmentation of whole batches on their device. No operation here makes the host wait for the device."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Rows(NamedTuple):
 
     @property
     def at(self) -> slice:
-        """Positions of this process's rows in the whole batch."""
+        """Return the positions of this process's rows in the whole batch."""
         return slice(self.start, self.stop)
 
 
@@ -43,7 +43,7 @@ def crop(images: Tensor, padding: int, generator: torch.Generator, rows: Rows | 
 def flip(images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """Mirror each image [B, C, H, W] left to right with probability 1/2.
 
-    `rows` has the meaning that it has in `crop`.
+    `rows` are the images' positions in the batch. By default, the images are the whole batch.
     """
     rows = rows or Rows(0, len(images), len(images))
     mirrored = torch.rand(rows.batch, generator=generator, device=images.device)[rows.at] < 0.5
@@ -51,7 +51,7 @@ def flip(images: Tensor, generator: torch.Generator, rows: Rows | None = None) -
 
 
 class Normalize:
-    """Computes (pixel / 255 - mean) / std for each channel. Evaluation does nothing else to images."""
+    """The normalization (pixel / 255 - mean) / std of each channel. Evaluation does nothing else to images."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.bf16 = data, bf16
@@ -85,6 +85,6 @@ class Augment:
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return 255 * values, [1, C, 1, 1].
 
-    The result is cached, because copying it to the device in every step would wait.
+    The result is cached, because a copy to the device in every step would make the host wait.
     """
     return torch.tensor(values, device=device).mul(255).view(1, -1, 1, 1)

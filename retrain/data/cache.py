@@ -59,10 +59,10 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
         if found.get(shard.name) != shard.size:
             what = f"has {found[shard.name]} bytes" if shard.name in found else "is missing"
             raise DropError(f"{store.url}/{prefix}{shard.name} {what}; the manifest says {shard.size} bytes")
-    counted, held = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
-    if counted + len(drop.removed) != held:
+    in_splits, in_shards = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
+    if in_splits + len(drop.removed) != in_shards:
         raise DropError(
-            f"drop {drop.id}: the manifest counts {counted:,} samples in its splits, but {held:,} in its shards"
+            f"drop {drop.id}: the manifest counts {in_splits:,} samples in its splits, but {in_shards:,} in its shards"
         )
 
 
@@ -82,7 +82,7 @@ def _decode(drop: Drop, store: TaskStore, image_size: Size, splits: Collection[S
             labels[filled[place.split]] = label_of[place.class_name]
             filled[place.split] += 1
     if any(filled[split] < len(arrays[split].labels) for split in splits):
-        raise DropError(f"drop {drop.id}: the manifest counts more samples than its shards hold: {dict(filled)}")
+        raise DropError(f"drop {drop.id}: the manifest counts more samples than its shards contain: {dict(filled)}")
     return arrays
 
 
@@ -124,7 +124,7 @@ def load_decoded(
     `UserError` if the cache cannot be written.
     """
     with CacheHold(cache_dir):
-        missing = {split for split in splits if not _is_whole(cache_path(drop, image_size, cache_dir, split))}
+        missing = {split for split in splits if not _is_intact(cache_path(drop, image_size, cache_dir, split))}
         if missing:
             decoded = decode_drop(drop, store, image_size, SPLITS if "train" in missing else missing)
             for split, arrays in decoded.items():
@@ -140,8 +140,8 @@ def _read_arrays(path: Path) -> SplitArrays:
         return SplitArrays(file.get_tensor("images"), file.get_tensor("labels"))
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether a file matches its digest. A file of another process is read in full, but only once."""
+def _is_intact(path: Path) -> bool:
+    """Return whether a file matches its digest. A file that another process wrote is checked only once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
         if file_as_written in COMPLETE_FILES:

@@ -14,7 +14,7 @@ from retrain.data.images import FORMATS, OpenedImage, Pixels, open_image, pixels
 from retrain.errors import DropError
 
 CONTENT_BYTES = 16
-"""Number of bytes of SHA-256 that are kept. Among 10^12 images, two agree by chance with a probability below 10^-14."""
+"""Number of bytes of SHA-256 in a digest. Among 10^12 images, two agree by chance with a probability below 10^-14."""
 
 FEW_PIXELS = 128 * 128
 """A JPEG with up to this many pixels is identified by its pixels. A larger JPEG is identified by its coded data,
@@ -55,7 +55,7 @@ def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Pixels]:
 
 
 def examine_or_explain(data: bytes, size: Size, is_kept: bool) -> tuple[ImageFacts | str, Pixels | None]:
-    """Return an image's facts, with its pixels if they are kept. If it cannot be decoded, return the reason."""
+    """Return an image's facts, and its pixels if `is_kept`. If it cannot be decoded, return only the reason."""
     try:
         return examine_decoded(data, size) if is_kept else (examine_image(data, size), None)
     except DropError as error:
@@ -66,7 +66,7 @@ def _facts(data: bytes, opened: OpenedImage) -> ImageFacts:
     image, (width, height) = opened.image, opened.full_size
     if image.format in ("JPEG", "MPO") and width * height > FEW_PIXELS:
         content = _coded_digest(data)
-    elif image.size != opened.full_size:  # it was decoded smaller, by as much as this task's image size allows
+    elif image.size != opened.full_size:  # the decoder already reduced it, as far as this task's image size allows
         with Image.open(io.BytesIO(data), formats=FORMATS) as whole:
             content = _pixel_digest(whole)
     else:

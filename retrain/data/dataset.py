@@ -29,7 +29,7 @@ def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, 
 
 
 def describe_removed(drop_id: str) -> str:
-    """Return a sentence about a drop of the champion that was removed from the store: no run can be planned."""
+    """Return the error message for a drop that the champion was trained on and that is missing in the store."""
     return (
         f"drop {drop_id}: the champion was trained on it, but it is no longer in the store: restore its folder from a "
         "copy of the store"
@@ -73,7 +73,7 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Spli
         if drop.erased_since and "train" in splits:
             raise DropError(
                 f"{pluralize(drop.erased_since, 'image')} of drop {drop.id} were erased since this run was planned: "
-                "`retrain run` plans a new one"
+                "`retrain run` plans a new run"
             )
         if drop.digest != ref.digest:
             raise DamagedDrop(drop.id, f"drop {drop.id} has changed since the dataset was made")
@@ -119,7 +119,7 @@ def choose_loading(task: Task, dataset: Dataset) -> Loading:
     decoded, memory = decoded_bytes(dataset.samples, task.data.frame), parse_bytes(task.resources.memory)
     size = f"{dataset.samples:,} training samples are {format_bytes(decoded)} decoded"
     if task.data.loader != "auto":
-        return Loading(kind=task.data.loader, reason=f"{size}; data.loader says so")
+        return Loading(kind=task.data.loader, reason=f"{size}; the task sets data.loader")
     if 2 * decoded > memory:
         return Loading(kind="stream", reason=f"{size}, more than half of resources.memory, {task.resources.memory}")
     return Loading(kind="held", reason=f"{size}, within half of resources.memory, {task.resources.memory}")

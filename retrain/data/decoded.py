@@ -88,7 +88,7 @@ class DecodedSamples:
         """Add the image of the next good sample of a shard."""
         self._room -= pixels.nbytes
         if self._kept and self._room < 0:
-            self._give_up("the task's memory will not hold them")
+            self._give_up("they exceed half of resources.memory")
         if self._kept:
             try:
                 self._file.write(pixels.data)

@@ -25,7 +25,7 @@ class Searched:
     """The result of a search of a drop's objects."""
 
     to_delete: set[str] = field(default_factory=set)
-    """Names of the objects that hold erased samples, or may show them otherwise."""
+    """Names of the objects that contain erased samples, or may reveal them."""
     unread: list[str] = field(default_factory=list)
     """Objects that could not be searched, with the cause."""
 
@@ -45,7 +45,7 @@ class Search:
     keys: frozenset[str]
     """Keys of the samples that belong to this drop."""
     is_affected: bool
-    """Whether the drop has such samples."""
+    """Whether samples of this drop are erased."""
     frame: Frame
 
     def run(self) -> Searched:
@@ -61,7 +61,7 @@ class Search:
                 found.unread.append(f"{file}: {file.problem}")
                 continue
             try:
-                if self._holds(file):
+                if self._must_be_deleted(file):
                     found.to_delete.update(str(other.name) for other in _with_its_files(file, files))
             except DropError as error:
                 found.unread.append(str(error))
@@ -74,7 +74,7 @@ class Search:
         listed = {self.drop.sample_list.name} if self.drop.sample_list else set()
         return {*STAY, *listed, *(shard.name for shard in self.drop.shards)}
 
-    def _holds(self, file: SourceFile) -> bool:
+    def _must_be_deleted(self, file: SourceFile) -> bool:
         name = str(file.name)
         if self.is_affected and self.drop and OWN_FILES.fullmatch(name):  # an earlier list, or an unnamed shard
             return self.drop.erased is not None
@@ -85,24 +85,25 @@ class Search:
             return True
         extension = file.name.suffix[1:].lower()
         if extension in EXTENSIONS:
-            return self._shows(file.read())
+            return self._is_erased_image(file.read())
         if is_archive(file.name):
-            return self._archive_holds(file)
+            return self._contains_erased_image(file)
         return self.is_affected and extension in FORMATS
 
-    def _shows(self, data: bytes) -> bool:
+    def _is_erased_image(self, data: bytes) -> bool:
         try:
             return examine_image(data, self.frame).content in self.contents
-        except DropError:  # no image: it was named as a bad sample
+        except DropError:  # not an image: the caller has already looked for bad samples
             return False
 
-    def _archive_holds(self, file: SourceFile) -> bool:
+    def _contains_erased_image(self, file: SourceFile) -> bool:
         prefix = self.store.keys.drop_file(self.drop_id, "")
         with self.store.objects.open(f"{prefix}{file.name}") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() in self.shards:  # type: ignore[arg-type]
                 return True
         members = list_stored_archive(self.store.objects, prefix, file)
-        return any(one.name.suffix[1:].lower() in EXTENSIONS and self._shows(one.read()) for one in members)
+        images = (one for one in members if one.name.suffix[1:].lower() in EXTENSIONS)
+        return any(self._is_erased_image(image.read()) for image in images)
 
 
 def _with_its_files(file: SourceFile, files: Collection[SourceFile]) -> Iterator[SourceFile]:

@@ -32,7 +32,7 @@ from retrain.store.task_store import TaskStore
 
 
 def select_image(path: Path, frame: Frame) -> Selection:
-    """Return the samples with the content of a file. Raises `DropError` if it is no image."""
+    """Return a selection of the samples with the content of an image file. Raises `DropError` if it is no image."""
     try:
         return Selection(str(path), "", "", examine_image(path.read_bytes(), frame).content.hex())
     except OSError as error:
@@ -42,7 +42,7 @@ def select_image(path: Path, frame: Frame) -> Selection:
 
 
 def select_listed(path: Path) -> list[Selection]:
-    """Return the samples that a CSV or JSON lines name. The columns are the columns of corrections, or fewer.
+    """Return the samples that a CSV or JSON lines name. The columns are those of corrections. Some may be absent.
 
     Raises `DropError` for a line that names no sample. The message names the line.
     """
@@ -59,8 +59,8 @@ def select_listed(path: Path) -> list[Selection]:
 def find_samples(selections: Iterable[Selection], intake: Intake) -> list[ErasedSample]:
     """Return every sample of every drop, used or not, with the content of a selected sample.
 
-    Samples that were erased before are left out. Raises `DropError` for a selection that is no sample, or whose key
-    belongs to several contents.
+    Samples that were erased before are left out. Raises `DropError` for a selection that matches no sample, or whose
+    key belongs to several contents.
     """
     selections, tables = list(selections), list(intake.tables(quarantined=True))
     places = search_drops(selections, tables)
@@ -181,11 +181,11 @@ def _forget(bad: LeftOut) -> LeftOut:
 
 
 def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Uploaded:
-    """Count the producer's files that are left."""
-    there = store.drops.committed().uploaded.get(drop.id, Uploaded(files=0, size=0))
-    stays = {shard.name for shard in shards}
-    going = [shard for shard in drop.shards if shard.name not in stays and not shard.name.startswith(PACKED_FOLDER)]
-    return Uploaded(files=there.files - len(going), size=there.size - sum(shard.size for shard in going))
+    """Return the number and size of the producer's files that remain after the erasure."""
+    before = store.drops.committed().uploaded.get(drop.id, Uploaded(files=0, size=0))
+    names = {shard.name for shard in shards}
+    deleted = [shard for shard in drop.shards if shard.name not in names and not shard.name.startswith(PACKED_FOLDER)]
+    return Uploaded(files=before.files - len(deleted), size=before.size - sum(shard.size for shard in deleted))
 
 
 def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store: TaskStore) -> tuple[Shard, ...]:
@@ -206,9 +206,9 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
     where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"
     with store.objects.open(where) as stream:
-        whole = HashingReader(stream)
-        _copy_members(whole, path, set(keys), where)
-    if (whole.size, whole.sha256) != (shard.size, shard.sha256):
+        reader = HashingReader(stream)
+        _copy_members(reader, path, set(keys), where)
+    if (reader.size, reader.sha256) != (shard.size, shard.sha256):
         raise DamagedDrop(drop.id, f"{store.url}/{where} differs from its size or digest in the manifest")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -232,15 +232,15 @@ def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
     drop, amendments = _read_manifest(drop_id, store), store.drops.amendments.read()
     versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
     yield from versions
-    gone = set[int]()
+    erased = set[int]()
     for erasure in store.erasures.read():
-        gone |= erasure.rows().get(drop_id, set())
-        if drop.erased and gone != set(drop.erased.rows):
-            yield from (digest([version, sorted(gone)]) for version in versions)
+        erased |= erasure.rows().get(drop_id, set())
+        if drop.erased and erased != set(drop.erased.rows):
+            yield from (digest([version, sorted(erased)]) for version in versions)
 
 
 def clear_cache(cache: Path, store: TaskStore) -> None:
-    """Delete the data of drops before their erasures from this machine's cache."""
+    """Delete from this machine's cache all data of drops from before their erasures."""
     erasures = store.erasures.read()
     stale = {
         one for drop_id in {drop for each in erasures for drop in each.rows()} for one in stale_digests(drop_id, store)

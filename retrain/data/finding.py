@@ -73,7 +73,7 @@ def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, S
 
 
 def parse_content(selection: Selection) -> bytes:
-    """Return a content in the form of tables, without zeros at its end. Raises `DropError` if it is no digest."""
+    """Return a content digest as tables store it, without zeros at its end. Raises `DropError` if it is no digest."""
     try:
         content = bytes.fromhex(selection.content)
     except ValueError as error:

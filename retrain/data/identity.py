@@ -39,7 +39,7 @@ class Earlier(NamedTuple):
     class_name: str
     use: Use
     is_present: bool
-    """False if its drop is in quarantine. No run uses it then, but it was held out or trained on before."""
+    """False if its drop is in quarantine. No run uses the sample then, but earlier runs may have used it."""
 
 
 class KnownContent:
@@ -53,7 +53,7 @@ class KnownContent:
 
     @property
     def drops(self) -> Collection[str]:
-        """Ids of the known drops."""
+        """Return the ids of the known drops."""
         return {drop for drop, _, _ in self._drops}
 
     def tables(self) -> Iterator[tuple[str, SampleTable, bool]]:
@@ -123,7 +123,7 @@ class Resolved:
 
     table: SampleTable
     relabelled: list[Change] = field(default_factory=list)
-    """Earlier samples that have another class in this drop."""
+    """Changes of earlier samples that have another class in this drop."""
     duplicates: dict[str, int] = field(default_factory=dict)
     """Number of duplicates by earlier drop. The key '' has the number of duplicates within this drop."""
     unseen: list[str] = field(default_factory=list)
@@ -142,7 +142,7 @@ class Resolved:
             yield f"{pluralize(count, 'image')} left out: the same picture as {twin}"
         yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
         if len(self.conflicts) > NAMED:
-            yield f"two classes: and {len(self.conflicts) - NAMED:,} more images"
+            yield f"two classes: {len(self.conflicts) - NAMED:,} more images"
         if self.outdated:
             named = name_some([readable_key(key) for key in self.outdated])
             yield (
@@ -180,7 +180,7 @@ def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) ->
 
 
 class Resolver:
-    """Decides the use of each sample of one drop, given the samples of earlier drops."""
+    """The rules that decide the use of each sample of one drop, given the samples of earlier drops."""
 
     def __init__(
         self, known: KnownContent, held_out: Mapping[Split, float], on_conflict: OnConflict, drop_id: str
@@ -276,7 +276,7 @@ class Resolver:
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
-        """Train on a class's only images instead of holding them out, if no other drop has training samples of it.
+        """Move all images of a class to train if they were drawn for val or test and no other drop has training images.
 
         This is not done if the task would then have no held-out samples.
         """

@@ -48,11 +48,11 @@ UPRIGHT, FIRST_TURNED = 1, 5
 """EXIF's orientation of an upright image, and the first orientation that turns an image by 90 degrees."""
 
 GAP = 2
-"""A JPEG may be decoded at a smaller scale if it is still at least this many times as large as requested. The loss from
+"""A JPEG may be decoded at a smaller scale if it is still at least this many times as large as requested. The effect of
 the decoder's averaging is then hardly visible. Pillow's own `thumbnail` does the same."""
 
-# Pillow warns of the damaged metadata that many cameras write, and decodes the image all the same. Only its warning of
-# a decompression bomb is an error. Set once, because catch_warnings is not safe among threads.
+# Pillow warns of the damaged metadata that many cameras write, and decodes the image anyway. Only its warning of a
+# decompression bomb is an error. The filters are set once, because catch_warnings is not thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -78,9 +78,9 @@ def fit_opened_image(image: Image.Image, size: Size) -> Pixels:
     """
     try:
         _check_pixels(image)
-        own = image.copy()  # because `fitted` may turn the image itself
-        own.info["exif"] = image.getexif().tobytes()
-        return pixels_of(OpenedImage(own, own.size, _lying_as_stored(own, as_frame(size)), *own.size).fitted())
+        copy = image.copy()  # because `fitted` may rotate the image in place
+        copy.info["exif"] = image.getexif().tobytes()
+        return pixels_of(OpenedImage(copy, copy.size, _frame_as_stored(copy, as_frame(size)), *copy.size).fitted())
     except Exception as error:  # Pillow's parsers may raise any error
         raise DropError(f"cannot be decoded: {error}") from error
 
@@ -93,15 +93,15 @@ def pixels_of(image: Image.Image) -> Pixels:
 class OpenedImage(NamedTuple):
     """An image whose header was read.
 
-    `width` and `height` describe the part that the image fills: decoded at a smaller scale, its last row and column
-    of pixels may be filled only in part.
+    `width` and `height` are the size of the picture in pixels. After decoding at a smaller scale, they may be
+    fractions, because the picture may fill the last row and column of pixels only in part.
     """
 
     image: Image.Image
     full_size: tuple[int, int]
     """Width and height from its header."""
     frame: Frame
-    """The frame that it is brought to, before it is turned upright."""
+    """The frame that the image is brought to before it is turned upright."""
     width: float
     height: float
 
@@ -125,7 +125,7 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             full_size = image.size
-            frame = _lying_as_stored(image, as_frame(size))
+            frame = _frame_as_stored(image, as_frame(size))
             drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size
             yield OpenedImage(image, full_size, frame, width, height)
@@ -152,10 +152,10 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} are allowed")
 
 
-def _lying_as_stored(image: Image.Image, frame: Frame) -> Frame:
-    """Return the frame before the image is turned upright.
+def _frame_as_stored(image: Image.Image, frame: Frame) -> Frame:
+    """Return the frame in the orientation in which the image is stored.
 
-    Its sides are swapped if the image is turned by 90 degrees.
+    Its sides are swapped if the image will be turned by 90 degrees.
     """
     if frame.height == frame.width or image.getexif().get(ExifTags.Base.Orientation, 1) < FIRST_TURNED:
         return frame
@@ -163,7 +163,7 @@ def _lying_as_stored(image: Image.Image, frame: Frame) -> Frame:
 
 
 def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image.Image:
-    """Return an image's first width x height pixels in the frame."""
+    """Return an image of the frame's shape, made from the image's first width x height pixels."""
     shape = frame.width, frame.height
     if image.size == shape:
         return image
@@ -177,7 +177,7 @@ def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image
 
 
 def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height: float) -> Image.Image:
-    """Return the whole image in the middle of a black one."""
+    """Return a black image of this shape, with the whole given image in its middle."""
     scale = min(shape[0] / width, shape[1] / height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = Image.new("RGB", shape)
@@ -194,7 +194,7 @@ def _rgb(image: Image.Image, background: Background) -> Image.Image:
         )
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 where it should scale
         scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # of 16 bits
+        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # a 16-bit value
         image = scaled
     if image.has_transparency_data and background != "none":
         return _on_background(image, background)

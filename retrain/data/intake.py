@@ -28,7 +28,7 @@ NOTHING_NEW = "it has no new image"
 
 
 class Packed(NamedTuple):
-    """A drop with the samples that were read. `new` is false if earlier drops had all of them."""
+    """A drop with the samples that were read. `new` is False if earlier drops already had all these samples."""
 
     drop: Drop
     new: bool
@@ -37,7 +37,7 @@ class Packed(NamedTuple):
 
 
 class Intake:
-    """Commits drops of one task, and keeps the samples of earlier drops for comparison."""
+    """The intake of one task. It commits drops, and keeps the samples of earlier drops for comparison."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Intake:
         self.store.drops.quarantine_damaged(damaged)
 
     def tables(self, *, quarantined: bool = False) -> Iterator[tuple[Drop, SampleTable]]:
-        """Yield the drops that runs use, or all, and their samples, in the order of their commits."""
+        """Yield the drops that runs use, or with `quarantined` all drops, each with its samples, in commit order."""
         for drop, table, is_present in self.known.tables():
             if is_present or quarantined:
                 yield self._drops[drop], table
@@ -191,7 +191,7 @@ class Intake:
                 self._tell(sentence)
             holder = self._holder(resolved)
             data = resolved.table.to_bytes()
-            drop = holder or self._build(read, drop_id, resolved.table, data)  # may refuse it: before an amendment
+            drop = holder or self._build(read, drop_id, resolved.table, data)  # before the amendment, as this may raise
             amendment = self._amend(resolved, drop_id if holder and read.uploaded else None, store)
             if holder is None:
                 self._write(drop, data, store)
@@ -213,11 +213,11 @@ class Intake:
 
     def _committed_before(self, read: ReadDrop, drop_id: str) -> Drop | None:
         """Return the drop that has the same source, or None. Raises `DropError` if another has this drop's id."""
-        own = self._drops.get(drop_id)
-        if own and own.source != read.source:
+        same_id = self._drops.get(drop_id)
+        if same_id and same_id.source != read.source:
             raise DropError(f"drop {drop_id} exists with other content, and drops never change; choose another id")
-        same = (self._drops[other] for other in sorted(self._usable) if self._drops[other].source == read.source)
-        return own or next(same, None)
+        same_source = (self._drops[name] for name in sorted(self._usable) if self._drops[name].source == read.source)
+        return same_id or next(same_source, None)
 
     def _build(self, read: ReadDrop, drop_id: str, table: SampleTable, data: bytes) -> Drop:
         missing = set(SPLITS) - self.known.splits()

@@ -103,7 +103,7 @@ class FoundFiles:
     beside: dict[BarePath, dict[str, SourceFile]] = field(default_factory=lambda: defaultdict(dict))
     """The files next to each image, by extension."""
     others: list[SourceFile] = field(default_factory=list)
-    """Files that are next to no image."""
+    """Files without an image next to them."""
     folders: list[SourceFile] = field(default_factory=list)
     filled: set[PurePosixPath] = field(default_factory=set)
     """The folders that contain files other than litter."""
@@ -152,8 +152,9 @@ def bare_path(file: SourceFile) -> BarePath:
 
 
 def _beside(file: SourceFile, bare_paths: set[BarePath]) -> tuple[BarePath | None, str]:
-    """Return the bare path of the image next to a file, and the file's extension, as for `1.json` or `1.mask.npy` of
-    `1.png`.
+    """Return the bare path of the image that a file belongs to, and the file's extension.
+
+    For example, `1.json` and `1.mask.npy` belong to `1.png`.
     """
     if (exact := bare_path(file)) in bare_paths:
         return exact, file.name.suffix[1:].lower()
@@ -245,13 +246,13 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
     for place, images in by_path.items():
         label = found.beside[place].get(rule.kind) if place in found.beside else None
         first, _, rest = images[0].name.name.partition(".")
-        whole = images[0].archive, str(images[0].name.parent / first)
+        shorter = images[0].archive, str(images[0].name.parent / first)
         if len(images) > 1:
             cause = f"expected one image and its label, found {len(images)}"
             found.unread.extend(Unread.of(image, cause) for image in images)
         elif label is not None:
             yield images[0], label
-        elif whole != place and whole in by_path:  # `1.mask.png` of `1.png`
+        elif shorter != place and shorter in by_path:  # `1.mask.png` belongs to `1.png`
             found.not_samples[f".{rest} (next to images)"] += 1
         else:
             cause = f"no label: there is no {images[0].name.stem}.{rule.kind}"

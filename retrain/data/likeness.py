@@ -23,7 +23,7 @@ MOST_BITS = 10
 MOST_DISTANCE = 0.1
 """Largest distance between the thumbnails of near-duplicates, chosen on data (docs/evidence/near-duplicates.md)."""
 LEAST_CONTRAST = 4.0
-"""Least standard deviation of the grey values of compared thumbnails. Other thumbnails show a plain area."""
+"""Smallest standard deviation of the grey values of a compared thumbnail. Other thumbnails show a plain area."""
 MOST_BITS_ALONE, MOST_BRIGHTNESS = 3, 16
 """Largest differences of the hashes, in bits, and of the mean grey values (0..255) of near-duplicates without
 thumbnails."""
@@ -31,9 +31,9 @@ NEIGHBOURS = 32
 """Number of images that each image is compared with. They are the next images, sorted by hash, that share a part of the
 hash. The work is therefore proportional to the number of images."""
 SMALLEST = 16
-"""Least length of the shorter side of compared images, in pixels. Most smaller images look alike."""
+"""Smallest length of the shorter side of compared images, in pixels. Most smaller images look alike."""
 PLAIN_BITS = 3
-"""Least number of bits that are set, and that are not set. Other hashes are of plain areas or gradients."""
+"""Smallest number of set bits, and of unset bits, in a compared hash. Other hashes are of plain areas or gradients."""
 AT_ONCE = 100_000
 """Number of thumbnail pairs that are compared at once."""
 
@@ -51,7 +51,7 @@ class Likeness(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Two samples that look alike. One of them is held out if `leaks`."""
+    """Two samples that look alike. If `leaks`, one of them is held out and the other is not."""
 
     first: Likeness
     second: Likeness
@@ -79,14 +79,14 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> lis
     ]
 
     def column(of: Callable[[SampleTable], NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate([of(table)[own] for (_, table), own in zip(tables, rows, strict=True)])
+        return np.concatenate([of(table)[used] for (_, table), used in zip(tables, rows, strict=True)])
 
     drop = np.repeat(np.arange(len(tables)), [len(each) for each in rows])
     row, hashes, content = np.concatenate(rows), column(hash_values), column(lambda table: table.content)
     pairs = candidates(hashes)
     pairs = pairs[(drop[pairs].max(1) >= since) & (content[pairs[:, 0]] != content[pairs[:, 1]])]
     distance = distances(column(lambda table: table.thumbnail), pairs)
-    alone = np.isnan(distance)
+    no_thumbnail = np.isnan(distance)
     brightness = column(lambda table: table.brightness).astype(np.int64)[pairs]
     likely = (differing_bits(hashes, pairs) <= MOST_BITS_ALONE) & (np.ptp(brightness, axis=1) <= MOST_BRIGHTNESS)
 
@@ -97,9 +97,9 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> lis
 
     found = [
         Alike(named(one), named(other), float(far))
-        for (one, other), far in zip(pairs, np.where(alone, 0.0, distance), strict=True)
+        for (one, other), far in zip(pairs, np.where(no_thumbnail, 0.0, distance), strict=True)
     ]
-    close = np.where(alone, likely, distance <= MOST_DISTANCE)
+    close = np.where(no_thumbnail, likely, distance <= MOST_DISTANCE)
     return sorted(compress(found, close), key=lambda pair: (not pair.leaks, pair.distance, pair.first, pair.second))
 
 
@@ -114,14 +114,14 @@ def candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     Where more than `NEIGHBOURS` images share a part of their hash, some pairs among them may be missed.
     """
     set_bits = np.bitwise_count(hashes)
-    telling = np.flatnonzero((set_bits >= PLAIN_BITS) & (set_bits <= 64 - PLAIN_BITS))
+    compared = np.flatnonzero((set_bits >= PLAIN_BITS) & (set_bits <= 64 - PLAIN_BITS))
     found = [np.empty((0, 2), np.int64)]
     for band in range(BANDS):
-        part = (hashes[telling] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        order = np.lexsort((hashes[telling], part))
+        part = (hashes[compared] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+        order = np.lexsort((hashes[compared], part))
         for offset in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
             same = part[order[offset:]] == part[order[:-offset]]
-            pairs = telling[np.stack((order[:-offset][same], order[offset:][same]), 1)]
+            pairs = compared[np.stack((order[:-offset][same], order[offset:][same]), 1)]
             found.append(pairs[differing_bits(hashes, pairs) <= MOST_BITS])
     one, other = np.sort(np.concatenate(found), 1).T
     return np.stack(np.divmod(np.unique(one * len(hashes) + other), max(1, len(hashes))), 1)

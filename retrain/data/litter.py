@@ -13,7 +13,7 @@ FILES = {
     "md5sums": "checksums",
     "sha256sums": "checksums",
 }
-"""Other files in lower case, with the kind of litter."""
+"""Names of other litter files in lower case, each with its kind of litter."""
 FOLDER_MARKER = "folder markers"
 """Empty objects that stand for folders in S3."""
 

@@ -111,7 +111,7 @@ def find_unused(folder: Path, needed: Collection[str], since: datetime) -> list[
 
 
 def remove_file(file: CachedFile) -> bool:
-    """Remove a file or folder, and return whether this succeeded. It may be a shard in use, or another user's file."""
+    """Remove a file or folder, and return whether this succeeded. A shard in use or another user's file stays."""
     try:
         if file.path.is_dir():
             shutil.rmtree(file.path)
@@ -127,7 +127,7 @@ def remove_file(file: CachedFile) -> bool:
 def _cached_files(folder: Path) -> Iterator[CachedFile]:
     for pattern, place in ((DECODED, folder), (SHARD, folder / "shards")):
         for path in sorted(place.glob("*")):
-            with suppress(OSError):  # removed since
+            with suppress(OSError):  # another process has just removed it
                 if found := pattern.fullmatch(path.name):
                     yield _describe(found[1], path, [path])
                 elif path.name.startswith(WRITING) and place == folder and path.is_dir():

@@ -63,7 +63,7 @@ class ReadDrop:
     """Digest of the splits, keys, classes and contents, in any order."""
     reading: Reading
     uploaded: Uploaded | None = None
-    """Files in the store that it was packed from."""
+    """Files in the store that the drop was packed from."""
 
     @classmethod
     def of(
@@ -78,7 +78,7 @@ class ReadDrop:
     ) -> "ReadDrop":
         """Return a drop of these samples. Raises `DropError` if too many were bad."""
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
-        source = _source_digest(rows)  # before the table: each needs memory in addition to the rows
+        source = _source_digest(rows)  # before the table, so only one of them needs memory at a time
         return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
 
     def notes(self) -> Iterator[str]:

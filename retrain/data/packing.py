@@ -96,9 +96,9 @@ def pack_by_shards(
 ) -> Packed:
     """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
-    Its shards are in `PACKED_FOLDER`. The producer's files (`uploaded`) are not in this folder. Each is sent to the
-    store right after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards that
-    were sent before the error stay in the store, but nothing reads them.
+    Its shards are in `PACKED_FOLDER`. The producer's files (`uploaded`) are not in this folder. Each shard is sent to
+    the store right after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards
+    that were sent before the error stay in the store, but nothing reads them.
     """
     intake = Intake(task, store, tell)
     intake.refresh()
@@ -158,7 +158,7 @@ def _read(
 
 
 class _SampleReader:
-    """Reads and validates the samples of a source. `rows` has the packed samples, in the order of the shards."""
+    """A reader that validates the samples of a source. `rows` has the packed samples, in the order of the shards."""
 
     def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
         self._intake, self._frame, self._decoded = intake, intake.task.data.frame, decoded

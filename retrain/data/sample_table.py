@@ -101,7 +101,7 @@ class SampleTable:
         return self.use < len(SPLITS)
 
     def counts(self) -> dict[Split, dict[str, int]]:
-        """Return how many samples each class has in each split."""
+        """Return the number of samples of each class in each split."""
         counted: dict[Split, dict[str, int]] = {}
         for place, split in enumerate(SPLITS):
             numbers = np.bincount(self.label[self.use == place], minlength=len(self.classes))
@@ -135,9 +135,9 @@ class SampleTable:
                 **arrays,
             )
         except (SafetensorError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"holds no samples: {error}") from error
+            raise ValueError(f"contains no samples: {error}") from error
         if any(len(getattr(table, field.name)) != len(table) for field in fields(table)[2:]):
-            raise ValueError("holds columns of different lengths")
+            raise ValueError("contains columns of different lengths")
         return table
 
 
@@ -146,7 +146,7 @@ def _as_bytes(content: NDArray[np.bytes_]) -> NDArray[np.uint8]:
 
 
 def name_table(data: bytes) -> SampleList:
-    """Return a manifest's entry for a table's file. Its name has its digest, so two writers never collide."""
+    """Return a manifest's entry for a table's file. The digest in the file's name prevents collisions of writers."""
     sha256 = hashlib.sha256(data).hexdigest()
     return SampleList(name=f"samples-{sha256[:8]}.safetensors", size=len(data), sha256=sha256)
 
@@ -172,7 +172,7 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
 
 
 def amend_table(table: SampleTable, drop: Drop) -> SampleTable:
-    """Return a table with a drop's amendments applied. Erased samples are removed."""
+    """Return a table with a drop's amendments applied. Erased samples get the use `removed`."""
     named = [change.after for change in drop.changes if change.after is not None]
     classes = tuple(dict.fromkeys([*table.classes, *named]))
     label, use = table.label.copy(), table.use.copy()

@@ -19,7 +19,7 @@ from retrain.store.keys import name_shard
 
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
-"""Files of a sample that are read. Producers may add other files."""
+"""Extensions of a sample's files that are read. Producers may add other files."""
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 """WebDataset's rule: a sample's key ends at the first dot after the last slash."""
 FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
@@ -70,7 +70,7 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
 
     The format is PAX because other formats refuse long names.
     """
-    from webdataset.writer import TarWriter  # imports torch for seconds; needed only for writing
+    from webdataset.writer import TarWriter  # imports torch, which takes seconds, and only writing needs it
 
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
@@ -97,14 +97,14 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[
     It also raises at the end if size, SHA-256 or number of samples differ from the manifest. A shard is therefore valid
     only if the iteration ends without an error.
     """
-    whole, samples = HashingReader(stream), 0
-    for key, files in read_samples(whole, where):
+    reader, samples = HashingReader(stream), 0
+    for key, files in read_samples(reader, where):
         if key not in left_out:
             samples += 1
             yield _named(where, key, files)
-    if (samples, whole.size, whole.sha256) != (shard.samples, shard.size, shard.sha256):
+    if (samples, reader.size, reader.sha256) != (shard.samples, shard.size, shard.sha256):
         raise DropError(
-            f"{where}: {samples} samples in {whole.size} bytes with SHA-256 {whole.sha256}; the manifest "
+            f"{where}: {samples} samples in {reader.size} bytes with SHA-256 {reader.sha256}; the manifest "
             f"says {shard.samples}, {shard.size} and {shard.sha256}"
         )
 

@@ -76,9 +76,9 @@ def survey_source(source: Path, data: Data) -> Source:
     labels may come from several places. `docs/your-data.md` describes every layout.
     """
     if not source.exists():
-        away = is_address(str(source))
+        is_remote = is_address(str(source))
         what = "not a path on this machine: download it first, or upload it as a drop (docs/your-data.md)"
-        raise DropError(f"{source}: {what if away else 'no such file or folder'}")
+        raise DropError(f"{source}: {what if is_remote else 'no such file or folder'}")
     extension = source.suffix[1:].lower()
     if source.is_file() and extension in FORMATS:
         return _survey_table(source, extension, data)
@@ -93,11 +93,12 @@ def survey_source(source: Path, data: Data) -> Source:
     return _survey(files, str(source), data)
 
 
-def survey_upload(store: ObjectStore, prefix: str, ours: Iterable[str], data: Data) -> Source:
-    """Read a producer's uploads below a prefix of a store (it ends in a slash), without `ours`, the project's own
-    objects.
+def survey_upload(store: ObjectStore, prefix: str, excluded: Iterable[str], data: Data) -> Source:
+    """Read a producer's uploads below a prefix of a store, which ends in a slash.
+
+    `excluded` are the names of objects that `retrain` itself wrote below this prefix.
     """
-    files = [file for file in list_store(store, prefix) if str(file.name) not in ours]
+    files = [file for file in list_store(store, prefix) if str(file.name) not in excluded]
     root = f"{store.url}/{prefix}".rstrip("/")
     archives = expand_archives(files, lambda file: _nested(list_stored_archive(store, prefix, file), file))
     return _survey(archives, root, data)
@@ -111,12 +112,12 @@ def _nested(files: Iterable[SourceFile], archive: SourceFile) -> Iterable[Source
 def _without_wrapper(files: Iterable[SourceFile]) -> list[SourceFile]:
     """Leave out an archive's outer folder, `pets/` in `pets/cat/1.png`, if it contains all classes."""
     files = list(files)
-    meant = [file.name.parts for file in files if not (litter_kind(file.name) or file.is_folder)]
-    below = {parts[1] for parts in meant if len(parts) > 2}
-    tops = {parts[0] for parts in meant}
+    paths = [file.name.parts for file in files if not (litter_kind(file.name) or file.is_folder)]
+    below = {parts[1] for parts in paths if len(parts) > 2}
+    tops = {parts[0] for parts in paths}
     if len(tops) != 1 or any(map(split_called, tops)) or not (len(below) > 1 or any(map(split_called, below))):
         return files
-    if any(len(parts) < 3 and PurePosixPath(*parts).suffix[1:].lower() in EXTENSIONS for parts in meant):
+    if any(len(parts) < 3 and PurePosixPath(*parts).suffix[1:].lower() in EXTENSIONS for parts in paths):
         return files
     return [
         replace(file, name=PurePosixPath(*file.name.parts[1:]))
@@ -233,11 +234,11 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
         if rule.kind == "csv":
             raise DropError(f"{found.root}: its table of labels has no rows")
         raise DropError(f"{found.root}: no images in it; expected {SHAPE}")
-    below = next((sample.entry.place for sample in samples if sample.split), None)
-    beside = next((sample.entry.place for sample in samples if not sample.split), None)
-    if below and beside:
+    inside = next((sample.entry.place for sample in samples if sample.split), None)
+    outside = next((sample.entry.place for sample in samples if not sample.split), None)
+    if inside and outside:
         raise DropError(
-            f"{found.root}: some images lie below {', '.join(SPLITS)}, and others outside of them: {below}, {beside}"
+            f"{found.root}: some images lie below {', '.join(SPLITS)}, and others outside of them: {inside}, {outside}"
         )
     first_of: dict[tuple[Split | None, str], Sample] = {}
     for sample in samples:

@@ -1,4 +1,4 @@
-"""Read the sample table of any drop. If an early drop has none, make the table from the shards and store it."""
+"""Read the sample table of any drop. If a drop of an early version has none, make it from the shards and store it."""
 
 from contextlib import suppress
 
@@ -16,7 +16,7 @@ IMAGE_SIZE = 32
 """Side of the square to which large JPEGs are decoded. The table hardly depends on it."""
 
 NAME = "samples.safetensors"
-"""File of such a table, next to the shards."""
+"""Name of the file with such a table, next to the shards."""
 
 
 def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:

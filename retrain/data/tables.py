@@ -27,7 +27,7 @@ class Row(NamedTuple):
     label: str
     split: Split | None
     id: str
-    """The sample's own id, if there is one."""
+    """The sample's id. Empty if the table has none."""
 
 
 def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
@@ -69,9 +69,10 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
 
 
 def cell_text(value: object, column: str, where: str) -> str:
-    """Return a value as text. 3.0 becomes 3 (in a column of whole numbers with gaps), and NaN becomes empty.
+    """Return a value as text. NaN becomes empty, and 3.0 becomes 3.
 
-    Raises `DropError`, with `where`, for any other fraction, a list or an object.
+    A column of whole numbers with empty cells may be stored as floating-point numbers. Raises `DropError`, with
+    `where`, for any other fraction, a list or an object.
     """
     if value is None or value != value:
         return ""

@@ -14,7 +14,7 @@ MAX_FILE = 64_000_000
 MAX_NAME = 4096
 """Longest name, in bytes."""
 MAX_HEADER = 16_384
-"""Largest extended header, in bytes. tarfile holds it in memory, and its time may grow with the square of the size."""
+"""Largest extended header, in bytes. tarfile keeps it in memory, and may take time that grows with its size squared."""
 
 TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 """Errors that tarfile's parser raises for damaged tar files."""
@@ -48,7 +48,7 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
     try:
         with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:", tarinfo=_Header) as tar:
             while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out; they would pile up
+                tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out; the list would only grow
                 _check_size(member, MAX_FILE)  # extended headers may have changed it
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise DropError(
@@ -71,7 +71,7 @@ def plain_name(raw: str, where: str) -> PurePosixPath:
 
 def check_name(raw: str, where: str) -> None:
     """Raise `DropError`, with `where`, for a name that leaves the source or is not text."""
-    text = raw.removesuffix("Icon\r")  # how macOS calls a folder's icon
+    text = raw.removesuffix("Icon\r")  # the name of a folder's icon on macOS
     if raw.startswith("/") or ".." in raw.split("/"):
         raise DropError(f"{where}: {raw}: the path leaves the source")
     if not (text.isprintable() or {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text))):
@@ -103,7 +103,7 @@ class HashingReader:
         return self.size
 
     def seek(self, position: int) -> None:
-        """Read on up to a position. Raises `ValueError` if the stream is already beyond it."""
+        """Read and discard the bytes up to a position. Raises `ValueError` if the stream is already beyond it."""
         if position < self.size:
             raise ValueError("a header of the archive points to a place before it")
         while self.size < position and self.read(min(position - self.size, 1 << 20)):

@@ -66,15 +66,15 @@ def ingest_drop(
     check_drop_id(drop_id, 1)
     prefix = store.keys.drop_file(drop_id, "")
     entries = list(list_store(store.objects, prefix))
-    ours = {str(entry.name) for entry in entries if NOT_UPLOADED.fullmatch(str(entry.name))}
-    theirs = [entry for entry in entries if str(entry.name) not in ours]
-    uploaded = Uploaded(files=len(theirs), size=sum(entry.size for entry in theirs))
-    shards = [entry for entry in theirs if litter_kind(entry.name) is None]
+    excluded = {str(entry.name) for entry in entries if NOT_UPLOADED.fullmatch(str(entry.name))}
+    files = [entry for entry in entries if str(entry.name) not in excluded]
+    uploaded = Uploaded(files=len(files), size=sum(entry.size for entry in files))
+    shards = [entry for entry in files if litter_kind(entry.name) is None]
     if not shards:
         raise DropError(f"drop {drop_id}: no training image in it; hidden and temporary files are ignored")
     if task.data.label_from in ("auto", "cls") and all(_is_shard(entry) for entry in shards):
         with suppress(NotPlain), keep_decoded(task, cache_dir) as decoded:
-            litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))
+            litter = Counter(kind for entry in files if (kind := litter_kind(entry.name)))
             read = _read_shards(drop_id, shards, litter, _ShardReader(task.data, decoded), store, uploaded)
             intake = Intake(task, store, tell)
             intake.refresh()
@@ -82,7 +82,7 @@ def ingest_drop(
             if decoded and intake.written:
                 decoded.save(packed.drop, intake.written)
             return _committed(packed, drop_id)
-    source = survey_upload(store.objects, prefix, ours, task.data)
+    source = survey_upload(store.objects, prefix, excluded, task.data)
     with keep_decoded(task, cache_dir) as decoded:
         return _committed(pack_by_shards(source, task, store, drop_id, uploaded, tell, decoded), drop_id)
 
@@ -93,7 +93,9 @@ def _committed(packed: Packed, drop_id: str) -> Drop | Amendment:
         return packed.drop
     if packed.amendment:
         return packed.amendment
-    raise DropError(f"drop {drop_id}: it has no new image: earlier drops have all of them, such as {packed.drop.id}")
+    raise DropError(
+        f"drop {drop_id}: it has no new image: earlier drops have all of its images, such as {packed.drop.id}"
+    )
 
 
 def _is_shard(entry: SourceFile) -> bool:
@@ -130,7 +132,7 @@ class _Plain(NamedTuple):
 
 
 class _ShardReader:
-    """Validates the plain shards of one drop."""
+    """A reader that validates the plain shards of one drop."""
 
     def __init__(self, data: Data, decoded: DecodedSamples | None) -> None:
         self.data, self._decoded = data, decoded
@@ -141,8 +143,8 @@ class _ShardReader:
 
     def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
         """Record a shard's samples, and return the shard's record. Raises `DropError`, with `where`."""
-        whole, before = HashingReader(stream), len(self.rows)
-        for key, class_name, found, pixels in parallel_map(self._examine_sample, self._plain_samples(whole, where)):
+        reader, before = HashingReader(stream), len(self.rows)
+        for key, class_name, found, pixels in parallel_map(self._examine_sample, self._plain_samples(reader, where)):
             if key in self._keys[split]:
                 raise DropError(f"{where}: {key}: duplicate key")
             self._keys[split].add(key)
@@ -154,7 +156,7 @@ class _ShardReader:
                 if self._decoded and pixels is not None:
                     self._decoded.add(pixels)
         samples = len(self.rows) - before
-        return Shard(name=name, split=split, samples=samples, size=whole.size, sha256=whole.sha256)
+        return Shard(name=name, split=split, samples=samples, size=reader.size, sha256=reader.sha256)
 
     def _plain_samples(self, stream: HashingReader, where: str) -> Iterator[_Plain]:
         for key, files in group_files(_members(stream, where), where):
@@ -163,8 +165,8 @@ class _ShardReader:
     def _plain(self, key: str, files: dict[str, bytes]) -> _Plain:
         """Return a sample if readers of committed shards read it correctly. Raises `NotPlain` for any other."""
         images = files.keys() & EXTENSIONS
-        beside = files.keys() - images
-        if len(images) != 1 or "cls" not in beside or any(one.endswith(".cls") for one in beside):
+        others = files.keys() - images
+        if len(images) != 1 or "cls" not in others or any(one.endswith(".cls") for one in others):
             raise NotPlain
         try:
             label = files["cls"].decode()
@@ -173,8 +175,8 @@ class _ShardReader:
             raise NotPlain from None
         if name != clean_class_name(label) or name in self.data.aliases:
             raise NotPlain
-        self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'next to images'})" for one in beside)
-        return _Plain(key, sys.intern(name), files[images.pop()])  # one text for all samples of a class
+        self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'next to images'})" for one in others)
+        return _Plain(key, sys.intern(name), files[images.pop()])  # all samples of a class share one string
 
     def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str, Pixels | None]:
         examined = examine_or_explain(sample.image, self.data.frame, self._decoded is not None)

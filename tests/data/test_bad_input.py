@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "no files": (dict, "drop bad: no training image in it"),
     "samples of another drop": (
         lambda: {"train.tar": shard(good(1))},
-        "drop bad: it has no new image: earlier drops have all of them, such as good",
+        "drop bad: it has no new image: earlier drops have all of its images, such as good",
     ),
     "no split": (
         lambda: {"more.tar": VALID, "photos.tar": VALID},

@@ -1,4 +1,4 @@
-"""Datasets that are too large to hold: samples are read from the store's shards as they are needed.
+"""Datasets that are too large for the memory: samples are read from the store's shards when they are needed.
 
 `dataset.load_streamed` returns the splits of such a dataset as `Samples`.
 """

@@ -1,4 +1,4 @@
-"""List the samples of a drop's shards and their byte offsets. The list is kept with the decoded drops."""
+"""List the samples of a drop's shards and their byte offsets. The list is stored next to the decoded drops."""
 
 import hashlib
 import tempfile
@@ -52,7 +52,7 @@ def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: 
         except DropError as error:
             raise DamagedDrop(drop.id, str(error)) from error
         found = _opened(files)
-        assert found  # it was written whole
+        assert found  # `_make` has just written it
     return found
 
 

@@ -10,9 +10,9 @@ from retrain.data.stream.shard_cache import ReadAhead
 
 
 class HeldShards:
-    """Keeps the shards of the current batches in the cache, and fetches the shards of later batches.
+    """The shards of the current batches, which stay in the cache. The shards of later batches are prefetched.
 
-    At most `decoding` batches are decoded at once. Close it at the end.
+    At most `decoding` batches are decoded at the same time. The caller calls `close` at the end.
     """
 
     def __init__(self, pixels: ShardPixels, decoding: int) -> None:
@@ -33,7 +33,7 @@ class HeldShards:
     def need(self, rows: Tensor) -> None:
         """Hold the shards of a batch's rows, int64 [B], and release shards that no batch in progress needs.
 
-        Raises `DamagedDrop` if one differs from the manifest, and `StoreError`.
+        Raises `DamagedDrop` if a shard differs from the manifest, and `StoreError` if it cannot be read.
         """
         shards = set(shard_of(rows, self.pixels.counts).tolist())
         self._ahead.reach(max((self._places.get(shard, 0) for shard in shards), default=0))

@@ -21,8 +21,8 @@ def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, win
     unit, units = torch.randperm(len(counts), generator=generator), len(counts) + window
 
     def place(block: Tensor) -> Tensor:
-        lots = torch.rand(len(block), generator=generator, dtype=torch.float64)
-        return (unit[shard_of(block, counts)] + window * lots) / units
+        shift = torch.rand(len(block), generator=generator, dtype=torch.float64)
+        return (unit[shard_of(block, counts)] + window * shift) / units
 
     return sort_by_random_key(kept, place)
 

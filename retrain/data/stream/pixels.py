@@ -86,7 +86,7 @@ class ShardPixels:
         return self._read(rows.cpu(), self.cache.hold)
 
     def read_held(self, rows: Tensor) -> Tensor:
-        """Return the images in a process without a store. Meanwhile, the parent process holds the shards."""
+        """Return the images of rows, in a process without a store. Its parent process holds the shards meanwhile."""
         return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
 
     def _read(self, rows: Tensor, opened: Callable[[ShardRef], BinaryIO]) -> Tensor:

@@ -94,8 +94,8 @@ class _Reading:
     def arrays(self) -> dict[str, Tensor]:
         """Return the arrays of all samples read. Raises `DropError` if their number differs from the manifest."""
         found = {split: len(labels) for split, labels in self._labels.items()}
-        if found != {split: self.drop.samples(split) for split in SPLITS}:
-            raise DropError(f"drop {self.drop.id}: its shards hold {found}; its manifest states other numbers")
+        if found != (expected := {split: self.drop.samples(split) for split in SPLITS}):
+            raise DropError(f"drop {self.drop.id}: its shards contain {found} samples; its manifest states {expected}")
         return {
             "counts": _tensor(self._counts),
             "offset": _tensor(self._offset),

@@ -50,14 +50,14 @@ class ShardCache:
             with suppress(FileNotFoundError):
                 file = self.path(ref).open("rb")
                 flock(file, LOCK_SH)
-                if os.fstat(file.fileno()).st_nlink and self._is_whole(file, ref):
+                if os.fstat(file.fileno()).st_nlink and self._is_intact(file, ref):
                     os.utime(file.fileno())
                     return file
                 file.close()
             self.fetch(ref)
 
     def fetch(self, ref: ShardRef) -> None:
-        """Download a shard, unless it is here or another process has just downloaded it.
+        """Download a shard, unless it is in the cache or another process has just downloaded it.
 
         Raises the errors of `hold`.
         """
@@ -67,14 +67,14 @@ class ShardCache:
                 return
             self._keep_room(part, ref.shard.size)
             self.store.download(ref.key, self.path(ref))
-            with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # others may have taken its room again
-                if not self._is_whole(file, ref):
+            with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # another process may have removed it
+                if not self._is_intact(file, ref):
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
 
-    def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
+    def _is_intact(self, file: BufferedReader, ref: ShardRef) -> bool:
         """Return whether a file matches the manifest.
 
-        It is checked once a process, and removed if it does not match.
+        Each process checks a file once. A file that does not match is removed.
         """
         if ref.shard.sha256 in self._checked:
             return True
@@ -89,8 +89,8 @@ class ShardCache:
     def _keep_room(self, part: BinaryIO, size: int) -> None:
         """Reserve room for a shard with a sparse file of the same size.
 
-        While other shards are being fetched, this waits, because they can be removed later. Raises `UserError` if all
-        are in use.
+        If there is no room, this waits while other shards are being fetched, because they can be removed later. Raises
+        `UserError` if all shards are in use.
         """
         while True:
             with (self.folder / "room.lock").open("ab") as room:
@@ -102,18 +102,18 @@ class ShardCache:
                 if not any(path.suffix == FETCHING and status.st_size for path, status in self._files()):
                     raise UserError(
                         f"{self.folder}: no room for {size:,} bytes: {used:,} are in use, and the limit, "
-                        f"data.stream.cache, is {self.limit:,}. Raise it, or run fewer trainings at once here"
+                        f"data.stream.cache, is {self.limit:,}. Raise the limit, or run fewer trainings on this machine"
                     )
             time.sleep(POLL_SECONDS)
 
     def _make_room(self, size: int) -> int:
         """Remove shards without a reader until there is room, least recently used first. Return the bytes used."""
         files = sorted((status.st_mtime, path, status.st_size) for path, status in self._files())
-        used = sum(held for _, _, held in files)
-        for _, path, held in files:
+        used = sum(file_size for _, _, file_size in files)
+        for _, path, file_size in files:
             if used + size <= self.limit:
                 break
-            used -= held if _remove(path) else 0
+            used -= file_size if _remove(path) else 0
         return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
@@ -139,7 +139,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a file unless a process has locked it. Return whether it is gone."""
+    """Remove a file unless a process has locked it. Return whether it no longer exists."""
     with suppress(BlockingIOError):
         with suppress(FileNotFoundError), path.open("rb") as file:
             flock(file, LOCK_EX | LOCK_NB)
@@ -149,11 +149,11 @@ def _remove(path: Path) -> bool:
 
 
 SHARDS_AHEAD = 4
-"""Number of shards that are fetched beyond the last needed one."""
+"""Number of shards that are prefetched after the last shard that is needed now."""
 
 
 class ReadAhead:
-    """Prefetches shards until it is closed. It is a context manager.
+    """A context manager that prefetches shards until it is closed.
 
     It ignores errors, because they are raised again when the shard is held.
     """
