@@ -139,7 +139,7 @@ def show_(
 
 @app.command()
 def drift(task: TaskName, device: Device = "auto", as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """Measure whether the waiting drops' images differ from the champion's test images."""
+    """Measure whether the waiting drops' images differ from the champion's held-out images."""
     from retrain.pipeline.context import make_context
     from retrain.pipeline.drift import measure_drifts
 

@@ -203,7 +203,7 @@ DRIFTED = Name(
     "retrain_drifted_drops",
     "gauge",
     TASK,
-    "Waiting drops whose images differ from the champion's test images (trigger.drift).",
+    "Waiting drops whose images differ from the champion's held-out images (trigger.drift).",
 )
 OLDEST_WAITING = Name(
     "retrain_oldest_waiting_drop_timestamp_seconds",

@@ -13,14 +13,14 @@ def make_record(
     evaluation: Evaluation | None,
     decision: Decision | None,
     error: str | None,
-    lost: int = 0,
+    failed_after: int = 0,
 ) -> RunRecord:
-    """Return the record of a finished run. Without a result, the run failed after `lost` iterations."""
+    """Return the record of a finished run. Without a result, the run failed after `failed_after` iterations."""
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
     following = escalate(plan) if outcome == "missed" else None
-    used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
+    used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (failed_after, 0)
     is_delivered = outcome == "reached" and decision is not None and decision.promoted
     return RunRecord(
         run_id=plan.run_id,
@@ -63,7 +63,7 @@ def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, 
         return Savings(
             baseline=0, whole=0, used=used, used_all_in=all_in, gross=0, net=-all_in, gross_whole=0, net_whole=-all_in
         )
-    if plan.target is None and plan.replaces_scratch and outcome == "completed":  # its own baseline
+    if plan.target is None and plan.replaces_scratch and outcome == "completed":  # this run is the new baseline
         return Savings(
             baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0
         )
@@ -74,7 +74,7 @@ def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, 
 def _compare_to_scratch(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:
     """Return the savings of a run compared with scratch on its dataset.
 
-    Without `scratch`, all its iterations are a loss.
+    Without `scratch`, the run replaces no scratch training, so its savings are negative.
     """
     baseline, whole = (round(scratch.iterations), scratch.schedule) if scratch else (0, 0)
     return Savings(

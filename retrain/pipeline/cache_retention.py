@@ -52,9 +52,9 @@ def remove(folder: Path, tasks: OpenTasks, older_than: timedelta, now: datetime)
             log.info("%s: nothing is removed from this cache: %s", folder, obstacle)
             return Retention(task=None, removals=(), kept={str(folder): obstacle}, is_done=True)
         unused = [file for file in find_unused(folder, (), since) if str(file.path) in names]
-        gone = [file for file in unused if remove_file(file)]
-    log.info("%s: removed %s", folder, pluralize(len(gone), "file"))
-    return _describe(gone, since).model_copy(update={"is_done": True})
+        removed = [file for file in unused if remove_file(file)]
+    log.info("%s: removed %s", folder, pluralize(len(removed), "file"))
+    return _describe(removed, since).model_copy(update={"is_done": True})
 
 
 def _find_needed(tasks: OpenTasks, since: datetime) -> set[str]:

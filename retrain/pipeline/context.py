@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Context(RecordContext):
-    """The context of the stages: one object for all that a process runs."""
+    """The context of the stages. All stages that a process runs share one object."""
 
     device: torch.device
     cache: Path
@@ -47,14 +47,14 @@ class Context(RecordContext):
     """The files of the run that was last continued from or compared with, by its id."""
 
     def champion_files(self, run_id: str) -> EndedRunFiles:
-        """Return the files of a run to continue from or to compare with. Those of one run are kept."""
+        """Return the files of a run to continue from or to compare with. The last run's files stay in memory."""
         if run_id not in self.champions:
             self.champions.clear()
             self.champions[run_id] = self.store.ended_run(run_id)
         return self.champions[run_id]
 
     def drops(self, dataset: Dataset) -> list[Drop]:
-        """Return the drops of a dataset, in its versions (`Drops.read_versions`). Each is read once."""
+        """Return the drops in the versions that a dataset names (`Drops.read_versions`). Each is read only once."""
         erasures = self.store.erasures.count()
         missing = [ref for ref in dataset.drops if (erasures, ref) not in self.manifests]
         found = dict(zip(missing, self.store.drops.read_versions(missing), strict=True)) if missing else {}

@@ -1,9 +1,9 @@
-"""Measure whether a new drop's images differ from the images that the champion was tested on.
+"""Measure whether a new drop's images differ from the champion's held-out images.
 
-The result is only advice. Two samples of held-out images are compared by the champion's penultimate features, with the
-maximum mean discrepancy and a Gaussian kernel. Random permutations of the samples show which distance chance explains
-(Gretton et al., "A Kernel Two-Sample Test", JMLR 2012; Rabanser et al., "Failing Loudly", 2019). Every run decodes
-these images anyway.
+The result is only advice. Two sets of held-out images are compared by the champion's penultimate features, with the
+maximum mean discrepancy and a Gaussian kernel. A permutation test shows whether chance explains the distance (Gretton
+et al., "A Kernel Two-Sample Test", JMLR 2012; Rabanser et al., "Failing Loudly", 2019). Every run decodes these images
+anyway.
 """
 
 import logging
@@ -30,14 +30,14 @@ from retrain.training.seeds import make_generator
 log = logging.getLogger("retrain")
 
 MOST = 500
-"""Largest number of images in each sample. A shift that only more images would show is small."""
+"""Largest number of images in each of the two sets. A shift that only more images would show is small."""
 OLD_DROPS = 10
 """Number of the champion's newest drops whose images count as old."""
 PERMUTATIONS = 999
 
 
 class Discrepancy(NamedTuple):
-    """The distance between two samples of features, and the distance that chance rarely exceeds. See `Drift`."""
+    """The distance between two sets of features, and the distance that chance rarely exceeds. See `Drift`."""
 
     distance: float
     chance: float
@@ -94,7 +94,7 @@ def _measure(context: Context, champion: Plan, task: Task, drops: Sequence[Drop]
     known = Dataset(drops=champion.dataset.drops[-OLD_DROPS:], classes=champion.dataset.classes)
     old = features.of(known, champion.loading)
     if not len(old):
-        raise RunError(f"champion {champion.run_id} was tested on no image, so there is nothing to compare drops with")
+        raise RunError(f"champion {champion.run_id} has no held-out images, so drops cannot be compared with them")
     for drop in drops:
         dataset = make_dataset([drop], champion.dataset.classes)
         new = features.of(dataset, choose_loading(task, dataset))
@@ -112,7 +112,7 @@ def _measure(context: Context, champion: Plan, task: Task, drops: Sequence[Drop]
 
 
 class _FeatureReader:
-    """Computes a champion's features of held-out images."""
+    """A reader that computes a champion's features of held-out images."""
 
     def __init__(self, context: Context, champion: Plan) -> None:
         self._context, self._champion = context, champion

@@ -71,7 +71,7 @@ def erase(
     Holds the task's lease and the intake lease. Raises `TaskLocked` if a run is in progress.
     """
     selections = list(selections)
-    with store.lock() as ours, ours.lock_intake() as guarded:
+    with store.lock() as locked, locked.lock_intake() as guarded:
         done = [_execute(one, task, guarded) for one in guarded.erasures.read() if one.completed_at is None]
         if selections:
             planned = plan_erasure(selections, task, guarded, author, reason)
@@ -162,7 +162,7 @@ def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Eras
         )
         files.write_errors(errors.model_copy(update={"mistakes": mistakes}))
     if is_waiting(store.approvals.find(run.run_id)):
-        why = f"erasure {erasure.sequence}: samples that it saw were erased"
+        why = f"erasure {erasure.sequence}: samples that the run was trained or measured on were erased"
         verdict = Verdict(kind="rejected", author=erasure.author, reason=why, at=datetime.now(UTC))
         store.approvals.decide(run.run_id, verdict)
 

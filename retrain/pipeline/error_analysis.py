@@ -41,7 +41,7 @@ def analyse_errors(
     describe: Callable[[int], SampleView],
     new: Collection[str] = (),
 ) -> ErrorAnalysis:
-    """Return the errors in N predictions. `describe` returns the place of sample n and its thumbnail."""
+    """Return the errors in N predictions. `describe` returns the place and the thumbnail of sample n."""
     pairs = Counter((one.true, one.predicted) for one in predictions)
     samples = Counter(one.true for one in predictions)
     predicted = Counter(one.predicted for one in predictions)
@@ -61,9 +61,9 @@ def analyse_errors(
             for name in names
         ),
         confusions=tuple(
-            Confusion(true=true, predicted=taken, count=count)
-            for (true, taken), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
-            if true != taken
+            Confusion(true=true, predicted=guess, count=count)
+            for (true, guess), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+            if true != guess
         ),
         mistakes=tuple(_mistake(predictions[number], describe(number)) for number in wrong[:MISTAKES]),
     )

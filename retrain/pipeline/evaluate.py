@@ -27,9 +27,9 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
     The errors of the model are written to the run's folder.
     """
     test = _test(context, plan, plan)
-    shown, labels = _is_learnable(context, plan, test), test.labels.cpu()
+    learnable, labels = _is_learnable(context, plan, test), test.labels.cpu()
     predicted, probability, top = _predict(context, context.files(plan.run_id), plan, test)
-    ours = Predictions(predicted, _is_among(labels, top)).select(shown)
+    ours = Predictions(predicted, _is_among(labels, top)).select(learnable)
     comparison = None
     known: tuple[str, ...] = ()
     if champion:
@@ -38,10 +38,10 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
         known = before.dataset.classes
         same = before.task.data.frame == plan.task.data.frame  # no other setting changes the images
         seen = test if same else _test(context, before, plan)
-        theirs = _predict_as(context, files, plan, seen).select(shown)
-        comparison = _compare(plan, champion, labels[shown], theirs, ours)
+        theirs = _predict_as(context, files, plan, seen).select(learnable)
+        comparison = _compare(plan, champion, labels[learnable], theirs, ours)
     context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
-    return _evaluation(plan, labels[shown], test.drop.cpu()[shown] < plan.known, ours, comparison)
+    return _evaluation(plan, labels[learnable], test.drop.cpu()[learnable] < plan.known, ours, comparison)
 
 
 def _evaluation(
@@ -66,7 +66,7 @@ def _evaluation(
 
 
 def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, ours: Predictions) -> Comparison:
-    """Compare a candidate with the champion by the plan's metric. Flips always count the most likely class."""
+    """Compare a candidate with the champion by the plan's metric. Negative flips always use the most likely class."""
     confidence = plan.task.gate.confidence
     comparison = compare(champion, theirs.likeliest == labels, ours.likeliest == labels, confidence)
     before, now = (compute_score(plan.metric, labels, one) for one in (theirs, ours))

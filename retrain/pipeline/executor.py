@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Executor(Protocol):
-    """Executes planned runs."""
+    """An executor of planned runs."""
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
         """Ensure that an unfinished run is running. Return True if this call started it.
@@ -31,13 +31,13 @@ log = logging.getLogger("retrain")
 
 
 class InProcessExecutor:
-    """Executes each run to its end, and resumes interrupted runs."""
+    """An executor that completes each run in this process, and resumes interrupted runs."""
 
     def __init__(self, device: str, make_observer: "Callable[[], Observer] | None" = None) -> None:
         self._device, self._make_observer = device, make_observer
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Execute the run. Raises `StoreError` if it can be retried. Any other error ends the run with a record."""
+        """Execute the run. After a `StoreError`, the run can be retried. Any other error ends it with a record."""
         from retrain.pipeline import stages
         from retrain.pipeline.context import make_context
         from retrain.training.progress import Observers
@@ -50,10 +50,10 @@ class InProcessExecutor:
             if not stages.is_permanent(error):
                 raise
             ended = stages.record_failure(context, plan, str(error))
-        told = (
+        result = (
             ended.describe(task_argument(task.name), utc_now())
             if isinstance(ended, Approval)
             else f"{ended.run_id} {ended.ending}"
         )
-        log.info("%s: %s", task.name, told)
+        log.info("%s: %s", task.name, result)
         return True

@@ -24,15 +24,18 @@ The value is typical of networks with 80 to 90% accuracy that were trained on si
 
 
 LEAST_GAP = 1e-4
-"""Smallest distance between a measured loss and the margin that a realistic number of images can resolve."""
+"""Smallest distance between a candidate's deficit and the margin that a realistic number of images can resolve.
+
+The deficit is the champion's score minus the candidate's score.
+"""
 
 
 def paired_difference(better: int, worse: int, samples: int, confidence: float) -> Interval:
     """Return the difference of two accuracies on the same samples, with its confidence interval.
 
     Only the first network classifies the `better` samples correctly, and only the second the `worse` samples. The
-    interval is Wald's with the adjustment of Agresti & Min (2005): half a sample is added to each of the four cells. So
-    the interval never has zero width.
+    interval is Wald's with the adjustment of Agresti & Min (2005): half a sample is added to each of the four cells.
+    Therefore the interval never has zero width.
     """
     b, c, n = better + 0.5, worse + 0.5, samples + 2
     centre = (b - c) / n
@@ -41,25 +44,28 @@ def paired_difference(better: int, worse: int, samples: int, confidence: float) 
     return Interval(value=(better - worse) / samples, low=max(-1.0, centre - reach), high=min(1.0, centre + reach))
 
 
-def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) -> Comparison:
-    """Compare a candidate with the champion. `theirs` and `ours`, bool [N], mark the correct predictions."""
-    better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+def compare(champion: str, before: "Tensor", now: "Tensor", confidence: float) -> Comparison:
+    """Compare a candidate with the champion.
+
+    `before` and `now`, bool [N], mark the correct predictions of the champion and of the candidate.
+    """
+    better, worse = int((now & ~before).sum()), int((before & ~now).sum())
     return Comparison(
         champion=champion,
-        champion_accuracy=float(theirs.double().mean()),
-        difference=paired_difference(better, worse, len(ours), confidence),
-        negative_flips=worse / len(ours),
+        champion_accuracy=float(before.double().mean()),
+        difference=paired_difference(better, worse, len(now), confidence),
+        negative_flips=worse / len(now),
     )
 
 
-def score_difference(theirs: "Score", ours: "Score", confidence: float) -> Interval:
-    """Return the difference of two scores on the same samples, `ours` - `theirs`, with its confidence interval.
+def score_difference(before: "Score", now: "Score", confidence: float) -> Interval:
+    """Return the difference of two scores on the same samples, `now` - `before`, with its confidence interval.
 
     It is Wald's interval, from the paired influences of each sample. As in `paired_difference`, a prior is added: one
-    more differing sample of each class. So the interval never has zero width.
+    more differing sample of each class. Therefore the interval never has zero width.
     """
-    error = math.sqrt(float((ours.influence - theirs.influence).square().sum()) + ours.prior)
-    reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, ours.value - theirs.value
+    error = math.sqrt(float((now.influence - before.influence).square().sum()) + now.prior)
+    reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, now.value - before.value
     return Interval(value=value, low=max(-1.0, value - reach), high=min(1.0, value + reach))
 
 
@@ -72,9 +78,9 @@ def decide(gate: Gate, evaluation: Evaluation) -> Decision:
 def is_worse(gate: Gate, difference: Interval) -> bool:
     """Return whether a candidate is shown to be worse than the champion, and by more than the margin.
 
-    Both conditions must hold: the measured loss exceeds the margin, and the interval is below zero (the paired test of
-    McNemar, 1947, at the gate's confidence). So a candidate that is not worse is not refused only because the test
-    split is small. A loss within the margin always passes.
+    Both conditions must hold: the candidate's score is lower by more than the margin, and the interval is below zero
+    (the paired test of McNemar, 1947, at the gate's confidence). A small test split alone therefore never refuses a
+    candidate that is not worse. A score that is lower by at most the margin always passes.
     """
     return difference.value < -gate.margin and difference.high < 0
 
@@ -82,13 +88,13 @@ def is_worse(gate: Gate, difference: Interval) -> bool:
 def images_to_decide(gate: Gate, difference: Interval, samples: int) -> int | None:
     """Return the number of test images that would show whether a candidate is worse by more than the margin.
 
-    With this number of images, half the width of the interval equals the distance between loss and margin. This assumes
-    that the difference and the share of disagreements stay the same. Returns None if the measured loss equals the
-    margin, because no number is enough.
+    With this number of images, half the width of the interval equals the distance between the candidate's deficit
+    and the margin. This assumes that the difference and the share of disagreements stay the same. Returns None if the
+    deficit equals the margin, because no number is enough.
     """
     half = (difference.high - difference.low) / 2
-    loss = -difference.value
-    gap = loss if loss > gate.margin else gate.margin - loss
+    deficit = -difference.value
+    gap = deficit if deficit > gate.margin else gate.margin - deficit
     return max(samples + 1, math.ceil(samples * (half / gap) ** 2)) if gap > LEAST_GAP else None
 
 
@@ -131,7 +137,7 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
 
 
 def images_to_show(gate: Gate) -> int:
-    """Return the number of test images that show that an equally good candidate is within the margin.
+    """Return the number of test images needed to show that an equally good candidate is within the margin.
 
     The margin then equals half the width of Wald's interval for equal accuracies, z * sqrt(`TYPICAL_DISAGREEMENT` / n).
     """
@@ -157,7 +163,7 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
     """
     if untrained := untrained_classes(drops):
         named = join_names(untrained[:10])
-        yield f"no training image of {named}: left out of the evaluation on the test split, and so of the gate"
+        yield f"no training image of {named}: left out of the evaluation on the test split and of the gate"
     counts: Counter[str] = Counter()
     for drop in drops:
         counts.update(drop.counts.get("test", {}))
@@ -166,7 +172,7 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
         worth = f" (for {METRIC_NAMES[metric]} they count as {effective:,})" if effective < samples else ""
         yield (
             f"{samples:,} test images{worth} are too few to show that a model is within gate.margin {gate.margin} of "
-            f"the champion: about {needed:,} are needed; with fewer, only a clear loss is refused"
+            f"the champion: about {needed:,} are needed; with fewer, only a clearly worse model is refused"
         )
     if has_champion and 0 < gate.max_negative_flips < 1 / samples:
         yield (
@@ -182,5 +188,5 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
 
 
 def _images_to_miss_one(floor: float) -> int:
-    """Return the smallest number of images of a class with which one error still meets this least accuracy."""
+    """Return the smallest number of images of a class with which its accuracy can reach `floor` despite one error."""
     return math.ceil(1 / (1 - floor)) if 0 < floor < 1 else 0

@@ -10,8 +10,8 @@ EVALUATION_SHARE = 1 / 3
 """Cost of an evaluated image relative to a trained one: the forward pass without the backward pass."""
 
 EVALUATIONS = 60
-"""Evaluations in scratch's schedule if `training.evaluate_every` is auto. A run can meet its target only at an
-evaluation."""
+"""Number of evaluations in scratch's schedule if `training.evaluate_every` is auto. A run can meet its target only at
+an evaluation."""
 
 MOST_EVALUATION = 0.1
 """Largest share of the training's work for evaluations if `training.evaluate_every` is auto."""

@@ -20,8 +20,9 @@ from retrain.store.task_store import TaskStore
 def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) -> tuple[Mistake, ...]:
     """Return a run's mistakes on its test split, with the keys of their images instead of their positions.
 
-    A position is kept in three cases. The drop is gone, is damaged or has no sample table. The drop lost images of this
-    run to an erasure. Or the sample table cannot be read, because the exporter's policy does not allow it.
+    A position is not replaced in three cases. The drop is missing, is damaged or has no sample table. Images of the
+    drop that this run used were erased. Or the sample table cannot be read, because the exporter's access policy does
+    not allow it.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}

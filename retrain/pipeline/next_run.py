@@ -41,7 +41,7 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     for drop in store.drops.read_many(found.usable):
         if late := late_files(drop, found):
             log.warning("%s", late)
-        drops.append(drop.model_copy(update={"shards": ()}))  # saves memory: shards are many
+        drops.append(drop.model_copy(update={"shards": ()}))  # to save memory, as there are many shards
     past = history(store, task, now)._replace(quarantined=found.quarantined)
     _check_champion_drops(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
@@ -53,7 +53,7 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
 
 
 def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:
-    """Return the plan's new drops that have drifted: their images differ from the champion's test images."""
+    """Return the plan's new drops that have drifted: their images differ from the champion's held-out images."""
     measured = store.drifts.of(champion.run_id if champion else None)
     new = [ref.id for ref in plan.dataset.drops[plan.known :]]
     return [measured[drop] for drop in new if drop in measured and measured[drop].has_drifted]
@@ -85,7 +85,7 @@ def plan_and_quarantine(
 
 
 def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
-    """Return the latest attempt of a retraining. Missed attempts are followed to their escalations."""
+    """Return the plan of the last run of a retraining. A run that missed its target was followed by an escalation."""
     while (entry := store.ledger.find(plan.run_id)) and entry.followed_by:
         plan = store.run(entry.followed_by).plan()
     return plan
@@ -113,8 +113,8 @@ def keep_plan(store: TaskStore, plan: Plan) -> None:
 def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
     """Check that a plan's network can be built and accepts its pretrained weights. Raises `ModelError`.
 
-    If the run is executed `elsewhere`, this does not check a factory or torch that is not installed here. The image of
-    the run may have it.
+    If the run is executed `elsewhere`, a factory that is not installed here is not checked, and without torch nothing
+    is. The container image of the run may have them.
     """
     if elsewhere and not has_torch():
         return
@@ -126,7 +126,7 @@ def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
 
 
 def history(store: TaskStore, task: Task, now: datetime) -> History:
-    """Read the task's history: the ledger, the champion's plan, and the newest scratch runs of equal work."""
+    """Read the task's history: the ledger, the champion's plan, and the newest scratch runs with equal settings."""
     unfinished = store.approvals.unfinished()
     records = store.ledger.read()
     champion = store.champion.read().run_id

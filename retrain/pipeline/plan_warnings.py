@@ -21,10 +21,10 @@ FEW_EVALUATIONS = 10
 """Evaluations in scratch's training below which a plan warns."""
 
 
-def setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: int) -> Iterable[str]:
+def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every: int) -> Iterable[str]:
     """Yield warnings about data and training settings with effects that a user would not expect.
 
-    `whole` is the length of scratch's schedule, in iterations.
+    `schedule` is the length of scratch's schedule, in iterations.
     """
     if len(dataset.classes) == 1:
         yield (
@@ -36,37 +36,37 @@ def setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: i
         yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
     if weights != "none" and task.training.balanced_sampling:
         yield "training.class_weights and training.balanced_sampling both correct for rare classes: set one of them"
-    if whole <= task.training.warmup:
+    if schedule <= task.training.warmup:
         yield (
-            f"training.warmup {task.training.warmup:,} is not shorter than scratch's {whole:,} iterations, so the "
+            f"training.warmup {task.training.warmup:,} is not shorter than scratch's {schedule:,} iterations, so the "
             "learning rate never reaches its full value: shorten it, or add epochs"
         )
     if (batch_size := task.training.batch_size) > dataset.samples:
         yield (
             f"training.batch_size {batch_size:,} is larger than the {dataset.samples:,} training samples, so each "
-            "iteration takes the same ones several times: lower it, for more iterations in the same epochs"
+            "iteration takes the same samples several times: lower it, for more iterations in the same epochs"
         )
-    if FEW_EVALUATIONS * evaluate_every > whole > 1 and task.training.evaluate_every != "auto":
+    if FEW_EVALUATIONS * evaluate_every > schedule > 1 and task.training.evaluate_every != "auto":
         yield (
             f"training.evaluate_every {task.training.evaluate_every:g} counts epochs, so scratch's training has only "
-            f"{pluralize(max(1, whole // evaluate_every), 'evaluation')}. A run meets its target at one of these, and "
-            "saves little if they are few: lower it"
+            f"{pluralize(max(1, schedule // evaluate_every), 'evaluation')}. A run can end only at an evaluation, and "
+            "saves little if there are few: lower it"
         )
 
 
-def length_warnings(task: Task, whole: int) -> Iterable[str]:
-    """Yield a warning if a training from scratch has too few iterations to fit its data. `whole` is their number."""
+def length_warnings(task: Task, schedule: int) -> Iterable[str]:
+    """Yield a warning if scratch's schedule, in iterations, is too short to fit the data."""
     training = task.training
-    if whole >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few
+    if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few
         return
-    known = f"scratch has only {pluralize(whole, 'iteration')}, so its model and the target may stay far below what "
+    known = f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what "
     if training.iterations:
         yield f"{known}the data allow: set training.iterations to {ENOUGH_ITERATIONS} or more"
         return
     batch_size = training.batch_size
-    while batch_size > SMALL_BATCH and whole * training.batch_size < ENOUGH_ITERATIONS * batch_size:
+    while batch_size > SMALL_BATCH and schedule * training.batch_size < ENOUGH_ITERATIONS * batch_size:
         batch_size //= 2
-    ways = [f"training.epochs to {math.ceil(training.epochs * ENOUGH_ITERATIONS / whole):,} or more"]
+    ways = [f"training.epochs to {math.ceil(training.epochs * ENOUGH_ITERATIONS / schedule):,} or more"]
     if batch_size < training.batch_size:
         ways.insert(0, f"training.batch_size to {batch_size}")
     yield f"{known}the data allow: set {', or '.join(ways)}"
@@ -85,6 +85,6 @@ def target_warnings(target: Target | None, baseline: ScratchRun | None) -> Itera
         needed = math.ceil(samples * (target.standard_error / UNCERTAIN_TARGET) ** 2)
         yield (
             f"target {target.accuracy:.2%} is uncertain by {target.standard_error:.2%} (standard error, {samples:,} "
-            f"validation images), so a run may end too early or too late: with {needed:,} images it would be "
+            f"validation images), so a run may end too early or too late: with {needed:,} images the error would be "
             f"{UNCERTAIN_TARGET:.0%}. Hold out more of the next drops with data.val_share, then run `retrain baseline`"
         )

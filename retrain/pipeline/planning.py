@@ -42,7 +42,7 @@ class History(NamedTuple):
     records: Mapping[str, RunRecord]
     champion: Plan | None
     scratch_runs: Sequence[ScratchRun] = ()
-    """Scratch runs with the same amount of work as the task's, newest first."""
+    """Scratch runs whose iterations are comparable with the task's (`equal_work`), newest first."""
     quarantined: Collection[str] = ()
     awaiting: Mapping[str, str] = MappingProxyType({})
     """A sentence for each candidate whose approval is not completed, by the digest of its dataset."""
@@ -74,9 +74,9 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     if not dataset.samples:
         return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
     if not any(drop.samples("val") for drop in drops):
-        return NoRunNeeded("no validation image is left to evaluate a run on: the next drop must bring some")
+        return NoRunNeeded("no validation image is left to evaluate a run on: the next drop must contain some")
     if not any(drop.samples("test") for drop in drops):
-        return NoRunNeeded("no test image is left to compare models on: the next drop must bring some")
+        return NoRunNeeded("no test image is left to compare models on: the next drop must contain some")
     if request == Request() and (done := _why_done(task, dataset, history)):
         return NoRunNeeded(done)
     baseline = history.baseline_for(dataset)
@@ -158,10 +158,12 @@ def escalate(plan: Plan) -> Plan | None:
     scale = longer_scale(plan.recipe.schedule, scale_of(plan.recipe)) if plan.method == "continuous" else None
     if scale:
         recipe = _at_scale(plan.recipe, scale)
-        reason = f"{plan.run_id} missed the target: schedule x{scale:g}"
+        reason = f"{plan.run_id} missed the target: the schedule is now {scale:g} times scratch's"
     elif plan.task.baseline.refresh.on_miss:
         recipe = recipe_for("scratch", plan.task.recipe)
-        reason = f"{plan.run_id} missed the target: a scratch run measures what is reachable (baseline.refresh.on_miss)"
+        reason = (
+            f"{plan.run_id} missed the target: a scratch run measures the baseline again (baseline.refresh.on_miss)"
+        )
         next_step |= {
             "method": "scratch",
             "parent": None,
@@ -210,7 +212,7 @@ def _choose_method(
 
 
 def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
-    """Return the iterations of the last retrainings, as shares of scratch's on their data, with their outcomes."""
+    """Return the iterations of the last retrainings, as shares of scratch's iterations, with their outcomes."""
     counted = [
         (record.result.iterations / record.scratch.iterations, record.outcome)
         for record in records
@@ -261,13 +263,13 @@ def _assemble(
     record = history.records.get(parent.run_id) if parent else None
     recipe, start = resolve_start(task, _scaled_recipe(task, method, dataset, known), parent, record)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
-    whole = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
-    scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
+    schedule = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
+    scratch = estimate_scratch(schedule, dataset, history.scratch_runs) if parent else None
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
-    warnings = [*setting_warnings(task, dataset, whole, evaluate_every), *target_warnings(target, baseline)]
-    warnings += length_warnings(task, whole) if method == "scratch" else ()
+    warnings = [*setting_warnings(task, dataset, schedule, evaluate_every), *target_warnings(target, baseline)]
+    warnings += length_warnings(task, schedule) if method == "scratch" else ()
     return Plan(
         task=task,
         method=method,
@@ -339,7 +341,10 @@ def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
 
 
 def _next_attempt(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
-    """Return the first attempt without a record. An escalation follows a missed attempt, and a retry a failed one."""
+    """Return the plan of the retraining's next run, which has no record yet.
+
+    A run that missed its target is followed by its escalation, and a failed run by a retry.
+    """
     while record := records.get(plan.run_id):
         following = escalate(plan) if record.outcome == "missed" else None
         if record.outcome == "failed":

@@ -35,7 +35,7 @@ def finish_approval(context: RecordContext, run_id: str) -> Ended:
 def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
     """Compare a run's model with the champion on the test split. Return None if the run has no model.
 
-    The evaluation that the gate used is kept. For a promoted run it is the comparison with the previous champion.
+    The evaluation that the gate used is not computed again. For a promoted run, it compares with the previous champion.
     """
     files = context.files(plan.run_id)
     result = files.result()
@@ -131,13 +131,13 @@ def write_record(context: RecordContext, plan: Plan, error: str | None = None) -
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         found = context.store.ledger.find(plan.run_id)
-        entry = found or _assemble(context, plan, error, lost=checkpoints.iteration())
+        entry = found or _assemble(context, plan, error, failed_after=checkpoints.iteration())
         entry = context.store.ledger.write(entry)
         checkpoints.clear()
     return entry
 
 
-def _assemble(context: RecordContext, plan: Plan, error: str | None, lost: int) -> RunRecord:
+def _assemble(context: RecordContext, plan: Plan, error: str | None, failed_after: int) -> RunRecord:
     """Return the record of an ended run. A run that is in the champions' history counts as promoted.
 
     A promoted run is evaluated again if a slower process has overwritten the evaluation that the gate used.
@@ -146,12 +146,12 @@ def _assemble(context: RecordContext, plan: Plan, error: str | None, lost: int) 
     evaluation, decision = files.evaluation(), files.decision()
     if champions.was_promoted(context.store.champion.read(), plan.run_id):
         evaluation, decision = evaluate(context, plan), decision or Decision(promoted=True, reasons=())
-    record = make_record(plan, files.result(), evaluation, decision, error, lost)
+    record = make_record(plan, files.result(), evaluation, decision, error, failed_after)
     return record.model_copy(update={"stage_seconds": dict(context.stage_seconds[plan.run_id])})
 
 
 def record_failure(context: RecordContext, plan: Plan, error: str) -> RunRecord:
-    """Record the latest attempt of a plan as failed, or as promoted if it has become champion."""
+    """Record the last run of a retraining as failed, or as promoted if it has become champion."""
     plan = next_run.latest_attempt(context.store, plan)
     if champions.was_promoted(context.store.champion.read(), plan.run_id):
         promote(context, plan)

@@ -33,8 +33,8 @@ log = logging.getLogger("retrain")
 def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: datetime) -> Retention:
     """Return the files that can be removed now, and change nothing.
 
-    The newest `keep_last` runs keep all files, and that many promotions can be rolled back. Runs that ended less than
-    `older_than` ago keep all files too.
+    The newest `keep_last` runs keep all files, and the last `keep_last` promotions can be rolled back. Runs that ended
+    less than `older_than` ago keep all files too.
     """
     files = _run_files(store)
     records = {record.run_id: record for record in store.ledger.read()}
@@ -181,7 +181,7 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
-    """Yield the shards that interrupted packing left: no manifest of a committed drop names them.
+    """Yield the shards that an interrupted `retrain drop pack` left behind: no manifest names them.
 
     Shards of producers have other names than the shards of `retrain drop pack`, and are never removed.
     """
@@ -200,15 +200,15 @@ def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
 
 def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
     """Yield the claims of ended runs on drops that are no longer in the store."""
-    there = set(store.objects.folders(store.keys.drops))
+    existing = set(store.objects.folders(store.keys.drops))
     claims = list(store.objects.list(store.keys.claims))
     names = [entry.key.removeprefix(store.keys.claims).removesuffix(".json") for entry in claims]
-    gone = [
+    orphans = [
         entry
         for entry, name in zip(claims, names, strict=True)
-        if name not in there and not name.startswith(CORRECTION)
+        if name not in existing and not name.startswith(CORRECTION)
     ]
-    owners = map_ahead(lambda entry: Claim.model_validate_json(store.objects.read(entry.key)[0]).run_id, gone)
-    ended = [entry for entry, owner in zip(gone, owners, strict=True) if store.ledger.final(owner)]
+    owners = map_ahead(lambda entry: Claim.model_validate_json(store.objects.read(entry.key)[0]).run_id, orphans)
+    ended = [entry for entry, owner in zip(orphans, owners, strict=True) if store.ledger.final(owner)]
     if ended:
-        yield _make_removal("claims", "their drops are gone", ended)
+        yield _make_removal("claims", "their drops are no longer in the store", ended)

@@ -1,8 +1,8 @@
 """Rank samples by the probability that their label is wrong, from the champion's training counters and its predictions.
 
 Training samples are ranked by their learning speed (Verwimp et al., eq. 6) and mean loss. Both were counted during
-training, so they cost nothing. Held-out samples were never trained on, so they are ranked by the champion's probability
-of their class, lowest first ("self-confidence" of Northcutt et al., Confident Learning, 2021).
+training, so they need no computation. Held-out samples were never trained on, so they are ranked by the champion's
+probability of their class, lowest first ("self-confidence" of Northcutt et al., Confident Learning, 2021).
 """
 
 import csv
@@ -49,7 +49,7 @@ class RankedSplit(NamedTuple):
     rank: NDArray[np.int64]
     """Positions in `rows`, the most likely label errors first. Samples without evidence are left out."""
     explain: Callable[[int], str]
-    """Function that returns why a sample is suspect."""
+    """Function that returns the reason why a sample is suspect."""
     probability: Tensor | None
     """Probabilities [N, C], if they were already predicted."""
 
@@ -95,7 +95,7 @@ def review_data(context: Context, task: Task, limit: int) -> Review:
 
 
 def write_corrections(suspects: Iterable[Suspect], path: Path) -> None:
-    """Write the suspects as a table of corrections. A person deletes the wrong ones from it."""
+    """Write the suspects as a table of corrections. A person then deletes the wrong corrections from it."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("drop", "key", "content", "class", "reason"))
         writer.writeheader()
@@ -107,7 +107,7 @@ def write_corrections(suspects: Iterable[Suspect], path: Path) -> None:
 
 
 class Reviewer:
-    """Ranks the samples that one run was trained and measured on."""
+    """A ranking of the samples that one run was trained and measured on."""
 
     def __init__(self, context: Context, plan: Plan) -> None:
         self._context, self._plan = context, plan
@@ -203,7 +203,7 @@ def _places(tables: Sequence[SampleTable], split: Split) -> NDArray[np.int64]:
 
 
 def _odd_images(drop_id: str, table: SampleTable, frame: Frame) -> Iterator[str]:
-    """Yield the used images that are nearly black or white, smaller than the frame, or long and narrow."""
+    """Yield a sentence for each used image that is nearly black or white, smaller than the frame, or narrow."""
     short, long = np.minimum(table.width, table.height), np.maximum(table.width, table.height)
     kinds = {
         "nearly black": table.brightness <= DARK,

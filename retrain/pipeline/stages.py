@@ -1,8 +1,8 @@
 """The stages of a retraining: plan -> train -> evaluate -> promote -> record.
 
-The stages are functions over records and a store. Each is idempotent: it does not compute existing results again. So
-any stage can be retried, on any machine, after any crash. Torch is imported only to train, to evaluate, and to try a
-new network.
+The stages are functions over records and a store. Each is idempotent: it does not compute existing results again.
+Therefore any stage can be retried, on any machine, after any crash. Torch is imported only to train, to evaluate, and
+to check that a new network can be built.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def _record_champion(context: RecordContext) -> None:
 
 
 def train(context: "Context", plan: Plan) -> Plan:
-    """Train a plan. While the target is missed, train its escalations. Return the plan of the last attempt."""
+    """Train a plan. While the target is missed, train its escalations. Return the plan of the last run."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
         context.files(following.run_id).write_plan(following)  # before the record that names it
         write_record(context, plan)
@@ -102,8 +102,8 @@ def run_locked(context: "Context", task: Task, request: Request) -> Ended | NoRu
     """Run all stages while holding the task's lease. All processes that torchrun started train together."""
     from retrain.pipeline.train import run_as_leader
 
-    with run_as_leader(context), context.store.lock() as ours:
-        return run_task(replace(context, store=ours), task, request)
+    with run_as_leader(context), context.store.lock() as locked:
+        return run_task(replace(context, store=locked), task, request)
 
 
 def run_plan(context: "Context", planned: Plan) -> Ended:

@@ -29,7 +29,10 @@ def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRe
 
 
 def read_missing_fit(parent: RunRecord | None) -> float:
-    """Return how far a parent is from having fitted its training data, in [0, 1], from its record. 1 if unknown."""
+    """Return the missing fit of a parent, from its record: 0 if it has fitted its training data, and at most 1.
+
+    The result is 1 if the fit is unknown.
+    """
     if parent is None or parent.result is None or parent.result.train_accuracy is None:
         return 1.0
     return missing_fit(parent.result.train_accuracy, parent.result.final_accuracy)[0]

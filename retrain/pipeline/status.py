@@ -24,7 +24,7 @@ NEWEST = 3
 
 
 class Status(Record):
-    """The status of one task. `waiting` are committed drops that the champion has not seen.
+    """The status of one task. `waiting` are committed drops that the champion was not trained on.
 
     `quarantined` has the cause for each quarantined drop. `late` has a sentence for each drop whose files came or
     changed after its commit. `awaiting` are the candidates that await approval, oldest first. `trigger` says whether
@@ -55,7 +55,8 @@ class Status(Record):
     """A sentence for each unfinished run, with the way to continue it or to remove its files."""
     trigger: str | None = None
     drift: tuple[str, ...] = ()
-    """Whether the waiting drops' images differ from the champion's test images, for the measured drops."""
+    """A sentence for each waiting drop with measured drift: whether its images differ from the champion's held-out
+    images."""
     runs: int
     trials: int = 0
     """Number of runs that were trials. A trial is never promoted."""
@@ -139,7 +140,7 @@ def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeede
 
 
 def _describe_trigger(planned: Plan | NoRunNeeded | UserError, task: Task) -> str | None:
-    """Return why a run on the waiting drops waits or would start now. None without a trigger."""
+    """Return the reason why a run on the waiting drops waits or would start now. None without a trigger."""
     if isinstance(planned, DamagedDrop):
         return f"the next run will quarantine drop {planned.drop}: {planned}"
     if isinstance(planned, UserError):

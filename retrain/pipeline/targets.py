@@ -11,16 +11,16 @@ from retrain.config.task import Target as TargetSetting
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
-"""Share of the iterations of the task's fastest earlier run before which a run is not expected to be at its target."""
+"""Share of the iterations of the task's fastest earlier run. Before it, no run is expected to be at its target."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
 """Share of scratch's schedule after which scratch first has its final accuracy, and the standard deviation of this
-share. Both are means over eight regimes (images of 10 to 100 classes), in which the share was 0.4 to 1."""
+share. Both are means over eight experiments (data sets of 10 to 100 classes), in which the share was 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
-"""Assumed standard deviation of this share between scratch runs of one task, relative to the share. It counts as one
-more run. In small trials (250 validation images), seeds differed by 4 to 65%. They differed less with larger validation
-splits."""
+"""Assumed standard deviation of this share between scratch runs of one task, relative to the share. This assumption
+counts as one more run. In small trials (250 validation images), the shares of different seeds differed by 4 to 65%.
+They differed less with larger validation splits."""
 
 
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
@@ -29,7 +29,7 @@ tasks. The exponent was 0.02 to 0.46 on photographs and clothes, and about 0 if 
 On drawn letters it was 2.7, so the estimate is rough."""
 
 CONFIDENCE_95 = 1.645
-"""Standard errors between a figure and the bound of its one-sided 95% confidence interval."""
+"""Number of standard errors between a value and the bound of its one-sided 95% confidence interval."""
 
 SAME_IMAGES = 1.05
 """The number of images per class counts as unchanged if it has grown by this factor or less."""
@@ -81,12 +81,12 @@ def make_target(level: float, dataset: Dataset, baseline: ScratchRun, records: M
 
 
 def plateau_tolerance(target: Target, samples: int) -> float:
-    """Return how far a run may be below its target and still count as at its target, once it has stopped improving.
+    """Return the largest distance below the target at which a run that has stopped improving counts as at its target.
 
     The target was measured on `samples` samples. The tolerance is the distance to the lower bound of the target's
-    one-sided 95% confidence interval. A target of 100% gets the error of one wrong answer in two more samples. In 4
-    trials, runs ended in this way, on 66 to 360 samples. On average, their models were 0.4 points below scratch on
-    test.
+    one-sided 95% confidence interval. For a target of 100%, the standard error is computed as if there were two more
+    samples, one of them classified wrongly. In 4 trials, runs ended in this way, on 66 to 360 samples. On average,
+    their models were 0.4 points below scratch on test.
     """
     return CONFIDENCE_95 * max(target.standard_error, standard_error(1 / (samples + 2), samples))
 
@@ -95,13 +95,13 @@ def expect_accuracy(dataset: Dataset, baseline: ScratchRun) -> AccuracyEstimate 
     """Return the accuracy that scratch would have on the baseline's samples and classes, if trained on this dataset.
 
     Scratch's error falls with the number of images per class. The standard error of the estimate combines the standard
-    errors of the measured accuracy and of the exponent. Returns None if none of the baseline's drops is left. Also
-    returns None for other metrics, where this was not measured.
+    errors of the measured accuracy and of the exponent. Returns None if the dataset has none of the baseline's drops.
+    Also returns None for metrics other than accuracy, because the exponent was not measured for them.
     """
     if baseline.record.metric != "accuracy":
         return None
-    own = set(baseline.record.drops)
-    seen = sum(drop.samples for drop in dataset.drops if drop.id in own)
+    baseline_drops = set(baseline.record.drops)
+    seen = sum(drop.samples for drop in dataset.drops if drop.id in baseline_drops)
     error = 1 - baseline.result.final_accuracy
     classes = len(dataset.classes) / len(baseline.classes)
     if not seen or not error:
@@ -175,7 +175,7 @@ def _why_near_chance(level: float, baseline: ScratchRun, chance: float) -> str |
 
 
 def scope_of(dataset: Dataset, baseline: ScratchRun) -> Scope:
-    """Return the part of a later dataset that the baseline knows: its drops, and the classes up to its last one."""
+    """Return the scope of a later dataset: the baseline's drops, and the classes up to the baseline's last class."""
     own = set(baseline.record.drops)
     places = [place for place, name in enumerate(dataset.classes, start=1) if name in baseline.classes]
     return Scope(drops=tuple(drop.id for drop in dataset.drops if drop.id in own), classes=max(places, default=0))
@@ -187,12 +187,13 @@ def standard_error(accuracy: float, samples: int) -> float:
 
 
 def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[ScratchRun]) -> ScratchEstimate:
-    """Return scratch's iterations to its accuracy on a dataset. Scratch's full training there is `schedule` iterations.
+    """Return the iterations after which scratch first reaches its final accuracy on a dataset (s_scratch).
 
-    If scratch was trained on this dataset, the estimate is measured. Otherwise, it is `schedule` times a mean share.
-    The mean is over the task's scratch runs, and the share is the part of its schedule that a run took to its own
-    accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one more run. The reason is that on a small
-    validation split the first evaluation at the final accuracy is partly luck.
+    `schedule` is the length of scratch's full schedule on the dataset, in iterations. If scratch was trained on this
+    dataset, s_scratch was measured. Otherwise, it is estimated as `schedule` times a mean share. The mean is over the
+    task's scratch runs, and the share is s_scratch of a run divided by the length of its schedule. `TYPICAL_SHARE` with
+    its spread of `PRIOR_SPREAD` counts as one more run. The reason is that on a small validation split the first
+    evaluation at the final accuracy is partly luck.
     """
     if same := [run for run in scratch_runs if run.record.dataset_digest == dataset.digest]:
         return ScratchEstimate(

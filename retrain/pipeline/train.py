@@ -122,7 +122,7 @@ def _keeps_moments(plan: Plan) -> bool:
 
 
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
-    """Write model, index and curve, and then the result. The result marks the other files as complete."""
+    """Write model, learning-speed index and curve, and then the result, which marks these files as complete."""
     plan, files = run.plan, context.files(run.plan.run_id)
     delivered = run.average.network()
     model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None

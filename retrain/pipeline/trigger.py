@@ -32,13 +32,13 @@ class Unmet(NamedTuple):
 
 
 class TriggerState(NamedTuple):
-    """Whether a run may start, and why."""
+    """The decision whether a run may start, and the reason."""
 
     unmet: tuple[Unmet, ...]
     reason: str
-    """Why the run waits or starts. Empty if the task has no conditions."""
+    """The reason why the run waits or starts. Empty if the task has no conditions."""
     until: datetime | None = None
-    """Latest time for the next check, if no drop lands before."""
+    """Latest time of the next check. A drop that lands earlier causes an earlier check."""
 
 
 def evaluate_trigger(
@@ -53,8 +53,8 @@ def evaluate_trigger(
     """Return whether a planned run may start now.
 
     `drops` are the drops of its dataset, and `records` the records of the ledger. `saved` are the shares of scratch's
-    iterations that the last retrainings saved. `drifted` are the drops whose images differ from the images that the
-    champion was tested on.
+    iterations that the last retrainings saved. `drifted` are the drops whose images differ from the champion's held-out
+    images.
     """
     if trigger.model_copy(update={"drift": "ignore"}) == Trigger():
         return TriggerState((), "")
@@ -77,7 +77,7 @@ def evaluate_trigger(
 
 
 def _forced(trigger: Trigger, forced_at: datetime | None, now: datetime, drifted: Sequence[str]) -> str | None:
-    """Return why the conditions that can be overridden no longer apply. None if they still apply."""
+    """Return the reason why the conditions that can be overridden no longer apply. None if they still apply."""
     if forced_at and forced_at <= now:
         return f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}"
     if drifted and trigger.drift == "run":
@@ -137,10 +137,14 @@ def spent_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) ->
     ended.sort(key=lambda record: record.ended_at)
     hours = [_hours(record) for record in ended]
     costs = [_hours(record) * (record.costs.price_per_device_hour or 0.0) for record in ended]
-    for amounts, limit, unit in ((hours, budget.device_hours, "device hours"), (costs, budget.cost, "of money")):
+    limits = (
+        (hours, budget.device_hours, "device hours", "device hours of"),
+        (costs, budget.cost, "of money", "of budget.cost"),
+    )
+    for amounts, limit, unit, words in limits:
         sums = list(accumulate(amounts))
         if limit is not None and sums and sums[-1] >= limit:
-            why = f"{sums[-1]:,.1f} {unit} of {limit:,g} are spent"
+            why = f"{sums[-1]:,.1f} {words} {limit:,g} are spent"
             reached = next(at for at, spent in enumerate(sums) if spent >= limit)
             yield SpentBudget(unit, why, ended[reached].ended_at, start, end)
 

@@ -103,7 +103,7 @@ def test_budget_that_is_spent_waits_for_the_next_period() -> None:
     late = evaluate(LANDED + timedelta(hours=1), past, budget={"device_hours": 10, "per": "day"}, max_wait="1m")
     assert late.reason == "waits until Friday 00:00 UTC, since 10.0 device hours of 10 are spent this day"
     assert not evaluate(past=past, budget={"device_hours": 10.1}).unmet
-    assert "20.0 of money of 20 are spent this month" in evaluate(past=past, budget={"cost": 20}).reason
+    assert "20.0 of budget.cost 20 are spent this month" in evaluate(past=past, budget={"cost": 20}).reason
     assert not evaluate(LANDED + timedelta(days=31), past, budget={"device_hours": 10}).unmet
 
 

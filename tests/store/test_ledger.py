@@ -128,7 +128,7 @@ def test_run_failed_after_training_costs_all_iterations() -> None:
 
 def test_run_failed_in_training_costs_its_iterations() -> None:
     past = new_drop()
-    failed = make_record(past.plan(), None, None, None, "RuntimeError: out of memory", lost=30)
+    failed = make_record(past.plan(), None, None, None, "RuntimeError: out of memory", failed_after=30)
     assert (failed.outcome, failed.result) == ("failed", None)
     assert failed.savings == saved(0, 30, 30, -30, -30)
     assert past.ended(past.plan(), "failed", promoted=None).savings == saved(0, 0, 0, 0, 0)

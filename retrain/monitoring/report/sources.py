@@ -41,7 +41,7 @@ class ReportData:
     awaiting: Sequence[Approval] = ()
     """Candidates that await approval."""
     drifts: Sequence[Drift] = ()
-    """Waiting drops whose images differ from the champion's test images."""
+    """Waiting drops whose images differ from the champion's held-out images."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
