@@ -1,4 +1,4 @@
-"""The papers' methods, one idea in each file, in pure torch without I/O. Imports records, config and errors.
+"""The methods of the papers (README.md in this folder), one idea in each file, in pure torch without I/O.
 
-README.md in this folder has a table of equations, functions and settings.
+README.md has a table of equations, functions and settings. This package imports records, config and errors.
 """

@@ -86,7 +86,7 @@ class AveragedNetwork:
     def tensors(self) -> dict[str, Tensor]:
         """Return the average's tensors by name. Without averaging there are none.
 
-        The tensors and the count of updates are the whole state of the average.
+        The tensors and the count of updates are the complete state of the average.
         """
         return {} if self._network is self._trained else dict(self._network.state_dict())
 

@@ -1,8 +1,8 @@
 """Correct the running statistics of new BatchNorm layers in the first iterations.
 
 After N batches the layer's own average still contains the initial values, mean 0 and variance 1, with the weight
-(1 - momentum)^N. So a network evaluates near chance for its first iterations. The corrected statistics are the weighted
-mean of this run's batches, from the first batch on (Kingma & Ba, 2015, section 3)."""
+(1 - momentum)^N. In the first iterations, the accuracy of an evaluation is therefore near chance. The corrected
+statistics are the weighted mean of this run's batches, from the first batch on (Kingma & Ba, 2015, section 3)."""
 
 import math
 
@@ -18,14 +18,14 @@ STATISTICS = ("running_mean", "running_var")
 
 
 class StatisticsCorrection:
-    """Corrects the running statistics of a network's new BatchNorm layers around each iteration.
+    """The correction of the running statistics of a network's new BatchNorm layers, around each iteration.
 
     The layers themselves are not changed, because compiled code contains their momentum. Networks whose statistics
     come from a parent have no such layers. The statistics are the only state.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._layers = [_Layer(module) for module in network.modules() if _starts_afresh(module)]
+        self._layers = [_Layer(module) for module in network.modules() if _is_correctable(module)]
         self._collect()
 
     def _collect(self) -> None:
@@ -69,7 +69,7 @@ class StatisticsCorrection:
 
 
 def correction_weights(kept: Tensor, batches: Tensor) -> Tensor:
-    """Return the weights of the layers' own updates in the corrected statistics after N batches in all.
+    """Return the weights of the layers' own updates in the corrected statistics, after a total of N batches.
 
     With r the layer's update of the last corrected statistic c, and q = 1 - momentum, the corrected one is
     (r - q^N c) / (1 - q^N) = c + w (r - c), where w = 1 / (1 - q^N) is the weight. `kept` is q, float32 [L], and
@@ -84,12 +84,12 @@ class _Layer:
     def __init__(self, layer: nn.Module) -> None:
         self.statistics = [layer.get_buffer(name) for name in STATISTICS]
         self.batches = layer.get_buffer("num_batches_tracked")
-        self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_starts_afresh`
+        self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_is_correctable`
         self.end = math.ceil(math.log(NEGLIGIBLE) / math.log1p(-self.momentum)) if self.momentum < 1 else 1
         """Batches after which the share of the initial values is negligible."""
 
 
-def _starts_afresh(module: nn.Module) -> bool:
+def _is_correctable(module: nn.Module) -> bool:
     """Return whether a module is a BatchNorm layer with a moving average and no batch yet.
 
     Layers without a momentum weigh all batches equally and need no correction.

@@ -58,9 +58,9 @@ def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPe
     """Return the factor on the parent's parameters.
 
     It is alpha, or a larger factor if alpha would make their norm smaller than `least_norm`. It is at most 1. It is the
-    same for all parameters, so a network with BatchNorm predicts the same classes as before. The limit is needed
-    because a run may be too short for shrunk weights to grow back. If each run of a lineage shrank the weights by
-    alpha, steps would become larger relative to the weights with every drop.
+    same for all parameters, so a network with BatchNorm predicts the same classes as before. The limit `least_norm` is
+    needed because a run may be too short for shrunk weights to grow back. If each run of a lineage shrank the weights
+    by alpha, steps would become larger relative to the weights with every drop.
     """
     norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
@@ -137,7 +137,7 @@ def _parent_rows(tensor: Tensor, old: Tensor) -> Tensor:
 def _check_fit(fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> None:
     """Raise `ModelError` if the tensors do not fit.
 
-    It names the first tensor that is missing in one, or has another shape.
+    The message names the first tensor that is missing on one side, or that has another shape.
     """
     for name in [*fresh, *(name for name in old if name not in fresh)]:
         own, theirs = _shape(fresh, name), _shape(old, name)
@@ -197,8 +197,8 @@ def class_mean_rows(
 
     A new row is the mean old row plus the direction in which the mean feature of its class differs from `old_mean`. The
     length of this direction is the length by which old rows differ from their mean. Its component along `old_mean` is
-    removed: features after a ReLU have a large mean, and without normalization the new classes would win everywhere. A
-    class without images gets the mean old row.
+    removed: features after a ReLU have a large mean, and without normalization the network would predict new classes
+    for nearly all images. A class without images gets the mean old row.
     """
     has_images = (counts > 0).unsqueeze(1)
     means = torch.where(has_images, means, old_mean)

@@ -1,7 +1,7 @@
 """Learning speed: the share of epochs in which a sample was classified correctly (Verwimp et al., eq. 6).
 
-It is counted in the forward pass of training, so it costs nothing. The images are therefore augmented, and the weights
-change during the epoch. The setting `training.learning_speed: exact` evaluates after each epoch instead.
+It is counted in the forward pass of training, so it takes no extra time. The images are therefore augmented, and the
+weights change during the epoch. The setting `training.learning_speed: exact` evaluates after each epoch instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ STORED_LIMIT = 2048.0
 
 @dataclass(frozen=True, eq=False)
 class Counters:
-    """The index over N samples: three tensors [N] on one device, 8 bytes a sample.
+    """The learning-speed index over N samples: three tensors [N] on one device, 8 bytes a sample.
 
     During a run the counts are int16, so they are exact up to 32,767. After a parent's counts are added they are
     float16.
@@ -102,7 +102,7 @@ def add_decayed(parent: Counters, own: Counters, decay: float) -> Counters:
 
 
 def concatenate(parts: Sequence[Counters]) -> Counters:
-    """Return one index over the samples of all parts, in order."""
+    """Return the counters over the samples of all parts, in order."""
     return Counters(
         seen=torch.cat([part.seen for part in parts]),
         correct=torch.cat([part.correct for part in parts]),

@@ -1,8 +1,8 @@
 """Sampling: the samples of an epoch, and their order (Verwimp et al., section 3.3).
 
 An epoch is Poisson-thinned: every sample is kept with its own probability, independently of the others. The kept
-samples are shuffled. So no sample appears twice in an epoch. Drawing an epoch costs tens of nanoseconds a sample at any
-size.
+samples are shuffled. Therefore no sample appears twice in an epoch. Drawing an epoch takes tens of nanoseconds a sample
+at any size.
 """
 
 import math
@@ -17,7 +17,7 @@ from retrain.errors import TaskError
 from retrain.recipe.learning_speed import BLOCK, Counters, difficulty
 
 Arrangement = Callable[[Tensor, torch.Generator], Tensor]
-"""Puts the sorted indices of an epoch into their training order, possibly in place."""
+"""Function that puts the sorted indices of an epoch into their training order, possibly in place."""
 
 LARGE = 1 << 22
 """From this many samples on, shuffling sorts by random numbers. `torch.randperm` would wait for memory at each step."""
@@ -39,8 +39,9 @@ def shuffle(kept: Tensor, generator: torch.Generator) -> Tensor:
 def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
     """Sort indices in place. `place` gives each index of a block a key in [0, 1), float64.
 
-    Key and index share an int64. Sorting these integers reads memory in sequence, at 100 M a second. The index takes
-    its `bit_length`, and the key takes the other bits: 36 of 63 for 100 M samples. Equal keys keep their order.
+    Key and index share an int64. Sorting these integers reads memory in sequence, at 100 million integers a second. The
+    index takes its `bit_length`, and the key takes the other bits: 36 of 63 for 100 million samples. Equal keys keep
+    their order.
     """
     if not len(kept):
         return kept
@@ -54,8 +55,8 @@ def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tenso
 def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) -> Tensor | None:
     """Return the probability [N], float32, with which each sample appears in an epoch. None if every sample does.
 
-    `counters` is the parent's index over the N samples. Only `EasyHard` uses it. Without it, no sample is easy or hard.
-    `old` [N], bool, marks the samples that the parent saw. Both are on the CPU.
+    `counters` is the parent's learning-speed index over the N samples. Only `EasyHard` uses it. Without it, no sample
+    is easy or hard. `old` [N], bool, marks the samples that the parent was trained on. Both are on the CPU.
     """
     match setting:
         case Uniform():
@@ -67,7 +68,7 @@ def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) 
 
 
 def balanced_appearances(labels: Tensor) -> Tensor:
-    """Return how often each sample [N], float32, appears in an epoch on average if all classes appear equally often.
+    """Return the mean number of appearances of each sample in an epoch, [N], if all classes appear equally often.
 
     It is N / (K n_k) for a sample of a class with n_k of the N samples. K is the number of classes that have samples.
     The mean is 1, so an epoch is as long as without balance.
@@ -91,13 +92,13 @@ def draw_epoch(
 def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
     """Return the drawn indices, sorted.
 
-    Each index appears as often as the whole part of its probability. The fractional part is the probability of one more
-    appearance.
+    Each index appears as often as the integer part of its probability. The fractional part is the probability of one
+    more appearance.
     """
     repeated = bool((probability > 1).any())
     whole = probability.floor() if repeated else torch.zeros(())
-    lots = (torch.rand(len(block), generator=generator) < block for block in torch.split(probability - whole, BLOCK))
-    drawn = torch.cat(list(lots))
+    parts = (torch.rand(len(block), generator=generator) < block for block in torch.split(probability - whole, BLOCK))
+    drawn = torch.cat(list(parts))
     if not repeated:
         return drawn.nonzero().squeeze(1)
     return torch.arange(len(drawn)).repeat_interleave(whole.long() + drawn)
@@ -127,7 +128,7 @@ def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
     Among samples with equal keys at a border, the first ones count as easiest and the last ones as hardest.
     """
     low, high = _borders(difficulty(counters), known, ends)
-    keys = difficulty(counters)  # computed again, because a copy would take as much memory as the index
+    keys = difficulty(counters)  # computed again, because a copy would take as much memory as the counters
     marked = known & ((keys < low) | (keys > high))
     easy, hard = int((known & (keys < low)).sum()), int((known & (keys > high)).sum())
     marked[(known & (keys == low)).nonzero()[: ends - easy]] = True
@@ -138,7 +139,7 @@ def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
 def _borders(keys: Tensor, known: Tensor, ends: int) -> tuple[int, int]:
     """Return the `ends`-th lowest and the `ends`-th highest key of known samples. `keys` is overwritten.
 
-    Partitioning takes linear time in N. Sorting 100 M keys would take longer.
+    Partitioning takes linear time in N. Sorting 100 million keys would take longer.
     """
     keys[~known] = torch.iinfo(keys.dtype).max
     ordered, count = keys.numpy(), int(known.sum())

@@ -6,10 +6,10 @@ from retrain.config.recipe import AutoSchedule, Constant, Cosine, InverseTime, M
 
 
 def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int, warmup: int = 0) -> float:
-    """Return the learning rate at iteration t in 0 .. `iterations`; `peak` is the optimizer's rate.
+    """Return the learning rate at iteration t in 0 .. T, where T is `iterations`. `peak` is the optimizer's rate.
 
-    Every schedule is multiplied by min(1, (t + 1) / warmup). A schedule without an end has a warm-up of its
-    own, and the longer one counts. Raises `ValueError` if the schedule is still auto.
+    Every schedule is multiplied by min(1, (t + 1) / warmup). A schedule without an end has its own warm-up. The longer
+    of the two warm-ups applies. Raises `ValueError` if the schedule is still auto.
 
     constant: peak.
     inverse_time: peak / (1 + t / h), where h = half · T / scale: a smaller budget does not change the rates.
@@ -27,8 +27,8 @@ def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: in
             return peak / (1 + progress * scale / half)
         case Cosine(final_rate=final):
             return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
-        case MultiStep(milestones=milestones, factor=drop):
-            return peak * drop ** sum(progress >= milestone for milestone in milestones)
+        case MultiStep(milestones=milestones, factor=factor):
+            return peak * factor ** sum(progress >= milestone for milestone in milestones)
         case AutoSchedule():
             raise ValueError("recipe.schedule is still auto: resolve it first")
 

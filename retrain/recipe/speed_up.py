@@ -27,10 +27,10 @@ def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accur
 def speed_up(scratch: int | None, other: int | None) -> float | None:
     """Return L_r = s(scratch, a_scratch) / s(other, r/100 · a_scratch), from its two iterations (eq. 2).
 
-    The numerator is the same at every r: scratch's iterations to its own accuracy. So scratch's own L_99 is above 1.
-    a_scratch is the accuracy that scratch ends with. Its highest accuracy would depend on chance, as the best of many
-    noisy evaluations. None if `other` never reaches the level, or if scratch's figure is unknown. The paper's tables
-    show `/`.
+    The numerator is the same at every r: scratch's iterations to its own accuracy. Therefore scratch's own L_99 is
+    above 1. a_scratch is the accuracy that scratch ends with. Its highest accuracy would depend on chance, as the best
+    of many noisy evaluations. Returns None if `other` never reaches the level, or if scratch's iterations are unknown.
+    The paper's tables show `/` in this case.
     """
     return None if scratch is None or other is None else scratch / other
 
@@ -44,8 +44,8 @@ def crossings(points: list[Point], accuracy: float) -> Crossings:
 def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:
     """Return L_99 and L_100 (eq. 2) if scratch was measured on the same dataset.
 
-    A run without a target is its own reference. A carried target concerns only the baseline's samples and classes, so
-    it does not show how much sooner the whole dataset was learnt.
+    A run without a target is its own reference, so it has no speed-up. A carried target concerns only the baseline's
+    samples and classes, so it does not show how much sooner the whole dataset was learnt.
     """
     if target is None or target.scope is not None:
         return dict.fromkeys(LEVELS)

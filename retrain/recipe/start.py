@@ -11,9 +11,9 @@ LEARNT = 0.98
 """Training accuracy from which a parent counts as fitted, whatever its validation error is."""
 
 GENTLE_ALPHA = 0.8
-"""Least factor on the parent's parameters in a network without BatchNorm. Shrinking them more would do harm there. It
-is also the factor for an under-fitted parent in two cases: its relative step is unknown, or its network has pretrained
-weights."""
+"""Smallest factor on the parent's parameters in a network without BatchNorm. Shrinking them more would lower the
+accuracy there. It is also the factor for an under-fitted parent in two cases: its relative step is unknown, or its
+network has pretrained weights."""
 
 STEP = 0.06
 """Size of a step relative to the weights, in the layer with the smallest weights. The learning rate of a network
@@ -48,9 +48,8 @@ def resolve_initialization(
     `train_accuracy`, `val_accuracy`: the parent's accuracies on its own data, in [0, 1]. Training samples are not
     augmented. None if unknown.
 
-    `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown.
-    Also None if the optimizer does not divide by the gradient's size, as Adam does. The learning rate is then not
-    changed.
+    `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown,
+    or if the optimizer does not divide by the gradient's size (Adam does). The learning rate is then not changed.
 
     `pretrained`: whether the weights are shrunk towards pretrained weights. Optimizer and normalization then do not
     matter, because the norm of the weights hardly changes. The relative step hardly changes either.
@@ -63,13 +62,13 @@ def resolve_initialization(
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
     if not normalized:
         start = _shrink(setting, gentle, _rate(relative_step))
-        return start, _say(start, "without BatchNorm, shrinking more would destroy its function")
+        return start, _describe(start, "without BatchNorm, shrinking more would destroy its function")
     if relative_step is None:
         start = _shrink(setting, alpha)
     else:
         alpha = _between(setting.alpha, 1.0, missing)
         start = _shrink(setting, alpha, _same_step_rate(setting.alpha, alpha))
-    return start, _say(start, why)
+    return start, _describe(start, why)
 
 
 def has_large_steps(relative_step: float | None) -> bool:
@@ -88,8 +87,8 @@ def _between(fitted: float, unfitted: float, missing: float) -> float:
 def _shrink(setting: Auto, alpha: float, rate: float = 1.0) -> ShrinkPerturb:
     """Return a start that shrinks by alpha, but never below alpha times the size of a new network.
 
-    Weights do not grow back in runs that stop early. In a trial on digits, each of three runs shrank by 0.4. Then 0.15
-    of the norm was left, and the steps of the fourth run were too large to keep the old accuracy.
+    Weights do not grow back in runs that stop early. In a trial on digits, each of three runs shrank the weights by
+    0.4. Then 0.15 of the norm was left, and the steps of the fourth run were too large to keep the old accuracy.
     """
     rows = setting.head_rows
     return ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=rows, least_norm=alpha, rate=rate)
@@ -113,17 +112,17 @@ def _rate(relative_step: float | None) -> float:
     return round(min(RAISED_RATE, max(LOWERED_RATE, STEP / relative_step)), 2)
 
 
-def _say(start: ShrinkPerturb, why: str) -> str:
+def _describe(start: ShrinkPerturb, why: str) -> str:
     rate = f" The learning rate is multiplied by {start.rate:g}." if start.rate != 1 else ""
     least = f" (never below {start.least_norm:g} of a new network's norm)" if start.least_norm else ""
-    shrunk = f"shrunk to {start.alpha:g}{least}" if start.alpha < 1 else "kept whole"
+    shrunk = f"shrunk to {start.alpha:g}{least}" if start.alpha < 1 else "not shrunk"
     return f"The parent's weights are {shrunk}: {why}.{rate}"
 
 
 def missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tuple[float, str]:
-    """Return how far a parent is from having fitted its training data, in [0, 1], and the reason in words."""
+    """Return the missing fit of a parent, from 0 (fitted) to 1 (under-fitted), and the reason in words."""
     if train_accuracy is None or val_accuracy is None:
-        return 0.0, "its training accuracy is unknown, so it is taken as fitted"
+        return 0.0, "its training accuracy is unknown, so it counts as fitted"
     ratio = (1 - train_accuracy) / max(1 - val_accuracy, LEAST_ERROR)
     measured = f"with a training error {ratio:.2f} times its validation error"
     if train_accuracy >= LEARNT or ratio <= FITTED_RATIO:

@@ -1,5 +1,5 @@
-"""The training loop and what it needs: set-up, evaluation, stopping, optimizers, saved state, several processes.
+"""The training loop and its parts: set-up, evaluation, stopping, optimizers, saved state, several processes.
 
-`setup.set_up` turns a plan into a `Run`; `loop.run_loop` trains it; `result.make_result` returns its result. The loop
-has no branch for a method. Imports data, models and the packages below them.
+`setup.set_up` makes a `Run` from a plan, `loop.run_loop` trains the run, and `result.make_result` returns its result.
+The loop has no branch for a method. This package imports data, models and the packages below them.
 """

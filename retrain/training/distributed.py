@@ -77,7 +77,7 @@ class ProcessGroup:
         return network
 
     def sync_buffers(self, network: nn.Module) -> None:
-        """Give every process the first one's buffers."""
+        """Copy the first process's buffers to every process."""
 
     def preempt_on_lost_rank(self) -> AbstractContextManager[None]:
         """Raise `Preempted` if another process is lost within the context. The last checkpoint is in the store."""
@@ -103,14 +103,14 @@ class TorchrunGroup(ProcessGroup):
         Thread(target=self._send_heartbeats, args=(store.clone(),), daemon=True).start()
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
-        """Return float32 columns. They are exact: each row of the sum comes from one process."""
+        """Return the columns in float32. The values are exact, because each row of the sum comes from one process."""
         batch = columns[0].new_zeros(len(columns), rows.batch, dtype=torch.float32)
-        for column, own in zip(batch, columns, strict=True):
-            column[rows.at] = own
+        for column, part in zip(batch, columns, strict=True):
+            column[rows.at] = part
         return tuple(self.sum_over_ranks(batch))
 
     def sum_over_ranks(self, counts: Tensor) -> Tensor:
-        """Add in place."""
+        """Sum in place with an all-reduce."""
         dist.all_reduce(counts)
         return counts
 
@@ -126,7 +126,7 @@ class TorchrunGroup(ProcessGroup):
         return read_votes
 
     def gather_tensors(self, tensor: Tensor) -> Tensor:
-        """Gather."""
+        """Gather the tensors with an all-gather."""
         gathered = tensor.new_empty(self.size, *tensor.shape)
         dist.all_gather(list(gathered), tensor)
         return gathered
@@ -135,9 +135,9 @@ class TorchrunGroup(ProcessGroup):
         """Broadcast the length, then the bytes."""
         length = torch.tensor(len(data))
         dist.broadcast(length, 0)
-        held = torch.frombuffer(bytearray(data.ljust(int(length) or 1)), dtype=torch.uint8)
-        dist.broadcast(held, 0)
-        return held.numpy().tobytes()[: int(length)]
+        buffer = torch.frombuffer(bytearray(data.ljust(int(length) or 1)), dtype=torch.uint8)
+        dist.broadcast(buffer, 0)
+        return buffer.numpy().tobytes()[: int(length)]
 
     def replicate(self, network: nn.Module) -> nn.Module:
         """Start from the first process's weights. On GPUs, synchronize batch normalization."""
@@ -148,14 +148,14 @@ class TorchrunGroup(ProcessGroup):
         return DistributedDataParallel(network, devices, forward_sync_buffers=False)
 
     def sync_buffers(self, network: nn.Module) -> None:
-        """Broadcast."""
+        """Broadcast each buffer from the first process."""
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Recognize the errors of a lost rank by their type. gloo has no type for them, so recognize gloo's by their
-        text.
+        """Recognize the errors of a lost rank by their type. gloo has no such type, so its errors are recognized by
+        their text.
         """
         left = Event()
         watch = Thread(target=self._exit_if_silent, args=(self._store.clone(), left), daemon=True)

@@ -16,7 +16,7 @@ MICRO, MILLI = 1e-6, 1e-3
 
 
 class EnergyMeter:
-    """Reads the energy in joules since the last reading."""
+    """A meter of the device's energy, in joules since the last reading."""
 
     def __init__(self, device: "torch.device") -> None:
         self._read = _gpu_counter(device) if device.type == "cuda" else _processor_counter(POWERCAP)

@@ -23,8 +23,8 @@ from retrain.training.setup import Run
 from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
 
 CHUNK, GPU_CHUNK = 128, 512
-"""Images in a forward pass. On the CPU, this is the usual size of training batches, so that their freed memory is
-reused. On a GPU it is larger, because the CPU could not launch smaller passes fast enough."""
+"""Number of images in a forward pass. On the CPU, it equals the usual size of training batches, so that the memory
+freed by these batches is reused. On a GPU it is larger, because the CPU could not launch smaller passes fast enough."""
 
 ROUNDING = 1e-6
 """Tolerance when an accuracy is compared with the needed accuracy. The needed accuracy is a product of floats, and
@@ -114,7 +114,8 @@ def measure(
 def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, groups: Groups) -> Tensor:
     """Return the number of correct samples, the sum of losses, and the number correct in each group, float64 [5].
 
-    The scope has two numbers: correct among its own classes, and correct among all classes.
+    The scope has two numbers: correct if the network chooses among the scope's classes, and correct if it chooses
+    among all classes.
     """
     counts = torch.zeros(5, dtype=torch.float64, device=indices.device)
     if not len(indices):  # some networks fail on an empty batch
@@ -177,8 +178,8 @@ def _predict_columns(
 ) -> Tensor:
     """Return loss, most likely class, and whether the label is among the `TOP` most likely classes, float32 [5, N].
 
-    The last two rows repeat the second and third row within the scope, which is the first `classes` classes. With None,
-    it is all classes.
+    The last two rows are like the second and third row, but only for the first `classes` classes (the target's scope).
+    If `classes` is None, they are for all classes.
     """
     if not len(indices):  # some networks fail on an empty batch
         return torch.zeros(5, 0, device=indices.device)
@@ -262,9 +263,9 @@ TRAIN_SAMPLES = 2000
 
 
 def measure_train_accuracy(run: Run) -> float:
-    """Return the accuracy of the weights to be promoted on random training samples without augmentation.
+    """Return the accuracy on random training samples, without augmentation, of the weights that would be promoted.
 
-    Its time and images are added to the run's cost.
+    The time and images of this evaluation are added to the run's cost.
     """
     chosen = torch.randperm(len(run.train), generator=make_generator(run.plan.seed, "train accuracy"))[:TRAIN_SAMPLES]
     with Stopwatch(run.progress, EnergyMeter(run.train.device)).aside("evaluation"):

@@ -17,7 +17,7 @@ class Groups:
     scope: Tensor | None
     """bool [N]. None if the target has no scope."""
     classes: int | None
-    """Number of classes in the scope, the first ones. Predictions for its samples are limited to them."""
+    """Number of classes in the scope. They are the first classes. Predictions for `scope` are limited to them."""
     newest: Tensor | None
     """bool [N]. None if the run has no parent."""
     scope_size: int

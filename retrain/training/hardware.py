@@ -44,7 +44,7 @@ def compile_forward(
     return cast(nn.Module, torch.compile(forward, mode=mode))
 
 
-BF16_SLOW = "training.bf16: this CPU has no AVX-512, and float32 is several times as fast on it"
+BF16_SLOW = "training.bf16: this CPU has no AVX-512, so float32 is several times as fast: set training.bf16 to false"
 
 
 def is_bf16_slow(bf16: bool, device: torch.device) -> bool:
@@ -59,7 +59,8 @@ MALLOC_VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
 """Environment variables that set how much freed memory glibc keeps."""
 
 LARGEST_KEPT = 1 << 30
-"""Bytes. Larger blocks are still returned to the kernel, because they are data sets and not activations."""
+"""Size in bytes of the largest block that is kept. Larger blocks are data sets and not activations, so they are
+returned to the kernel."""
 
 
 def tune_malloc() -> None:

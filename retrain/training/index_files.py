@@ -36,8 +36,8 @@ def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
 def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterator[Counters]:
     """Yield the counters of the first `known` drops of a dataset. The run was trained on them in this order.
 
-    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at once if a drop has
-    another number of samples. Raises it at the end if the index does not have the digest in the run's result.
+    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the first drop that
+    has another number of samples. Raises it at the end if the index does not have the digest in the run's result.
     """
     if not known:
         return

@@ -12,10 +12,10 @@ from retrain.training.seeds import make_generator
 
 
 class EpochSampler:
-    """Draws batches of `batch_size` sample indices. A batch may contain the end of one epoch and the start of the next.
+    """A sampler of batches of `batch_size` indices. A batch may contain the end of one epoch and the start of the next.
 
-    Epoch p is drawn by a separate generator with a seed from (seed, p). (`number`, `offset`) is therefore the whole
-    position. The order of an epoch does not change which samples it contains.
+    Epoch p is drawn by a separate generator with a seed from (seed, p). Therefore (`number`, `offset`) determines the
+    position completely. The order of an epoch does not change which samples it contains.
     """
 
     def __init__(

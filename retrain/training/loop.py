@@ -72,7 +72,7 @@ def train_step(run: Run) -> None:
 def ends_epoch(run: Run, epochs: int) -> bool:
     """Return whether the last batch ended an epoch. `epochs` is the number of epochs that had ended before this batch.
 
-    The sampler starts the next epoch only with the next batch. So the end of the run ends its last epoch, too.
+    The sampler starts the next epoch only with the next batch. Therefore the end of the run also ends its last epoch.
     """
     ended = run.loader.position.epoch
     samples = run.plan.iterations * run.plan.task.training.batch_size
@@ -81,7 +81,9 @@ def ends_epoch(run: Run, epochs: int) -> bool:
 
 
 def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
-    """Evaluate on val, and start new means over training batches. From the lowest relevant level on, use all of val."""
+    """Evaluate on val, and start new means over training batches. An evaluation may stop after a part of val if the
+    accuracy is unlikely to reach `needed_accuracy`.
+    """
     progress, measured = run.progress, _measure_val(run)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(
@@ -116,13 +118,15 @@ def _measure_val(run: Run) -> MeasuredScores:
 
 
 def outcome_at(run: Run, point: Point) -> Outcome | None:
-    """Return how the run ends with its newest point, or None if it continues. Only a point on all of val can end it."""
+    """Return the outcome if the run ends with its newest point, else None. Except for divergence, a run can end only
+    with a point on all of val.
+    """
     if point.train_loss is None or point.loss is None:
         return "diverged"
     if point.images < len(run.val_order):
         return None
-    whole = [earlier for earlier in run.progress.points if earlier.images == point.images]
-    before = [earlier for earlier in whole if earlier.iteration < point.iteration]
+    on_all_of_val = [earlier for earlier in run.progress.points if earlier.images == point.images]
+    before = [earlier for earlier in on_all_of_val if earlier.iteration < point.iteration]
     if run.plan.target is None and has_fitted(point, run.plan.task.training.stop_at_train_accuracy):
         return "completed"
     return judge([*before, point], run.plan.target, run.plan.stop_rule, run.plan.iterations)

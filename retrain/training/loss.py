@@ -27,7 +27,7 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
 def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mixed: bool = False) -> Criterion:
     """Return the loss of a training on samples with these labels, int64 [N], indices into `classes`.
 
-    `mixed` says whether targets may differ from the labels.
+    `mixed` states whether targets may differ from the labels.
     """
     weights = class_weights(setting.class_weights, classes, labels)
     if weights is None and not setting.label_smoothing and not mixed:
@@ -54,7 +54,8 @@ def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tens
 def class_weights(setting: str | Mapping[str, float], classes: Sequence[str], labels: Tensor) -> Tensor | None:
     """Return the weight of each class, float32 [K] on the labels' device. None if all weights are equal.
 
-    `inverse`: N / (K n_k). Weights are scaled to a mean of 1 over the samples, so the learning rate keeps its meaning.
+    `inverse`: N / (K n_k) for a class with n_k of the N samples. Weights are scaled to a mean of 1 over the samples, so
+    that they do not change the mean size of a step.
     """
     if setting == "none":
         return None

@@ -1,4 +1,4 @@
-"""Optimizers by their settings, and the changes a recipe makes to gradients before their step."""
+"""Build optimizers from their settings, and change gradients before a step as the recipe states."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -25,7 +25,7 @@ Columns = dict[str, list[Tensor]]
 
 
 class Optimizer:
-    """Updates parameters by their gradients. A parameter without a gradient is left unchanged, with its moments."""
+    """An optimizer of parameters. A parameter without a gradient is left unchanged, with its moments."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Optimizer:
         self._steps: Tensor | None = None
 
     def count_steps(self) -> None:
-        """Count the steps of each parameter in the column `step`. They are views of one tensor, for fast additions."""
+        """Count the steps of each parameter in the column `step`. The counts are views of one tensor, for speed."""
         self._steps = torch.zeros(len(self.parameters), device=self.parameters[0].device)
         self.columns["step"] = list(self._steps.unbind())
 
@@ -57,8 +57,10 @@ class Optimizer:
                 continue
             parameters = [self.parameters[position] for position in used]
             columns = {name: [column[position] for position in used] for name, column in self.columns.items()}
-            own = [gradients[position] for position in used]
-            self._update(parameters, own, columns, lr=self.rate if rate is None else rate, weight_decay=decay)
+            used_gradients = [gradients[position] for position in used]
+            self._update(
+                parameters, used_gradients, columns, lr=self.rate if rate is None else rate, weight_decay=decay
+            )
 
     def _add_step(self, used: Sequence[int]) -> None:
         """Count a step of the parameters at these positions."""
@@ -70,7 +72,7 @@ class Optimizer:
             torch._foreach_add_([self.columns["step"][position] for position in used], 1)
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
+        """Remove the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -108,7 +110,7 @@ def _adam(
 ) -> None:
     """Step like `torch.optim.Adam(..., fused=True)`, or like `AdamW` if weight decay is decoupled.
 
-    Their functional interface would sort the tensors and count the steps one by one: 0.2 ms in every step.
+    torch's functional interface would sort the tensors and count the steps one by one, which takes 0.2 ms per step.
     """
     update = torch._fused_adamw_ if decoupled else torch._fused_adam_
     update(
@@ -163,14 +165,15 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
-    """Give a new optimizer the moments of another optimizer. Rows for new classes start at zero.
+    """Copy the moments of another optimizer into a new optimizer. Rows for new classes start at zero.
 
     Raises `RunError` if the moments belong to another kind of optimizer or to another network.
     """
     for name, tensor in moments(optimizer).items():
         if name not in kept or not may_grow(kept[name].shape, tensor.shape):
             raise RunError(
-                f"the parent's optimizer state does not match at {name}: it is of another optimizer or network"
+                f"the parent's optimizer state does not match at {name}: it is of another optimizer or network; set "
+                "training.optimizer_state to reset"
             )
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)
 
@@ -188,7 +191,7 @@ def gradient_changes(
     fisher = _fisher_information(plan, network, train)
     anchor = _anchor_weights(plan, trained, pretrained)
     add_penalty = gradient_term(plan.recipe.objective, list(trained.values()), anchor, fisher)
-    held, until = body_parameters(network), body_held_until(plan)
+    body, until = body_parameters(network), body_frozen_until(plan)
 
     limit = plan.task.training.clip_norm
     clip = partial(clip_grad_norm_, list(trained.values()), limit) if limit else lambda: None
@@ -197,12 +200,12 @@ def gradient_changes(
         clip()
         add_penalty()
         if iteration < until:
-            zero_gradients(held)
+            zero_gradients(body)
 
     return change
 
 
-def body_held_until(plan: Plan) -> float:
+def body_frozen_until(plan: Plan) -> float:
     """Return the iteration until which only the head is trained."""
     start = plan.recipe.initialization
     return start.head_first * plan.iterations if isinstance(start, Warm) else 0
@@ -221,7 +224,8 @@ def _fisher_information(plan: Plan, network: nn.Module, train: Samples) -> list[
     old = (train.drop < plan.known).cpu().nonzero().squeeze(1)
     if not len(old):
         raise ModelError(
-            "recipe.objective: ewc needs samples that the parent was trained on, and there are none; use another"
+            "recipe.objective: ewc needs samples that the parent was trained on, and there are none: use another "
+            "objective"
         )
     chosen = old[torch.randperm(len(old), generator=make_generator(plan.seed, "fisher"))[: objective.samples]]
     chosen = chosen.to(train.labels.device)

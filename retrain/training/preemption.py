@@ -25,7 +25,7 @@ class Preempted(SystemExit):
 
 
 def raise_preempted(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal by raising `Preempted` at once. Every stage can be retried afterwards."""
+    """Handle a signal by raising `Preempted` immediately. Every stage can be retried afterwards."""
     raise Preempted
 
 
@@ -33,21 +33,21 @@ def raise_preempted(signum: int, frame: FrameType | None) -> None:
 def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
     """Defer SIGTERM and Ctrl-C within the context, and yield a function that returns whether one arrived.
 
-    Raises `Preempted` at the end if one arrived. A second Ctrl-C takes effect at once. `announce` logs what Ctrl-C
-    does; of several processes at a terminal, one should. This works only in the main thread, because Python runs signal
-    handlers there.
+    Raises `Preempted` at the end if one arrived. A second Ctrl-C takes effect immediately. With `announce`, a message
+    explains the effect of Ctrl-C. If several processes share a terminal, only one should log it. This works only in
+    the main thread, because Python runs signal handlers there.
     """
-    came = False
+    has_arrived = False
 
     def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
+        nonlocal has_arrived
+        has_arrived = True
         if signum == signal.SIGINT:
-            signal.signal(signal.SIGINT, end_at_once)
+            signal.signal(signal.SIGINT, end_immediately)
             if announce:
                 LOGGER.warning(FIRST)
 
-    def end_at_once(signum: int, frame: FrameType | None) -> None:
+    def end_immediately(signum: int, frame: FrameType | None) -> None:
         handler = before[signal.SIGINT]
         signal.signal(signal.SIGINT, handler)
         if announce:
@@ -63,9 +63,9 @@ def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
     for each in deferred:
         signal.signal(each, note)
     try:
-        yield lambda: came
+        yield lambda: has_arrived
     finally:
         for each in deferred:
             signal.signal(each, before[each])
-    if came:
+    if has_arrived:
         raise Preempted

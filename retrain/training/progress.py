@@ -12,7 +12,7 @@ from retrain.training.energy import EnergyMeter
 
 @dataclass
 class Progress:
-    """Counters of one training. With the tensors and the sampler's position, they are its whole state."""
+    """Counters of one training. With the tensors and the sampler's position, they are its complete state."""
 
     iteration: int = 0
     points: list[Point] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Observer(Protocol):
         """Handle the start of the loop, or its resumption at `progress.iteration`."""
 
     def stepped(self, progress: Progress) -> None:
-        """Handle the launch of an iteration. This must return at once and never wait for the device."""
+        """Handle the launch of an iteration. This must return immediately and never wait for the device."""
 
     def evaluated(self, point: Point) -> None:
         """Handle an evaluation of the validation split."""
@@ -51,7 +51,7 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Passes every event on to several observers, possibly none."""
+    """A group of observers, possibly empty. Each observer receives every event."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
@@ -78,7 +78,7 @@ class Observers:
 
 
 class Stopwatch:
-    """Adds wall time and energy to a training's progress, and measures the time outside iterations."""
+    """A stopwatch that adds wall time and energy to a training's progress, and measures the time outside iterations."""
 
     def __init__(self, progress: Progress, meter: EnergyMeter) -> None:
         self.progress, self._meter = progress, meter

@@ -28,8 +28,8 @@ def make_result(
 ) -> Result:
     """Return the run's result: accuracies, the iterations to reach them, and costs."""
     last, target = run.progress.points[-1], run.plan.target
-    whole = [point for point in run.progress.points if point.images == len(run.val_order)]
-    compared = in_scope(whole) if target and target.scope else whole
+    on_all_of_val = [point for point in run.progress.points if point.images == len(run.val_order)]
+    compared = in_scope(on_all_of_val) if target and target.scope else on_all_of_val
     reached_at = crossings(compared, target.baseline_accuracy if target else last.score)
     return Result(
         outcome=outcome,
@@ -37,8 +37,8 @@ def make_result(
         final_accuracy=last.accuracy,
         final_score=last.score,
         in_scope=last.in_scope,
-        best_accuracy=max(point.accuracy for point in whole or run.progress.points),
-        best_score=max(point.score for point in whole or run.progress.points),
+        best_accuracy=max(point.accuracy for point in on_all_of_val or run.progress.points),
+        best_score=max(point.score for point in on_all_of_val or run.progress.points),
         train_accuracy=train_accuracy,
         reached_at=reached_at,
         speed_up=speed_ups(reached_at, target),
@@ -77,7 +77,7 @@ def _cost(run: Run) -> Cost:
 def _measured_joules(run: Run) -> float | None:
     """Return the energy of all processes' devices.
 
-    It assumes that each uses as much energy as this process's GPU or machine.
+    It assumes that each process uses as much energy as this process's GPU or machine.
     """
     joules, processes = run.progress.joules, run.ranks.size
     if joules is None:

@@ -76,7 +76,7 @@ def _macro_f1(classes: Tensor, own: Tensor, samples: Tensor, likeliest: Tensor, 
     is_known = classes[guess] == likeliest
     sizes = samples + guess[is_known].bincount(minlength=count)
     f1 = 2 * own[hits].bincount(minlength=count) / sizes
-    lost = f1 / sizes  # by one more sample of the class, or predicted as it, that is wrong
-    wrong = -lost[own] - torch.where(is_known, lost[guess], 0.0)
-    influence = torch.where(hits, 2 / sizes[own] - 2 * lost[own], wrong)
+    decrease = f1 / sizes  # of F1, by one more wrong sample that is of the class or predicted as the class
+    wrong = -decrease[own] - torch.where(is_known, decrease[guess], 0.0)
+    influence = torch.where(hits, 2 / sizes[own] - 2 * decrease[own], wrong)
     return f1.mean(), influence / count

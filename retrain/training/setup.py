@@ -70,7 +70,7 @@ class Run:
     batch_loss: BatchLoss
     """The objective of an iteration on its batch."""
     change_gradients: Callable[[int], None]
-    """Applies the recipe's changes to gradients between `backward()` and `step()`, in iteration i."""
+    """Function that applies the recipe's changes to gradients between `backward()` and `step()`, in iteration i."""
     loader: Loader
     threads: int
     """Number of threads that compute on the CPU."""
@@ -79,7 +79,7 @@ class Run:
     augment: Augment
     normalize: Normalize
     mix: Mix
-    """Mixes the images of a batch, and their targets."""
+    """Function that mixes the images of a batch, and their targets."""
     augmentation: torch.Generator
     """The random generator of crops and flips."""
     average: AveragedNetwork
@@ -90,9 +90,9 @@ class Run:
     rows: Rows
     """This process's rows of every batch."""
     weight: Tensor
-    """Weight of the rows' mean loss, float32 scalar. It is 1, or more if a process has more rows than the average."""
+    """Weight of the mean loss of `rows`, float32 scalar: their number divided by the mean number per process."""
     compute: Compute | None = None
-    """Does the device work of an iteration. It replaces `compute_step`."""
+    """Function that does the device work of an iteration instead of `compute_step`."""
     parent_counters: Counters | None = None
     """The parent's learning-speed counters, if the sampling needs them."""
     val_order: Tensor = field(init=False)
@@ -104,7 +104,7 @@ class Run:
     correct_sum: Tensor = field(init=False)
     """Sum of the iterations' training accuracies since the last evaluation, float64 scalar on the device."""
     statistics: StatisticsCorrection = field(init=False)
-    """Corrects BatchNorm's running statistics if they are newly initialized."""
+    """Correction of BatchNorm's running statistics, if they are newly initialized."""
     groups: Groups = field(init=False)
     """Groups of val samples whose accuracies are reported separately."""
 
@@ -170,14 +170,17 @@ def set_up(
 def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
     batch_size = plan.task.training.batch_size
     if batch_size < ranks.size:
-        raise TaskError(f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share")
+        raise TaskError(
+            f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share: set it to "
+            f"{ranks.size} or more"
+        )
     return ranks.rows(batch_size)
 
 
 def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
-    """Raise `TaskError` if BatchNorm would get one value per channel.
+    """Raise `TaskError` if BatchNorm would get only one value per channel.
 
-    One image with 1x1 maps in the end is an example.
+    An example is a batch of one image, if the last feature maps are 1x1.
     """
     if rows.stop - rows.start > 1 or not factory.has_normalization(network):
         return
@@ -220,7 +223,7 @@ def _peak_rate(plan: Plan) -> float:
 
 
 def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | None:
-    """Return how often each training sample appears in an epoch on average, float32 [N] on the CPU. None: once each."""
+    """Return the mean number of appearances of each training sample in an epoch, float32 [N] on the CPU. None: one."""
     old = (train.drop < plan.known).cpu()
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old)
     if not plan.task.training.balanced_sampling:

@@ -1,4 +1,4 @@
-"""Save a run's whole state as one safetensors file, and load it.
+"""Save a run's complete state as one safetensors file, and load it.
 
 On the CPU, a resumed run ends with exactly the same bits as an uninterrupted run. All processes of a run share one
 state. The same number of processes must load it.

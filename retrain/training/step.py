@@ -1,9 +1,9 @@
 """The device work of one iteration. It can be recorded as one CUDA graph that is replayed.
 
-A replay launches the whole iteration at once: augmentation, forward and backward pass, penalty, optimizer, averaging
-and counters. Values that change between iterations are copied into tensors with fixed addresses. These are the batch,
-the learning rate and the share of the newest weights in the average. This follows torch's guide on CUDA graphs
-("whole-network capture").
+A replay launches the whole iteration in one call: augmentation, forward and backward pass, penalty, optimizer,
+averaging and counters. Values that change between iterations are copied into tensors with fixed addresses. These are
+the batch, the learning rate and the share of the newest weights in the average. This follows torch's guide on CUDA
+graphs ("whole-network capture").
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retrain.errors import TaskError
 from retrain.training.loaders import Batch
-from retrain.training.optimizers import body_held_until
+from retrain.training.optimizers import body_frozen_until
 from retrain.training.setup import Compute, Run
 
 WARM_UP = 3
@@ -51,14 +51,14 @@ def compute_step(
 
 
 class Recorder(Protocol):
-    """Records work on a device."""
+    """A recorder of work on a device."""
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return a function that repeats the work on the same tensors. The work is not done while it is recorded."""
 
 
 class CudaGraphRecorder:
-    """Records work as a CUDA graph. It registers the random generators that the work uses, except the default one."""
+    """A recorder of work as a CUDA graph. It registers the random generators of the work, except the default one."""
 
     def __init__(self, *generators: torch.Generator) -> None:
         self._generators = generators
@@ -93,7 +93,7 @@ class _Inputs(NamedTuple):
 
 
 class RecordedStep:
-    """`compute_step`, which is recorded once the work no longer depends on the iteration, and replayed from then on."""
+    """A `compute_step` that is recorded when the work no longer depends on the iteration, and replayed afterwards."""
 
     def __init__(self, run: Run, recorder: Recorder) -> None:
         """Prepare the recording. Raises `TaskError` if this run's steps cannot be recorded."""
@@ -119,7 +119,7 @@ class RecordedStep:
 
     def _is_steady(self, run: Run, iteration: int) -> bool:
         """Return whether all later iterations do the same work, only on other values."""
-        return self._done >= WARM_UP and iteration >= body_held_until(run.plan) and run.statistics.is_done(iteration)
+        return self._done >= WARM_UP and iteration >= body_frozen_until(run.plan) and run.statistics.is_done(iteration)
 
     def _record(self, run: Run, pixels: Tensor, batch: Batch, iteration: int) -> _Inputs:
         rate, share = torch.zeros(2, device=pixels.device)

@@ -31,7 +31,7 @@ FIRST, GROWTH = 128, 1.5
 def subset_ends(total: int) -> Iterator[int]:
     """Yield the numbers of samples, up to `total`, after which to check the evaluation.
 
-    A check decides whether the rest can still reach the target. The last number is `total`.
+    A check decides whether the target can still be reached with the remaining samples. The last number is `total`.
     """
     size = FIRST
     while size < total:
@@ -83,9 +83,9 @@ def rejection_risk(early: bool, checks: int) -> float:
 MARGIN_ERRORS = 1.0
 """Margin above the accuracy expected of scratch that a run needs to end at `improve_until` while it improves fast, in
 standard errors. The margin shrinks in proportion to the iterations, and is zero at twice `improve_until`. In trials,
-some runs could end in this way even before `improve_until`. If scratch does not fit its data, such runs ended too low:
-by 2 points with clothes or 450 images a class. If scratch fits its data, runs that could not end before `improve_until`
-took twice as long and were 3 points above scratch."""
+some runs could end in this way even before `improve_until`. If scratch does not fit its data, such runs ended 2 points
+too low, on images of clothes and with 450 images a class. If scratch fits its data, runs that could not end before
+`improve_until` took twice as long and were 3 points above scratch."""
 
 TARGET_ERRORS = 0.5
 """Distance below a carried target at which a run may end from `improve_until` on, in standard errors."""
@@ -96,7 +96,7 @@ if it is below the expected accuracy. This expectation can be far too high, beca
 new, and not on how hard they are."""
 
 LEAST_POINTS = 4
-"""Least number of evaluations for an estimate of the slope of the score over the loss."""
+"""Smallest number of evaluations for an estimate of the slope of the score over the loss."""
 
 CurveName = Literal["score", "newest"]
 
@@ -117,7 +117,7 @@ PATIENCE_SHARE = 0.7
 def judge(
     points: Sequence[Point], target: Target | None, rule: StopRule | None, budget: int
 ) -> Literal["reached", "plateau", "missed"] | None:
-    """Return how a run ends with its newest point, or None if it continues. All `points` must be on all of val.
+    """Return the outcome if a run ends with its newest point, else None. All `points` must be on all of val.
 
     - `reached`: the mean of its last evaluations is good enough. The rule states their number (`confirmations`). At the
       end of the budget, one evaluation is enough. Without a rule, a run ends when it first reaches its target.
@@ -149,12 +149,12 @@ def is_good_enough(
 ) -> bool:
     """Return whether a run has reached its target, in the mean of its last `confirmations` evaluations.
 
-    A carried target says nothing about new samples. So a run at a carried target continues until one of these is true:
+    A carried target says nothing about new samples. A run at such a target continues until one of these is true:
 
     - The budget is spent.
     - All curves have stopped improving. The further the run is above the target, on old and on new drops, the larger a
-      rise must be to count. A run that has lost this much since its best evaluation does not count as having stopped:
-      it may be in the dip after a start with large steps.
+      rise must be to count. If the score is lower than at the best evaluation by this much, the run does not count as
+      having stopped: it may be in the dip after a start with large steps.
     - It has reached `improve_until`, and it either improves slowly or is above the score expected of scratch.
     - It has reached twice `improve_until`.
 
@@ -184,12 +184,12 @@ def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate 
     """Return the accuracy that scratch would end with on all of val, from the plan's estimate and the run itself.
 
     The plan's estimate is for the baseline's samples and classes. Images of new classes may improve scratch on these
-    samples, too. So if the run is more accurate there than the estimate, scratch is assumed to be as accurate as the
-    run.
+    samples, too. Therefore, if the run is more accurate there than the estimate, scratch is assumed to be as accurate
+    as the run.
 
     The run also shows how much accuracy new classes cost. It classifies some samples correctly among the baseline's
     classes, and a share of these correctly among all classes. Scratch is assumed to keep the same share, and to be as
-    accurate on later classes as on its first. Both figures are means over the later half of the run's evaluations.
+    accurate on later classes as on its first. Both numbers are means over the later half of the run's evaluations.
     """
     planned = target.expected
     recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]
@@ -206,9 +206,10 @@ def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate 
 
 
 def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score: float) -> float:
-    """Return how far a run is above its carried target, on old and on new drops, and above the expected accuracy.
+    """Return the smallest distance of a run above its carried target, on old and on new drops, and above the expected
+    accuracy.
 
-    The smallest of these distances counts. It is 0 if the run is below one of them.
+    It is 0 if the run is below one of them.
     """
     excess = min(value for value in (last.in_scope, last.newest) if value is not None) - target
     if expected is not None:
@@ -237,7 +238,7 @@ def _may_end_while_improving(
 
 
 def _is_at_its_end(last: Point, rule: StopRule) -> bool:
-    """Return whether a run at its carried target must end now, so that it costs less than scratch would."""
+    """Return whether a run at its carried target must end now, so that it takes fewer iterations than scratch."""
     return rule.improve_until is not None and last.iteration >= 2 * rule.improve_until
 
 

@@ -46,7 +46,7 @@ class StreamingLoader:
         self._shards = HeldShards(self.pixels, self.workers * BATCHES_AHEAD)
 
     def seek(self, position: Position) -> None:
-        """Drop the batches in progress and continue at a position."""
+        """Discard the batches in progress and continue at a position."""
         self.close()
         self.sampler.seek(*position)
         self._begin()
@@ -73,8 +73,8 @@ class StreamingLoader:
             batch_sampler=self._batches(),
             num_workers=self.workers,
             prefetch_factor=BATCHES_AHEAD if self.workers else None,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals,
+            collate_fn=_identity,
+            worker_init_fn=_ignore_signals,
             multiprocessing_context="fork" if self.workers else None,  # so that workers end with this process
             pin_memory=self.train.device.type == "cuda",
             generator=torch.Generator(),  # otherwise it would draw from the random state of layers
@@ -88,10 +88,10 @@ class StreamingLoader:
             if self.sampler.number != followed:
                 self._shards.follow(self.sampler.order)
                 followed = self.sampler.number
-            own = samples[self.rows.at]
-            self._shards.need(own)
+            rows = samples[self.rows.at]
+            self._shards.need(rows)
             self._sent.append(_Sent(samples, Position(self.sampler.number, self.sampler.offset)))
-            yield own.tolist()
+            yield rows.tolist()
 
 
 class _DecodingDataset(Dataset["Tensor | UserError"]):
@@ -110,10 +110,10 @@ class _DecodingDataset(Dataset["Tensor | UserError"]):
             return UserError(str(error))
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Ignore signals in a worker. The training process saves its checkpoint first, and needs the workers until then."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

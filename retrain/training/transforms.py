@@ -1,8 +1,8 @@
 """Apply torchvision's random transforms to whole batches, with new random parameters in every iteration.
 
-The random draws depend only on the plan's seed, the iteration and the position in the batch. So a resumed run continues
-as if it had not stopped, and several processes draw the same numbers as one. Only mixing uses just a process's own
-rows.
+The random draws depend only on the plan's seed, the iteration and the position in the batch. Therefore a resumed run
+continues as if it had not stopped, and several processes draw the same numbers as one. Mixing is the exception: each
+process mixes only its own rows.
 """
 
 import math
@@ -120,12 +120,14 @@ def make_mix(setting: Augmentation, classes: int, seed: int) -> Mix:
 
 
 class _OnlyChoice:
-    """Does what torchvision's RandomChoice does with a single transform, in half the time."""
+    """A replacement of torchvision's RandomChoice for a single transform. It takes half the time."""
 
     def __init__(self, transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         self._transform = transform
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mixed images and targets."""
-        torch.empty(1).exponential_()  # RandomChoice draws it; without it, runs of earlier versions could not resume
+        torch.empty(
+            1
+        ).exponential_()  # RandomChoice draws a number; without it, runs of earlier versions could not resume
         return self._transform(images, labels)

@@ -21,7 +21,7 @@ from retrain.errors import TaskError
 from retrain.recipe.learning_speed import Counters
 from retrain.training.distributed import ProcessGroup
 from retrain.training.loop import train_step
-from retrain.training.optimizers import body_held_until
+from retrain.training.optimizers import body_frozen_until
 from retrain.training.setup import Parent, Run, set_up
 from retrain.training.step import WARM_UP, CudaGraphRecorder, RecordedStep
 
@@ -99,7 +99,7 @@ def test_recorded_run_trains_like_a_plain_run(
     assert found_losses == pytest.approx(losses, rel=1e-4)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
-    begin = max(WARM_UP, round(body_held_until(run.plan)))
+    begin = max(WARM_UP, round(body_frozen_until(run.plan)))
     assert recorder.recorded == [begin]
     assert recorder.replayed == list(range(begin, STEPS))
 
