@@ -72,7 +72,7 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Spli
     for drop, ref in zip(drops, dataset.drops, strict=True):
         if drop.erased_since and "train" in splits:
             raise DropError(
-                f"{pluralize(drop.erased_since, 'image')} of drop {drop.id} were erased since this run was planned: "
+                f"drop {drop.id}: {pluralize(drop.erased_since, 'image')} erased since this run was planned: "
                 "`retrain run` plans a new run"
             )
         if drop.digest != ref.digest:

@@ -84,7 +84,7 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     usable = None if unusable else baseline
     method, reason = _choose_method(task, dataset, history, request, usable, unusable)
     plan = _assemble(task, drops, dataset, history, method, request.purpose, reason, usable)
-    return _next_attempt(plan, history.records)
+    return _next_unrecorded_run(plan, history.records)
 
 
 def must_unlearn(task: Task, history: History) -> bool:
@@ -340,7 +340,7 @@ def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
     return record.dataset_digest == dataset.digest and record.savings is not None and record.savings.baseline > 0
 
 
-def _next_attempt(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
+def _next_unrecorded_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
     """Return the plan of the retraining's next run, which has no record yet.
 
     A run that missed its target is followed by its escalation, and a failed run by a retry.
