@@ -10,7 +10,7 @@ from retrain.experiments.grid import parts_of
 from retrain.experiments.kept_runs import EndedRun, KeptRuns
 from retrain.experiments.papers import PaperRow, parse_column
 from retrain.experiments.plots import OVERALL_PLOTS, drawn_of_groups, picture_name
-from retrain.experiments.settings import PLOTS, Spread, Study
+from retrain.experiments.settings import PLOTS, Split, Spread, Study
 from retrain.experiments.statistics import (
     LEVELS,
     Estimate,
@@ -35,8 +35,17 @@ PHRASES = {
     r"\bends? [0-9.]+ (points )?(above|below)": 'If a method "ends 2 points above" another, '
     "its final accuracy is 2 percentage points higher.",
     r"\btimes sooner": '"2 times sooner" means after half as many {cost}.',
+    r"\brounds?\b": "A round is the training after a drop (the paper's word).",
+    r"\bsteps? (after|before)\b": "A step is a drop with the training after it (the paper's word).",
 }
 """Meanings of phrases, by the pattern of the phrase. A page explains the phrases that its study uses."""
+MEASURED = {
+    "correlation": "*Correlation of weights* compares a run's final with its initial weights.",
+    "gradient": "*Gradient norm* is the mean norm of the gradients of new or old samples, at the run's start or end.",
+    "rank": "*Rank correlation of learning speeds* compares old samples in the previous run and in this run. The "
+    "learning speed of a sample is the share of epochs in which it was classified correctly.",
+}
+"""Meanings of the measures of a run besides its accuracy, by the first word of their names."""
 OWN = "Ours, "
 """Start of an item of `repeats` that is in no paper."""
 ASPECTS = (
@@ -51,13 +60,14 @@ def page(study: Study, kept: KeptRuns) -> str:
     """Return the study's page, Markdown."""
     by_group = groups(study, kept.ran)
     tables = "\n\n".join(_tables(study, by_group)) or "No run has ended yet."
+    splits = " ".join(_describe_split(study, name) for name in study.splits)
     sections = [
         f"# {study.title}",
         _subject(study),
         *_claims(study),
         "## Set-up",
         *_paragraphs(study.regime),
-        f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
+        f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every number "
         f"below comes from `{study.name}/runs.jsonl`. `retrain study report --check` computes all of them again.",
         f"**Environment.** {_made_with(study, kept)}",
         *_findings(study),
@@ -65,7 +75,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_paper_comparison(study, by_group),
         "## Results",
         f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The column highest has the highest "
-        f"accuracy of a run on {study.stop_on}. The column final has the accuracy on {study.stop_on} at its last "
+        f"accuracy of a run on {study.stop_on}. The column final has its accuracy on {study.stop_on} at the last "
         "evaluation. The column test has the accuracy of the final weights on the test split.",
         "L_r (Verwimp et al., eq. 2) says how many times sooner than a reference method a run reaches r percent of "
         f"the reference's final accuracy. It is a ratio of two numbers of {study.cost}. The first is the number that "
@@ -75,7 +85,8 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"`{NOT_REACHED}` means that no run reached the value. (2/3) means that two seeds of three reached it. {HARM} "
         f"marks a method with negative transfer: its mean final accuracy is lower than the mean final accuracy of "
         f"{study.against[0]} with the same seeds.",
-        "Each heading below names the split, the variant (`task` if the study has none) and the number of drops.",
+        "Each heading below names the division of the training data into drops, the variant (`task` if the study has "
+        f"none) and the number of drops that had arrived. {splits}",
         tables,
     ]
     return "\n\n".join(sections) + "\n"
@@ -96,11 +107,32 @@ def _subject(study: Study) -> str:
         subject = "It also" if of_papers else "The study"
         sentences.append(f"{subject} examines questions that the papers leave open: {'; '.join(own)}.")
     sentences.append(SIZES[study.size])
+    drops = sorted({parts_of(study, split) for split in study.splits})
+    number = f"{drops[0]} to {drops[-1]}" if len(drops) > 1 else str(drops[0])
+    sentences.append(f"The training data arrive in {number} drops. A drop is a batch of labelled images.")
     if study.claims and not own:
         sentences.append("The column goal has the paper's results.")
-    said = " ".join([study.findings, *(f"{claim.paper} {claim.ours}" for claim in study.claims)])
+    said = " ".join([study.regime, study.findings, *(f"{claim.paper} {claim.ours}" for claim in study.claims)])
     sentences += [meaning.format(cost=study.cost) for words, meaning in PHRASES.items() if re.search(words, said)]
     return " ".join(sentences)
+
+
+def _describe_split(study: Study, name: str) -> str:
+    """Return a sentence that explains one division of the training data into drops."""
+    split = study.splits[name]
+    if split.by == "source":
+        return f"In `{name}`, each drop is one data set."
+    if split.by == "transfer":
+        return f"In `{name}`, the second run trains only on the second drop, with {split.kept}% of its training images."
+    unit = "classes" if split.by == "classes" else "percent of the images"
+    sizes = f"{split.step} images each" if split.step else f"{_join_words(split.sizes.split('+'))} {unit}"
+    return f"In `{name}`, the drops have {sizes}{_describe_order(split)}."
+
+
+def _describe_order(split: Split) -> str:
+    if split.by == "component":
+        return ", in the order of the images' first principal component"
+    return ". Later drops have the images of which the method's own model is least sure" if split.by == "margin" else ""
 
 
 def _join_items(items: Iterable[str]) -> str:
@@ -138,9 +170,9 @@ def _methods(study: Study) -> Iterator[str]:
     """Yield a description of each method of the study."""
     yield "## Methods"
     yield (
-        "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (previous "
-        f"run). It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with "
-        "the settings in the last column. Everything else is standard training."
+        "A method starts from a new network (scratch), or from the weights of its previous run, on the earlier drops "
+        f"(previous run). It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table "
+        "names, with the settings in the last column. Everything else is standard training."
         + (f" {ASPECTS}" if any(method.aspects for method in study.methods.values()) else "")
     )
     lines = (
@@ -168,19 +200,19 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         ours = found.get(_group_of(study, row), {}).get(row.method)
         pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
         lines.append([row.row, row.method or ABSENT, *(figure for pair in pairs for figure in pair)])
-    yield "## The paper's figures and ours"
-    printed = any("(" in figure for row in study.paper for figure in row.figures.values())
+    yield "## The paper's numbers and ours"
     spread = SPREADS[study.spread]
-    meaning = (
-        f"Figures after ± and in parentheses are {spread}s."
-        if printed
-        else f"Figures after ± are {spread}s. The paper's tables do not state them."
-    )
-    notes = [f"{meaning} `{ABSENT}` means that this study has no such run."]
+    notes = [f"`{ABSENT}` means that this study has no such run."]
+    if any("±" in cell for line in lines for cell in line[2:]):
+        notes.append(f"Numbers after ± are {spread}s.")
+    if any("(" in figure for row in study.paper for figure in row.figures.values()):
+        notes.append(f"Numbers in parentheses are the paper's {spread}s.")
     if study.size == "mini":
-        notes.append("The rows name the paper's data and networks. Ours are described under Set-up.")
+        notes.append(
+            "The paper's numbers are for the paper's data and networks. This study's are for those described in Set-up."
+        )
     if "time" in columns:
-        notes.append("The paper's times are minutes. Ours are iterations until the network is fitted.")
+        notes.append("The paper's times are minutes. This study's times are iterations until the network is fitted.")
     yield " ".join(notes)
     yield markdown_table(titles, lines)
 
@@ -240,12 +272,16 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
                 for method, found in on_grids(study, members).items()
             )
             titles = [f"L_100, one evaluation in {every}" for every in study.grids]
+            yield "This table has the L_100 that would result if fewer evaluations had been made."
             yield markdown_table(["method", *titles], lines)
         if figures := dict.fromkeys(figure_names(members)):
             by_method = {method: by for method, by in measured(members).items() if by}
             lines = (
                 [method, *(_plain(by.get(name, estimate([])), study.spread) for name in figures)]
                 for method, by in by_method.items()
+            )
+            yield "This table has other measurements of the same runs. " + " ".join(
+                meaning for word, meaning in MEASURED.items() if any(name.startswith(word) for name in figures)
             )
             yield markdown_table(["method", *figures], lines)
     yield from _firsts(study, by_group)
@@ -255,7 +291,10 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             spent = accumulated(study, by_group, variant, split)
             lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
             title = f"### {split}, {variant}: iterations to L_100, all drops"
-            note = "Sum of the iterations to L_100 over all drops after the first, if it was reached on all of them."
+            note = (
+                "This table has the sum of the iterations to L_100 over all drops after the first. "
+                f"`{NOT_REACHED}` means that some drop's L_100 was not reached."
+            )
             yield f"{title}\n\n{note}\n\n{markdown_table(['method', 'iterations'], lines)}"
 
 
