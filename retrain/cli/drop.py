@@ -76,7 +76,7 @@ def _print_packed(packed: "Packed") -> None:
     typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{already}")
     if (reading := drop.reading) and reading.not_samples:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in reading.not_samples.items())
-        typer.echo(f"not samples: {counted}")
+        typer.echo(f"skipped, because they are not samples: {counted}")
 
 
 def _preview(packed: "Packed", max_bad_share: float) -> None:

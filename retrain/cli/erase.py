@@ -92,6 +92,7 @@ def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
         for object_key in erased.deleted:
             typer.echo(f"deleted: {object_key}")
     for name in erased.unread:
-        typer.echo(f"could not be searched for the samples: {name}", err=True)
+        advice = "so it may still contain erased samples. Check it by hand, and delete it if it does"
+        typer.echo(f"{name}: could not be searched, {advice}", err=True)
     if erased.unread:
         raise typer.Exit(1)

@@ -24,7 +24,10 @@ def status(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE)
 
 
 def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """List all ended runs, oldest first. `saved` is gross, in iterations."""
+    """List all ended runs, oldest first. `saved` is in training iterations.
+
+    The cost of evaluations is not subtracted.
+    """
     from retrain.cli.formatting import history_table, print_record
 
     _, store = open_task(task, overrides)

@@ -33,7 +33,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Write one HTML page with the savings and all runs. The page can be read without a network."""
+    """Write one HTML page with the savings and all runs. The page can be read offline."""
     from retrain.monitoring.report import read_sources, render_page
 
     _, store = open_task(task, overrides)

@@ -64,7 +64,9 @@ def build_pipeline(task: "Task") -> Any:
 
 def _warn_of_local_store(task: "Task") -> None:
     if "://" not in task.store:
-        LOGGER.warning("store %s is a local folder: pods cannot read it", task.store)
+        LOGGER.warning(
+            "store %s is a local folder: pods cannot read it; set `store` to s3://, gs:// or az://", task.store
+        )
 
 
 @app.command()

@@ -111,8 +111,8 @@ def _cached_by_hugging_face(model: Model) -> str:
     """Return the path of a timm name's cached weights. Nothing is downloaded."""
     if not model.name.startswith(TIMM):
         raise ModelError(
-            f"model.pretrained: {HF_CACHE} works only for timm's networks, and not for {model.name}: set it to a "
-            ".safetensors file"
+            f"model.pretrained: {HF_CACHE} works only for timm networks (model.name: {TIMM}NAME), not for "
+            f"{model.name}: set it to a .safetensors file"
         )
     repository = timm_config(model).hf_hub_id
     if repository is None:
@@ -157,7 +157,10 @@ def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes |
 
 def _check_digest(data: bytes, sha256: str, where: str) -> None:
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
-        raise TaskError(f"model.pretrained: {where} has the SHA-256 {found}; the task or plan expects {sha256}")
+        raise TaskError(
+            f"model.pretrained: {where} has the SHA-256 {found}, but the task or plan expects {sha256}: restore the "
+            "file with the expected SHA-256, or correct pretrained_sha256"
+        )
 
 
 def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":

@@ -111,7 +111,7 @@ def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
         current, version = store.read(key)
         if current == data:
             return version
-    raise Conflict(f"{store.url}: another process wrote {key} first.")
+    raise Conflict(f"{store.url}: another process wrote {key} first: run the command again")
 
 
 def probe_conditional_writes(store: ObjectStore) -> None:

@@ -89,7 +89,7 @@ class Lease:
         succeeds only if no other process has held it since.
         """
         if self._is_released:
-            raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was released")
+            raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was released: run the command again")
         if datetime.now(UTC) >= self._state.expires_at:
             self.renew()
 
@@ -114,7 +114,10 @@ class Lease:
                 self._version = self._objects.replace(self.key, state.to_bytes(), self._version)
             except (Conflict, Missing) as error:
                 self._state = self._state.model_copy(update={"expires_at": datetime.now(UTC)})
-                raise LeaseLost(f"{self._objects.url}: {self.key}: another process has taken the lease") from error
+                raise LeaseLost(
+                    f"{self._objects.url}: {self.key}: another process has taken the lease: run the command again when "
+                    "that process has ended"
+                ) from error
             self._state = state
 
 

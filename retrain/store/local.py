@@ -59,7 +59,7 @@ class LocalStore:
             if found == version:
                 staged.replace(self._path(key))
             elif current != data:
-                raise Conflict(f"{self.url}: another process wrote {key} first.")
+                raise Conflict(f"{self.url}: another process wrote {key} first: run the command again")
         return _version(data)
 
     def write(self, key: str, data: bytes) -> None:

@@ -38,7 +38,7 @@ def run_in(home: Path, *arguments: str, **environment: str) -> Ran:
 
 
 TRAINJOB = ("pipeline", "trainjob")
-WARNING = "is a local folder: pods cannot read it"
+WARNING = "is a local folder: pods cannot read it; set `store` to s3://, gs:// or az://"
 
 
 def test_json_log_has_one_object_per_line(home: Path) -> None:

@@ -86,9 +86,9 @@ def test_damaged_index_of_a_removed_drop_is_reported(ended: RunFiles) -> None:
     ended.objects.write(key, data[:-1] + bytes([data[-1] ^ 1]))
     parts = read_known_counters(ended, dataset(ended, 0, 1), known=2)
     assert [len(next(parts).seen) for _ in range(2)] == [30, 20]
-    with pytest.raises(RunError, match="is not the index that the run ended with"):
+    with pytest.raises(RunError, match="is not the learning-speed index that the run ended with"):
         next(parts)
-    with pytest.raises(RunError, match="is not the index that the run ended with"):
+    with pytest.raises(RunError, match="is not the learning-speed index that the run ended with"):
         read_counters(ended, dataset(ended, 0, 1), known=2)
 
 

@@ -95,7 +95,8 @@ def _cause(place: Location, error: Exception) -> str:
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or REFUSED.search(said):
         return f"the credentials are refused, or do not allow this: {text}. {service.advice} {service.role}"
     if isinstance(error, InvalidPathError) or IMPOSSIBLE.search(said):
-        return f"{text}. An object's name has an empty or a dotted part: remove it, or upload it under another name."
+        advice = "delete the object, or upload it under another name."
+        return f"{text}. An object's name contains an empty part, or a part that is `.` or `..`: {advice}"
     if isinstance(error, GenericError) and UNREACHABLE.search(said):
         return f"the server cannot be reached: {text}. {network}"
     if isinstance(error, GenericError) and is_broken_reply(error):
