@@ -20,7 +20,7 @@ from retrain.kubeflow.pods import configure_pod
 from . import components
 
 ConfigurePod = Callable[[dsl.PipelineTask, str], None]
-"""Configures the pod of a step, given the step's name."""
+"""Function that configures the pod of a step, given the step's name."""
 
 
 def build(task: Task) -> GraphComponent:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrain.records import Verdict
     from retrain.store.task_store import TaskStore
 
-Reason = Annotated[str | None, typer.Option(help="The reason, kept in the champion's history.")]
+Reason = Annotated[str | None, typer.Option(help="The reason, recorded in the champion's history.")]
 
 NOT_PROMOTED = 1
 """Exit code of an approval that promoted nothing: the candidate failed the gate against a newer champion."""
@@ -50,7 +50,7 @@ def approve(
 def reject(
     run_id: RunId,
     task: TaskName,
-    reason: Annotated[str, typer.Option(help="The reason, kept in the run's record.")],
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the run's record.")],
     author: Author = None,
     device: Device = "auto",
     overrides: Overrides = NONE,
@@ -142,7 +142,8 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
     files.plan()  # raises if there is no such run
     result = files.result()
     if result is None or result.model_digest is None:
-        raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it has no model to promote")
+        ending = result.outcome if result else "has not ended"
+        raise RunError(f"{run_id} {ending}: it has no model to promote; `retrain history` lists the other runs")
     _check_tested(store, run_id, force, "promote it")
     approval = store.approvals.find(run_id)
     awaits = approval is not None and approval.verdict is None

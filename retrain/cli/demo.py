@@ -35,7 +35,7 @@ class Week(NamedTuple):
 
 
 WEEKS = (
-    Week(0.6, "012345", "Week 1: images of six digits land. There is no model yet, so scratch is trained."),
+    Week(0.6, "012345", "Week 1: images of six digits land. There is no champion yet: the run trains from scratch."),
     Week(0.6, "67", "Week 2: two new digits land. From here on, each run continues from the champion."),
     Week(0.4, "01234567", "Week 3: more images of all eight digits land."),
     Week(1.0, "89", "Week 4: the last two digits land."),

@@ -38,7 +38,7 @@ def erase(
         Path | None, typer.Option("--list", help="CSV or JSON lines with the columns drop, key and content.")
     ] = None,
     reason: Annotated[
-        str, typer.Option(help="The reason, kept in the erasure's record. Do not name a person in it.")
+        str, typer.Option(help="The reason, recorded in the erasure's record. Do not name a person in it.")
     ] = "",
     author: Author = None,
     yes: Yes = False,

@@ -46,7 +46,7 @@ class Column(NamedTuple):
 
 
 def console(width: int | None = None) -> Console:
-    """Return the console for tables. It prints text unchanged: class names may contain brackets or colons."""
+    """Return the console for tables. It prints text unchanged, because class names may contain brackets or colons."""
     is_known = os.isatty(1) or "COLUMNS" in os.environ
     return Console(markup=False, highlight=False, emoji=False, width=width or (None if is_known else 120))
 
@@ -108,7 +108,7 @@ def format_speed_up(value: float | None) -> str:
 
 
 def erasure_details(erasure: Erasure) -> Table:
-    """Return the samples and shards of an erasure, and the runs that saw its samples."""
+    """Return the samples and shards of an erasure, and the runs that used its samples, as a table."""
     return details(f"erasure {erasure.sequence}", _erasure_rows(erasure))
 
 
@@ -121,7 +121,7 @@ def _erasure_rows(erasure: Erasure) -> Rows:
         model = "its model is the champion" if run.is_champion else "its model is in the store"
         yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model was removed"
     if not erasure.runs:
-        yield "runs", "none saw these samples"
+        yield "runs", "none used these samples"
 
 
 def plan_details(plan: Plan) -> Table:
@@ -278,8 +278,8 @@ def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
 
 def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
     result = record.result
-    attempt = f", attempt {record.attempt + 1}" if record.attempt else ""
-    yield "purpose", f"{record.purpose}{attempt}, seed {record.seed}"
+    escalation = f", escalation {record.attempt}" if record.attempt else ""
+    yield "purpose", f"{record.purpose}{escalation}, seed {record.seed}"
     yield "drops", f"{len(record.drops)}, new: {', '.join(record.new_drops) or ABSENT}"
     if record.error:
         yield "error", record.error

@@ -67,8 +67,7 @@ def gc(
 
 
 def _clean_store(store: "TaskStore", keep_last: int, age: "timedelta", now: "datetime", dry_run: bool) -> "Retention":
-    """Remove the files that the store no longer needs, or with `dry_run` only plan it. Raises the errors of the
-    store."""
+    """Remove files that the store no longer needs. With `dry_run`, only list them. Raises the errors of the store."""
     from retrain.pipeline import retention
 
     with nullcontext(store) if dry_run else store.lock() as opened:

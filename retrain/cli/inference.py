@@ -153,7 +153,7 @@ def serve(
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
-    """Serve the champion over HTTP, and follow promotions and rollbacks without dropping a request."""
+    """Serve the champion over HTTP. After a promotion or rollback, serve the new champion without failed requests."""
     from retrain.inference.loading import find_source
     from retrain.utils.extras import require_extra
 

@@ -80,7 +80,7 @@ def migrate(
         shutil.copymode(path, new)
         new.replace(path)
     for setting, value in migrated.settings.items():
-        typer.echo(f"{setting}: {json.dumps(value)} is written out, because its default has changed")
+        typer.echo(f"{setting}: {json.dumps(value)} is now in the file, because its default has changed")
     typer.echo(f"rewrote {path}; `retrain task check {path}` checks it")
 
 

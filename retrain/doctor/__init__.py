@@ -1,4 +1,4 @@
-"""Check what may keep a task from running on this machine. `examination.examine` does all checks.
+"""Find problems that may prevent a task's runs on this machine. `examination.examine` does all checks.
 
 This file defines the checks' types. The package imports `pipeline` and the packages below it.
 """

@@ -73,10 +73,10 @@ def _check_device(task: Task) -> Finding | str:
 
 
 def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: TaskStore, folder: Path) -> int:
-    """Return the bytes that the cache folder needs in addition to what it already holds.
+    """Return the bytes that the cache folder needs in addition to the files that it already has.
 
-    Without streaming, the cache keeps every split of a drop as uint8 pixels of the network's input size. With
-    streaming, it keeps the pixels of the held-out splits, and shards up to `data.stream.cache`.
+    Without streaming, the cache stores every split of a drop as uint8 pixels of the network's input size. With
+    streaming, it stores the pixels of the held-out splits, and shards up to `data.stream.cache`.
     """
     if streamed:
         return _shard_bytes(task, drops, store, folder) + sum(_held_out_bytes(task, drops, folder))

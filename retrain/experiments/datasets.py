@@ -44,7 +44,7 @@ def find_data_set(name: str, root: Path, download: bool, scratch: Path) -> Path:
     """Return a source of labelled images, in the form for `retrain drop pack`.
 
     It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `scratch`. If it is
-    missing, this raises `StudyError` with instructions how to get it.
+    missing, this raises `StudyError` with instructions to get it.
     """
     if (root / name).exists():
         return root / name
@@ -85,7 +85,7 @@ def write_digits(folder: Path) -> None:
 
 
 def load_split(kind: Any, root: Path, split: str, download: bool) -> Any:
-    """Return a split of a torchvision data set. Some classes take `train`, some `split`."""
+    """Return a split of a torchvision data set. Some classes have a parameter `train`, others `split`."""
     named = "split" in inspect.signature(kind).parameters
     return kind(root, download=download, **({"split": split} if named else {"train": split == "train"}))
 

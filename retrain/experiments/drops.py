@@ -58,7 +58,7 @@ def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, roo
 
 
 def draw_of(study: Study, task: Task) -> int:
-    """Return the seed of a study's splits: the cell's, or 0 if all cells share one split."""
+    """Return the seed of a study's splits: the cell's seed, or 0 if all cells share one split."""
     return task.seed if study.redraw else 0
 
 
@@ -101,7 +101,7 @@ def _parts(
 
 
 def _steps(setting: Split, seed: int, source: Path, folder: Path) -> Iterator[Path]:
-    """Write the drops of a split by steps: all of them, or only the first for a split by margin."""
+    """Write the drops of a split that sets `step`: all of them, or only the first for a split by margin."""
     samples = read_source(source)
     order: Order = lambda sample: stable_hash(sample.key, seed)  # noqa: E731
     if setting.by == "component":

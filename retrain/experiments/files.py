@@ -18,7 +18,7 @@ FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
 def studies_folder() -> Path:
     """Return the folder of study files.
 
-    This is $RETRAIN_STUDIES, or studies/ in the working directory. If neither exists, it is the package's own folder.
+    This is $RETRAIN_STUDIES, or studies/ in the working directory. If neither exists, it is the package's folder.
     """
     if folder := os.environ.get("RETRAIN_STUDIES"):
         return Path(folder)
@@ -36,7 +36,7 @@ def load_study(name_or_path: str) -> Study:
     """Read a study. Text with a suffix or a slash is a path. Other text is a name, looked up in the folder.
 
     A file with `extends: OTHER` takes absent fields from OTHER.yaml in the same folder. It never takes `findings` and
-    `claims`, because these describe the other study's runs. It takes `paper` only if it has no `repeats` of its own.
+    `claims`, because these describe the other study's runs. It takes `paper` only if it has no field `repeats`.
     `paper: OTHER`, or a list of names, takes the paper's rows from OTHER.yaml. Raises `StudyError` with one line for
     each problem.
     """

@@ -55,7 +55,7 @@ def _by_group_plot(
 
 
 def varies(groups: Sequence[Group]) -> str:
-    """Return what differs between groups: drops if they differ, else split if it differs, else variant."""
+    """Return the name of the field that differs between groups: drops if they differ, else split, else variant."""
     for field in ("drops", "split"):
         if len({getattr(group, field) for group in groups}) > 1:
             return field
@@ -114,7 +114,7 @@ def _scattered(study: Study, by_group: Groups, place: Callable[[EndedRun], float
         x, result = place(one), one.record.result
         if x is None or result is None or one.record.run_id in seen:
             continue
-        seen.add(one.record.run_id)  # a scratch run does not depend on the first round
+        seen.add(one.record.run_id)  # scratch runs are in several groups: they do not depend on the first round
         kind = "random" if study.methods[one.cell.method].start == "scratch" else "warm"
         panel = one.cell.variant.split(",")[0] if "correlation" in study.plots else ""
         yield {"x": x, "y": result.final_accuracy, "method": kind, "panel": panel}

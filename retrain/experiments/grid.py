@@ -18,7 +18,7 @@ FIRST = "(first drop)"
 
 
 class Cell(NamedTuple):
-    """One run of a method on the first `drops` drops of a split, continued from its run on one drop fewer."""
+    """One run of a method on the first `drops` drops of a split. It continues from the run on one drop fewer."""
 
     variant: str
     split: str
@@ -57,7 +57,7 @@ def parent_of(cell: Cell) -> Cell | None:
 
 
 def drop_id(study: Study, cell: Cell) -> str:
-    """Return the id of a cell's newest drop. In a split by margin, every chain of runs has its own drops."""
+    """Return the id of a cell's newest drop. In a split by margin, each variant, method and seed has separate drops."""
     if cell.drops == 1 or study.splits[cell.split].by != "margin":
         return f"drop-{cell.drops}"
     return f"drop-{cell.drops}-{digest([cell.variant, cell.method, cell.seed])[:8]}"

@@ -24,7 +24,7 @@ ABOUT = {
 LEARNING_MAP = "map of samples by epoch"
 """Shares of correctly classified samples: a row for each epoch, a column for each group of samples, easy ones first."""
 GRADIENTS = "gradient norms"
-"""Mean norms along a training, as [iteration, norm]. `, old` or `, new` follows."""
+"""Mean norms along a training, as [iteration, norm]. In a measure's name, `, old` or `, new` follows."""
 
 Measure = float | list[list[float]]
 """One number, or a table of numbers."""

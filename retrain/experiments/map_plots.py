@@ -73,7 +73,7 @@ def learning_map(study: Study, group: Group, members: Sequence[EndedRun]) -> alt
 
 
 def gradient_curves(study: Study, group: Group, members: Sequence[EndedRun]) -> alt.TopLevelMixin | None:
-    """Return the mean norms of the gradients of old and of new samples over the iterations, both axes logarithmic."""
+    """Return a chart of the mean norms of old and new samples' gradients over iterations. Both axes are logarithmic."""
     points = list(_norms(members))
     if not points:
         return None

@@ -45,7 +45,7 @@ def gradients(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
 
 
 def mean_gradient_norms(run: Run) -> dict[str, float]:
-    """Return the mean norms of the gradients of a sample of old and of new samples, if there are any."""
+    """Return the mean norms of the gradients of `SAMPLES` random old samples and of `SAMPLES` random new samples."""
     old = run.train.drop < run.plan.known
     found = {}
     for age, chosen in (("old", old), ("new", ~old)):
@@ -65,7 +65,7 @@ def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
         return
     parent = read_counters(context.files(plan.parent), plan.dataset, plan.known)
     kept = read_counters(context.files(plan.run_id), plan.dataset, len(plan.dataset.drops))
-    own = add_decayed(parent, kept, -plan.task.training.index_decay)  # the run's index is the sum of both
+    own = add_decayed(parent, kept, -plan.task.training.index_decay)  # the run's index includes its parent's
     old = (run.train.drop < plan.known).cpu()
     before, after = learning_speed(parent)[old], learning_speed(own)[old]
     seen = ~(before.isnan() | after.isnan())

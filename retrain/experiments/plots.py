@@ -117,7 +117,7 @@ def _reference_finals(study: Study, members: Sequence[EndedRun]) -> dict[int, fl
 
 
 def _crossings(drawn: Sequence[EndedRun], finals: Mapping[int, float]) -> Iterator[dict[str, Any]]:
-    """Yield where each method reached the reference's final accuracy, on average, if it did with every seed."""
+    """Yield the mean point at which a method reached the reference's final accuracy, if it did so with every seed."""
     for method, runs in groupby(drawn, key=lambda one: one.cell.method):
         compared = [one for one in runs if one.cell.seed in finals]
         mean, _, n, of = estimate([reached_at(one.curve, finals[one.cell.seed]) for one in compared])

@@ -146,7 +146,8 @@ def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) 
         )
     if not same_network(plan.task, task):
         raise StudyError(
-            f"task {task.name}: no preset can continue from {plan.run_id}: its network differs from the task's"
+            f"task {task.name}: no preset can continue from {plan.run_id}, because its network differs from the "
+            "task's: run `retrain run`, commit another drop, and try again"
         )
     return plan
 
@@ -211,7 +212,7 @@ def _scratch(store: TaskStore, plan: Plan) -> Scratch:
             dict.fromkeys(LEVELS),
             None,
             "There is no baseline of these drops (trials do not count), so there is no accuracy to reach. The accuracy "
-            "at the end of these short runs decides, and that is a weak sign: with a full schedule another preset may "
+            "at the end of these short runs decides. This is weak evidence: with a full schedule, another preset may "
             "be better. Run `retrain baseline` first to compare the iterations to scratch's accuracy.",
         )
     iterations = plan.target.baseline_iterations

@@ -38,7 +38,7 @@ def texts(study: Study, kept: KeptRuns, evidence: Path) -> dict[Path, str]:
 
 
 def readme(evidence: Path) -> dict[Path, str]:
-    """Return the evidence's README.md with its table of agreement, if it has the marker lines."""
+    """Return the evidence's README.md with its table of results and papers, if it has the marker lines."""
     path = evidence / "README.md"
     if not path.exists() or BEGIN not in (text := path.read_text(encoding="utf-8")):
         return {}

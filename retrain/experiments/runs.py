@@ -74,7 +74,10 @@ class Runs:
         """Return the drops that a cell's run trains on. Raises `StudyError` if some are missing."""
         drops, by = self.data(cell).drops, self.study.splits[cell.split].by
         if not self.has_landed(cell):
-            raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.objects.url}")
+            raise StudyError(
+                f"study {self.study.name}: the drops of split {cell.split} are not in {self.objects.url}: run "
+                f"`retrain study run {self.study.name}` first"
+            )
         names = drop_ids(self.study, cell)
         by_id = {drop.id: drop for drop in drops}
         return [by_id[name] for name in (names[-1:] if by == "transfer" else names)]
@@ -111,7 +114,7 @@ class Runs:
         return self.data(cell).records.get(self.plan(cell).run_id) if self.has_landed(cell) else None
 
     def can_start(self, cell: Cell) -> bool:
-        """Return whether a cell has not run, and its parent, if it has one, has a model."""
+        """Return whether a cell's run can start: it has drops and no record, and its parent, if any, has a model."""
         parent = parent_of(cell)
         if not self.has_landed(cell) or self.record(cell):
             return False

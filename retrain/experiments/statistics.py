@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
         return self.deviation if spread == "deviation" else self.error
 
     def band(self, spread: Spread) -> dict[str, float]:
-        """Return the mean and the ends of its band, for a plot."""
+        """Return the mean and both ends of the band around it, for a plot."""
         mean, width = self.mean or 0.0, self.width(spread) or 0.0
         return {"mean": mean, "low": mean - width, "high": mean + width}
 
@@ -66,8 +66,8 @@ class Row(NamedTuple):
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
     negative_transfer: bool
-    """Whether its mean final accuracy is lower than with the first method of `Study.against`. Earlier learning then did
-    harm."""
+    """Whether the mean final accuracy is lower than that of the first method of `Study.against`. If so, earlier
+    learning did harm."""
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
@@ -214,7 +214,7 @@ def measured(members: Sequence[EndedRun]) -> dict[str, dict[str, Estimate]]:
 
 
 def figure_names(runs: Iterable[EndedRun]) -> Iterator[str]:
-    """Yield the names of measures that are single figures."""
+    """Yield the names of measures that are single numbers."""
     return (name for one in runs for name, value in one.measures.items() if isinstance(value, float))
 
 

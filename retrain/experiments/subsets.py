@@ -88,7 +88,7 @@ def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list
     if len(train) < step * steps or min(map(len, held_out)) < steps:
         raise StudyError(
             f"{steps} steps of {step} need {steps * step:,} training images, {steps} of val and {steps} of test; "
-            f"there are {len(train):,}, {len(held_out[0]):,} and {len(held_out[1]):,}"
+            f"there are {len(train):,}, {len(held_out[0]):,} and {len(held_out[1]):,}: reduce `step` or `steps`"
         )
     parts = [train[number * step : (number + 1) * step] for number in range(steps)]
     for members in held_out:

@@ -43,7 +43,7 @@ def check_installed(formats: tuple[Format, ...]) -> None:
 
 
 def write_program(kind: Format, network: nn.Module, shape: tuple[int, int, int], folder: Path) -> Program:
-    """Write a network in evaluation mode, and load the written program. It accepts any number of images of one shape.
+    """Write a network in evaluation mode as a program, and load it. It accepts any number of images of one shape.
 
     Raises `ModelError` if torch cannot trace the network, and `OSError` if the file cannot be written.
     """

@@ -45,7 +45,7 @@ def _source_of_task(task: Task, factories: Collection[str]) -> Source:
 
 
 def champion_of(store: TaskStore) -> str:
-    """Return the champion's run. Raises `RunError` if there is none."""
+    """Return the id of the champion's run. Raises `RunError` if there is none."""
     if (run_id := store.champion.read().run_id) is None:
         raise RunError(f"task {store.task} has no champion yet in {store.url}: train one with `retrain run`")
     return run_id

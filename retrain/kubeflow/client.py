@@ -261,7 +261,7 @@ def _connect(settings: Kubeflow) -> Client:
 
 
 class _Client(Client):  # type: ignore[misc]  # kfp has no types
-    """Asks for the server's health once. kfp's client asks five times within 25 s, and then leaves out the reason."""
+    """A client that asks for the server's health once. kfp's asks five times within 25 s, and omits the reason."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> V2beta1GetHealthzResponse:
         """Return the server's health."""

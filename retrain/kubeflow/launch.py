@@ -18,8 +18,8 @@ from retrain.utils.processes import available_cores
 def launch(processes: int, *arguments: str) -> None:
     """Run a step in several processes that discover each other (torchrun's `--standalone`) and share the cores.
 
-    On SIGTERM, forwards it to the processes and raises `Preempted`. Raises `SystemExit` with the exit code of the
-    process that failed first.
+    After SIGTERM, this forwards it to the processes and raises `Preempted`. Raises `SystemExit` with the exit code of
+    the process that failed first.
     """
     config = LaunchConfig(
         min_nodes=1,

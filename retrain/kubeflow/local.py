@@ -25,7 +25,8 @@ from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.clock import utc_now
 
 DefinePipeline = Callable[[Task, str, Callable[[dsl.PipelineTask, str], None]], GraphComponent]
-"""Defines a task's pipeline, given the image of its steps and a function that configures each step's process."""
+"""Function that defines a task's pipeline. It gets the image of the steps, and a function that configures a step's
+process."""
 
 IMAGE = "python"
 """Placeholder: no image is used, but kfp warns about names without `python`."""

@@ -89,7 +89,7 @@ def read_parameter(parameter: Parameter) -> Task:
 
 
 def restore_integers(value: Any) -> Any:
-    """Return JSON in which every whole float, at any depth, is replaced by an integer."""
+    """Return JSON in which every float without a fraction, at any depth, is replaced by an integer."""
     match value:
         case float() if value.is_integer():
             return int(value)

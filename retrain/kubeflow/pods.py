@@ -33,7 +33,7 @@ default is one hour."""
 
 
 def configure_pod(step: "PipelineTask", name: str, resources: Resources) -> None:
-    """Configure a step's pod: settings of all pods, of pods with data, and of pods on the GPU pool."""
+    """Configure a step's pod. Pods that need data and pods on the GPU pool get additional settings."""
     _configure_every_pod(step, resources)
     if name != FINISH:
         step.set_retry(resources.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=RETRY_WINDOW)

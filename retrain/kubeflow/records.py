@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
 
 PipelineBuilder = Callable[[Task], "GraphComponent"]
-"""Builds the KFP pipeline of a task. It is sent to a subprocess, so it must be importable by name."""
+"""Function that builds the KFP pipeline of a task. A subprocess must be able to import it by name."""
 
 ENDED_STATES = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 """KFP's states of runs that have ended."""
@@ -23,9 +23,9 @@ class Submitted(NamedTuple):
 
     id: str
     state: str | None
-    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, .... None if the server has not set it yet."""
+    """State of the run: PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, .... None if the server has not set it yet."""
     new: bool
-    """Whether this call submitted it."""
+    """Whether this call submitted the run."""
 
 
 class Registered(NamedTuple):
@@ -34,7 +34,7 @@ class Registered(NamedTuple):
     pipeline: str
     version: str
     new: bool
-    """Whether this call registered it."""
+    """Whether this call registered the version."""
 
 
 class Submission(Record):
@@ -46,10 +46,10 @@ class Submission(Record):
     """The reason why no run is needed."""
     error: str | None = None
     job: str | None = None
-    """Kubeflow's id of the job that executes it. None: any job."""
+    """Kubeflow's id of the job that executes the run. None: any job may execute it."""
 
     def may_run_in(self, job: str) -> bool:
-        """Return whether this job may execute it."""
+        """Return whether this job may execute the run."""
         return self.job in (None, job)
 
 

@@ -1,7 +1,7 @@
 """A retraining on several nodes: a `TrainJob` of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2).
 
 Trainer starts torchrun in a pod on each node, and sets its environment (PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR,
-...). If one pod is lost, all exit and are restarted, and the run resumes from its last saved state.
+...). If one pod fails, all pods exit and are restarted, and the run resumes from its newest checkpoint.
 """
 
 from typing import Any
@@ -18,8 +18,7 @@ RUNTIME = "torch-distributed"
 """The ClusterTrainingRuntime that Trainer installs. Its only job and its container are named `NODE`."""
 NODE = "node"
 MANAGER = "retrain/trainjob"
-"""The owner of the patch. Trainer's webhook refuses a name without a domain and a slash, although its type allows it.
-"""
+"""The owner of the patch. Trainer's webhook requires a name with a domain and a slash, although its type does not."""
 SHARED_MEMORY = "shared-memory"
 USER = 65532
 """The id of the image's user. It is also the group of the volumes' files, so that the user can write to them."""

@@ -213,7 +213,7 @@ def timm_factory(model: Model) -> Callable[..., nn.Module]:
 
 
 def timm_arguments(model: Model, image_size: Shape) -> dict[str, Any]:
-    """Return arguments of `timm.create_model` besides name and classes: the options, and a size other than timm's."""
+    """Return arguments of `timm.create_model` for the options, and for an image size that is not timm's default."""
     config = timm_config(model)
     is_other_size = config.fixed_input_size and image_shape(image_size) != config.input_size
     return ({"img_size": image_size} if is_other_size else {}) | model.options

@@ -26,7 +26,7 @@ KNOWN = {
     *(nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.Dropout, nn.Flatten, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Tanh),
     *(nn.Sequential, ResNet, BasicBlock, Bottleneck),
 }
-"""Modules that compute no products, apart from those in `PRODUCTS`."""
+"""Modules whose operations `_by_modules` can count: those in `PRODUCTS`, and modules that compute no products."""
 
 
 def count_flops(network: nn.Module, image_size: Shape) -> Flops:

@@ -19,7 +19,7 @@ from retrain.models.blocked_layout import apply_in_blocks, fits_blocks, is_mixed
 Norm = Literal["batch", "group", "none"]
 
 GROUPS = 8
-"""Largest number of groups of a GroupNorm. Networks of these widths then have 4 to 32 channels in a group."""
+"""Largest number of groups of a GroupNorm. With 32 to 256 channels, a group has 4 to 32 channels."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Conv2d:

@@ -313,7 +313,7 @@ class ProcessMetrics(Collector):
 
 
 def make_registry(*collectors: Collector) -> CollectorRegistry:
-    """Return a registry of these collectors, this process's own metrics, and Prometheus' `process_*`."""
+    """Return a registry of these collectors, of `ProcessMetrics`, and of Prometheus' `process_*`."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     for collector in (ProcessMetrics(), *collectors):

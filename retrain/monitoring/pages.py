@@ -26,7 +26,7 @@ def draw_page(task: Task) -> bytes:
 
 
 def draw_fleet(tasks: Sequence[Task], prefix: str) -> bytes:
-    """Return the page over all tasks as HTML. Links to their own pages begin with `prefix`."""
+    """Return the page over all tasks as HTML. Links to the pages of single tasks begin with `prefix`."""
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 
     return render_fleet(read_fleet(tasks), lambda name: f"{prefix}{name}").encode()

@@ -12,7 +12,7 @@ log = logging.getLogger("retrain")
 
 
 class FollowedChampion:
-    """Holds the champion's model and checks for a new champion periodically, in its own thread.
+    """Holds the champion's model and checks for a new champion periodically, in a separate thread.
 
     A request keeps the model that it began with. The next model is loaded while the current one is served, and replaces
     it in one assignment, so no request waits. If the store or the new model cannot be read, the old one stays.

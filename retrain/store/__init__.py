@@ -26,7 +26,7 @@ EXTRAS = {"gs": "gcs", "az": "azure"}
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
 
-    `endpoint_url` is the address of a server other than the cloud's own. It is ignored for a folder. Raises
+    `endpoint_url` is the address of a server that is not the cloud's. It is ignored for a folder. Raises
     `StoreError` for any other kind of address.
     """
     scheme, separator, rest = url.partition("://")

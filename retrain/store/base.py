@@ -1,4 +1,4 @@
-"""The protocol of object stores: whole objects, conditional writes, listing and streaming."""
+"""The protocol of object stores: reads and conditional writes of complete objects, listing and streaming."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -65,7 +65,7 @@ class ObjectStore(Protocol):
         """
 
     def write(self, key: str, data: bytes) -> None:
-        """Write unconditionally. For objects with a single writer, or with the same content from every writer."""
+        """Write unconditionally. Only for objects with a single writer, or with the same content from every writer."""
 
     def delete(self, key: str) -> None:
         """Remove the object. It is no error if the object is missing."""

@@ -18,7 +18,7 @@ class Author(NamedTuple):
 
 
 NO_AUTHOR = Author()
-"""The author of the gate's own promotions."""
+"""The author of promotions that the gate decides."""
 
 
 class ChampionSnapshot(NamedTuple):

@@ -1,4 +1,4 @@
-"""The checkpoints of a run in the store. The newest two are kept. Each name contains the digest."""
+"""The checkpoints of a run in the store. Older ones than the newest two are deleted. A name contains its digest."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor

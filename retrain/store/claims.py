@@ -109,7 +109,7 @@ class Claims:
         return run_id in self._ended
 
     def _overtaken(self, plan: Plan) -> bool:
-        """Return whether the champion has already seen all drops of this plan, as after a run started by hand."""
+        """Return whether the champion was already trained on all drops of this plan, as after a run started by hand."""
         champion = self._champion.read().run_id
         if champion is None or not self._has_ended(champion):
             return False

@@ -7,7 +7,7 @@ OWN_SHARD = r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar"
 
 
 def name_shard(split: str, number: int, sha256: str) -> str:
-    """Return the name of a shard that this project writes. Its digest keeps the shards of two writers apart."""
+    """Return the name of a shard that this project writes. The digest makes the names of two writers different."""
     return f"{split}-{number:06d}-{sha256[:8]}.tar"
 
 
@@ -43,12 +43,12 @@ class TaskKeys:
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":
-        """Return the keys of one drop's validation, with its own lease."""
+        """Return the keys of one drop's validation, with a separate lease."""
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
     def intake(self) -> "TaskKeys":
-        """Return the keys of the intake of drops and amendments, with its own lease."""
+        """Return the keys of the intake of drops and amendments, with a separate lease."""
         return TaskKeys(f"{self.task}/intake")
 
     @property
@@ -136,5 +136,5 @@ class TaskKeys:
         return f"{self.task}/lease.json"
 
     def submission(self, submission_id: str) -> str:
-        """Return the key of the outcome of a submission of the pipeline."""
+        """Return the key of the result of planning for a submission of the pipeline."""
         return f"{self.task}/submissions/{submission_id}.json"

@@ -130,7 +130,7 @@ class LocalStore:
 
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[Path]:
-        """Yield a copy of `source` on the store's own file system, where renaming is atomic."""
+        """Yield a copy of `source` on the store's file system, because only there renaming is atomic."""
         with durable_copy(source, self._private()) as copy:
             yield copy
 

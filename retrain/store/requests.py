@@ -16,7 +16,7 @@ s."""
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUESTS = Durations(BOUNDS)
 """Durations of the requests of all clients in this process, by operation in S3's terms, such as GetObject. They include
-a client's own retries."""
+the client's retries."""
 
 Reply = TypeVar("Reply")
 

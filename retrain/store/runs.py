@@ -34,7 +34,7 @@ DAMAGED = RunError
 
 
 READ_AHEAD = 4
-"""Largest number of files of the learning-speed index in memory at once. The files of large drops are large."""
+"""Largest number of files of the learning-speed index in memory. The files of large drops are large."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from retrain.utils.clock import Clock, utc_now
 from retrain.utils.logs import LOGGER
 
 PAUSE = timedelta(minutes=5)
-"""Time between attempts while a server refuses."""
+"""Time between two exports while exports fail."""
 
 
 def update_trackers(task: Task, store: TaskStore) -> bool:

@@ -26,8 +26,8 @@ DEFAULTS = {
 def probe_mlflow(task: str) -> str:
     """Ask the MLflow server of $MLFLOW_TRACKING_URI for a task's experiment, and return that it answers.
 
-    Raises `UserError` as `connect` does, and for the address of a file or another service: opening one could create
-    files.
+    Raises `UserError` as `connect` does. Also raises it if the address is not a web address, because opening a file's
+    address could create files.
     """
     address = _find_address(None)
     if not is_web_address(address):

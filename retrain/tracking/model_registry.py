@@ -131,7 +131,7 @@ class _Export:
         }
 
     def _mark_model(self, model: Resource) -> None:
-        """Name the champion's version in the registered model. Its state and other properties stay."""
+        """Name the champion's version in the registered model. Do not change the model's state and other properties."""
         properties = model["customProperties"]
         if self.marked and properties.get(LABEL) != _property(self.marked):
             properties = properties | {LABEL: _property(self.marked)}

@@ -13,8 +13,7 @@ READERS = 16
 RESULTS_AHEAD = 500
 """Largest number of results of `map_ahead` in memory at the same time."""
 CHUNK_SIZE = 16
-"""Items that a thread of `parallel_map` gets at a time. With single small images, it would be slower than no threads.
-"""
+"""Items that a thread of `parallel_map` gets at a time. With single small images, threads are slower than a loop."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

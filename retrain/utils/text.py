@@ -68,7 +68,7 @@ def mask_credentials(text: str) -> str:
 
 
 def system_cause(error: Exception) -> str:
-    """Return the system's reason in an HTTP client's error, such as `Connection refused`, or else the whole error."""
+    """Return the system's reason in an HTTP client's error, such as `Connection refused`, or else the full error."""
     found = _ERRNO.search(str(error))
     return found[1] if found else mask_credentials(str(error))
 

@@ -100,7 +100,7 @@ def test_migrate_rewrites_the_file_without_dry_run(tmp_path: Path, capfd: pytest
     assert "+schema_version: 1" in shown.out
     assert file.read_text() == EARLIER
     done = retrain(["task", "migrate", str(file), "--from", "0"], capfd)
-    assert 'recipe.preset: "paper" is written out, because its default has changed' in done.out
+    assert 'recipe.preset: "paper" is now in the file, because its default has changed' in done.out
     assert file.read_text() == migrate_task(EARLIER, "", 0).text
     assert (file.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o640, [file])
     assert "already has the current version" in retrain(["task", "migrate", str(file)], capfd).out

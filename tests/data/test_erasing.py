@@ -269,7 +269,7 @@ def test_erase_command_reports_its_erasure(tmp_path: Path, capfd: pytest.Capture
     on = ["drop", "erase", "--task", str(tmp_path / "pets.yaml")]
     chosen = [*on, "--list", str(tmp_path / "who.csv"), "--author", "ann"]
     told = retrain([*chosen, "--dry-run"], capfd).out
-    assert "none saw these samples" in told
+    assert "none used these samples" in told
     assert where.store.erasures.read() == ()
     assert "erasure 1: 1 sample erased" in retrain(chosen, capfd).out
     assert retrain(on, capfd).out == "nothing to erase\n"

@@ -122,7 +122,7 @@ def test_superclasses_cover_each_class_once() -> None:
 @pytest.mark.parametrize(
     ("drops", "message"),
     [
-        ([{"new_classes": 2}, {"new_classes": 1}], "the drops have 3 new classes in all, but images.classes is 4"),
+        ([{"new_classes": 2}, {"new_classes": 1}], "the drops have 3 new classes in total, but images.classes is 4"),
         ([{"new_classes": 4, "percent": 60}, {"percent": 60}], "drop 1: more than 100 percent"),
     ],
 )

@@ -1,7 +1,7 @@
 """Compute the suite's numbers from its results, with pure functions.
 
 No function here uses the accounting of `retrain.pipeline`, so these numbers can check the ledger's. An evaluated image
-costs a third of a trained image. A run that never reaches scratch's accuracy is charged its own iterations and
+costs a third of a trained image. A run that never reaches scratch's accuracy is charged the sum of its iterations and
 scratch's, because training from scratch would have to follow it.
 
 A sequence is one regime with one seed: all its drops, one after the other.
@@ -58,7 +58,7 @@ class SequenceFigures(NamedTuple):
     whole: int
     """Iterations of scratch's full trainings on every dataset."""
     scratch: int
-    """Iterations of plain scratch to its own accuracy, summed over drops."""
+    """Iterations of plain scratch to its final accuracy, summed over drops."""
     scratch_averaged: int
     """The same sum for scratch with averaging."""
     used: int
@@ -186,7 +186,7 @@ def all_in(run: SuiteRun) -> float:
 
 
 def sequence_figures(runs: Runs, regime: str, seed: int) -> SequenceFigures | None:
-    """Return the figures of a sequence, or None unless the default and both baselines are there for every drop."""
+    """Return the numbers of a sequence. None unless the default and both baselines have results for every drop."""
     numbers = drops_of(runs, regime, seed)
     found = [
         tuple(runs.get(Key(regime, seed, method, drop)) for method in (DEFAULT, PLAIN, AVERAGED)) for drop in numbers
@@ -227,7 +227,7 @@ class RegimeFigures(NamedTuple):
     name: str
     sequences: dict[int, SequenceFigures]
     comparisons: dict[tuple[str, str, int], dict[int, Comparison]]
-    """By method, baseline and level, and then by seed."""
+    """Comparisons by method, baseline and level, and then by seed."""
 
     def mean(self, figure: Callable[[SequenceFigures], float]) -> Estimate:
         """Return the mean of a number over seeds."""
@@ -267,7 +267,7 @@ COMPARISONS = (
 
 
 def regime_figures(runs: Runs, regime: str, methods: Sequence[str] = ()) -> RegimeFigures | None:
-    """Return a regime's figures, or None before one sequence is complete.
+    """Return a regime's numbers, or None before one sequence is complete.
 
     `methods` are the variants to compare with plain scratch.
     """

@@ -37,12 +37,12 @@ Pool = Mapping[str, list[Picture]]
 def choose_pictures(images: Images, seed: int, root: Path, scratch: Path) -> dict[Split, Pool]:
     """Return a regime's pictures by split, disjoint and chosen by the seed.
 
-    CIFAR-100's test images come from its own test split. Raises `StudyError` if a class has too few images.
+    CIFAR-100's test images come from the data set's test split. Raises `StudyError` if a class has too few images.
     """
     pool, tests = _load(images, root, scratch)
     names = sorted(pool, key=lambda name: stable_hash(name, seed))[: images.classes]
     if len(names) < images.classes:
-        raise StudyError(f"{images.source} has {len(names)} classes; images.classes is {images.classes}")
+        raise StudyError(f"{images.source} has only {len(names)} classes: reduce images.classes ({images.classes})")
     chosen: dict[Split, dict[str, list[Picture]]] = {"train": {}, "val": {}, "test": {}}
     for name in names:
         own = _shuffle(pool[name], seed)
@@ -52,7 +52,10 @@ def choose_pictures(images: Images, seed: int, root: Path, scratch: Path) -> dic
         chosen["test"][name] = held[: images.test]
         found = len(chosen["train"][name]) + len(chosen["val"][name]) + len(chosen["test"][name])
         if found < (wanted := images.train + images.val + images.test):
-            raise StudyError(f"class {name} of {images.source} has {found} images; {wanted} are needed")
+            raise StudyError(
+                f"class {name} of {images.source} has {found} images; {wanted} are needed: reduce images.train, val or "
+                "test"
+            )
     return {"train": chosen["train"], "val": chosen["val"], "test": chosen["test"]}
 
 
@@ -74,7 +77,7 @@ def _shuffle(pictures: list[Picture], seed: int) -> list[Picture]:
 
 
 def _load(images: Images, root: Path, scratch: Path) -> tuple[Pool, Pool | None]:
-    """Return all pictures of a source, and its own test pictures where it has a test split."""
+    """Return all pictures of a source. If it has a test split, return the pictures of this split separately."""
     if images.source in ("cifar100", "cifar100-coarse"):
         samples = read_source(find_data_set("cifar100", root, False, scratch / "found"))
         rename = coarse_class if images.source == "cifar100-coarse" else str

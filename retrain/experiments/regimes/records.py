@@ -70,7 +70,7 @@ class SuiteRun(Record):
 
     @property
     def key(self) -> Key:
-        """Return what identifies this line."""
+        """Return the key of this line."""
         return Key(self.regime, self.seed, self.method, self.drop)
 
 
@@ -124,7 +124,7 @@ def _champion_accuracy(record: RunRecord) -> float | None:
 
 
 class SuiteAdvice(Record):
-    """The advice of `retrain study recommend` after the second drop landed, with scratch's accuracy measured."""
+    """The advice of `retrain study recommend` after the second drop landed and scratch's accuracy was measured."""
 
     regime: str
     seed: int

@@ -204,10 +204,10 @@ def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
 
 
 def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
-    """Copy the records of a scratch run on the drops up to this one into another store, which takes its targets there.
+    """Copy the records of a scratch run on the drops up to this one into another store, as a source of its targets.
 
-    Its plan gets the training settings of the target's task. Different averaging settings would prevent the planner
-    from comparing the two.
+    The copied plan gets the training settings of `task`. With different averaging settings, the planner would not use
+    the run.
     """
     record = _runs_on(source, drop, "calibrate")[-1]
     if target.ledger.find(record.run_id):

@@ -30,7 +30,7 @@ class Images(ConfigModel):
     test: PositiveInt
     """Test images of each class, over all drops."""
     label_noise: Share = 0.0
-    """Share of the training images whose label is another class that has landed. Val and test have none."""
+    """Share of the training images that get a wrong label, of a class that has landed. Val and test have no noise."""
 
 
 class DropSetting(ConfigModel):
@@ -45,7 +45,7 @@ class DropSetting(ConfigModel):
 
 
 class Regime(ConfigModel):
-    """One regime of the suite. All settings that it does not state are the product's defaults."""
+    """One regime of the suite. Settings that it does not state have their default values."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the regime and of its task."""
@@ -66,13 +66,19 @@ class Regime(ConfigModel):
     @model_validator(mode="after")
     def _check_drops(self) -> "Regime":
         if (landed := sum(drop.new_classes for drop in self.drops)) != self.images.classes:
-            raise ValueError(f"the drops have {landed} new classes in all, but images.classes is {self.images.classes}")
+            raise ValueError(
+                f"the drops have {landed} new classes in total, but images.classes is {self.images.classes}: make them "
+                "equal"
+            )
         if not self.drops[0].new_classes:
             raise ValueError("the first drop must have classes: set drops.0.new_classes")
         for number, drop in enumerate(self.drops):
             later = [other.percent for other in self.drops[number + 1 :] if not other.new_classes]
             if drop.new_classes and drop.percent + sum(later) > 100:
-                raise ValueError(f"drop {number + 1}: more than 100 percent of the images of its classes would land")
+                raise ValueError(
+                    f"drop {number + 1}: more than 100 percent of the images of its classes would land, with this drop "
+                    "or later ones: reduce `percent`"
+                )
         return self
 
 
@@ -83,7 +89,7 @@ def task_of(regime: Regime, seed: int, overrides: dict[str, Any]) -> Task:
 
 
 def merge(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with overrides laid over it, section by section."""
+    """Return a document in which overrides replace single settings, at any depth."""
     merged = dict(document)
     for field, value in overrides.items():
         inner = merged.get(field)

@@ -25,7 +25,7 @@ SIGNED = rising((None, BAD), (0, GOOD))
 
 
 def _panel(kind: str, title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json) -> Json:
-    """Return a panel. `queries` are PromQL by their legend."""
+    """Return a panel. `queries` maps a legend to its PromQL query."""
     return {
         "type": kind,
         "title": title,
@@ -57,7 +57,7 @@ def stat(
 
 
 def bars(title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json = NEUTRAL) -> Json:
-    """Return a panel of horizontal bars: the newest values, one bar a series."""
+    """Return a panel of horizontal bars: the newest values, one bar for each series."""
     panel = stat(title, description, queries, unit, thresholds)
     del panel["fieldConfig"]["defaults"]["decimals"]
     options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "orientation": "horizontal", "displayMode": "basic"}

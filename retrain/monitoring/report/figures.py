@@ -31,7 +31,7 @@ class Headline(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """Net savings in a unit other than iterations, computed with each run's own cost of an iteration."""
+    """Net savings in a unit other than iterations, computed with the cost of an iteration of each run."""
 
     unit: str
     net: float

@@ -35,7 +35,7 @@ class FleetTask(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Return the outcome of its newest retraining, or that a candidate awaits approval."""
+        """Return the ending of the task's newest retraining. If a candidate awaits approval, return that instead."""
         if self.status and self.status.awaiting:
             return "awaits approval"
         final = [record for record in self.records if is_final(record)]
@@ -88,7 +88,7 @@ def _month(name: str, records: Sequence[RunRecord]) -> Month:
 
 
 def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | None = None) -> str:
-    """Return the page as HTML. `link_to` returns the address of a task's own page, if these exist."""
+    """Return the page as HTML. `link_to` returns the address of a task's page. None: tasks have no pages."""
     records = [record for task in tasks for record in task.records]
     return (
         make_environment()

@@ -48,7 +48,7 @@ def speed_groups(index: Index) -> dict[Group, NDArray[np.intp]]:
 
     Easy and hard are floor(share * N) samples each. The middle group has all other samples that were counted.
 
-    They are ordered by falling learning speed, then rising mean loss, then index (Verwimp et al., section 3.3).
+    They are ordered by falling learning speed, then rising mean loss, then sample number (Verwimp et al., section 3.3).
     """
     known = np.flatnonzero(index.seen > 0)
     seen = index.seen[known].astype(np.float32)

@@ -111,7 +111,7 @@ def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 @cache
 def make_environment() -> Environment:
-    """Return the Jinja environment of the templates, with filters that format figures and values for every page."""
+    """Return the Jinja environment of the templates, with filters that format numbers and values for every page."""
     environment = Environment(
         loader=PackageLoader("retrain.monitoring.report"),
         autoescape=True,

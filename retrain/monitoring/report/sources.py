@@ -95,9 +95,9 @@ def _champion_errors(store: TaskStore, champion: Champion | None) -> ErrorAnalys
 
 
 def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:
-    """Return the champion's learning-speed index, which the next run samples by.
+    """Return the champion's learning-speed index, or None if one of its files is missing.
 
-    None if one of its files is missing.
+    The next run uses it for its sampling.
     """
     if champion is None:
         return None

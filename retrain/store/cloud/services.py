@@ -41,7 +41,7 @@ class Service:
     variables: tuple[str, ...]
     """Environment variables that may contain credentials. One is enough."""
     file: Path | None
-    """File in which the cloud's own command-line tool keeps credentials."""
+    """File in which the cloud's command-line tool stores credentials."""
     advice: str
     """Advice for credentials that the service refuses."""
     role: str
@@ -55,7 +55,7 @@ class Service:
 
 
 def _options(endpoint: str | None) -> "ClientConfig":
-    """Return the client's timeouts. A whole request may take hours, because a slow reader keeps a stream open."""
+    """Return the client's timeouts. A request may take hours, because a slow reader leaves a stream open."""
     options: ClientConfig = {"connect_timeout": "2s", "read_timeout": "30s", "timeout": "6h"}
     return options | {"allow_http": True} if (endpoint or "").startswith("http://") else options
 

@@ -160,7 +160,7 @@ class CloudStore:
     def _entries(self, prefix: str) -> Iterator[Entry]:
         """Yield the objects whose key starts with `prefix`.
 
-        They are found by listing the prefix's folder from there on.
+        To find them, the prefix's folder is listed from the prefix on.
         """
         start = self._prefix + prefix
         folder = start.rpartition("/")[0]

@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
 
 class SqsQueue:
-    """An SQS queue, given by its URL. boto3 finds the credentials. It finds the region if the host is not one of AWS.
+    """An SQS queue, given by its URL. boto3 finds the credentials, and the region if the host is not one of AWS.
 
     SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
     """
