@@ -50,7 +50,7 @@ ASH = {
 }
 OURS = {
     "theta_0, running statistics, new rows": "the weights towards which L2-init pulls, and what is newly initialized",
-    "the learning-speed index": "how it is counted, and how much of the parent's index is kept",
+    "the learning-speed index": "how it is counted, and how much of the parent's index the next run uses",
     "how often to evaluate": "L_100 with fewer evaluations",
     "where scratch does not fit its data": "few epochs on a large data set",
     "the four aspects on scanned digits": "a study of two minutes",
@@ -84,7 +84,7 @@ def _items() -> Iterator[tuple[str, str]]:
 
 
 def status(study: Study, root: Path, evidence: Path) -> str:
-    """Return whether a study has been run, or what it needs."""
+    """Return a study's status: run, not run, or the data sets that it needs."""
     if (evidence / study.name / kept_runs.FILE).exists():
         return f"run {study.size}"
     missing = missing_data(study, root)
@@ -97,14 +97,14 @@ def missing_data(study: Study, root: Path) -> list[str]:
 
 
 def list_missing(root: Path) -> Iterator[str]:
-    """Yield the missing data sets of all studies, each with instructions how to get it."""
+    """Yield the missing data sets of all studies, each with instructions to get it."""
     for name in dict.fromkeys(name for study in all_studies() for name in missing_data(study, root)):
         yield f"{name}: {how_to_get(name, root)}"
 
 
 def agreement(studies: list[Study]) -> str:
     """Return the table that compares results with the papers: a row for each claim about each table or figure."""
-    lines = ["| | the paper | ours | agrees |", "| --- | --- | --- | --- |"]
+    lines = ["| | the paper | this project | agrees |", "| --- | --- | --- | --- |"]
     for item in (item for item, _ in _items() if not item.startswith("Ours")):
         found = [(study, claim) for study in studies for claim in study.claims if claim.item == item]
         lines.extend(_line(study, claim) for study, claim in found)

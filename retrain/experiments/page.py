@@ -193,14 +193,14 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
     found = {group: {row.method: row for row in rows(study, runs)} for group, runs in by_group.items()}
-    figures = (title for column in columns for title in (f"{column}, the paper", "ours"))
+    figures = (title for column in columns for title in (f"{column}, the paper", "this study"))
     titles = ["row of the paper", "method", *figures]
     lines = []
     for row in study.paper:
         ours = found.get(_group_of(study, row), {}).get(row.method)
         pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
         lines.append([row.row, row.method or ABSENT, *(figure for pair in pairs for figure in pair)])
-    yield "## The paper's numbers and ours"
+    yield "## The paper's numbers and this study's"
     spread = SPREADS[study.spread]
     notes = [f"`{ABSENT}` means that this study has no such run."]
     if any("±" in cell for line in lines for cell in line[2:]):

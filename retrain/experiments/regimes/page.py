@@ -58,7 +58,7 @@ def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
 
 
 def collect_regimes(runs: Runs, regimes: Sequence[Regime]) -> list[RegimeResult]:
-    """Return the figures of the regimes that have a complete sequence. Journeys come last."""
+    """Return the numbers of the regimes that have a complete sequence. Journeys come last."""
     ordered = sorted(regimes, key=lambda regime: regime.kind == "journey")
     return [(regime, found) for regime in ordered if (found := regime_figures(runs, regime.name, list(VARIANTS)))]
 
@@ -75,7 +75,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         "This page is for readers who want to know what the default settings save on data like their own, and where "
         "they save little. A regime is a data set, a network, and the order in which the images arrive as drops. Each "
         "is a file in `studies/regimes/`. A journey is a regime with four drops, as a first user might have them. A "
-        "sequence is one regime with one seed: all its drops, one after the other. All figures come from "
+        "sequence is one regime with one seed: all its drops, one after the other. All numbers come from "
         f"[`{beside}/{FILE}`]({beside}/{FILE}).",
         markdown_table(["goal", "measured", "met?"], goals, "---"),
         f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",
@@ -91,7 +91,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         markdown_table(*_speed_ups(results), "---"),
         "## What a user of the defaults saves",
         "Here the target is carried from the first drop, as it is for a user who never runs `retrain baseline`. All "
-        "figures are means over seeds.",
+        "numbers are means over seeds.",
         "- **Used**: iterations of all runs of the default, including evaluations, as a share of s_scratch "
         "of plain scratch, and of scratch's full schedules. Lower is better.\n"
         "- **Net saving**, in iterations. The ledger states it with its standard error. It is also recomputed from the "
