@@ -74,7 +74,7 @@ def _find_version(task: Task, source: str, unversioned: int | None) -> int:
             f"it was written for retrain 0.1, or --from {SCHEMA_VERSION} if for a later version"
         )
     if unversioned > SCHEMA_VERSION:
-        raise TaskError(f"--from {unversioned}: the newest schema version is {SCHEMA_VERSION}")
+        raise TaskError(f"--from {unversioned}: the newest schema version is {SCHEMA_VERSION}; pass a version up to it")
     return unversioned
 
 

@@ -356,5 +356,7 @@ class Task(ConfigModel):
         """Raise if there is a budget in money without a price."""
         costs = info.data.get("costs")
         if trigger.budget.cost and costs and costs.price_per_device_hour is None:
-            raise PydanticCustomError("incomplete", "budget.cost needs costs.price_per_device_hour")
+            raise PydanticCustomError(
+                "incomplete", "budget.cost is set, so costs.price_per_device_hour must be set too"
+            )
         return trigger

@@ -101,8 +101,8 @@ def validate_document(document: Mapping[Any, Any], source: str, options: Mapping
     version = document.get("schema_version")
     if str(version).isdecimal() and int(str(version)) > SCHEMA_VERSION:
         raise TaskError(
-            f"{source}: schema_version: {version} is from a later version of retrain; this one reads up to "
-            f"{SCHEMA_VERSION}. Use that version"
+            f"{source}: schema_version: {version} is from a later version of retrain; this version reads up to "
+            f"{SCHEMA_VERSION}. Upgrade retrain"
         )
     try:
         return Task.model_validate(fill_in_default_names(document))

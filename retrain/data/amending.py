@@ -69,7 +69,10 @@ def _read_csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[i
         raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(columns)}")
     for row in reader:
         if None in row:
-            raise DropError(f"{path}: line {reader.line_num}: more values than columns")
+            raise DropError(
+                f"{path}: line {reader.line_num}: more values than columns; put quotation marks around a value that "
+                "contains a comma"
+            )
         yield reader.line_num, row
 
 
@@ -89,11 +92,14 @@ def _read_json_lines(text: str, path: Path, columns: Sequence[str]) -> Iterator[
 def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     where = f"{path}: line {line}"
     if not texts["key"] and not texts["content"]:
-        raise DropError(f"{where}: names no sample: give its key or its content, as `retrain data review --csv` does")
+        raise DropError(
+            f"{where}: names no sample: give its key or its content, as in the table of `retrain data review --csv`"
+        )
     if (remove := texts["remove"].lower()) not in YES + NO:
         raise DropError(f"{where}: remove is {texts['remove']!r}; allowed: yes, no")
     if bool(texts["class"]) == (remove in YES):
-        raise DropError(f"{where}: give either a class or remove: yes")
+        found = "both a class and remove: yes" if texts["class"] else "neither a class nor remove: yes"
+        raise DropError(f"{where}: has {found}; give one of them")
     try:
         class_name = None if remove in YES else clean_class_name(texts["class"])
     except DropError as error:

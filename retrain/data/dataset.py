@@ -76,7 +76,7 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Spli
                 "`retrain run` plans a new run"
             )
         if drop.digest != ref.digest:
-            raise DamagedDrop(drop.id, f"drop {drop.id} has changed since the dataset was made")
+            raise DamagedDrop(drop.id, f"drop {drop.id} has changed since the run was planned")
 
 
 def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float]:

@@ -64,18 +64,18 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
 
 
 def plain_name(raw: str, where: str) -> PurePosixPath:
-    """Return a name as a path. Raises `DropError`, with `where`, if it leaves the source or is not text."""
+    """Return a name as a path. Raises the errors of `check_name`."""
     check_name(raw, where)
     return PurePosixPath(raw)
 
 
 def check_name(raw: str, where: str) -> None:
-    """Raise `DropError`, with `where`, for a name that leaves the source or is not text."""
+    """Raise `DropError`, with `where`, for a name that is no text, is too long, is absolute or contains `..`."""
     text = raw.removesuffix("Icon\r")  # the name of a folder's icon on macOS
     if raw.startswith("/") or ".." in raw.split("/"):
-        raise DropError(f"{where}: {raw}: the path leaves the source")
+        raise DropError(f"{where}: {raw}: the path is absolute or contains '..'")
     if not (text.isprintable() or {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text))):
-        raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or holds control characters")
+        raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or contains control characters")
     if len(raw.encode()) > MAX_NAME:
         raise DropError(f"{where}: {raw[:40]}...: the name has more than {MAX_NAME:,} bytes")
 

@@ -72,7 +72,9 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
         pack = f"retrain drop pack SRC --task {task_argument(task.name)}"
         return NoRunNeeded(f"no drop has landed yet: commit one with `{pack}`")
     if not dataset.samples:
-        return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
+        return NoRunNeeded(
+            "no training image has landed yet: all samples of the drops are held out; add a drop with training images"
+        )
     if not any(drop.samples("val") for drop in drops):
         return NoRunNeeded("no validation image is left to evaluate a run on: the next drop must contain some")
     if not any(drop.samples("test") for drop in drops):

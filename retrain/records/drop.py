@@ -225,7 +225,7 @@ def clean_class_name(text: str) -> str:
     if len(name) > LONGEST_CLASS_NAME:
         raise DropError(f"its class's name has {len(name):,} characters; at most {LONGEST_CLASS_NAME} are allowed")
     if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, name)):
-        raise DropError(f"its class's name {name!r} holds control characters, or is not text in UTF-8")
+        raise DropError(f"its class's name {name!r} contains control characters, or is not text in UTF-8")
     return name
 
 

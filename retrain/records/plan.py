@@ -218,7 +218,7 @@ def check_known(plan: Plan) -> None:
     if unknown and _identify(dict(plan)) != plan.run_id:
         raise RunError(
             f"{plan.run_id} was planned by a later version of retrain, with settings that this one does not know: "
-            f"{', '.join(unknown)}. Use that version"
+            f"{', '.join(unknown)}. Upgrade retrain"
         )
 
 

@@ -98,7 +98,7 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
         ("key,class\ncat/001,dog\ncat/999,dog\n", r"corrections\.csv: line 3: cat/999 matches no sample of any drop"),
         ("key,drop,class\ncat/001,other,dog\n", "line 2: cat/001 matches no sample of drop other"),
         ("key,class\n,dog\n", "line 2: names no sample"),
-        ("key,class,remove\ncat/001,dog,yes\n", "line 2: give either a class or remove: yes"),
+        ("key,class,remove\ncat/001,dog,yes\n", "line 2: has both a class and remove: yes; give one of them"),
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
         ("content,class\nxyz,dog\n", "line 2: 'xyz' is not a content digest in hex"),

@@ -178,7 +178,7 @@ def test_dataset_in_memory_has_the_datasets_labels(tmp_path: Path, local: LocalS
 def test_dataset_refuses_drops_of_another_dataset(tmp_path: Path, local: LocalStore) -> None:
     [(first, *_)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
     [(second, *_)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
-    with pytest.raises(DropError, match="has changed since the dataset was made"):
+    with pytest.raises(DropError, match="has changed since the run was planned"):
         load_in_memory(
             make_dataset([first]),
             [second],

@@ -126,7 +126,7 @@ def test_pause_outlasts_max_wait() -> None:
 
 
 def test_money_budget_without_a_price_is_refused() -> None:
-    with pytest.raises(TaskError, match=r"trigger: budget.cost needs costs.price_per_device_hour"):
+    with pytest.raises(TaskError, match=r"trigger: budget.cost is set, so costs.price_per_device_hour must be set"):
         parse_task("name: pets\ntrigger: {budget: {cost: 3}}", "pets.yaml")
 
 

@@ -104,10 +104,10 @@ def test_plan_with_unknown_decisive_settings_is_refused(workspace: Workspace, ta
     plan = json.loads(path.read_text())
     plan["task"]["training"] |= {"epochs": 7.0, "gradient_noise": 0.1}
     path.write_text(json.dumps(plan))
-    with pytest.raises(RunError, match=r"by a later version .*know: task.training.gradient_noise. Use that version"):
+    with pytest.raises(RunError, match=r"by a later version .*know: task.training.gradient_noise. Upgrade retrain"):
         load_model(Source(workspace.store, frozenset()), golden.champion, "cpu")
     (path.parent / "result.json").unlink()
-    with pytest.raises(RunError, match=r"task.training.gradient_noise. Use that version"):
+    with pytest.raises(RunError, match=r"task.training.gradient_noise. Upgrade retrain"):
         stages.train(workspace.context, workspace.store.run(golden.champion).plan())
 
 
