@@ -28,8 +28,8 @@ SPLIT_NAMES: dict[str, Split] = {
 """Names of folders and archives that contain a split, as in Hugging Face's `imagefolder`."""
 
 LABEL_BYTES = 1024
-"""Largest size, in bytes, of a label file that is read while its tar is listed. Each saves a request to the store. Larger
-files are read when they are needed."""
+"""Largest size, in bytes, of a label file that is read while its tar is listed. Larger files are read when they are
+needed. Reading a label early saves a request to the store."""
 
 
 @dataclass(frozen=True, slots=True)
