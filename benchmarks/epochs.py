@@ -1,4 +1,4 @@
-"""Compare whole epochs of training: this project's loop, a typical PyTorch loop, and the warm-start script's loop.
+"""Compare epochs of training: this project's loop, a typical PyTorch loop, and the loop of the warm-start script.
 
 - `users`: a DataLoader, torchvision's v2 transforms for each sample, and L2-init as a term of the loss.
 - `tuned`: the same with channels_last and bfloat16, which are faster.
@@ -93,7 +93,7 @@ def by_hand(
 
 
 def loader_of(data: Images, batch: int, workers: int, device: torch.device) -> "DataLoader[Any]":
-    """Return a DataLoader whose workers are kept between epochs."""
+    """Return a DataLoader whose workers stay alive between epochs."""
     return DataLoader(
         data,
         batch,

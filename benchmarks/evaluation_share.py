@@ -37,7 +37,7 @@ RUNS = {
     EVIDENCE / "performance" / "digits" / "runs.jsonl": 1,
     EVIDENCE / "performance" / "paper-scale" / "runs.jsonl": 2,
 }
-"""Files of kept runs, with the number of points of their curves per epoch."""
+"""Files of stored runs, with the number of points of their curves per epoch."""
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
 REGIMES = EVIDENCE / "regimes" / "results.jsonl"
 QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
@@ -163,7 +163,7 @@ def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
 
 
 def runs_of(path: Path) -> list[dict[str, Any]]:
-    """Return the kept runs that have a curve."""
+    """Return the stored runs that have a curve."""
     return [run for run in map(json.loads, path.read_text().splitlines()) if run.get("curve")]
 
 

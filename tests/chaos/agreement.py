@@ -30,7 +30,7 @@ METRICS = {
 def disagreements(objects: Objects, years: Years) -> Iterator[Finding]:
     """Yield every disagreement at the end of a long scenario."""
     records = {data["run_id"]: data for data in (json.loads(objects[key]) for key in objects if is_record(key))}
-    yield from _misreported(objects, records, years.told)
+    yield from _misreported(objects, records, years.outputs)
     yield from _other_history(objects, years)
     yield from _other_objects(objects, records, years)
     yield from _credited_twice(objects, records)
@@ -55,11 +55,11 @@ def _is_transient(key: str, recorded: Mapping[str, Any]) -> bool:
     return of_open_run or any(part in key for part in TRANSIENT)
 
 
-def _misreported(objects: Objects, records: Mapping[str, Any], told: Mapping[str, str]) -> Iterator[Finding]:
+def _misreported(objects: Objects, records: Mapping[str, Any], outputs: Mapping[str, str]) -> Iterator[Finding]:
     """Compare the output of commands with sums over plans, results and curves."""
     recounted = [recount_savings(objects, run) for run in records if records[run]["savings"]]
     sums = {name: sum(each[name] for each in recounted) for name in recounted[0]}
-    status, history = json.loads(told["status"]), json.loads(told["history"])
+    status, history = json.loads(outputs["status"]), json.loads(outputs["history"])
     shown = {record["run_id"]: record for record in history}
     if [record["run_id"] for record in history] != [*sorted(shown, key=lambda run: (shown[run]["ended_at"], run))]:
         yield Finding("lost", "retrain history", "its runs are not in the order in which they ended")
@@ -75,7 +75,7 @@ def _misreported(objects: Objects, records: Mapping[str, Any], told: Mapping[str
         yield Finding(
             "forked", "retrain status", f"champion is {status['champion']['run_id']}, in the store {champion}"
         )
-    yield from _mismeasured(sums, records, told["metrics"])
+    yield from _mismeasured(sums, records, outputs["metrics"])
 
 
 def _mismeasured(sums: Mapping[str, float], records: Mapping[str, Any], metrics: str) -> Iterator[Finding]:

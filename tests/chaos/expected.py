@@ -29,7 +29,7 @@ class Years(NamedTuple):
     """The objects that the undisturbed scenario left."""
     erased: Sequence[bytes]
     """Files of the erased samples."""
-    told: Mapping[str, str]
+    outputs: Mapping[str, str]
     """Output of `retrain history --json`, `status --json` and `metrics`, by command."""
 
 

@@ -32,7 +32,7 @@ STARTING = Lock()
 
 
 class Failed(Exception):
-    """An action ended with an unexpected error, or did not end."""
+    """The error of a scenario in which an action ended in an unexpected way, or did not end."""
 
 
 @dataclass

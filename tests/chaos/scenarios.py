@@ -72,9 +72,9 @@ class Outcome:
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
         found = "; ".join(f"{finding.kind}: {finding.where}: {finding.what}" for finding in self.findings)
         one = self.scenario
-        told = f"{one.seed:3} {one.kind} on {one.store} {self.seconds:.1f} s [{faults}] {found or 'nothing found'}"
+        text = f"{one.seed:3} {one.kind} on {one.store} {self.seconds:.1f} s [{faults}] {found or 'nothing found'}"
         deeds = ", ".join(f"{count} {name}" for name, count in sorted(self.deeds.items()))
-        return f"{told} after {deeds}" if deeds else told
+        return f"{text} after {deeds}" if deeds else text
 
 
 def scenarios(count: int, planned: Sequence[tuple[str, str]] = PLANNED, first: int = 0) -> list[Scenario]:

@@ -298,7 +298,7 @@ class Team:
             self._runner.faults["damaged cache"] += 1
 
 
-TOLD = {"history": ("history", "--json"), "status": ("status", "--json"), "metrics": ("metrics",)}
+COMMANDS_TO_AUDIT = {"history": ("history", "--json"), "status": ("status", "--json"), "metrics": ("metrics",)}
 """Commands whose output the audit compares with the store."""
 
 
@@ -312,13 +312,13 @@ def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> E
     """Run the same scenario under faults, and return its required result."""
     runner.place = make_place(runner.place, drops)
     Team(runner, Random(seed), undisturbed.writes).work(drops)
-    for file, words in TOLD.items():
+    for file, words in COMMANDS_TO_AUDIT.items():
         runner.repeat_until_done(commands.write_output, file, *words)
-    told = {file: (runner.place.folder / file).read_text() for file in TOLD}
-    return _expect(undisturbed.objects, undisturbed.erased, told)
+    outputs = {file: (runner.place.folder / file).read_text() for file in COMMANDS_TO_AUDIT}
+    return _expect(undisturbed.objects, undisturbed.erased, outputs)
 
 
-def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], told: Mapping[str, str]) -> Expected:
+def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], outputs: Mapping[str, str]) -> Expected:
     """Return the required result of a scenario, computed from the undisturbed scenario."""
     records = {data["run_id"]: data for data in (json.loads(left[key]) for key in left if is_record(key))}
     manifests = [key.split("/")[1:] for key in left if key.startswith("drops/") and key.count("/") == 2]
@@ -327,5 +327,5 @@ def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], told: Mapping[st
         drops={drop: states[name] for drop, name in manifests if name in states},
         runs={run: digests(left, run) for run in records},
         saved=sum(record["savings"]["gross"] for record in records.values()),
-        years=Years(entries(left), INHERITED, settled_keys(left, records), erased, told),
+        years=Years(entries(left), INHERITED, settled_keys(left, records), erased, outputs),
     )

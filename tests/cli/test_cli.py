@@ -119,7 +119,7 @@ def test_status_shows_champion_baseline_and_savings(home: Path, command: Command
     assert first.run_id not in said
 
 
-def test_drops_are_listed_and_shown(home: Path, command: Command, unchanged: None) -> None:
+def test_drop_list_and_drop_show_print_the_drops(home: Path, command: Command, unchanged: None) -> None:
     drops = [Drop.model_validate(drop) for drop in json.loads(command("drop", "list", *T, "--json").out)]
     assert [len(drop.classes) for drop in drops] == [3, 2]
     assert [line.split()[0] for line in command("drop", "list", *T).out.splitlines()] == [
@@ -363,7 +363,7 @@ def test_tables_fit_the_terminal_with_one_line_per_run(
 
 
 def test_narrow_terminal_cuts_no_number(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal wraps lines that are too long for it."""
+    """The terminal wraps long lines."""
     monkeypatch.setenv("COLUMNS", "40")
     newest = records(home)[-1]
     assert newest.result

@@ -45,8 +45,8 @@ def test_demo_summary_is_the_mean_of_its_lines(line: dict[str, object]) -> None:
 
 
 def test_demo_summary_reports_that_nothing_was_saved() -> None:
-    saved, text = summarize([])
-    assert not saved
+    is_positive, text = summarize([])
+    assert not is_positive
     assert text.startswith("Nothing was saved: training from scratch would have taken fewer iterations.")
 
 

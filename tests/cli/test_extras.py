@@ -39,11 +39,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_lines(place: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     """Run commands, one after the other, in a process that cannot import optional packages."""
-    own = {"RETRAIN_CACHE": str(place / "cache"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    environment = os.environ | own | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    told = "\n".join(f"{line} --task pets.yaml" for line in lines)
+    settings = {"RETRAIN_CACHE": str(place / "cache"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    environment = os.environ | settings | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    typed = "\n".join(f"{line} --task pets.yaml" for line in lines)
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=place, env=environment, input=told, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM], cwd=place, env=environment, input=typed, capture_output=True, text=True
     )
 
 

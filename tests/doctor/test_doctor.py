@@ -104,7 +104,7 @@ def test_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
     assert "Create the bucket" in found["store"]["found"]
 
 
-def test_server_that_ignores_conditions_fails(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_server_that_ignores_write_conditions_is_reported(doctor: Doctor, s3: str, bucket: str) -> None:
     def forgetful(request: Request, forward: Forward) -> Reply:
         request.headers = {k: v for k, v in request.headers.items() if k.lower() not in ("if-none-match", "if-match")}
         return forward(request)

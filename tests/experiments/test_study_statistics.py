@@ -45,7 +45,7 @@ def test_accumulated_cost_sums_drops_until_scratch_is_matched() -> None:
     assert spent == {"scratch": 40, "naive": 40, "init": None}
 
 
-def test_l_100_is_also_given_for_fewer_evaluations() -> None:
+def test_l_100_is_also_reported_for_fewer_evaluations() -> None:
     study = small_study(seeds=[0, 1], grids=[1, 2])
     assert [each.mean for each in on_grids(study, TWO_SEEDS)["init"]] == [
         pytest.approx((30 / 10 + 30 / 5) / 2),

@@ -55,7 +55,7 @@ def write_digits(root: Path) -> Path:
     return root
 
 
-def keep_outputs(kept: Path) -> DefinePipeline:
+def keep_outputs(target: Path) -> DefinePipeline:
     """Return a function that defines the pipeline and copies kfp's output files before `run_locally` removes them."""
 
     def define_kept(task: Task, image: str, configure: ConfigurePod) -> Callable[..., object]:
@@ -63,7 +63,7 @@ def keep_outputs(kept: Path) -> DefinePipeline:
 
         def run(**arguments: Any) -> None:
             pipeline(**arguments)
-            shutil.copytree(LocalExecutionConfig.instance.pipeline_root, kept)
+            shutil.copytree(LocalExecutionConfig.instance.pipeline_root, target)
 
         return run
 
@@ -77,10 +77,10 @@ class Outputs(NamedTuple):
     files: dict[str, str]
 
 
-def read_outputs(kept: Path) -> dict[str, Outputs]:
+def read_outputs(target: Path) -> dict[str, Outputs]:
     """Return the outputs of the steps that have artifacts, by the step's name."""
     found = {}
-    for path in kept.glob("*/*/executor_output.json"):
+    for path in target.glob("*/*/executor_output.json"):
         artifacts = json.loads(path.read_text()).get("artifacts", {})
         if artifacts:
             found[path.parent.name] = Outputs(

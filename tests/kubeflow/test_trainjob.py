@@ -59,8 +59,8 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     assert node["name"] == "node"
     template, trainer = node["template"]["spec"]["template"], job["spec"]["trainer"]
     (container,) = template["spec"]["containers"]
-    own = {name: trainer[name] for name in ("image", "command", "args", "env")}
-    spec = {**template["spec"], "containers": [{**container, **own, "resources": trainer["resourcesPerNode"]}]}
+    from_trainer = {name: trainer[name] for name in ("image", "command", "args", "env")}
+    spec = {**template["spec"], "containers": [{**container, **from_trainer, "resources": trainer["resourcesPerNode"]}]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": spec}
 
 

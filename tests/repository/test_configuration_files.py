@@ -26,7 +26,7 @@ def test_pre_commit_runs_only_checks_of_lint() -> None:
         assert hook["entry"].replace(".venv/bin/", "$(BIN)/") in lint
 
 
-def test_citation_and_templates_are_of_this_version() -> None:
+def test_citation_and_templates_have_the_current_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (retrain.__version__, "Apache-2.0")
     for name in ("bug", "feature"):

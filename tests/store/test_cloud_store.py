@@ -61,14 +61,14 @@ def test_racing_swaps_in_a_cloud_lose_no_update(scheme: str, place: tuple[str, s
 def test_cloud_keys_stay_under_the_prefix(scheme: str, place: tuple[str, str]) -> None:
     url, server = place
     bucket = url.removesuffix("/some/prefix")
-    store, whole = open_store(f"{bucket}/team/models/", server), open_store(bucket, server)
+    store, bucket_store = open_store(f"{bucket}/team/models/", server), open_store(bucket, server)
     assert store.url == f"{bucket}/team/models"
     store.write("t/champion.json", b"")
     for foreign in ("team/models-2/x", "other"):
-        whole.write(foreign, b"")
+        bucket_store.write(foreign, b"")
     assert [entry.key for entry in store.list()] == ["t/champion.json"]
-    assert [entry.key for entry in whole.list()] == ["other", "team/models-2/x", "team/models/t/champion.json"]
-    assert list(whole.folders("")) == ["team"]
+    assert [entry.key for entry in bucket_store.list()] == ["other", "team/models-2/x", "team/models/t/champion.json"]
+    assert list(bucket_store.folders("")) == ["team"]
 
 
 @BOTH
@@ -83,8 +83,8 @@ def test_cloud_requests_are_timed_by_operation(
     store.read("a")
     with pytest.raises(Missing):
         store.read("b")
-    told = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in requests.REQUESTS.read().items()}
-    assert told == {("PutObject",): (1, True), ("GetObject",): (2, True)}
+    counted = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in requests.REQUESTS.read().items()}
+    assert counted == {("PutObject",): (1, True), ("GetObject",): (2, True)}
     assert any("GetObject failed after 0." in message for message in caplog.messages)
 
 

@@ -130,7 +130,7 @@ def test_champion_that_cannot_be_measured_is_not_replaced(workspace: Workspace) 
     assert not champions.was_promoted(workspace.store.champion.read(), trained.run_id)
 
 
-def test_index_of_another_dataset_is_refused_despite_its_digest(workspace: Workspace) -> None:
+def test_learning_speeds_of_another_dataset_are_refused(workspace: Workspace) -> None:
     replace_file(workspace, INDEX, changed(workspace, INDEX, lambda tensor: tensor[:-5].contiguous()))
     assert_refused(workspace, RunError, r"counters of \d+ samples of drop d-\w+, but the drop has \d+")
 

@@ -24,7 +24,7 @@ SIZES = (30, 20, 50, 10, 40, 60, 25, 15)
 
 @dataclass
 class RecordingStore(LocalStore):
-    """A local store that records which index files were read."""
+    """A local store that records which files of a learning-speed index were read."""
 
     root: Path
     reads: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ def test_counters_are_read_for_known_drops_and_zero_for_new_ones(ended: RunFiles
     assert found.seen.dtype == found.correct.dtype == torch.float16
 
 
-def test_index_reader_prefetches_few_files(ended: RunFiles) -> None:
+def test_few_learning_speed_files_are_prefetched(ended: RunFiles) -> None:
     parts = read_known_counters(ended, dataset(ended, *range(8)), known=8)
     next(parts)
     assert isinstance(ended.objects, RecordingStore)
@@ -80,7 +80,7 @@ def test_index_reader_prefetches_few_files(ended: RunFiles) -> None:
     assert sorted(ended.objects.reads) == [f"d-{k}" for k in range(8)]
 
 
-def test_damaged_index_of_a_removed_drop_is_reported(ended: RunFiles) -> None:
+def test_damaged_learning_speeds_of_a_removed_drop_are_reported(ended: RunFiles) -> None:
     key = ended.keys.learning_speed(ended.run_id, "d-7")
     data = ended.objects.read(key)[0]
     ended.objects.write(key, data[:-1] + bytes([data[-1] ^ 1]))
@@ -104,7 +104,7 @@ def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, 
 
 
 @pytest.mark.parametrize(("sampling", "before"), [(Uniform(), 0), (OldNew(), 0), (None, 1)])
-def test_parents_index_is_read_early_only_if_sampling_needs_it(
+def test_only_easy_hard_sampling_reads_learning_speeds_early(
     tmp_path: Path, sampling: Uniform | OldNew | None, before: int
 ) -> None:
     context, store, plan = continued(tmp_path, sampling)
@@ -112,13 +112,13 @@ def test_parents_index_is_read_early_only_if_sampling_needs_it(
     assert store.reads == [plan.dataset.drops[0].id] * before
 
 
-def test_run_whose_sampling_ignores_the_index_still_continues_it(tmp_path: Path) -> None:
+def test_uniform_sampling_also_continues_learning_speeds(tmp_path: Path) -> None:
     context, store, plan = continued(tmp_path, Uniform())
     train_plan(context, plan)
     assert store.reads == [plan.dataset.drops[0].id]
     assert plan.parent
     old = read_counters(context.files(plan.parent), plan.dataset, 1)
-    kept = read_counters(context.files(plan.run_id), plan.dataset, 2)
-    own = kept.seen.float() - 0.5 * old.seen.float()
+    new = read_counters(context.files(plan.run_id), plan.dataset, 2)
+    own = new.seen.float() - 0.5 * old.seen.float()
     assert own.sum() == 32 * plan.iterations
     assert (own >= 0).all()

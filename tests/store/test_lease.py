@@ -34,7 +34,7 @@ def state(store: ObjectStore) -> LeaseState:
     return LeaseState.model_validate_json(store.read(KEYS.lease)[0])
 
 
-def test_held_lease_is_refused_to_others(store: ObjectStore) -> None:
+def test_held_lease_cannot_be_acquired_by_another_process(store: ObjectStore) -> None:
     with TaskStore(store, "pets").try_lease() as lease:
         assert lease
         first = state(store).holder
@@ -44,7 +44,7 @@ def test_held_lease_is_refused_to_others(store: ObjectStore) -> None:
         assert state(store).holder.name != first.name
 
 
-def test_racing_processes_get_one_lease(store: ObjectStore) -> None:
+def test_only_one_of_eight_racing_threads_gets_the_lease(store: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         leases = list(pool.map(lambda _: acquire(store, KEYS.lease), range(8)))
     assert len([lease for lease in leases if lease]) == 1

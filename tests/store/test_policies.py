@@ -164,8 +164,10 @@ def run_under_policies(cloud: Cloud, task: Task, folder: Path) -> None:
         champion = run_training(cloud, task, run_id, folder / "training")
         read_metrics_and_predict(cloud, task)
     upload_with_success(cloud, folder / "tree")
-    [lost] = start_runs(cloud, task)
-    stages.record_failure(workspace(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
+    [unfinished] = start_runs(cloud, task)
+    stages.record_failure(
+        workspace(cloud, "watcher", folder).context, plan_of(cloud, unfinished), "the pipeline is gone"
+    )
     assert TaskStore(cloud.admin, "pets").champion.read().run_id == champion
     with TaskStore(cloud.store("gc"), "pets").lock() as locked:
         found = retention.plan_removal(locked, 0, timedelta(0), utc_now())

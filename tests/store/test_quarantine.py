@@ -61,13 +61,13 @@ def test_run_with_a_damaged_new_drop_uses_the_others(workspace: Workspace) -> No
 
 
 def test_damaged_old_drop_keeps_the_champions_class_order(workspace: Workspace) -> None:
-    bad, kept = workspace.land(0, 1), workspace.land(2, 1, seed=1)
+    bad, good = workspace.land(0, 1), workspace.land(2, 1, seed=1)
     first = run(workspace)
     workspace.land(0, 2, seed=2)
     damage(workspace, bad)
     ended = run(workspace)
     assert ended.parent == first.run_id
-    assert ended.drops[:1] == (kept.id,)
+    assert ended.drops[:1] == (good.id,)
     plan = workspace.context.files(ended.run_id).plan()
     assert plan.dataset.classes == workspace.context.files(first.run_id).plan().dataset.classes
     assert (plan.known, plan.dataset.classes) == (1, ("class-0", "class-1", "class-2"))
@@ -110,12 +110,12 @@ def test_damaged_manifest_or_shard_quarantines_only_its_drop(workspace: Workspac
 
 
 def test_drop_replaced_under_its_id_is_quarantined(workspace: Workspace) -> None:
-    old, kept = workspace.land(0, 1), workspace.land(0, 1, seed=1)
+    old, good = workspace.land(0, 1), workspace.land(0, 1, seed=1)
     run(workspace)
     other = workspace.land(0, 1, seed=2)
     replacement = other.model_copy(update={"id": old.id})
     workspace.store.objects.write(workspace.store.keys.manifest(old.id), replacement.to_bytes())
-    assert run(workspace).drops == (kept.id, other.id)
+    assert run(workspace).drops == (good.id, other.id)
     assert "has changed since the champion was trained on it" in workspace.store.drops.quarantine_causes()[old.id]
 
 

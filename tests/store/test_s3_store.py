@@ -48,8 +48,8 @@ def test_s3_keys_stay_under_the_prefix_and_skip_foreign_names(s3: str, bucket: s
     for foreign in ("team/models/t/", "team/models-2/x", "other"):
         client.put_object(Bucket=bucket, Key=foreign)
     assert [entry.key for entry in store.list()] == ["t/champion.json"]
-    whole = open_store(f"s3://{bucket}", s3)
-    assert [entry.key for entry in whole.list()] == ["other", "team/models-2/x", "team/models/t/champion.json"]
+    bucket_store = open_store(f"s3://{bucket}", s3)
+    assert [entry.key for entry in bucket_store.list()] == ["other", "team/models-2/x", "team/models/t/champion.json"]
     client.close()
 
 
@@ -309,8 +309,8 @@ def test_requests_are_timed_by_operation(
     store.read("a")
     with pytest.raises(Missing):
         store.read("b")
-    told = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in requests.REQUESTS.read().items()}
-    assert told == {("PutObject",): (1, True), ("GetObject",): (2, True)}
+    counted = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in requests.REQUESTS.read().items()}
+    assert counted == {("PutObject",): (1, True), ("GetObject",): (2, True)}
     assert any(message.startswith("S3 GetObject took 0.") for message in caplog.messages)
 
 

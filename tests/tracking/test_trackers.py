@@ -92,14 +92,14 @@ class MlflowContent:
 
 
 @pytest.fixture
-def kept(address: str) -> Iterator[MlflowContent]:
-    kept = MlflowContent(address)
-    yield kept
-    kept.forget()
+def mlflow(address: str) -> Iterator[MlflowContent]:
+    mlflow = MlflowContent(address)
+    yield mlflow
+    mlflow.forget()
 
 
 def test_export_has_runs_curves_champions_and_alias(
-    workspace: Workspace, address: str, kept: MlflowContent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, address: str, mlflow: MlflowContent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = Source(workspace.store)
     assert export_to_mlflow(source, address) == (1, 1, "1")
@@ -109,19 +109,19 @@ def test_export_has_runs_curves_champions_and_alias(
     assert export_to_mlflow(source, address) == (1, 1, "2")
     assert export_to_mlflow(source, address) == (0, 0, "2")
     assert capsys.readouterr().out == ""
-    assert kept.runs().keys() == {first.run_id, second.run_id}
-    assert kept.versions() == {first.run_id: "1", second.run_id: "2"}
-    assert kept.champion() == second.run_id
-    run = kept.runs()[record.run_id]
+    assert mlflow.runs().keys() == {first.run_id, second.run_id}
+    assert mlflow.versions() == {first.run_id: "1", second.run_id: "2"}
+    assert mlflow.champion() == second.run_id
+    run = mlflow.runs()[record.run_id]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy"] == record.evaluation.accuracy
     assert run.data.metrics["saved/net"] == record.savings.net
     assert run.data.params["method"] == record.method
     assert run.data.params["training.batch_size"] == "16"
-    history = kept.client.get_metric_history(run.info.run_id, "val/score")
+    history = mlflow.client.get_metric_history(run.info.run_id, "val/score")
     curve = workspace.store.run(record.run_id).curve()
     assert [(one.step, one.value) for one in history] == [(point.iteration, point.score) for point in curve.points]
-    _assert_model(kept.client.download_artifacts(run.info.run_id, "model", str(tmp_path)), workspace, record)
+    _assert_model(mlflow.client.download_artifacts(run.info.run_id, "model", str(tmp_path)), workspace, record)
 
 
 def _assert_model(folder: str, workspace: Workspace, record: RunRecord) -> None:
@@ -133,11 +133,11 @@ def _assert_model(folder: str, workspace: Workspace, record: RunRecord) -> None:
 
 
 def test_interrupted_export_is_completed(
-    workspace: Workspace, address: str, kept: MlflowContent, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, address: str, mlflow: MlflowContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupt the export after each of the client's calls. No run or version may exist twice."""
     source = Source(workspace.store)
-    client = type(kept.client)
+    client = type(mlflow.client)
     calls = ("create_run", "log_batch", "set_terminated", "log_artifacts", "create_model_version")
     for call in calls:
         with monkeypatch.context() as patched:
@@ -145,8 +145,8 @@ def test_interrupted_export_is_completed(
             with pytest.raises(KeyboardInterrupt):
                 export_to_mlflow(source, address)
     assert export_to_mlflow(source, address) == (0, 0, "1")
-    assert len(kept.runs()) == len(kept.versions()) == 1
-    assert kept.champion() == workspace.store.champion.read().run_id
+    assert len(mlflow.runs()) == len(mlflow.versions()) == 1
+    assert mlflow.champion() == workspace.store.champion.read().run_id
 
 
 def _dying_after(call: Any) -> Any:
@@ -157,15 +157,15 @@ def _dying_after(call: Any) -> Any:
     return called
 
 
-def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, kept: MlflowContent) -> None:
+def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, mlflow: MlflowContent) -> None:
     first = workspace.store.champion.read().run_id
     workspace.land(0, 1, 2, seed=1)
     second = _retrain(workspace).run_id
     export_to_mlflow(Source(workspace.store), address)
-    assert kept.champion() == second
+    assert mlflow.champion() == second
     workspace.store.champion.swap(workspace.store.champion.read(), first, "rolled back", Author("ann", "too slow"))
     assert export_to_mlflow(Source(workspace.store), address) == (0, 0, "1")
-    assert kept.champion() == first
+    assert mlflow.champion() == first
 
 
 def test_unreachable_tracker_does_not_delay_a_run(
@@ -200,14 +200,14 @@ def test_probe_asks_for_the_experiment_and_creates_none(server: str, monkeypatch
 
 
 def test_watcher_exports_runs_and_promotions_once(
-    workspace: Workspace, address: str, kept: MlflowContent, caplog: pytest.LogCaptureFixture
+    workspace: Workspace, address: str, mlflow: MlflowContent, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The watcher contacts the server again only after a change of runs or champion."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MLFLOW_TRACKING_URI", address)
         updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
         updates.follow()
-        assert kept.champion() == workspace.store.champion.read().run_id
+        assert mlflow.champion() == workspace.store.champion.read().run_id
         patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         updates.follow()
     assert "not up to date" not in caplog.text
@@ -227,12 +227,12 @@ def _fail(workspace: Workspace) -> str:
 
 
 def test_failed_run_is_exported_to_mlflow_without_curve(
-    workspace: Workspace, address: str, kept: MlflowContent
+    workspace: Workspace, address: str, mlflow: MlflowContent
 ) -> None:
     failed = _fail(workspace)
     assert export_to_mlflow(Source(workspace.store), address) == (2, 1, "1")
-    assert kept.runs()[failed].info.status == "FAILED"
-    assert "val/accuracy" not in kept.runs()[failed].data.metrics
+    assert mlflow.runs()[failed].info.status == "FAILED"
+    assert "val/accuracy" not in mlflow.runs()[failed].data.metrics
 
 
 def test_failed_run_has_event_files_without_curve(workspace: Workspace, tmp_path: Path) -> None:
@@ -269,5 +269,5 @@ def test_track_command_counts_the_added_runs(tmp_path: Path) -> None:
     task = tmp_path / "pets.yaml"
     task.write_text(f"name: pets\nstore: {tmp_path / 'store'}")
     board = tmp_path / "board"
-    told = CliRunner().invoke(app, ["track", "--task", str(task), "--to", "tensorboard", "-o", str(board)])
-    assert told.output.startswith("0 runs added; view them with `tensorboard --logdir ")
+    ran = CliRunner().invoke(app, ["track", "--task", str(task), "--to", "tensorboard", "-o", str(board)])
+    assert ran.output.startswith("0 runs added; view them with `tensorboard --logdir ")

@@ -42,7 +42,7 @@ def test_run_gets_all_new_drops_and_is_in_flight_until_it_ends(place: Place, tmp
     assert opened.in_flight() == claims(place).in_flight() == []
 
 
-def test_claims_of_an_ended_run_stay(place: Place, tmp_path: Path) -> None:
+def test_ended_run_keeps_its_claims(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     first = planned(place)
     assert claims(place).claim(first)
@@ -54,7 +54,7 @@ def test_claims_of_an_ended_run_stay(place: Place, tmp_path: Path) -> None:
     assert claims(place).in_flight() == [second]
 
 
-def test_claim_with_a_drop_in_flight_gets_no_drop(place: Place, tmp_path: Path) -> None:
+def test_run_that_needs_a_claimed_drop_gets_no_drop(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     first = planned(place)
     place.land(tmp_path / "in", "b")

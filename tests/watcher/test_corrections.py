@@ -149,5 +149,5 @@ def test_erasure_starts_a_run_once_it_is_complete(place: Place, monkeypatch: pyt
     assert place.plan(run_id).reason.endswith("was trained on samples that were erased (erase.policy: retrain)")
     owners = place.owners()
     assert owners["_amendment-000001"] == owners["_erasure-000001"] == run_id
-    kept = plan_removal(place.store, 1, timedelta(), utc_now())
-    assert "claims" not in [removal.what for removal in kept.removals]
+    planned = plan_removal(place.store, 1, timedelta(), utc_now())
+    assert "claims" not in [removal.what for removal in planned.removals]

@@ -32,7 +32,7 @@ def test_s3_test_event_names_no_object() -> None:
     assert parse_event(json.dumps(body)) == []
 
 
-def test_one_message_can_hold_several_events() -> None:
+def test_one_message_can_contain_several_events() -> None:
     assert parse_event(notification("a", "b")) == [WrittenObject("lake", "a"), WrittenObject("lake", "b")]
 
 

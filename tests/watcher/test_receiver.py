@@ -152,13 +152,13 @@ def test_event_pushed_by_ceph_names_its_drop(ceph: str, monkeypatch: pytest.Monk
         s3.create_bucket(Bucket="data")
         for form in ("false", "true"):
             push = {"push-endpoint": f"{url}/events?token={quote(TOKEN)}", "cloudevents": form}
-            told = {
+            topic = {
                 "Id": form,
                 "TopicArn": sns.create_topic(Name=f"drops-{form}", Attributes=push)["TopicArn"],
                 "Events": ["s3:ObjectCreated:*"],
             }
             s3.put_bucket_notification_configuration(
-                Bucket="data", NotificationConfiguration={"TopicConfigurations": [told]}
+                Bucket="data", NotificationConfiguration={"TopicConfigurations": [topic]}
             )
             open_store("s3://data/models", ceph).write(f"pets/drops/d-{form}/_SUCCESS", b"")
             assert events.receive(60).drops == {"pets": {f"d-{form}"}}

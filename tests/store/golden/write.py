@@ -38,11 +38,11 @@ KILLED_AT = 6
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL. No stage handles this exception, so nothing is recorded."""
+    """A substitute for SIGKILL. No stage handles this exception, so nothing is recorded."""
 
 
 class KillingObserver(RecordingObserver):
-    """Ends the training at iteration `KILLED_AT`. The checkpoint of the previous iteration is complete."""
+    """An observer that ends the training at iteration `KILLED_AT`. The previous iteration has a checkpoint."""
 
     def stepped(self, progress: Progress) -> None:
         if progress.iteration == KILLED_AT:
