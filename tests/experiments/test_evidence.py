@@ -46,7 +46,7 @@ def test_evidence_savings_and_misses_are_ledger_sums() -> None:
     sums = sum(missed), sum(each.gross for each in counted), sum(each.net for each in counted), len(missed)
     flat = " ".join(PAGE.split())
     assert f"used {sums[0]:,} iterations" in flat
-    assert f"the {('four attempts' if sums[3] == 4 else sums[3])} that ended below the target" in flat
+    assert f"the {('four runs' if sums[3] == 4 else sums[3])} that ended below the target" in flat
     assert f"is therefore {sums[1]:,} iterations gross, and {sums[2]:,.0f} net" in flat
 
 
