@@ -117,7 +117,7 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
     "Iterations compared with scratch": {
         "always from scratch": one(BASELINE),
         "used": one(USED),
-        "used, all in": one(USED + 4 * known_ledger.EVALUATION),
+        "used, with evaluations": one(USED + 4 * known_ledger.EVALUATION),
     },
     "Share saved by task": {"{{task}}": labelled("task", {"pets": NET / 1400, "cars": 0})},
     "GPU-hours used": {

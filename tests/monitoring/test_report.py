@@ -246,10 +246,10 @@ def test_page_fits_a_phone_and_a_printed_sheet(browser: Browser, html: Path, med
     page.close()
 
 
-def test_first_tab_key_offers_to_skip_to_the_figures(browser: Browser, html: Path) -> None:
+def test_first_tab_key_offers_to_skip_to_the_numbers(browser: Browser, html: Path) -> None:
     page = opened(browser, html)
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the numbers"
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#main"
     page.close()

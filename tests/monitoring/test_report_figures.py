@@ -80,7 +80,7 @@ def sampling_sentence(sampling: Sampling) -> str:
     index = Index("continuous-1", ones * 4, np.arange(40, dtype=np.float32) / 10, ones, sampling)
     now = known_ledger.START
     page = render_page(ReportData("pets", "store", now, known_ledger.pets(), index=index))
-    return page[page.index("What the next run draws") : page.index('id="runs"')]
+    return page[page.index("Samples of the next run") : page.index('id="runs"')]
 
 
 def test_page_states_the_tasks_shares_of_easy_and_hard() -> None:

@@ -116,11 +116,11 @@ COMPUTE = [
     series(
         "Iterations compared with scratch",
         "Cumulative iterations: of training from scratch on every dataset, of the runs, and of the runs with their "
-        "evaluations. The distance to the first line was saved. Calibrations count as used.",
+        "evaluations. The distance below the first line is the saving. Calibrations count as used.",
         {
             "always from scratch": _sum(BASELINE),
             "used": _sum("retrain_used_iterations_total"),
-            "used, all in": _sum("retrain_used_all_in_iterations_total"),
+            "used, with evaluations": _sum("retrain_used_all_in_iterations_total"),
         },
         "short",
     ),

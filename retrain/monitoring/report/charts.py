@@ -81,7 +81,9 @@ def spent_chart(steps: Sequence[Step]) -> Chart:
     """Return a chart of cumulative iterations: of training from scratch each time, and of the actual runs."""
     base = table(_rows(steps)).encode(x=time_axis())
     gain, loss = _gap(base, "higher", "net"), _gap(base, "lower", "bad")
-    lines = _lines(steps, {"always from scratch": ("baseline", "scratch"), "spent, all in": ("used_all_in", "ours")})
+    lines = _lines(
+        steps, {"always from scratch": ("baseline", "scratch"), "used, with evaluations": ("used_all_in", "ours")}
+    )
     dots = links(base, alt.Y("used_all_in:Q"), "ours")
     return alt.layer(gain, loss, lines, dots)
 
