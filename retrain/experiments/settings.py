@@ -123,7 +123,7 @@ class Study(ConfigModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the study and of its page: lower-case letters, digits and hyphens."""
     repeats: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The papers' tables and figures that the study repeats, with the names of `retrain study list`. Example: Verwimp et
+    """The papers' tables and figures that the study repeats, as `retrain study list` names them. Example: Verwimp et
     al., Table 1."""
     title: str
     """Title of its page."""
