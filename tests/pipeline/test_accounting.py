@@ -158,7 +158,7 @@ def test_show_reports_a_run_that_ended_within_its_bound(below: float, expected: 
     record = record.model_copy(update={"result": record.result.model_copy(update={"in_scope": score})})
     console = Console(width=200, file=StringIO())
     console.print(record_details(record))
-    assert ("ended below it, within its 95% confidence bound" in console.file.getvalue()) == expected
+    assert ("ended below the target, but within its 95% confidence bound" in console.file.getvalue()) == expected
 
 
 def test_plan_without_estimate_is_compared_with_its_baseline() -> None:
