@@ -83,8 +83,8 @@ def page(study: Study, kept: KeptRuns) -> str:
         "percent of it. Above 1, the run is faster. The L_99 of the reference itself is 1 or more, because it reaches "
         "99 percent of its final accuracy no later than 100 percent.",
         f"`{NOT_REACHED}` means that no run reached the value. (2/3) means that two seeds of three reached it. {HARM} "
-        f"marks a method with negative transfer: its mean final accuracy is lower than the mean final accuracy of "
-        f"{study.against[0]} with the same seeds.",
+        f"marks a method with negative transfer: its mean final accuracy is lower than that of the method "
+        f"`{study.against[0]}` with the same seeds.",
         "Each heading below names the division of the training data into drops, the variant (`task` if the study has "
         f"none) and the number of drops that had arrived. {splits}",
         tables,
@@ -105,7 +105,7 @@ def _subject(study: Study) -> str:
         sentences.append(f"The study repeats {_join_items(of_papers).removesuffix('.')}.")
     if own:
         subject = "It also" if of_papers else "The study"
-        sentences.append(f"{subject} examines questions that the papers leave open: {'; '.join(own)}.")
+        sentences.append(f"{subject} examines what the papers leave open: {'; '.join(own)}.")
     sentences.append(SIZES[study.size])
     drops = sorted({parts_of(study, split) for split in study.splits})
     number = f"{drops[0]} to {drops[-1]}" if len(drops) > 1 else str(drops[0])
@@ -170,7 +170,7 @@ def _methods(study: Study) -> Iterator[str]:
     """Yield a description of each method of the study."""
     yield "## Methods"
     yield (
-        "A method starts from a new network (scratch), or from the weights of its previous run, on the earlier drops "
+        "A method starts from a new network (scratch), or from the weights of its run on the earlier drops "
         f"(previous run). It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table "
         "names, with the settings in the last column. Everything else is standard training."
         + (f" {ASPECTS}" if any(method.aspects for method in study.methods.values()) else "")
