@@ -135,7 +135,7 @@ def test_last_of_two_overrides_of_a_field_is_used(task_file: Path) -> None:
     assert load_task(str(task_file), ["seed=1", "seed=2"]).seed == 2
 
 
-def test_changed_kind_keeps_only_the_fields_it_shares(task_file: Path) -> None:
+def test_changed_kind_keeps_only_shared_fields(task_file: Path) -> None:
     assert load_task(str(task_file), ["recipe.objective.name=l2"]).recipe.objective == L2(strength=0.5)
     assert load_task(str(task_file), ["training.optimizer.name=adam"]).training.optimizer == Adam()
 

@@ -82,7 +82,7 @@ def test_trained_images_are_never_held_out_later(ingest_files: IngestFunction, t
     assert {content: [place] for content, place in before.items()}.items() <= all_places(store).items()
 
 
-def test_copy_in_train_and_test_of_one_drop_is_tested_on(
+def test_copy_in_train_and_test_of_one_drop_is_held_out(
     ingest_files: IngestFunction, task: Task, store: TaskStore
 ) -> None:
     files = with_splits(range(20), range(20, 25), range(25, 30)) | {
@@ -318,7 +318,7 @@ def test_holdout_takes_samples_only_from_train() -> None:
     assert {split_of(key, "train", {}) for key in KEYS} == {"train"}
 
 
-def test_sample_keeps_its_split_for_good() -> None:
+def test_split_of_a_key_never_changes() -> None:
     held_out = {key: split_of(key, "train", {"val": 0.1, "test": 0.1}) for key in KEYS[:40]}
     assert {key for key, split in held_out.items() if split == "val"} == {"cat/1", "cat/9", "cat/19", "cat/38"}
     assert {key for key, split in held_out.items() if split == "test"} == {"cat/10", "cat/25"}

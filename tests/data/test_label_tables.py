@@ -47,7 +47,7 @@ def test_imagefolder_with_metadata_in_each_split_is_read(local_route: IngestRout
         ("0.png,dog", r"row 25: '0\.png' is named a second time"),
     ],
 )
-def test_row_without_its_own_image_is_named(local_route: IngestRoute, row: str, named: str) -> None:
+def test_table_row_without_a_distinct_image_is_refused(local_route: IngestRoute, row: str, named: str) -> None:
     rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24)), row])
     with pytest.raises(DropError, match=named):
         local_route.ingest({**{f"{number}.png": png(number) for number in range(24)}, "metadata.csv": rows.encode()})

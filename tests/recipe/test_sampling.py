@@ -110,7 +110,7 @@ def test_old_new_meets_its_share_by_thinning_one_group(old: int, new: int, share
 
 
 @pytest.mark.parametrize(("old", "new"), [(10, 0), (0, 10)])
-def test_old_new_with_one_group_alone_keeps_all_of_it(old: int, new: int) -> None:
+def test_old_new_with_only_one_group_keeps_all_samples(old: int, new: int) -> None:
     assert keep_probability(OldNew(), Counters.zeros(10), group(old, new)) is None
 
 

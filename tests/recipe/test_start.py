@@ -77,7 +77,7 @@ def test_initialization_under_sgd_keeps_the_learning_rate(train: float, alpha: f
 
 
 @pytest.mark.parametrize(("alpha", "rate"), [(0.0, 2.5), (0.2, 2.5), (0.4, 2.5), (0.5, 2.0), (1.0, 1.0)])
-def test_an_under_fitted_parent_keeps_the_relative_step(alpha: float, rate: float) -> None:
+def test_run_from_an_under_fitted_parent_keeps_the_relative_step(alpha: float, rate: float) -> None:
     start, why = resolve_initialization(Auto(alpha=alpha), True, 0.3, 0.35, relative_step=0.02)
     assert start == ShrinkPerturb(alpha=1.0, least_norm=1.0, rate=rate, new_rows="class_means")
     assert "The parent's weights are not shrunk: it is under-fitted" in why

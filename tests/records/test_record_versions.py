@@ -35,7 +35,7 @@ def test_record_without_a_version_is_of_the_first_version() -> None:
     assert parse_record(Removed, data, "removed.json") == REMOVED
 
 
-def test_record_of_the_next_version_keeps_it_when_rewritten() -> None:
+def test_rewritten_record_keeps_the_next_version() -> None:
     read = parse_record(Removed, written(REMOVED, schema_version=NEXT, of_a_later_version="x"), "removed.json")
     again = json.loads(read.model_copy(update={"bytes": 8}).to_bytes())
     assert again == json.loads(REMOVED.to_bytes()) | {

@@ -42,7 +42,7 @@ class Served:
         return folder
 
     def test_files(self) -> list[bytes]:
-        """Return the image files of the whole test split, in the dataset's order."""
+        """Return the image files of the test split, in the dataset's order."""
         store, found = self.workspace.store, []
         for drop in store.drops.all():
             assignment = Assignment.of(drop, store)

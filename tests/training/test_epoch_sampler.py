@@ -53,7 +53,7 @@ def test_sampler_resumes_at_a_recorded_position(batch_size: int) -> None:
         assert torch.equal(source.next(), batches[k + 1])
 
 
-def test_seed_decides_the_order() -> None:
+def test_seed_decides_the_order_of_samples() -> None:
     assert torch.equal(make_sampler(50).next(), make_sampler(50).next())
     assert not torch.equal(make_sampler(50).next(), make_sampler(50, seed=1).next())
 

@@ -66,7 +66,7 @@ def one_by_one(network: nn.Module, held: Samples) -> Naive:
     return Naive(predicted, probabilities, sum(right) / len(right), sum(losses) / len(losses))
 
 
-def test_full_evaluation_equals_one_sample_at_a_time(network: nn.Module) -> None:
+def test_full_evaluation_equals_a_loop_over_samples(network: nn.Module) -> None:
     held = samples([CHUNK + 137], CLASSES)
     naive = one_by_one(network, held)
     assert 0 < naive.accuracy < 1

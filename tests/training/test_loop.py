@@ -222,7 +222,7 @@ def test_run_stops_at_the_first_evaluation_at_its_target() -> None:
     assert run.progress.iteration == first.iteration < full.plan.iterations
 
 
-def test_run_that_ends_below_its_target_reports_it() -> None:
+def test_run_that_ends_below_its_target_has_missed_it() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
     assert train(run) == "missed"
     assert run.progress.iteration == run.plan.iterations
