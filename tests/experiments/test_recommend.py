@@ -46,7 +46,7 @@ def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own(trained: Path, tmp_path: Path) -> str:
+def task_file(trained: Path, tmp_path: Path) -> str:
     """Return the file of a task. Its store is a copy of the store with the trained run."""
     shutil.copytree(trained, tmp_path / "store")
     return write_task(tmp_path)
