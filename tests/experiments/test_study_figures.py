@@ -47,7 +47,7 @@ def test_time_plot_counts_images_instead_of_iterations(tmp_path: Path) -> None:
     ]
     write_plots(study, by_group, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["time.png", "time.svg"]
-    with pytest.raises(ValidationError, match="time needs fitted"):
+    with pytest.raises(ValidationError, match="`time` needs a training loss or accuracy to reach"):
         small_study(plots=["time"])
 
 

@@ -224,7 +224,7 @@ def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None
         run(runs, DataRoot(thirty), CPU)
     with pytest.raises(ValidationError, match="step and steps must be set together"):
         small_study(splits={"s": {"by": "share", "step": 40}})
-    with pytest.raises(ValidationError, match="by classes has no steps"):
+    with pytest.raises(ValidationError, match="step: not allowed with by: classes"):
         small_study(splits={"s": {"by": "classes", "step": 40, "steps": 2}})
 
 
