@@ -250,7 +250,8 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
     gate = list(_gate_rows(record.decision, "passed"))
     if candidate:
         gate = list(_gate_rows(candidate.gate, candidate.approval.describe(task_argument(record.task), utc_now())))
-    rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *gate, *_total_rows(record, ledger)]
+    saved = "saved if approved" if candidate else "saved"
+    rows = [*_run_rows(record, saved, bool(ledger)), *_quality_rows(record), *gate, *_total_rows(record, ledger)]
     return details(f"{record.run_id} {record.ending}", rows)
 
 
@@ -270,13 +271,13 @@ def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
     """Yield the savings of all runs on the same drops as this run, and the savings of all the task's runs."""
     same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
-    if len(same) > 1:
+    if len(same) > 1 and record.savings:  # trials have none
         yield from saved_rows(f"saved by {len(same)} runs on these drops", total_savings(same))
     if ledger:
         yield from saved_rows("saved in total", total_savings(ledger), SCRATCH_RUNS)
 
 
-def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
+def _run_rows(record: RunRecord, saved: str, with_totals: bool) -> Rows:
     result = record.result
     escalation = f", escalation {record.attempt}" if record.attempt else ""
     yield "purpose", f"{record.purpose}{escalation}, seed {record.seed}"
@@ -300,11 +301,11 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     savings = record.savings
     if savings and savings.baseline and record.method == "scratch" and record.scratch is None:
-        yield "saved", "nothing: the savings of other runs are computed by comparison with runs from scratch"
+        yield saved, "nothing: the savings of other runs are computed by comparison with runs from scratch"
     elif savings:
         if record.scratch:
             yield "from scratch", _describe_estimate(record.scratch)
-        rows = list(saved_rows("saved", savings))
+        rows = list(saved_rows(saved, savings))
         if record.attempt and not with_totals:
             rows[0] = (rows[0][0], rows[0][1] + "; `retrain status` also counts earlier runs")
         yield from rows

@@ -37,7 +37,7 @@ def is_waiting(approval: Approval | None) -> bool:
 
 
 class Candidate(NamedTuple):
-    """A run that awaits approval, with the record that it would have if it were refused now."""
+    """A run that awaits approval, with the record that it would have if it were approved, but without a decision."""
 
     record: RunRecord
     approval: Approval
@@ -52,8 +52,9 @@ def read_candidate(store: TaskStore, run_id: str) -> Candidate | None:
         return None
     files = store.run(run_id)
     plan, evaluation = files.plan(), files.evaluation()
-    record = make_record(plan, files.result(), evaluation, None, None)
-    return Candidate(record, approval, decide(plan.task.gate, evaluation) if evaluation else None)
+    gate = decide(plan.task.gate, evaluation) if evaluation else None
+    approved = make_record(plan, files.result(), evaluation, gate, None)
+    return Candidate(approved.model_copy(update={"decision": None}), approval, gate)
 
 
 def refusal(verdict: Verdict | None) -> Decision | None:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 
 from retrain.config.task import Task
-from retrain.pipeline.targets import ScratchRun
-from retrain.records import Dataset, Target
+from retrain.pipeline.targets import ScratchRun, why_near_chance
+from retrain.records import Dataset, Drop, Target
 from retrain.utils.text import pluralize
 
 UNCERTAIN_TARGET = 0.03
@@ -56,20 +56,36 @@ def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every
 
 def length_warnings(task: Task, schedule: int) -> Iterable[str]:
     """Yield a warning if scratch's schedule, in iterations, is too short to fit the data."""
-    training = task.training
     if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few
         return
     known = f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what "
+    yield f"{known}the data allow: set {settings_for(ENOUGH_ITERATIONS, task, schedule)}"
+
+
+def near_chance_warning(task: Task, baseline: ScratchRun, drops: Iterable[Drop], schedule: int) -> str | None:
+    """Return a warning if a scratch run is no better than a guess on its drops, or None.
+
+    `schedule` is the length of scratch's schedule, in iterations.
+    """
+    own = [drop for drop in drops if drop.id in baseline.record.drops]
+    if (why := why_near_chance(task.target, baseline, own)) is None:
+        return None
+    longer = settings_for(max(ENOUGH_ITERATIONS, 2 * schedule), task, schedule)
+    return f"{why}: it has learnt almost nothing. Check the labels, or train longer: set {longer}"
+
+
+def settings_for(iterations: int, task: Task, schedule: int) -> str:
+    """Return the settings with which scratch trains for at least these iterations instead of `schedule`."""
+    training = task.training
     if training.iterations:
-        yield f"{known}the data allow: set training.iterations to {ENOUGH_ITERATIONS} or more"
-        return
+        return f"training.iterations to {iterations:,} or more"
     batch_size = training.batch_size
-    while batch_size > SMALL_BATCH and schedule * training.batch_size < ENOUGH_ITERATIONS * batch_size:
+    while batch_size > SMALL_BATCH and schedule * training.batch_size < iterations * batch_size:
         batch_size //= 2
-    ways = [f"training.epochs to {math.ceil(training.epochs * ENOUGH_ITERATIONS / schedule):,} or more"]
+    ways = [f"training.epochs to {math.ceil(training.epochs * iterations / schedule):,} or more"]
     if batch_size < training.batch_size:
         ways.insert(0, f"training.batch_size to {batch_size}")
-    yield f"{known}the data allow: set {', or '.join(ways)}"
+    return ", or ".join(ways)
 
 
 def target_warnings(target: Target | None, baseline: ScratchRun | None) -> Iterable[str]:

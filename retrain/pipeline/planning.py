@@ -13,7 +13,7 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
-from retrain.pipeline.plan_warnings import length_warnings, setting_warnings, target_warnings
+from retrain.pipeline.plan_warnings import length_warnings, near_chance_warning, setting_warnings, target_warnings
 from retrain.pipeline.start import read_missing_fit, resolve_start
 from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
 from retrain.pipeline.trigger import TriggerState
@@ -271,7 +271,10 @@ def _assemble(
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
     warnings = [*setting_warnings(task, dataset, schedule, evaluate_every), *target_warnings(target, baseline)]
-    warnings += length_warnings(task, schedule) if method == "scratch" else ()
+    if method == "scratch":
+        latest = history.baseline_for(dataset)
+        weak = near_chance_warning(task, latest, drops, schedule) if latest else None
+        warnings += [weak] if weak else length_warnings(task, schedule)
     return Plan(
         task=task,
         method=method,

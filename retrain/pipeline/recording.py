@@ -4,6 +4,7 @@ Torch is imported only to evaluate. A run that was evaluated in its pod is not e
 can therefore record such a run, and promote it after its approval.
 """
 
+import logging
 from contextlib import suppress
 
 from retrain.errors import UserError
@@ -11,12 +12,17 @@ from retrain.pipeline import next_run
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.approval import find_approval, is_waiting, refusal, request_approval
 from retrain.pipeline.gate import decide
+from retrain.pipeline.plan_warnings import near_chance_warning
 from retrain.pipeline.record_context import RecordContext
+from retrain.pipeline.targets import ScratchRun
 from retrain.records import Approval, Decision, Evaluation, Plan, RunRecord, Verdict
+from retrain.records.ledger import is_baseline
 from retrain.store import champions
 from retrain.store.base import Conflict
 from retrain.store.champions import Author, ChampionSnapshot
 from retrain.utils.extras import has_torch
+
+log = logging.getLogger("retrain")
 
 Ended = RunRecord | Approval
 """The result of these stages: the run's record, or the approval that the run waits for."""
@@ -134,7 +140,20 @@ def write_record(context: RecordContext, plan: Plan, error: str | None = None) -
         entry = found or _assemble(context, plan, error, failed_after=checkpoints.iteration())
         entry = context.store.ledger.write(entry)
         checkpoints.clear()
+    if found is None:
+        _warn_near_chance(context, plan, entry)
     return entry
+
+
+def _warn_near_chance(context: RecordContext, plan: Plan, entry: RunRecord) -> None:
+    """Log a warning if a new baseline is no better than a guess."""
+    if entry.result is None or not is_baseline(entry):
+        return
+    baseline = ScratchRun(entry, entry.result, context.files(plan.run_id).curve(), plan.dataset.classes)
+    with suppress(UserError):  # without the manifests of the drops, a warning is not possible
+        drops = context.store.drops.read_versions(plan.dataset.drops)
+        if warning := near_chance_warning(plan.task, baseline, drops, entry.result.iterations):
+            log.warning(warning)
 
 
 def _assemble(context: RecordContext, plan: Plan, error: str | None, failed_after: int) -> RunRecord:

@@ -145,7 +145,7 @@ def why_no_target(
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
     own = [drop for drop in drops if drop.id in baseline.record.drops]
-    if why := _why_near_chance(setting.level, baseline, chance_level(own, len(baseline.classes), setting.metric)):
+    if why := why_near_chance(setting, baseline, own):
         return why
     if baseline.record.dataset_digest == dataset.digest:
         return None
@@ -156,15 +156,15 @@ def why_no_target(
     return None
 
 
-def _why_near_chance(level: float, baseline: ScratchRun, chance: float) -> str | None:
+def why_near_chance(setting: TargetSetting, baseline: ScratchRun, drops: Iterable[Drop]) -> str | None:
     """Return a sentence if a baseline's target is within a standard error of the chance level, or None.
 
-    Such a target would end a run that has learnt nothing.
+    `drops` are the baseline's drops. Such a target would end a run that has learnt nothing.
     """
-    metric = baseline.record.metric
+    metric, chance = setting.metric, chance_level(drops, len(baseline.classes), setting.metric)
     is_share = metric in TOP_CLASSES
     bound = chance + (standard_error(chance, baseline.val_samples) if is_share else baseline.standard_error)
-    accuracy = level / 100 * baseline.result.final_score
+    accuracy = setting.level / 100 * baseline.result.final_score
     if accuracy > bound:
         return None
     guess = "naming the most common class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"

@@ -5,12 +5,13 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 from support import known_ledger
-from support.histories import Past, drop, one_drop
+from support.histories import TASK, Past, drop, one_drop
 
 from retrain.cli.drop_tables import drop_details
 from retrain.cli.formatting import plan_details, record_details, saved_rows
 from retrain.config.task import Task
 from retrain.pipeline.approval import Candidate
+from retrain.pipeline.planning import Request
 from retrain.records import Approval, Decision, RunRecord, Savings
 from retrain.records.drop import LeftOut
 
@@ -55,6 +56,14 @@ def test_runs_summary_counts_the_iterations_of_missed_runs() -> None:
         in summary
     )
     assert "earlier runs" not in summary
+
+
+def test_trials_summary_has_no_sum_of_its_drops() -> None:
+    past = one_drop()
+    for seed in (1, 2):
+        task = TASK.model_copy(update={"seed": seed})
+        last = past.ended(past.plan(Request("scratch", "trial"), task), promoted=None)
+    assert "runs on these drops" not in printed(record_details(last, past.records))
 
 
 def test_scratch_run_has_no_savings() -> None:
@@ -133,4 +142,6 @@ def test_drop_that_is_not_committed_has_no_time_of_commit() -> None:
 def test_plan_explains_that_a_target_near_chance_is_refused() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.52)
-    assert "no better than naming the most common class" in printed(plan_details(past.landed(drop(2)).plan()))
+    plan = past.landed(drop(2)).plan()
+    assert "no better than naming the most common class" in printed(plan_details(plan))
+    assert any("it has learnt almost nothing. Check the labels, or train longer: set" in one for one in plan.warnings)

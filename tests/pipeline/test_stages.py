@@ -46,6 +46,14 @@ def test_first_drop_is_trained_from_scratch_and_promoted(workspace: Workspace) -
     assert records(workspace) == [first]
 
 
+def test_first_run_that_learns_nothing_logs_a_warning(local: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    local.land(0, 1, seed=1)
+    idle = {**TASK.training.model_dump(), "optimizer": {"name": "adam", "learning_rate": 1e-12}}
+    run(local, task=make_task(training=idle))
+    assert "no better than naming the most common class" in caplog.text
+    assert "learnt almost nothing. Check the labels, or train longer: set training.epochs to" in caplog.text
+
+
 def test_network_that_cannot_be_built_is_refused_when_planning(local: Workspace) -> None:
     """Check a first run, and a run whose parent has another network."""
     local.land(0, 1)
