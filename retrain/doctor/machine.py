@@ -41,7 +41,7 @@ def _check_disk(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding 
     streamed = choose_loading(task, make_dataset(drops)).kind == "stream"
     free, needed = shutil.disk_usage(folder).free, disk_bytes_needed(task, drops, streamed, store, folder)
     how = "streamed" if streamed else "decoded"
-    found = f"{free / GB:.1f} GB free in {folder}; the {how} drops need {needed / GB:.2f} GB more"
+    found = f"{free / GB:.1f} GB free in {folder}; {how} drops that are not cached yet need {needed / GB:.2f} GB"
     return found if free > needed else Finding(check="disk", state="failed", found=found, mend=mend)
 
 
@@ -60,8 +60,9 @@ def _check_device(task: Task) -> Finding | str:
         return f"{torch.cuda.get_device_name()}, {free / GB:.0f} of {total / GB:.0f} GB free"
     cores = f"no GPU; {available_cores()} CPU cores"
     if Path("/dev/nvidia0").exists():
-        mend = f"There is a GPU, but torch {torch.__version__} cannot use it: update the driver."
-        return Finding(check="device", state="failed", found=cores, mend=mend)
+        found = f"the machine has a GPU, but torch {torch.__version__} cannot use it"
+        mend = "Update the NVIDIA driver, or install a torch that was built for the driver's version of CUDA."
+        return Finding(check="device", state="failed", found=found, mend=mend)
     if is_bf16_slow(task.training.bf16, torch.device("cpu")):
         return Finding(
             check="device",

@@ -19,15 +19,15 @@ class Published(NamedTuple):
     files: str
     """A file or folder that shows that the data set is present."""
     where: str
-    """URL or files to fetch, for a machine that cannot download it."""
+    """What the user downloads by hand if this machine cannot: the instruction begins with a verb."""
 
 
 CIFAR = "https://www.cs.toronto.edu/~kriz"
 PUBLISHED = {
-    "cifar10": Published("CIFAR10", "cifar-10-batches-py", f"{CIFAR}/cifar-10-python.tar.gz"),
-    "cifar100": Published("CIFAR100", "cifar-100-python", f"{CIFAR}/cifar-100-python.tar.gz"),
+    "cifar10": Published("CIFAR10", "cifar-10-batches-py", f"unpack {CIFAR}/cifar-10-python.tar.gz"),
+    "cifar100": Published("CIFAR100", "cifar-100-python", f"unpack {CIFAR}/cifar-100-python.tar.gz"),
     "svhn": Published(
-        "SVHN", "train_32x32.mat", "train_32x32.mat and test_32x32.mat of http://ufldl.stanford.edu/housenumbers/"
+        "SVHN", "train_32x32.mat", "put train_32x32.mat and test_32x32.mat of http://ufldl.stanford.edu/housenumbers/"
     ),
 }
 IMAGENET = "ImageNet's ILSVRC-2012 (image-net.org), as train/CLASS/*.JPEG and test/CLASS/*.JPEG,"
@@ -93,7 +93,7 @@ def load_split(kind: Any, root: Path, split: str, download: bool) -> Any:
 def how_to_get(name: str, root: Path) -> str:
     """Return instructions: what to fetch for a data set, and where to put it."""
     if name in PUBLISHED:
-        return f"pass --download, or put {PUBLISHED[name].where}, unpacked, into {root}, or images into {root / name}"
+        return f"pass --download, or {PUBLISHED[name].where} into {root}, or put an image folder at {root / name}"
     return f"put {BY_HAND.get(name, 'an image folder, CLASS/*.png, or tars of it,')} into {root / name}"
 
 

@@ -1,7 +1,7 @@
 """Erase samples from everything that a task stores: drops, uploads, amendments, thumbnails and the local cache.
 
 The record `erasures/<sequence>.json` is written first. It names the runs that saw the samples. If the erasure is then
-interrupted, the next `retrain drop erase` completes it. The ledger does not change, so its sums stay correct.
+interrupted, the next `retrain drop erase` completes it. The ledger does not change, so its totals stay correct.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -116,7 +116,7 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
 
 
 def _names(keys: Iterable[str]) -> set[str]:
-    """Return the keys and the paths from which they were made. Messages contain both."""
+    """Return the keys and the paths from which they were made. Reports of quarantined drops can contain both."""
     return {name for key in keys for name in (key, readable_key(key))}
 
 
@@ -152,7 +152,10 @@ def _delete_files(
 
 
 def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Erasure, store: TaskStore) -> None:
-    """Remove the thumbnails of the samples' drops from a run's mistakes, and reject the run if it awaits approval."""
+    """Remove the thumbnails of the affected drops from a run's list of wrongly classified images.
+
+    Reject the run if it awaits approval.
+    """
     files = store.run(run.run_id)
     errors = files.errors()
     if errors:
@@ -168,7 +171,10 @@ def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Eras
 
 
 def find_affected_runs(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[AffectedRun]:
-    """Yield the runs that saw samples: runs trained or measured on them, and runs that continue from trained ones."""
+    """Yield the runs that saw samples.
+
+    These are the runs trained or evaluated on them, and the runs that continue from a run trained on them.
+    """
     rows: dict[str, list[int]] = {}
     for sample in samples:
         rows.setdefault(sample.drop, []).append(sample.row)
@@ -201,7 +207,10 @@ def _find_plan(run_id: str, store: TaskStore) -> Plan | None:
 
 
 def _uses(ref: DropRef, rows: Iterable[int], store: TaskStore) -> set[str]:
-    """Return the uses of samples in a version of their drop."""
+    """Return the splits that the samples belong to in a version of their drop.
+
+    A sample outside of the splits gives the reason instead, such as `duplicate`.
+    """
     [version] = store.drops.read_versions([ref])
     table = read_or_make_table(version.model_copy(update={"erased": None}), store)
     return {USES[table.use[row]] for row in rows}

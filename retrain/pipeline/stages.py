@@ -69,7 +69,7 @@ def _record_champion(context: RecordContext) -> None:
 def train(context: "Context", plan: Plan) -> Plan:
     """Train a plan. While the target is missed, train its escalations. Return the plan of the last run."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
-        context.files(following.run_id).write_plan(following)  # before the record that names it
+        context.files(following.run_id).write_plan(following)  # first: no record may name a missing plan
         write_record(context, plan)
         plan = following
     return plan
@@ -99,7 +99,7 @@ def run_task(context: "Context", task: Task, request: Request) -> Ended | NoRunN
 
 
 def run_locked(context: "Context", task: Task, request: Request) -> Ended | NoRunNeeded:
-    """Run all stages while holding the task's lease. All processes that torchrun started train together."""
+    """Run all stages while rank 0 holds the task's lease. The other ranks only train, and then exit."""
     from retrain.pipeline.train import run_as_leader
 
     with run_as_leader(context), context.store.lock() as locked:
@@ -107,9 +107,9 @@ def run_locked(context: "Context", task: Task, request: Request) -> Ended | NoRu
 
 
 def run_plan(context: "Context", planned: Plan) -> Ended:
-    """Run the stages after planning in this process.
+    """Run all stages except `plan` in this process.
 
-    `end_with` handles errors. An unexpected error is recorded too, because no other process retries the run.
+    An unexpected error, too, ends the run with a record, because no other process retries the run.
     """
     try:
         return run_stages(context, planned)
@@ -120,7 +120,7 @@ def run_plan(context: "Context", planned: Plan) -> Ended:
 
 
 def run_stages(context: "Context", planned: Plan) -> Ended:
-    """Run the stages after planning in order. Return the record, or the approval that the candidate waits for."""
+    """Run all stages except `plan`, in their order. Return the record, or the approval that the candidate waits for."""
     final = train(context, planned)
     for name in STAGES[STAGES.index("train") + 1 :]:
         BY_NAME[name](context, final)
@@ -130,9 +130,9 @@ def run_stages(context: "Context", planned: Plan) -> Ended:
 def end_with(context: RecordContext, plan: Plan, error: Exception) -> bool:
     """Handle an error of a stage, and return whether it ended the run.
 
-    This is the only place that handles errors. A `UserError` would occur again, so it ends the run with a record. A
-    damaged drop is also quarantined, and the next plan can use the run's other drops. After a `StoreError` or an
-    unexpected error, the run can be retried unchanged.
+    Only this function decides which errors always end a run. A `UserError` would occur again, so it ends the run with a
+    record. A damaged drop is also quarantined, and the next plan can use the run's other drops. After a `StoreError` or
+    an unexpected error, the run can be retried unchanged.
     """
     if not is_permanent(error):
         return False

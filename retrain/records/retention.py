@@ -15,7 +15,10 @@ class Removed(Record):
 
 
 class Removal(Record):
-    """Files that no later step needs: files of one run, files that no manifest names, claims, or cached files."""
+    """Files that no later step needs: files of one run, files that no manifest names, claims, or cached files.
+
+    Claims are the files that assign a drop to a run.
+    """
 
     what: str
     """Name of the run or folder, or `claims` or `cache`."""

@@ -1,6 +1,6 @@
 """Measure the energy of the training device, if the machine provides it: NVML for a GPU, RAPL for CPUs.
 
-Torch is imported only for a GPU, because observers import this module, and a watcher starts without torch.
+Torch is imported only for a GPU. The watcher imports this module through `monitoring`, and must start without torch.
 """
 
 from collections.abc import Callable

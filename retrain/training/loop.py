@@ -1,6 +1,7 @@
 """The training loop.
 
-`setup` determines the method beforehand. The caller passes observers and a function that saves.
+It is the same for all methods: `setup` builds their parts beforehand. The caller passes an observer and a function that
+saves a checkpoint.
 """
 
 import math
@@ -22,9 +23,9 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
     """Train until the target is reached, the run stops improving, its schedule ends, or the loss is not finite.
 
     The loop calls `save` between iterations, every `save_seconds`. A run with a restored state continues as if it had
-    never stopped. If `leaving` returns true, the machine is about to be taken away. The loop then saves the state once
-    more and raises `Preempted`. All ranks save, leave and end in the same iteration: all of them do so if any rank asks
-    for it. The all-reduce of these requests overlaps with the step.
+    never stopped. `leaving` returns true if the process is about to be preempted. The loop then saves the state once
+    more and raises `Preempted`. All ranks do this in the same iteration, even if only one of them is about to be
+    preempted. The all-reduce of their requests overlaps with the step.
     """
     plan, progress = run.plan, run.progress
     stopwatch = Stopwatch(progress, EnergyMeter(run.train.device))
@@ -72,7 +73,8 @@ def train_step(run: Run) -> None:
 def ends_epoch(run: Run, epochs: int) -> bool:
     """Return whether the last batch ended an epoch. `epochs` is the number of epochs that had ended before this batch.
 
-    The sampler starts the next epoch only with the next batch. Therefore the end of the run also ends its last epoch.
+    The sampler's epoch number increases only with the first batch of the next epoch. No such batch follows the last
+    iteration of a run, so this function checks the last iteration separately.
     """
     ended = run.loader.position.epoch
     samples = run.plan.iterations * run.plan.task.training.batch_size
@@ -81,8 +83,9 @@ def ends_epoch(run: Run, epochs: int) -> bool:
 
 
 def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
-    """Evaluate on val, and start new means over training batches. An evaluation may stop after a part of val if the
-    accuracy is unlikely to reach `needed_accuracy`.
+    """Evaluate on val, and reset the sums of training loss and accuracy.
+
+    The evaluation may stop after a part of val if the accuracy is unlikely to reach `needed_accuracy`.
     """
     progress, measured = run.progress, _measure_val(run)
     since = progress.points[-1].iteration if progress.points else 0
@@ -108,7 +111,7 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
 
 
 def _measure_val(run: Run) -> MeasuredScores:
-    """Measure the weights that would be promoted now. Only accuracy can be judged on a part of val."""
+    """Evaluate the weights that would be promoted now. Only with the metric accuracy may a part of val be enough."""
     plan, network = run.plan, run.average.network()
     run.ranks.sync_buffers(network)
     if plan.metric != "accuracy":
@@ -118,8 +121,9 @@ def _measure_val(run: Run) -> MeasuredScores:
 
 
 def outcome_at(run: Run, point: Point) -> Outcome | None:
-    """Return the outcome if the run ends with its newest point, else None. Except for divergence, a run can end only
-    with a point on all of val.
+    """Return the outcome if the newest evaluation ends the run, else None.
+
+    An evaluation of a part of val ends a run only if the loss is not finite.
     """
     if point.train_loss is None or point.loss is None:
         return "diverged"
@@ -133,7 +137,10 @@ def outcome_at(run: Run, point: Point) -> Outcome | None:
 
 
 def has_fitted(point: Point, accuracy: float | None) -> bool:
-    """Return whether the training batches since the last point reached this accuracy (Ash & Adams, section 3.7)."""
+    """Return whether the mean training accuracy since the evaluation before `point` is at least `accuracy`.
+
+    Ash & Adams (section 3.7) end runs by it.
+    """
     return accuracy is not None and point.train_accuracy is not None and point.train_accuracy >= accuracy
 
 

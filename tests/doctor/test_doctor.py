@@ -182,10 +182,10 @@ def test_disk_check_counts_all_decoded_data_or_only_a_stream(doctor: Doctor, tmp
     huge_drop(tmp_path)
     code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
     assert (code, found["disk"]["state"]) == (1, "failed")
-    assert "192000.00 GB more" in found["disk"]["found"]
+    assert "need 192000.00 GB" in found["disk"]["found"]
     _, found = doctor(str(tmp_path / "store"))
     assert found["disk"]["state"] == "ok"
-    assert "streamed drops need 0.00 GB more" in found["disk"]["found"]
+    assert "streamed drops that are not cached yet need 0.00 GB" in found["disk"]["found"]
 
 
 def test_cached_data_needs_no_more_disk_space(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_files_with_unpublished_digests_are_refused(tmp_path: Path) -> None:
     for name, published in PUBLISHED.items():
         assert is_available(name, tmp_path)
         with pytest.raises(
-            StudyError, match=rf"{name} is missing in .*corrupted.* pass --download, or put .*{published.where}"
+            StudyError, match=rf"{name} is missing in .*corrupted.* pass --download, or {published.where}"
         ):
             find_data_set(name, tmp_path, False, tmp_path / "scratch")
 

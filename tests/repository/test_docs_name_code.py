@@ -28,7 +28,7 @@ def test_reliability_page_names_existing_files(path: str) -> None:
 
 
 @pytest.mark.parametrize("case", sorted(set(re.findall(r"(?<!`)\[([^]]+)\](?!\()", RELIABILITY))))
-def test_reliability_page_names_existing_cases(case: str) -> None:
+def test_reliability_page_names_existing_test_ids(case: str) -> None:
     assert f'"{case}"' in TESTS
 
 
@@ -44,7 +44,7 @@ def test_security_page_names_existing_tests() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split(" | ")[0].strip("| "))
-def test_readme_names_existing_functions(row: str) -> None:
+def test_recipe_page_names_existing_functions(row: str) -> None:
     module = ""
     for name in re.findall(r"`([\w.]+)`", row.split(" | ")[1]):
         module, _, function = name.rpartition(".") if "." in name else (module, "", name)
@@ -52,7 +52,7 @@ def test_readme_names_existing_functions(row: str) -> None:
 
 
 @pytest.mark.parametrize("aspect", ["initialization", "objective", "sampling", "schedule"])
-def test_readme_names_existing_settings(aspect: str) -> None:
+def test_recipe_page_names_existing_settings(aspect: str) -> None:
     union = getattr(settings, aspect.capitalize()).__origin__
     fields = {kind.model_fields["name"].default: set(kind.model_fields) for kind in union.__args__}
     named = re.findall(rf"`recipe\.{aspect}: {{name: ([^,}}`]+)([^}}`]*)}}`", RECIPE)
