@@ -59,7 +59,7 @@ def pack(
         source, opened, store, staging=staging, part=part, drop_id=drop_id, dry_run=dry_run, tell=typer.echo
     ):
         if dry_run:
-            _preview(packed, opened.data.max_bad_share)
+            _preview(packed)
         else:
             _print_packed(packed)
 
@@ -79,20 +79,20 @@ def _print_packed(packed: "Packed") -> None:
         typer.echo(f"skipped, because they are not samples: {counted}")
 
 
-def _preview(packed: "Packed", max_bad_share: float) -> None:
-    """Print the manifest that would be committed, its classes by split, and whether it would be refused."""
+def _preview(packed: "Packed") -> None:
+    """Print the manifest that would be committed, its classes by split, and whether it would be refused.
+
+    A refused drop without new images has no manifest.
+    """
     from retrain.cli.drop_tables import class_table, drop_details
     from retrain.cli.formatting import print_tables
 
     drop = packed.drop
-    print_tables(drop_details(drop, is_committed=not packed.new))
-    print_tables(class_table(drop))
-    total = sum(drop.samples(split) for split in drop.counts) + len(drop.left_out)
-    if len(drop.left_out) > max_bad_share * total:
-        typer.echo(
-            f"would be refused: {len(drop.left_out):,} of {total:,} samples are bad; data.max_bad_share allows "
-            f"{max_bad_share:.2%}"
-        )
+    if packed.new or not packed.refusal:
+        print_tables(drop_details(drop, is_committed=not packed.new))
+        print_tables(class_table(drop))
+    if packed.refusal:
+        typer.echo(f"would be refused: {packed.refusal}")
         raise typer.Exit(2)
     if packed.amendment:
         typer.echo(f"would write {packed.amendment}")

@@ -34,6 +34,8 @@ class Packed(NamedTuple):
     new: bool
     amendment: Amendment | None = None
     """The amendment that gives images of earlier drops their new labels."""
+    refusal: str | None = None
+    """The reason why the commit would refuse the drop. Only a dry run returns such drops."""
 
 
 class Intake:
@@ -157,7 +159,7 @@ class Intake:
         amendment = self.store.drops.amendments.prepare(resolved.relabelled) if resolved.relabelled else None
         if holder:
             return Packed(holder, False, amendment)
-        drop = self._build(read, drop_id, resolved.table, b"")
+        drop = self._build(read, drop_id, resolved.table, resolved.table.to_bytes())
         self.known.add(drop_id, resolved.table)
         return Packed(drop, True, amendment)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from retrain.config import SPLITS, Split
 from retrain.data.labels import NAMED, Unread, name_files
-from retrain.data.sample_table import SampleRow, SampleTable
+from retrain.data.sample_table import USES, SampleRow, SampleTable
 from retrain.errors import DropError
 from retrain.records import Drop, LeftOut, Reading, SampleList, Shard, Uploaded
 from retrain.records.drop import drop_digest
@@ -37,14 +37,19 @@ class BadSamples:
 
     def finish(self, samples: int) -> tuple[LeftOut, ...]:
         """Return the bad samples. Raises `DropError` if there are too many for this number of good samples."""
-        total = samples + len(self._found)
-        if len(self._found) > self._max_share * total:
-            named = "; ".join(f"{bad.where}: {bad.key}: {bad.cause}" for bad in self._found[:NAMED])
-            raise DropError(
-                f"{len(self._found):,} of {total:,} samples are bad, and data.max_bad_share allows "
-                f"{self._max_share:.2%}: {named}{'; ...' if len(self._found) > NAMED else ''}"
-            )
+        if excess := describe_excess(self._found, samples, self._max_share):
+            raise DropError(excess)
         return tuple(self._found)
+
+
+def describe_excess(bad: Sequence[LeftOut], samples: int, max_share: float) -> str | None:
+    """Return a sentence if a drop has too many bad samples for this number of good samples. Otherwise return None."""
+    total = samples + len(bad)
+    if len(bad) <= max_share * total:
+        return None
+    named = "; ".join(f"{one.where}: {one.key}: {one.cause}" for one in bad[:NAMED])
+    more = "; ..." if len(bad) > NAMED else ""
+    return f"{len(bad):,} of {total:,} samples are bad, and data.max_bad_share allows {max_share:.2%}: {named}{more}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class ReadDrop:
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
         source = _source_digest(rows)  # before the table, so only one of them needs memory at a time
         return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
+
+    def refusal(self, max_bad_share: float) -> str | None:
+        """Return a sentence if the drop has more bad samples than this share. Otherwise return None."""
+        return describe_excess(self.left_out, int(np.sum(self.table.use != USES.index("bad"))), max_bad_share)
 
     def notes(self) -> Iterator[str]:
         """Yield notes on names of classes, and on bad samples that were left out."""

@@ -67,6 +67,7 @@ def pack(
     if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop of this name has
     other content.
     """
+    max_bad_share = task.data.max_bad_share
     if dry_run:  # continue after bad samples, and report all of them
         task = task.model_copy(update={"data": task.data.model_copy(update={"max_bad_share": ALL_BAD})})
     found = survey_source(source, task.data)
@@ -82,7 +83,10 @@ def pack(
             drop = _read(source_part, intake, folder)
             read.append((drop, drop_id or f"d-{drop.source[:12]}", folder))
         checked = intake.check([(drop, name) for drop, name, _ in read], tell if dry_run else None)
-        return checked if dry_run else [_commit(drop, folder, intake, name) for drop, name, folder in read]
+        if dry_run:
+            refusals = [drop.refusal(max_bad_share) for drop, _, _ in read]
+            return [packed._replace(refusal=why) for packed, why in zip(checked, refusals, strict=True)]
+        return [_commit(drop, folder, intake, name) for drop, name, folder in read]
 
 
 def pack_by_shards(

@@ -10,9 +10,11 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import pytest
-from support.pictures import folder, shard_bytes, two_classes
+from support.pictures import folder, png, shard_bytes, two_classes
+from support.terminal import retrain
 
 from retrain.config.task import Data, Task
+from retrain.data.intake import Packed
 from retrain.data.packing import pack, pack_by_shards
 from retrain.data.source import survey_source
 from retrain.data.staging import Staging
@@ -32,7 +34,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 def test_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: ObjectStore) -> None:
     before = datetime.now(UTC)
-    [(drop, new, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
+    [(drop, new, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
     assert new
     assert drop.source
     assert drop.id == f"d-{drop.source[:12]}"
@@ -65,7 +67,7 @@ def test_shard_mixes_classes_in_an_order_set_by_keys_only(tmp_path: Path, local:
         (back / name).parent.mkdir(parents=True, exist_ok=True)
         (back / name).write_bytes((forth / name).read_bytes())
     [(drop, *_)] = pack(forth, TASK, TaskStore(local, TASK.name))
-    assert pack(back, TASK, TaskStore(local, TASK.name)) == [(drop, False, None)]
+    assert pack(back, TASK, TaskStore(local, TASK.name)) == [Packed(drop, False)]
     [data] = shard_bytes(local, drop)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         classes = [PurePosixPath(name).parent.name for name in tar.getnames() if name.endswith(".png")]
@@ -77,7 +79,7 @@ def test_packing_twice_changes_nothing_and_is_reported(tmp_path: Path, local: Lo
     source = two_classes(tmp_path / "pets")
     [(drop, *_)] = pack(source, TASK, TaskStore(local, TASK.name))
     before = list(local.list())
-    assert pack(source, TASK, TaskStore(local, TASK.name)) == [(drop, False, None)]
+    assert pack(source, TASK, TaskStore(local, TASK.name)) == [Packed(drop, False)]
     assert list(local.list()) == before
 
 
@@ -87,10 +89,52 @@ def test_dry_run_names_bad_files_beside_known_images(tmp_path: Path, local: Loca
     again = two_classes(tmp_path / "again", each=5)
     (again / "cat" / "bad.png").write_bytes(b"")
     told: list[str] = []
-    [(_, is_new, amendment)] = pack(again, TASK, TaskStore(local, "pets"), dry_run=True, tell=told.append)
+    [(_, is_new, amendment, refusal)] = pack(again, TASK, TaskStore(local, "pets"), dry_run=True, tell=told.append)
     assert not is_new
     assert amendment
+    assert refusal == (
+        "1 of 11 samples are bad, and data.max_bad_share allows 0.00%: cat/bad.png: cat/bad: cannot be decoded: the "
+        "file is empty"
+    )
     assert told[-1] == "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty"
+
+
+def test_dry_run_gives_the_digest_of_the_commit(tmp_path: Path, local: LocalStore) -> None:
+    source, staging, store = two_classes(tmp_path / "pets"), Staging.parse("share", "50+50"), TaskStore(local, "pets")
+    shown = pack(source, TASK, store, staging=staging, dry_run=True)
+    assert list(local.list()) == []
+    committed = pack(source, TASK, store, staging=staging)
+    assert [packed.drop.digest for packed in shown] == [packed.drop.digest for packed in committed]
+
+
+def test_dry_run_refuses_what_the_commit_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Known images and bad files, without a new image."""
+    source = two_classes(tmp_path / "pets")
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {tmp_path / 'store'}\ndata: {{image_size: 8}}\n")
+    command = ["drop", "pack", str(source), "--task", str(tmp_path / "pets.yaml")]
+    assert retrain(command, capfd).code == 0
+    for name in ("x", "y"):
+        (source / "cat" / f"{name}.svg").write_text("<svg/>")
+    assert retrain(command, capfd).code == 2
+    ran = retrain([*command, "--dry-run"], capfd)
+    assert ran.code == 2
+    assert "digest" not in ran.out, "the earlier drop's manifest is not shown"
+    [*_, last] = ran.out.splitlines()
+    assert last.startswith("would be refused: 2 of 82 samples are bad, and data.max_bad_share allows 0.00%: cat/")
+
+
+def test_dry_run_counts_known_images_as_good_samples(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = two_classes(tmp_path / "pets")
+    data = "{image_size: 8, max_bad_share: 0.05}"
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {tmp_path / 'store'}\ndata: {data}\n")
+    command = ["drop", "pack", str(source), "--task", str(tmp_path / "pets.yaml")]
+    assert retrain(command, capfd).code == 0
+    (source / "cat" / "new.png").write_bytes(png(9000))
+    (source / "cat" / "bad.png").write_bytes(b"")
+    ran = retrain([*command, "--dry-run"], capfd)
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1].startswith("would be committed as d-")
+    assert retrain(command, capfd).code == 0
 
 
 def test_splits_of_the_source_are_kept(tmp_path: Path, local: LocalStore) -> None:
@@ -108,7 +152,7 @@ def test_each_staging_part_is_its_own_drop(tmp_path: Path, local: LocalStore) ->
     [first, second] = pack(source, TASK, TaskStore(local, TASK.name), staging=staging)
     assert {first.drop.classes, second.drop.classes} == {("cat",), ("dog",)}
     assert TaskStore(local, "pets").drops.all() == (first.drop, second.drop)
-    assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [(second.drop, False, None)]
+    assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [Packed(second.drop, False)]
 
 
 def test_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
@@ -140,7 +184,7 @@ def test_table_without_rows_is_named(tmp_path: Path, local: LocalStore) -> None:
 
 
 def test_drop_id_never_gets_other_content(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, new, _)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
+    [(drop, new, *_)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert (drop.id, new) == ("week-45", True)
     before = list(local.list())
     with pytest.raises(DropError, match="drop week-45 exists with other content"):

@@ -83,7 +83,7 @@ def test_shards_of_a_drop_are_uploaded_in_parallel(tmp_path: Path) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
     store = Together(tmp_path / "store")
     task = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
-    [(drop, new, _)] = pack(folder(tmp_path / "pets", *names), task, TaskStore(store, task.name))
+    [(drop, new, *_)] = pack(folder(tmp_path / "pets", *names), task, TaskStore(store, task.name))
     assert new
     assert len(drop.shards) == 2
     landed = {entry.key.rpartition("/")[2] for entry in store.list(f"pets/drops/{drop.id}/")}
