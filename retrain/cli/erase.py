@@ -53,8 +53,14 @@ def erase(
     from retrain.cli.formatting import erasure_details, print_record
     from retrain.data.finding import Selection
     from retrain.data.local_cache import cache_folder
+    from retrain.errors import UserError
     from retrain.pipeline import erasure
 
+    if drop and not key:
+        raise UserError(
+            f"--drop needs --key: {drop} says which drop's sample --key names. To erase a whole drop, name its samples "
+            "in a table and pass it with --list"
+        )
     opened, store = open_task(task, overrides)
     named = [Selection("--content", "", "", one) for one in content]
     named += [Selection("--key", drop, one, "") for one in key]

@@ -273,3 +273,12 @@ def test_erase_command_reports_its_erasure(tmp_path: Path, capfd: pytest.Capture
     assert where.store.erasures.read() == ()
     assert "erasure 1: 1 sample erased" in retrain(chosen, capfd).out
     assert retrain(on, capfd).out == "nothing to erase\n"
+
+
+def test_erase_command_refuses_a_drop_without_a_key(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    where, drop = ingest_layout("pack", "tree", tmp_path)
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {where.store.url}\ndata: {{image_size: 8}}\n")
+    ran = retrain(["drop", "erase", "--task", str(tmp_path / "pets.yaml"), "--drop", drop.id], capfd)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"--drop needs --key: {drop.id} says which drop's sample --key names" in ran.err
+    assert "To erase a whole drop, name its samples in a table and pass it with --list" in ran.err
