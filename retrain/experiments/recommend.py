@@ -16,7 +16,7 @@ from retrain.pipeline import next_run, planning
 from retrain.pipeline.planning import History, Request, same_network
 from retrain.records import Drop, Plan, RunRecord
 from retrain.store.task_store import TaskStore, open_task_store
-from retrain.utils.clock import utc_now
+from retrain.utils.clock import format_moment, utc_now
 from retrain.utils.text import pluralize
 
 RACED: tuple[Preset, ...] = ("default", "naive", "paper")
@@ -100,11 +100,14 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, 
 def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, workers: Workers) -> Recommendation:
     """Race the presets within a budget of iterations. None means a quarter of one training from scratch.
 
-    Raises `StudyError` if there is no champion with a new drop, or if the budget is too small.
+    Raises `StudyError` if there is no champion with a new drop, if its model was removed, or if the budget is too
+    small.
     """
     plans = plan_races(store, task, budget, seeds)
     ended = {record.run_id for record in store.ledger.read()}
     to_do = [plan for each in plans.values() for plan in each if plan.run_id not in ended]
+    if to_do:
+        _check_parent_model(store, to_do[0])
     with worker_pool(workers) as run_each:
         deque(run_each(run_trial, to_do), maxlen=0)
     records = {record.run_id: record for record in store.ledger.read()}
@@ -114,6 +117,18 @@ def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, work
     results = [records[plan.run_id].result for each in plans.values() for plan in each]
     used = sum(result.iterations for result in results if result)
     return Recommendation(advise(races, scratch, resolution), races, scratch, resolution, plan, seeds, used)
+
+
+def _check_parent_model(store: TaskStore, race: Plan) -> None:
+    """Raise `StudyError` if `retrain gc` has removed the model from which the races start."""
+    assert race.parent  # `_parent` found it
+    if removed := store.run(race.parent).removed():
+        raise StudyError(
+            f"task {store.task}: races on these drops start from the champion's predecessor {race.parent}, and "
+            f"`retrain gc` removed its model on {format_moment(removed.at)}: commit another drop, and run this command "
+            "before `retrain run`, so that races start from the champion. A larger --keep-last of `retrain gc` keeps "
+            "such models"
+        )
 
 
 def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> dict[Preset, list[Plan]]:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from retrain.data.staging import Staging
 from retrain.errors import StudyError
 from retrain.experiments.recommend import Races, Resolution, Scratch, advise, plan_races, recommendation
 from retrain.experiments.statistics import estimate
-from retrain.pipeline import stages
+from retrain.pipeline import retention, stages
 from retrain.pipeline.context import make_context
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord
 from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.clock import utc_now
 
 SCRATCH = Scratch({"100": 800.0, "99": 600.0}, early=0.5, source="measured")
 RESOLUTION = Resolution(iterations=20, accuracy=0.01)
@@ -119,6 +121,17 @@ def test_race_after_retraining_continues_from_previous_champion(task_file: str) 
     stages.run_task(make_context(store, task, "cpu"), task, Request())
     plans = plan_races(store, task, None, 1)
     assert {plan.parent for each in plans.values() for plan in each} == {first}
+
+
+def test_race_from_a_removed_model_names_the_remedy(task_file: str) -> None:
+    task, store = load_task(task_file), store_of(task_file)
+    first = store.champion.read().run_id
+    for request in (Request(), Request("scratch", "calibrate")):  # after the new baseline, gc need not keep the old one
+        stages.run_task(make_context(store, task, "cpu"), task, request)
+    now = utc_now()
+    retention.remove(store, retention.plan_removal(store, 0, timedelta(), now), now)
+    with pytest.raises(StudyError, match=f"predecessor {first}, and `retrain gc` removed its model on .*: commit ano"):
+        recommendation(task_file, 150, 1, CPU)
 
 
 def test_race_has_a_target_only_where_scratch_saw_the_drops(task_file: str) -> None:
