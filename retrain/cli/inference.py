@@ -35,10 +35,12 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .csv, .jsonl or .parquet file (default: standard output).")
     ] = None,
-    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="Format of standard output.")] = "csv",
+    form: Annotated[
+        Literal["csv", "jsonl"] | None, typer.Option("--format", help="Format of standard output (default: csv).")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of most likely classes to write for each image.")] = 1,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Show the errors; in folders, the folder's name is the true class.")
+        bool, typer.Option("--evaluate", help="Show the errors; the true class is the name of an image's folder.")
     ] = False,
     image_column: Annotated[str, typer.Option(help="Column of a table with the paths.")] = "image",
     label_column: Annotated[str, typer.Option(help="Column of a table with the true classes.")] = "label",
@@ -47,11 +49,17 @@ def predict(
     overrides: Overrides = NONE,
 ) -> None:
     """Predict the classes of images, with their probabilities."""
+    from retrain.errors import UserError
     from retrain.inference import loading, tables, writing
     from retrain.inference.batch import LabelledPredictions, predict_rows
 
     if output:
         writing.format_of(output)
+    if evaluate and form:
+        raise UserError(
+            "--format does not apply to --evaluate, which prints tables: to also write the predictions, pass "
+            f"--output FILE.{form}"
+        )
     opened, _ = open_task(task, overrides)
     source = loading.find_source(opened)
     model = loading.load_model(source, run, device)
@@ -68,7 +76,7 @@ def predict(
             deque(answers, maxlen=0)
         else:
             write_utf8()
-            writing.write_stream(answers, sys.stdout, form, top)
+            writing.write_stream(answers, sys.stdout, form or "csv", top)
     if evaluate:
         _print_errors(evaluation.analyze(model.classes, loading.new_classes(source.store, model.run_id)), model)
     unreadable.report()

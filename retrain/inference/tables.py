@@ -3,6 +3,7 @@
 Parquet needs the extra `tables`.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -39,9 +40,9 @@ COLUMNS = Columns()
 def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool = False) -> Iterator[Row]:
     """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
 
-    An image in a folder has the folder's name as its label. Standard input has one path on each line. Before any image
-    is returned, this raises `UserError` in these cases: a source is none of these, a folder has no images, no source
-    names an image, or a table lacks the column of the paths or, if `labelled`, of the labels.
+    An image has the name of its folder as its label, unless a table names it. Standard input has one path on each line.
+    Before any image is returned, this raises `UserError` in these cases: a source is none of these, a folder has no
+    images, no source names an image, or a table lacks the column of the paths or, if `labelled`, of the labels.
     """
     sources = list(sources)
     for source in sources:
@@ -60,13 +61,17 @@ def _rows(sources: Iterable[str], columns: Columns, labelled: bool) -> Iterator[
     for source in sources:
         path = Path(source)
         if source == STDIN:
-            yield from (Row(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+            yield from (_label_by_folder(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         elif path.is_dir():
-            yield from (Row(str(image), image.parent.name) for image in sorted(_images_in(path)))
+            yield from (_label_by_folder(str(image)) for image in sorted(_images_in(path)))
         elif path.suffix.lower() in TABLES:
             yield from _read_table(path, columns, labelled)
         else:
-            yield Row(source)
+            yield _label_by_folder(source)
+
+
+def _label_by_folder(image: str) -> Row:
+    return Row(image, Path(os.path.abspath(image)).parent.name or None)
 
 
 def _images_in(folder: Path) -> Iterator[Path]:

@@ -123,6 +123,17 @@ def test_table_without_rows_is_refused(
     assert not (tmp_path / "p.csv").exists()
 
 
+def test_folder_of_a_single_file_names_its_class(
+    served: Served, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(images / "class-1")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("../class-2/0.png\n"))
+    ran = predict(served, capsys, images / "class-0" / "0.png", "1.png", "-", "--evaluate")
+    assert (ran.code, ran.err) == (0, "")
+    counts = [line.split()[:2] for line in ran.out.partition("\n\n")[0].splitlines() if line.startswith("class-")]
+    assert sorted(counts) == [["class-0", "1"], ["class-1", "1"], ["class-2", "1"]]
+
+
 def test_evaluation_names_classes_as_drops_do(
     served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +177,7 @@ def test_table_row_without_a_path_is_named(tmp_path: Path) -> None:
         (["t.parquet"], "t.parquet: cannot be read"),
         (["empty", "--output", "x.txt"], "--output x.txt: must end in .csv, .jsonl or .parquet"),
         (["t.csv", "--image-column", "path", "--output", "no/x.csv"], "--output no/x.csv: cannot be written"),
+        (["t.csv", "--evaluate", "--format", "jsonl"], "to also write the predictions, pass --output FILE.jsonl"),
         (["empty", "--run", "scratch-1"], "there is no run scratch-1"),
     ],
 )
