@@ -1,8 +1,10 @@
 """`make demo`: four weekly drops of scikit-learn's scanned digits on a local store.
 
-Each step is a `retrain` command, shown as it runs. Exits with 1 if continuing saved no iterations.
+The demo replaces an earlier demo's store. Each step is a `retrain` command, shown as it runs. Exits with 1 if
+continuing saved no iterations.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -60,6 +62,7 @@ def write_weeks(folder: Path) -> list[Path]:
 
 def main() -> None:
     """Commit a drop each week and retrain on it, and compare the last champion with scratch."""
+    argparse.ArgumentParser(prog="python -m retrain.cli.demo", description=__doc__).parse_args()
     opened, store = open_task(TASK)
     shutil.rmtree(Path(opened.store, store.task), ignore_errors=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # sums of floats, and thus all printed numbers, depend on it

@@ -6,12 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from retrain.cli.demo import WEEKS, summarize, write_weeks
+from retrain.cli.demo import WEEKS, main, summarize, write_weeks
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 TINY = ["model.name=mlp", "model.options={width: 16}", "training.epochs=8"]
+
+
+def test_demo_help_says_what_the_demo_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "replaces an earlier demo's store" in " ".join(capsys.readouterr().out.split())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_write_weeks_puts_each_image_into_one_week(tmp_path: Path) -> None:
