@@ -28,7 +28,8 @@ commands, options and task names to the shell.
 `notify`: a webhook did not confirm an event |
 | 2 | the input is wrong, or the store cannot be used: one message says what to correct. \
 A run that had begun keeps its plan and checkpoints, and the same command resumes it |
-| 3 | `run`: the candidate passed the gate and awaits `retrain approve` (`gate.approval: manual`) |
+| 3 | `run`: a candidate passed the gate and awaits `retrain approve` (`gate.approval: manual`). \
+`run` exits with 3 again until the verdict or the next drop |
 | 75 | stopped by SIGTERM, or by Ctrl-C in training, after a checkpoint was saved: the same command resumes the run. \
 `watch`, `exporter` and `serve` exit with 0 instead |
 | 130 | stopped by Ctrl-C outside of training, or by a second Ctrl-C in training, without saving a checkpoint. \

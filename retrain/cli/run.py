@@ -2,7 +2,7 @@
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -113,8 +113,7 @@ def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool)
     with store.lock() as locked:
         planned = next_run.plan_and_quarantine(locked, task, request)
         if isinstance(planned, NoRunNeeded):
-            _print_no_run(planned, as_json)
-            return
+            _end_without_run(planned, as_json)
         next_run.keep_plan(locked, planned)
         submitted = submit(task, planned, locked, build_pipeline)
         if error := record_if_ended(task, planned, submitted):
@@ -176,10 +175,16 @@ def _print_no_run(no_run: "NoRunNeeded", as_json: bool) -> None:
         typer.echo("null")
 
 
+def _end_without_run(no_run: "NoRunNeeded", as_json: bool) -> NoReturn:
+    """Print why no run is needed, and exit. The exit code is `AWAITS_APPROVAL` if a candidate awaits approval."""
+    _print_no_run(no_run, as_json)
+    raise typer.Exit(AWAITS_APPROVAL if no_run.awaits_approval else 0)
+
+
 def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_json: bool) -> None:
     """Update the task's trackers, and print the result of a retraining.
 
-    Exits with `NOT_PROMOTED` if it promoted no model.
+    Exits with `NOT_PROMOTED` if it promoted no model, and with `AWAITS_APPROVAL` if a candidate awaits approval.
     """
     from retrain.cli import formatting
     from retrain.config.loading import task_argument
@@ -190,8 +195,7 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
 
     update_trackers(task, store)
     if isinstance(ended, NoRunNeeded):
-        _print_no_run(ended, as_json)
-        return
+        _end_without_run(ended, as_json)
     if isinstance(ended, Approval):
         typer.echo(ended.model_dump_json(indent=2) if as_json else ended.describe(task_argument(task.name), utc_now()))
         raise typer.Exit(AWAITS_APPROVAL)

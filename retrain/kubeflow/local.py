@@ -75,7 +75,7 @@ def _read_result(store: TaskStore, submission: str, output: "StepLines") -> RunR
     if found and found.error:
         raise RunError(found.error)
     if found and found.nothing:
-        return NoRunNeeded(found.nothing)
+        return NoRunNeeded(found.nothing, awaits_approval=found.awaits_approval)
     if found and found.run_id:
         last = next_run.latest_attempt(store, store.run(found.run_id).plan())
         if record := store.ledger.find(last.run_id):

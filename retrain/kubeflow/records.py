@@ -44,6 +44,8 @@ class Submission(Record):
     """The run that was planned. Another run may have followed it since (escalation)."""
     nothing: str | None = None
     """The reason why no run is needed."""
+    awaits_approval: bool = False
+    """Whether no run is needed because a candidate awaits approval."""
     error: str | None = None
     job: str | None = None
     """Kubeflow's id of the job that executes the run. None: any job may execute it."""

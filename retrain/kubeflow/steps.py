@@ -67,7 +67,7 @@ def _plan(context: RecordContext, task: Task, method: str, purpose: str) -> Subm
         return Submission(error=str(error))
     if isinstance(planned, NoRunNeeded):
         log.info("nothing to do: %s", planned.reason)
-        return Submission(nothing=planned.reason)
+        return Submission(nothing=planned.reason, awaits_approval=planned.awaits_approval)
     return Submission(run_id=planned.run_id)
 
 

@@ -61,6 +61,8 @@ class NoRunNeeded(NamedTuple):
     reason: str
     deferred: TriggerState | None = None
     """The state of the trigger that postpones a run. None if no run is needed."""
+    awaits_approval: bool = False
+    """Whether no run is needed because a candidate awaits approval."""
 
 
 def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | NoRunNeeded:
@@ -80,7 +82,7 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     if not any(drop.samples("test") for drop in drops):
         return NoRunNeeded("no test image is left to compare models on: the next drop must contain some")
     if request == Request() and (done := _why_done(task, dataset, history)):
-        return NoRunNeeded(done)
+        return done
     baseline = history.baseline_for(dataset)
     unusable = why_no_target(task.target, dataset, drops, baseline)
     usable = None if unusable else baseline
@@ -110,7 +112,7 @@ def known_drops(history: History) -> tuple[str, ...]:
     return tuple(drop.id for drop in seen if drop.id not in history.quarantined)
 
 
-def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
+def _why_done(task: Task, dataset: Dataset, history: History) -> NoRunNeeded | None:
     """Return why the dataset needs no run: the champion was trained on it, or its candidate was already decided."""
     champion, unlearn = history.champion, must_unlearn(task, history)
     if (
@@ -120,9 +122,9 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
         and not amended_drops(dataset, champion.dataset)
     ):
         changed = "" if equal_work(task, champion.task) else SETTINGS_WAIT
-        return f"no drop has landed since champion {champion.run_id}{changed}"
+        return NoRunNeeded(f"no drop has landed since champion {champion.run_id}{changed}")
     if awaits := history.awaiting.get(dataset.digest):
-        return awaits
+        return NoRunNeeded(awaits, awaits_approval=True)
     for record in history.records.values():
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue
@@ -130,7 +132,7 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
             how = "promoted, and since replaced" if record.decision.promoted else "refused"
             why = "".join(f" ({reason})" for reason in record.decision.reasons[:1])
             again = "to train on them again, pass --method and another --seed"
-            return f"{record.run_id} was trained on these drops and {how}{why}; {again}"
+            return NoRunNeeded(f"{record.run_id} was trained on these drops and {how}{why}; {again}")
     return None
 
 
@@ -197,7 +199,7 @@ def _choose_method(
     if champion is None:
         return "scratch", "there is no champion to continue from"
     if request.purpose != "trial" and must_unlearn(task, history):
-        return "scratch", f"champion {champion.run_id} was trained on samples that were erased (erase.policy: retrain)"
+        return "scratch", f"champion {champion.run_id} learnt from samples that were erased (erase.policy: retrain)"
     if request.method and (baseline or request.purpose == "trial"):
         return request.method, f"method {request.method} was requested"
     if baseline is None:

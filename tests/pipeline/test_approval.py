@@ -257,6 +257,9 @@ def test_commands_approve_a_candidate_and_roll_it_back(
     given = str(tmp_path / "pets.json")
     assert approve_it.split() == ["approve", approval.run_id, "--task", given]
     assert reject_it.split() == ["reject", approval.run_id, "--task", given, "--reason", "WHY"]
+    again = command("run")
+    assert (again.code, "awaits approval" in again.out) == (3, True)
+    assert (command("run", "--json").code, command("run", "--dry-run").code) == (3, 0)
     assert "awaits approval" in command("status").out
     assert f"--task{given}" in "".join(command("status").out.split()), "a narrow terminal breaks a long path"
     shown = " ".join(command("show", approval.run_id).out.split())

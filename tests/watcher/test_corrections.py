@@ -146,7 +146,7 @@ def test_erasure_starts_a_run_once_it_is_complete(place: Place, monkeypatch: pyt
     erase([], unlearn.task, place.store, Path(place.task.store, "cache"), "ann", "")
     assert unlearn.watcher(recorder).once()
     [run_id] = recorder.runs
-    assert place.plan(run_id).reason.endswith("was trained on samples that were erased (erase.policy: retrain)")
+    assert place.plan(run_id).reason.endswith("learnt from samples that were erased (erase.policy: retrain)")
     owners = place.owners()
     assert owners["_amendment-000001"] == owners["_erasure-000001"] == run_id
     planned = plan_removal(place.store, 1, timedelta(), utc_now())
