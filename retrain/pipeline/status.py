@@ -59,7 +59,7 @@ class Status(Record):
     images."""
     runs: int
     trials: int = 0
-    """Number of runs that were trials. A trial is never promoted."""
+    """Number of runs that were trials. Only a person can promote a trial."""
     savings: Savings
 
 
@@ -126,7 +126,9 @@ def _describe_erasures(
             yield f"erasure {erasure.sequence} is not complete: run `{command}`"
         if learnt_from(champion, erasure.trained, by_id):
             then = "the next run is from scratch" if task.erase.policy == "retrain" else "erase.policy is keep"
-            yield f"champion {champion} was trained on samples of erasure {erasure.sequence}; {then}"
+            is_trained = any(run.run_id == champion and run.saw == "trained on them" for run in erasure.runs)
+            use = "was trained" if is_trained else "continues from a run that was trained"
+            yield f"champion {champion} {use} on samples of erasure {erasure.sequence}; {then}"
 
 
 def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeeded | UserError:

@@ -55,6 +55,8 @@ def test_next_run_continues_without_the_erased_sample(workspace: Workspace) -> N
     assert sum(1 for _ in kept)
     erasure = forget(workspace, 0)
     assert not list(workspace.context.cache.glob("*"))
+    [told] = read_status(TASK, workspace.store).erasures
+    assert told.startswith(f"champion {first.run_id} was trained on samples of erasure 1; ")
     [run] = erasure.runs
     assert (run.run_id, run.saw, run.has_model, run.is_champion) == (first.run_id, "trained on them", True, True)
     planned = next_plan(workspace)
@@ -67,6 +69,8 @@ def test_next_run_continues_without_the_erased_sample(workspace: Workspace) -> N
     second = stages.run_task(workspace.context, TASK, Request())
     assert isinstance(second, RunRecord)
     assert second.method == "continuous"
+    [told] = read_status(TASK, workspace.store).erasures
+    assert told.startswith(f"champion {second.run_id} continues from a run that was trained on samples of erasure 1; ")
     assert workspace.store.ledger.read()[0] == first
     assert total_savings(workspace.store.ledger.read()) == total_savings([first, second])
     assert erasure.reason == "asked to"
@@ -76,7 +80,7 @@ def test_policy_retrain_starts_from_scratch_once(workspace: Workspace) -> None:
     forget(workspace, 0)
     planned = next_plan(workspace, UNLEARN)
     assert planned.method == "scratch"
-    assert "was trained on samples that were erased (erase.policy: retrain)" in planned.reason
+    assert "learnt from samples that were erased (erase.policy: retrain)" in planned.reason
     assert any("the next run is from scratch" in told for told in read_status(UNLEARN, workspace.store).erasures)
     ended = stages.run_task(workspace.context, UNLEARN, Request())
     assert isinstance(ended, RunRecord)
