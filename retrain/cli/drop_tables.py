@@ -17,7 +17,7 @@ LEFT_OUT = 20
 
 DROPS = (
     Column("drop", lambda drop: drop.id, "left"),
-    Column("committed", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
+    Column("committed (UTC)", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
     Column("classes", lambda drop: str(len(drop.classes))),
     *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in SPLITS),
     Column("MB", lambda drop: f"{sum(shard.size for shard in drop.shards) / 1e6:.1f}"),
@@ -45,7 +45,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
         yield from (("note", note) for note in drop.reading.notes)
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or ABSENT
     if untrained := untrained_classes([drop]):
-        yield "without training images", join_names(untrained)
+        yield "without training images", f"in this drop: {join_names(untrained)}"
     if drop.erased:
         yield "erased", pluralize(len(drop.erased.rows), "sample")
     for change in drop.changes:

@@ -19,7 +19,7 @@ from retrain.pipeline.status import Status
 from retrain.records import Decision, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import is_reached_within_error, total_savings
 from retrain.records.plan import StopRule
-from retrain.utils.clock import utc_now
+from retrain.utils.clock import format_briefly, utc_now
 from retrain.utils.text import pluralize
 
 M = TypeVar("M", bound=BaseModel)
@@ -214,7 +214,7 @@ def _format_l_r(record: RunRecord, level: Literal["99", "100"]) -> str:
 
 RUNS = (
     Column("run", lambda run: run.run_id, "left"),
-    Column("ended", lambda run: f"{run.ended_at:%m-%d %H:%M}", "left", only_wide=True),
+    Column("ended (UTC)", lambda run: format_briefly(run.ended_at, utc_now()), "left", only_wide=True),
     Column("outcome", lambda run: run.ending, "left"),
     Column("val", lambda run: format_percent(run.result.final_score if run.result else None)),
     Column(

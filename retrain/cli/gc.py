@@ -30,7 +30,7 @@ def gc(
         str,
         typer.Option(
             metavar="DURATION",
-            help="Files of younger runs, and cached files that were used within this time, stay. Examples: 12h, 90d.",
+            help="Files of younger runs, and cached files used within this time, stay. Examples: 30m, 12h, 90d, 26w.",
         ),
     ] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
@@ -44,10 +44,10 @@ def gc(
     from retrain.cli.formatting import print_record
     from retrain.errors import UserError
     from retrain.pipeline import cache_retention
-    from retrain.utils.clock import is_duration, parse_duration, utc_now
+    from retrain.utils.clock import DURATION_WORDS, is_duration, parse_duration, utc_now
 
     if not is_duration(older_than):
-        raise UserError(f"--older-than {older_than}: must be a duration above 0, such as 12h, 90d or 26w")
+        raise UserError(f"--older-than {older_than}: must be {DURATION_WORDS}")
     opened = [open_task(name, overrides) for name in task]
     now, age = utc_now(), parse_duration(older_than)
     done: list[Retention] = []

@@ -26,14 +26,14 @@ class Trigger(ConfigModel):
     min_new_share: Share = 0.0
     """Smallest share of the dataset's training samples that are new."""
     quiet_period: Duration | None = None
-    """Time that must pass after the last drop landed (30m, 6h). Drops that land within this time of each other are
-    trained in one run."""
+    """Time that must pass after the last drop landed (30m, 6h, 2d, 1w). Drops that land within this time of each other
+    are trained in one run."""
     expected_saving: Annotated[float, Field(lt=1)] | None = None
     """Smallest share of scratch's iterations that the run is expected to save. The expectation comes from the last
     runs."""
     max_wait: Duration | None = None
-    """Time after which the conditions above no longer apply, counted from the landing of the oldest new drop (12h, 7d).
-    """
+    """Time after which the conditions above no longer apply, counted from the landing of the oldest new drop (30m,
+    12h, 7d, 2w)."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
     """Action if a new drop's images differ from the champion's held-out images. advise reports the difference. run
     starts a run, as max_wait does. ignore does not measure the difference."""

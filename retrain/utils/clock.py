@@ -13,6 +13,9 @@ DURATION_PATTERN = r"^[1-9][0-9]*[mhdw]$"
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 """Letters of durations, and the arguments of `timedelta` for them."""
 
+DURATION_WORDS = "a whole number above 0 with m, h, d or w (minutes, hours, days, weeks), such as 12h"
+"""Description of a duration, for messages."""
+
 
 def utc_now() -> datetime:
     """Return the current time of this machine."""
@@ -32,6 +35,12 @@ def parse_duration(text: str) -> timedelta:
 def format_moment(moment: datetime) -> str:
     """Return a time as text, to the minute: 2026-05-01 14:30 UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def format_briefly(moment: datetime, now: datetime) -> str:
+    """Return a time in UTC in eleven characters: 05-01 14:30. If it is not in the year of `now`, only the date."""
+    moment = moment.astimezone(UTC)
+    return f"{moment:%m-%d %H:%M}" if moment.year == now.year else f"{moment:%Y-%m-%d}"
 
 
 def format_seconds(seconds: float) -> str:

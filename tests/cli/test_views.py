@@ -1,6 +1,6 @@
 """Tests of the tables of runs in cases that are easy to get wrong."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 from rich.table import Table
@@ -8,12 +8,13 @@ from support import known_ledger
 from support.histories import TASK, Past, drop, one_drop
 
 from retrain.cli.drop_tables import drop_details
-from retrain.cli.formatting import plan_details, record_details, saved_rows
+from retrain.cli.formatting import history_table, plan_details, record_details, saved_rows
 from retrain.config.task import Task
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.planning import Request
 from retrain.records import Approval, Decision, RunRecord, Savings
 from retrain.records.drop import LeftOut
+from retrain.utils.clock import utc_now
 
 
 def printed(table: Table) -> str:
@@ -132,6 +133,22 @@ def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
         drop_details(drop(1).model_copy(update={"left_out": (bad[0].model_copy(update={"where": "a.tar"}),)}))
     )
     assert "a.tar: cat/00: no image" in in_shard
+
+
+def test_drop_details_name_classes_without_training_images_in_it() -> None:
+    one = drop(1)
+    moved = one.model_copy(update={"counts": {**one.counts, "train": {"cat": 500}}})
+    assert "without training images  in this drop: dog" in printed(drop_details(moved))
+
+
+def test_history_shows_the_time_in_utc_or_the_year_of_old_runs() -> None:
+    now = utc_now()
+    [record] = one_drop().records
+    old, new = (record.model_copy(update={"ended_at": at}) for at in (datetime(2020, 5, 1, 14, 30, tzinfo=UTC), now))
+    shown = printed(history_table([old, new]))
+    assert "ended (UTC)" in shown
+    assert "2020-05-01" in shown
+    assert f"{now:%m-%d %H:%M}" in shown
 
 
 def test_drop_that_is_not_committed_has_no_time_of_commit() -> None:

@@ -215,6 +215,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("data.augmentation.resized_crop.scale=[1, 0.3]", "must be two values: the smallest, then the largest"),
         ("data.aliases=[a]", "must be a mapping (got ['a'])"),
         ("data.mean=0.5", "must be a list (got 0.5)"),
+        ("trigger.quiet_period=1s", "is not valid: Time that must pass after the last drop landed (30m, 6h, 2d, 1w)"),
         ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
     ],
 )

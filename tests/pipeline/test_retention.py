@@ -270,10 +270,13 @@ def test_gc_command_continues_after_a_damaged_ledger(
 
 
 def test_gc_command_refuses_an_invalid_duration(command: Callable[..., Ran]) -> None:
-    for text in ("soon", "0d"):
+    for text in ("soon", "0d", "1s"):
         wrong = command("--older-than", text)
         assert (wrong.code, wrong.out) == (2, "")
-        assert f"--older-than {text}: must be a duration above 0, such as 12h" in wrong.err
+        assert (
+            f"--older-than {text}: must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"
+            in wrong.err
+        )
 
 
 def test_exporter_measures_the_store_hourly(tmp_path: Path) -> None:
