@@ -133,14 +133,16 @@ def recommend(
     task: TaskName,
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Iterations of all races together (default: a quarter of one training from scratch)."),
+        typer.Option(
+            min=1, help="Iterations of all trial runs together (default: a quarter of one training from scratch)."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     jobs: Jobs = 1,
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
-    """Compare the presets default, naive and paper in short trial runs (races) on a task's drops, and recommend one."""
+    """Compare the presets default, naive and paper in short trial runs on a task's drops, and recommend one."""
     from retrain.experiments.recommend import recommendation
     from retrain.experiments.workers import Workers
 

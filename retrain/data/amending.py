@@ -182,7 +182,10 @@ def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place
     name = sample.content or sample.key
     if not found:
         within = f"drop {sample.drop}" if sample.drop else "any drop"
-        raise DropError(f"{sample.where}: {name} matches no sample of {within}")
+        raise DropError(
+            f"{sample.where}: {name} matches no sample of {within}: copy the key or the content from the table of "
+            "`retrain data review --csv`"
+        )
     if not sample.content and len(found) > 1:
         drops = ", ".join(sorted({place.drop.id for place, _ in found}))
         which = "its content" if sample.drop else "its drop or its content"

@@ -58,11 +58,15 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
     for shard in drop.shards:
         if found.get(shard.name) != shard.size:
             what = f"has {found[shard.name]} bytes" if shard.name in found else "is missing"
-            raise DropError(f"{store.url}/{prefix}{shard.name} {what}; the manifest says {shard.size} bytes")
+            raise DropError(
+                f"{store.url}/{prefix}{shard.name} {what}, but the manifest says {shard.size} bytes: upload the drop "
+                "again under a new id"
+            )
     in_splits, in_shards = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
     if in_splits + len(drop.removed) != in_shards:
         raise DropError(
-            f"drop {drop.id}: the manifest counts {in_splits:,} samples in its splits, but {in_shards:,} in its shards"
+            f"drop {drop.id}: the manifest counts {in_splits:,} samples in its splits, but {in_shards:,} in its "
+            "shards: pack the drop again under a new id"
         )
 
 
@@ -77,12 +81,19 @@ def _decode(drop: Drop, store: TaskStore, image_size: Size, splits: Collection[S
         for key, place, pixels in _decode_shard(drop, position, assignment, store, image_size, splits):
             images, labels = arrays[place.split]
             if place.class_name not in label_of or filled[place.split] == len(labels):
-                raise DropError(f"drop {drop.id}: {key} ({place.split}, {place.class_name}) is not in its manifest")
+                raise DropError(
+                    f"drop {drop.id}: sample {key} ({place.split}, {place.class_name}) is in a shard but not in the "
+                    "manifest: pack the drop again under a new id"
+                )
             images[filled[place.split]] = torch.from_numpy(pixels)
             labels[filled[place.split]] = label_of[place.class_name]
             filled[place.split] += 1
-    if any(filled[split] < len(arrays[split].labels) for split in splits):
-        raise DropError(f"drop {drop.id}: the manifest counts more samples than its shards contain: {dict(filled)}")
+    for split in splits:
+        if filled[split] < (expected := len(arrays[split].labels)):
+            raise DropError(
+                f"drop {drop.id}: the shards contain fewer samples than the manifest says ({split}: {filled[split]:,} "
+                f"instead of {expected:,}): pack the drop again under a new id"
+            )
     return arrays
 
 

@@ -72,11 +72,15 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Spli
     for drop, ref in zip(drops, dataset.drops, strict=True):
         if drop.erased_since and "train" in splits:
             raise DropError(
-                f"drop {drop.id}: {pluralize(drop.erased_since, 'image')} erased since this run was planned: "
-                "`retrain run` plans a new run"
+                f"drop {drop.id}: {pluralize(drop.erased_since, 'image')} erased since this run was planned: plan a "
+                "new run with `retrain run`"
             )
         if drop.digest != ref.digest:
-            raise DamagedDrop(drop.id, f"drop {drop.id} has changed since the run was planned")
+            raise DamagedDrop(
+                drop.id,
+                f"drop {drop.id} has changed since the run was planned: the digest of its manifest differs from the "
+                "plan's. Restore the manifest from a copy of the store",
+            )
 
 
 def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float]:

@@ -71,7 +71,10 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
         shown = {bytes(place.table.content[row]) for place, row in found}
         if not found:
             name = selection.content or selection.key
-            raise DropError(f"{selection.where}: {name} matches no sample of {selection.drop or 'any drop'}")
+            raise DropError(
+                f"{selection.where}: {name} matches no sample of {selection.drop or 'any drop'}: copy the key or the "
+                "content from the table of `retrain data review --csv`"
+            )
         if len(shown) > 1:
             raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give its drop")
         contents |= shown - {b""}
@@ -209,7 +212,11 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
         reader = HashingReader(stream)
         _copy_members(reader, path, set(keys), where)
     if (reader.size, reader.sha256) != (shard.size, shard.sha256):
-        raise DamagedDrop(drop.id, f"{store.url}/{where} differs from its size or digest in the manifest")
+        raise DamagedDrop(
+            drop.id,
+            f"{store.url}/{where} is damaged: its size or digest differs from the manifest. Restore it from a copy of "
+            "the store",
+        )
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     name = (PACKED_FOLDER if drop.uploaded else "") + name_shard(shard.split, position, sha256)

@@ -77,5 +77,8 @@ def parse_content(selection: Selection) -> bytes:
     try:
         content = bytes.fromhex(selection.content)
     except ValueError as error:
-        raise DropError(f"{selection.where}: {selection.content!r} is not a content digest in hex") from error
+        raise DropError(
+            f"{selection.where}: {selection.content!r} is not a content digest in hex: copy the digest from the table "
+            "of `retrain data review --csv`"
+        ) from error
     return content.rstrip(b"\0")

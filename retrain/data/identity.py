@@ -142,7 +142,8 @@ class Resolved:
             yield f"{pluralize(count, 'image')} left out: the same picture as {twin}"
         yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
         if len(self.conflicts) > NAMED:
-            yield f"two classes: {len(self.conflicts) - NAMED:,} more images"
+            more = len(self.conflicts) - NAMED
+            yield f"{pluralize(more, 'more image')} {'has' if more == 1 else 'have'} two classes"
         if self.outdated:
             named = name_some([readable_key(key) for key in self.outdated])
             yield (

@@ -104,7 +104,7 @@ class Intake:
             raise
 
     def _quarantine(self, damaged: DamagedDrop) -> None:
-        log.warning("%s: its samples cannot be read", damaged)
+        log.warning("%s. The drop is quarantined.", damaged)
         self.store.drops.quarantine_damaged(damaged)
 
     def tables(self, *, quarantined: bool = False) -> Iterator[tuple[Drop, SampleTable]]:

@@ -163,10 +163,12 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
     try:
         data = store.objects.read(key)[0]
         if hashlib.sha256(data).hexdigest() != drop.sample_list.sha256:
-            raise DamagedDrop(drop.id, f"{where}: its SHA-256 differs from the manifest's")
+            raise DamagedDrop(
+                drop.id, f"{where}: its SHA-256 differs from the manifest's. Restore the file from a copy of the store"
+            )
         return amend_table(SampleTable.from_bytes(data), drop)
     except Missing as error:
-        raise DamagedDrop(drop.id, f"{where} is missing from the store") from error
+        raise DamagedDrop(drop.id, f"{where} is missing: restore the file from a copy of the store") from error
     except ValueError as error:
         raise DamagedDrop(drop.id, f"{where}: {error}") from error
 

@@ -105,7 +105,8 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[
     if (samples, reader.size, reader.sha256) != (shard.samples, shard.size, shard.sha256):
         raise DropError(
             f"{where}: {samples} samples in {reader.size} bytes with SHA-256 {reader.sha256}; the manifest "
-            f"says {shard.samples}, {shard.size} and {shard.sha256}"
+            f"says {shard.samples}, {shard.size} and {shard.sha256}. Restore the file from a copy of the store, or "
+            "upload the drop again under a new id"
         )
 
 
@@ -133,7 +134,7 @@ def group_files(files: Iterable[tuple[str, str, bytes]], where: str) -> Iterator
         sample: dict[str, bytes] = {}
         for _, extension, data in group:
             if extension in sample:
-                raise DropError(f"{where}: {key}.{extension}: duplicate file")
+                raise DropError(f"{where}: {key}.{extension}: duplicate file: keep one of them")
             sample[extension] = data
         yield key, sample
 

@@ -85,7 +85,8 @@ def survey_source(source: Path, data: Data) -> Source:
     if source.is_file():
         if not source.name.lower().endswith(SUFFIXES):
             raise DropError(
-                f"{source}: neither a folder, nor an archive ({', '.join(SUFFIXES)}), nor a table of labels"
+                f"{source}: neither a folder, nor an archive ({', '.join(SUFFIXES)}), nor a table of labels "
+                f"({', '.join(FORMATS)}): pass one of these"
             )
         files: Iterable[SourceFile] = _without_wrapper(list_archive(source))
     else:
@@ -232,19 +233,22 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
         if unread:
             raise DropError(name_files(unread))
         if rule.kind == "csv":
-            raise DropError(f"{found.root}: its table of labels has no rows")
+            raise DropError(f"{found.root}: its table of labels has no rows: add a row for each image")
         raise DropError(f"{found.root}: no images in it; expected {SHAPE}")
     inside = next((sample.entry.place for sample in samples if sample.split), None)
     outside = next((sample.entry.place for sample in samples if not sample.split), None)
     if inside and outside:
         raise DropError(
             f"{found.root}: some images lie below {', '.join(SPLITS)}, and others outside of them: {inside}, {outside}"
+            ". Move all images into these folders, or none"
         )
     first_of: dict[tuple[Split | None, str], Sample] = {}
     for sample in samples:
         first = first_of.setdefault((sample.split, sample.key), sample)
         if first is not sample:
-            raise DropError(f"{sample.entry}: duplicate key {sample.key}: {first.entry} has the same name")
+            raise DropError(
+                f"{sample.entry}: duplicate key {sample.key}: {first.entry} has the same name: rename one of them"
+            )
     reading = Reading(
         labels_from=str(rule), not_samples=dict(sorted(found.not_samples.items())), notes=_case_notes(samples)
     )

@@ -89,7 +89,7 @@ def _decoded(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DropError(f"{where}: not text in UTF-8") from error
+        raise DropError(f"{where}: not text in UTF-8: convert it to UTF-8") from error
 
 
 def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
@@ -97,7 +97,7 @@ def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
         reader = csv.DictReader(io.StringIO(_decoded(data, where), newline=""), strict=True)
         names = reader.fieldnames or ()
         if twice := sorted({name for name in names if name and names.count(name) > 1}):
-            raise DropError(f"{where}: two columns are called {twice[0]!r}")
+            raise DropError(f"{where}: two columns are called {twice[0]!r}: rename or remove one of them")
         for number, row in enumerate(reader, 1):
             if None in row:
                 raise DropError(
@@ -117,7 +117,7 @@ def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 raise DropError(f"{where}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
-                raise DropError(f"{where}: line {number} is not a JSON object")
+                raise DropError(f"{where}: line {number} is not a JSON object: write one object on each line")
             yield row
 
 

@@ -73,11 +73,11 @@ def check_name(raw: str, where: str) -> None:
     """Raise `DropError`, with `where`, for a name that is no text, is too long, is absolute or contains `..`."""
     text = raw.removesuffix("Icon\r")  # the name of a folder's icon on macOS
     if raw.startswith("/") or ".." in raw.split("/"):
-        raise DropError(f"{where}: {raw}: the path is absolute or contains '..'")
+        raise DropError(f"{where}: {raw}: the path is absolute or contains '..': use a relative path")
     if not (text.isprintable() or {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text))):
-        raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or contains control characters")
+        raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or contains control characters: rename it")
     if len(raw.encode()) > MAX_NAME:
-        raise DropError(f"{where}: {raw[:40]}...: the name has more than {MAX_NAME:,} bytes")
+        raise DropError(f"{where}: {raw[:40]}...: the name has more than {MAX_NAME:,} bytes: shorten it")
 
 
 def _check_size(member: tarfile.TarInfo, limit: int) -> None:

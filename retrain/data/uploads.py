@@ -71,7 +71,9 @@ def ingest_drop(
     uploaded = Uploaded(files=len(files), size=sum(entry.size for entry in files))
     shards = [entry for entry in files if litter_kind(entry.name) is None]
     if not shards:
-        raise DropError(f"drop {drop_id}: no training image in it; hidden and temporary files are ignored")
+        raise DropError(
+            f"drop {drop_id}: no training image in it (hidden and temporary files are ignored): upload training images"
+        )
     if task.data.label_from in ("auto", "cls") and all(_is_shard(entry) for entry in shards):
         with suppress(NotPlain), keep_decoded(task, cache_dir) as decoded:
             litter = Counter(kind for entry in files if (kind := litter_kind(entry.name)))
@@ -146,7 +148,7 @@ class _ShardReader:
         reader, before = HashingReader(stream), len(self.rows)
         for key, class_name, found, pixels in parallel_map(self._examine_sample, self._plain_samples(reader, where)):
             if key in self._keys[split]:
-                raise DropError(f"{where}: {key}: duplicate key")
+                raise DropError(f"{where}: {key}: duplicate key: rename one of the samples")
             self._keys[split].add(key)
             if isinstance(found, str):
                 self.bad.add(f"{where}: {key}", LeftOut(where=name, key=key, cause=found))

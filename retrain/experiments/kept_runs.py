@@ -72,7 +72,10 @@ def read_kept(folder: Path) -> KeptRuns:
         head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         return KeptRuns(head["grid"], head["commit"], tuple(map(_ended_run, lines)))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise StudyError(f"{path}: not a file of a study's runs: {str(error).splitlines()[0]}") from error
+        cause = str(error).splitlines()[0]
+        raise StudyError(
+            f"{path} is missing or damaged ({cause}): run `retrain study run {folder.name}` again"
+        ) from error
 
 
 def _row(one: EndedRun) -> dict[str, Any]:

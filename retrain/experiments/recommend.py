@@ -156,8 +156,8 @@ def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) 
         plan = store.run(plan.parent).plan() if plan.parent else None
     if plan is None:
         raise StudyError(
-            f"task {task.name}: races need a champion and a drop that is new to it, and there is none "
-            f"({pluralize(len(drops), 'drop')} landed): run `retrain run`, commit another drop, and try again"
+            f"task {task.name}: a comparison of the presets needs a champion and a drop that is new to it, and there "
+            f"is none ({pluralize(len(drops), 'drop')} landed): run `retrain run`, commit another drop, and try again"
         )
     if not same_network(plan.task, task):
         raise StudyError(
@@ -183,8 +183,8 @@ def _limit(plan: Plan, budget: int | None, races: int) -> int:
     total = budget or max(round(BUDGET_SHARE * _full_schedule(plan)), least)
     if total < least:
         raise StudyError(
-            f"a budget of {total:,} iterations is too small for {races} races, each evaluated every "
-            f"{plan.evaluate_every:,}: pass --budget {least} or more"
+            f"a budget of {total:,} iterations is too small for {races} trial runs that are evaluated every "
+            f"{plan.evaluate_every:,} iterations: pass --budget {least} or more"
         )
     return total // races
 
@@ -252,32 +252,32 @@ def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> 
     for level in LEVELS:
         sure = {each.preset: each.reached[level] for each in races}
         means = {preset: each.mean for preset, each in sure.items() if each.mean is not None and each.n == each.of}
-        own = scratch.reached[level]
-        if not means or own is None:
+        of_scratch = scratch.reached[level]
+        if not means or of_scratch is None:
             continue
         best = _preferred(means, min(means.values()) + resolution.iterations, smaller=True)
         what = "scratch's accuracy" if level == "100" else f"{level}% of scratch's accuracy"
-        if means[best] < own:
+        if means[best] < of_scratch:
             return Advice(
                 best,
-                f"it reached {what} after {means[best]:,.0f} iterations, and scratch after {own:,.0f} "
-                f"({own / means[best]:.1f} times as many)",
+                f"it reached {what} after {means[best]:,.0f} iterations, and scratch after {of_scratch:,.0f} "
+                f"({of_scratch / means[best]:.1f} times as many)",
             )
-        return Advice("scratch", f"no preset reached {what} sooner than scratch's {own:,.0f} iterations")
+        return Advice("scratch", f"no preset reached {what} sooner than scratch's {of_scratch:,.0f} iterations")
     finals = {each.preset: each.final.mean for each in races if each.final.mean is not None}
     if not finals:
-        return Advice("scratch", "every race diverged")
+        return Advice("scratch", "the trial runs of all presets diverged")
     best = _preferred(finals, max(finals.values()) - resolution.accuracy, smaller=False)
     ended = _describe_end(best, finals, resolution)
     if scratch.reached["100"] is None:
-        return Advice(best, f"{ended}, after the same number of iterations")
+        return Advice(best, f"{ended}; all presets were trained for the same number of iterations")
     if scratch.early is not None and scratch.early > finals[best] + resolution.accuracy:
         return Advice(
             "scratch",
-            f"no preset came within 1% of scratch's accuracy, and after the same number of iterations scratch was at "
-            f"{scratch.early:.2%}, the best preset ({best}) at {finals[best]:.2%}",
+            "no preset came within 1% of scratch's final accuracy. After as many iterations as the presets had, "
+            f"scratch was at {scratch.early:.2%}, and the best preset ({best}) at {finals[best]:.2%}",
         )
-    return Advice(best, f"no preset came within 1% of scratch's accuracy; {ended}")
+    return Advice(best, f"no preset came within 1% of scratch's final accuracy; {ended}")
 
 
 def _describe_end(best: Preset, finals: Mapping[Preset, float], resolution: Resolution) -> str:
@@ -313,11 +313,11 @@ def _page(found: Recommendation) -> Iterator[str]:
     chosen = [each.start for each in races if each.preset == "default"]
     yield f"Preset default: {chosen[0]}"
     yield (
-        f"{pluralize(len(races) * seeds, 'race')} from {plan.parent}, {plan.iterations:,} iterations each at most, "
-        f"took {used:,} together; one full training from scratch takes {_full_schedule(plan):,}. Races are trials: the "
-        f"task's savings do not count them. {scratch.source} L_r is scratch's iterations to its final accuracy, "
-        "divided by the preset's iterations to r percent of this accuracy. Above 1, the preset is faster. / means not "
-        "reached. The L_99 of scratch itself is 1 or more."
+        f"{pluralize(len(races) * seeds, 'trial run')} from {plan.parent}, each of at most {plan.iterations:,} "
+        f"iterations, took {used:,} iterations together; one full training from scratch takes "
+        f"{_full_schedule(plan):,}. The task's savings do not count trial runs. {scratch.source} L_r is scratch's "
+        "iterations to its final accuracy, divided by the preset's iterations to r percent of this "
+        "accuracy. Above 1, the preset is faster. / means not reached. The L_99 of scratch itself is 1 or more."
     )
     yield (
         f"{pluralize(seeds, 'seed')}; differences below {100 * resolution.accuracy:.1f} points of accuracy, or below "

@@ -87,7 +87,7 @@ class Split(ConfigModel):
     @model_validator(mode="after")
     def _has_sizes_or_steps(self) -> "Split":
         if (self.step is None) != (self.steps is None) or (self.step and self.sizes):
-            raise ValueError("step and steps must be set together, without sizes")
+            raise ValueError("step and steps must be set together, without sizes: set both, or only sizes")
         if self.step and self.by not in ("share", "component", "margin"):
             raise ValueError(
                 f"step: not allowed with by: {self.by}; remove step, or set by to share, component or margin"

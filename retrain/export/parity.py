@@ -44,7 +44,8 @@ def compare_program(program: Program, model: Model, samples: Samples) -> Parity:
     if other:
         raise ModelError(
             f"the {program.format} program of {model.run_id} gives {other} of {len(samples):,} test images another "
-            f"label than the network (largest difference of a logit: {largest:.3g}); nothing was exported"
+            f"label than the network (largest difference of a logit: {largest:.3g}); nothing was exported: export "
+            "without this format"
         )
     return Parity(format=program.format, images=len(samples), other_labels=other, largest_difference=largest)
 

@@ -74,7 +74,10 @@ def _trace(network: nn.Module, shape: tuple[int, int, int]) -> torch.export.Expo
         return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # torch's tracer and a user's network may raise anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"torch.export cannot trace the network: {first}") from error
+        raise ModelError(
+            f"torch.export cannot trace the network: {first}: change the network's code, or export without --onnx and "
+            "--torch-export"
+        ) from error
 
 
 def _onnx_runner(path: Path) -> Run:

@@ -98,7 +98,11 @@ def _check_champion_drops(store: TaskStore, drops: Iterable[Drop], past: History
     changed = [ref for ref in refs if digests.get(ref.id, ref.digest) != ref.digest]
     for ref, version in zip(changed, store.drops.read_versions(changed), strict=True):
         if version.digest != ref.digest:
-            raise DamagedDrop(ref.id, f"drop {ref.id} has changed since the champion was trained on it")
+            raise DamagedDrop(
+                ref.id,
+                f"drop {ref.id} has changed since the champion was trained on it: the digest of its manifest differs "
+                "from the digest in the champion's plan. Restore the manifest from a copy of the store",
+            )
 
 
 def keep_plan(store: TaskStore, plan: Plan) -> None:

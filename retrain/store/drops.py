@@ -247,7 +247,7 @@ class Drops:
             try:
                 return amend(self.read_manifest(drop_id), amendments)
             except DamagedDrop as damaged:
-                log.warning("%s; the next retraining will quarantine it", damaged)
+                log.warning("%s. The next retraining quarantines the drop", damaged)
                 return None
 
         return _in_order(filter(None, map_ahead(read_undamaged, self.committed().usable)))

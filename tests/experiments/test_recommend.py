@@ -108,7 +108,7 @@ def test_races_are_trials_within_budget_and_left_out_of_savings(
     assert {record.purpose for record in raced} == {"trial"}
     assert {record.savings for record in raced} == {None}
     assert used <= 150
-    assert f"took {used} together" in said
+    assert f"took {used} iterations together" in said
     assert "| accuracy after at most " in said
     assert store_of(task_file).champion.read().run_id == before[0].run_id
     assert retrain(["study", "recommend", "--task", task_file, "--budget", "150", "--device", "cpu"], capfd).out == said
@@ -156,7 +156,7 @@ def test_race_without_parent_names_the_commands_to_run(place: Path, tmp_path: Pa
 
 
 def test_error_about_a_small_budget_names_the_smallest_one(task_file: str) -> None:
-    with pytest.raises(StudyError, match="budget of 3 iterations is too small for 3 races") as error:
+    with pytest.raises(StudyError, match="budget of 3 iterations is too small for 3 trial runs") as error:
         recommendation(task_file, 3, 1, CPU)
     least = int(str(error.value).split("--budget ")[1].split()[0])
     assert plan_races(store_of(task_file), load_task(task_file), least, 1)
@@ -189,10 +189,11 @@ def test_advice_is_the_default_unless_another_is_clearly_better() -> None:
 def test_advice_states_that_two_presets_ended_too_close() -> None:
     found = [races("default", 0.595), races("naive", 0.6), races("paper", 0.5)]
     unknown = Scratch({"100": None, "99": None}, early=None, source="none")
+    equal = "all presets were trained for the same number of iterations"
     close = "it ended at 59.50%, and naive at 60.00%: no clear difference"
-    assert advise(found, unknown, RESOLUTION).why == f"{close}, after the same number of iterations"
+    assert advise(found, unknown, RESOLUTION).why == f"{close}; {equal}"
     highest = "it ended highest of the presets, at 60.00%"
-    assert advise(found[1:], unknown, RESOLUTION).why == f"{highest}, after the same number of iterations"
+    assert advise(found[1:], unknown, RESOLUTION).why == f"{highest}; {equal}"
 
 
 def test_advice_compares_with_scratchs_own_l99() -> None:

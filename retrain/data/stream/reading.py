@@ -83,7 +83,10 @@ class _Reading:
                 if place is None:
                     continue
                 if place.class_name not in self._label_of:
-                    raise DropError(f"{where}: {key}: its class {place.class_name} is not in the manifest")
+                    raise DropError(
+                        f"{where}: {key}: its class {place.class_name} is not in the manifest: pack the drop again "
+                        "under a new id"
+                    )
                 self._labels[place.split].append(self._label_of[place.class_name])
                 if place.split == "train":
                     self._offset.append(offset)
@@ -93,9 +96,12 @@ class _Reading:
 
     def arrays(self) -> dict[str, Tensor]:
         """Return the arrays of all samples read. Raises `DropError` if their number differs from the manifest."""
-        found = {split: len(labels) for split, labels in self._labels.items()}
-        if found != (expected := {split: self.drop.samples(split) for split in SPLITS}):
-            raise DropError(f"drop {self.drop.id}: its shards contain {found} samples; its manifest states {expected}")
+        for split, labels in self._labels.items():
+            if len(labels) != (expected := self.drop.samples(split)):
+                raise DropError(
+                    f"drop {self.drop.id}: its shards contain {len(labels):,} samples of {split}, but its manifest "
+                    f"says {expected:,}: pack the drop again under a new id"
+                )
         return {
             "counts": _tensor(self._counts),
             "offset": _tensor(self._offset),

@@ -69,7 +69,11 @@ class ShardCache:
             self.store.download(ref.key, self.path(ref))
             with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # another process may have removed it
                 if not self._is_intact(file, ref):
-                    raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
+                    raise DamagedDrop(
+                        ref.drop,
+                        f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's. Restore the file from a "
+                        "copy of the store",
+                    )
 
     def _is_intact(self, file: BufferedReader, ref: ShardRef) -> bool:
         """Return whether a file matches the manifest.

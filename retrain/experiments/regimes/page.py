@@ -44,7 +44,7 @@ def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
     runs, advice = read_runs(folder), read_advice(folder)
     results = collect_regimes(runs, regimes)
     if not results:
-        raise StudyError(f"{folder / FILE}: no regime has one complete seed yet; run the suite first")
+        raise StudyError(f"{folder / FILE}: no regime has results for all drops of any seed: run the suite first")
     beside = output.with_suffix("")
     save_chart(draw_regimes(results), beside / "regimes", scale=2)
     for file in (FILE, ADVICE_FILE):

@@ -43,9 +43,9 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
         regime, seed = pending[future]
         try:
             new += future.result()
-            log.info("%s seed %d is complete", regime.name, seed)
+            log.info("%s, seed %d: all runs have ended", regime.name, seed)
         except Exception as error:  # a training may raise anything; the other sequences continue
-            log.error("%s seed %d failed: %s: %s", regime.name, seed, type(error).__name__, error)
+            log.error("%s, seed %d failed: %s: %s", regime.name, seed, type(error).__name__, error)
             failed.append(f"{regime.name} seed {seed}")
     if failed:
         raise StudyError(f"{len(failed)} sequences failed: {', '.join(failed)}; run the command again to resume them")

@@ -109,7 +109,10 @@ class DropSequence:
         self._copy_drop(FIRST, 1)
         stages.run_task(self._context(store), self._task({}), Request())
         if store.champion.read().run_id is None:
-            raise StudyError(f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted")
+            raise StudyError(
+                f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted: see `retrain history` "
+                "for the reason, or increase images.train"
+            )
         self._keep(store, FIRST, 1)
 
     def _clone_first(self, name: str) -> None:
@@ -160,7 +163,7 @@ class DropSequence:
             commit=self.place.commit,
         )
         append_line(advice, self.place.out / ADVICE_FILE)
-        log.info("%s seed %d: use %s: %s", advice.regime, advice.seed, advice.choice, advice.why)
+        log.info("%s, seed %d: recommended preset %s: %s", advice.regime, advice.seed, advice.choice, advice.why)
 
     def _keep(self, store: TaskStore, name: str, drop: int) -> None:
         """Append the result of a method on a drop, unless it is already written."""
@@ -169,7 +172,7 @@ class DropSequence:
             return
         run = summarize_drop(store, key, self.place.commit)
         append_line(run, self.place.out / FILE)
-        log.info("%s seed %d: %s, drop %d: %s", *key[:2], name, drop, describe(run))
+        log.info("%s, seed %d: %s, drop %d: %s", *key[:2], name, drop, describe(run))
 
 
 def summarize_drop(store: TaskStore, key: Key, commit: str) -> SuiteRun:
@@ -177,7 +180,9 @@ def summarize_drop(store: TaskStore, key: Key, commit: str) -> SuiteRun:
     purpose = "calibrate" if key.method in (PLAIN, AVERAGED) else "retrain"
     records = _runs_on(store, key.drop, purpose)
     if not records or records[-1].result is None:
-        raise StudyError(f"{store.url}: no run of {key.method} on {drop_name(key.drop)} has ended with a result")
+        raise StudyError(
+            f"{store.url}: no run of {key.method} on {drop_name(key.drop)} has ended with a result: run the suite again"
+        )
     plan = store.run(records[-1].run_id).plan()
     curves = [store.run(record.run_id).curve() for record in records]
     batch = plan.task.training.batch_size

@@ -76,7 +76,7 @@ class Regime(ConfigModel):
             later = [other.percent for other in self.drops[number + 1 :] if not other.new_classes]
             if drop.new_classes and drop.percent + sum(later) > 100:
                 raise ValueError(
-                    f"drop {number + 1}: more than 100 percent of the images of its classes would land, with this drop "
+                    f"drop {number + 1}: more than 100 percent of the images of its classes would land with this drop "
                     "or later ones: reduce `percent`"
                 )
         return self
