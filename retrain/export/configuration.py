@@ -37,6 +37,9 @@ def make_configuration(plan: Plan) -> dict[str, Any]:
             "label_names": list(classes),
         },
         "preprocessing": {
+            "orientation": "made upright by the EXIF orientation",
+            "depth": "pixels of 16 bits are scaled to 8 bits: value // 256",
+            "background": taken.background,
             "color": "RGB",
             "height": taken.height,
             "width": taken.width,

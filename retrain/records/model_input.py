@@ -1,12 +1,13 @@
 """A model's input and output: the size and normalization of its images, and its classes in order.
 
-A program that loads a model's bare weights needs no other information. Export, prediction, serving and the report use
+A program that loads a model's bare weights needs no other information. All images are made upright by their EXIF, and
+values of 16 bits are scaled to 8. Export, prediction, serving and the report use
 this record.
 """
 
 from typing import Literal, Self
 
-from retrain.config.frame import Fit
+from retrain.config.frame import Background, Fit
 from retrain.records.base import Record
 from retrain.records.plan import Plan
 
@@ -27,6 +28,8 @@ class ModelInput(Record):
     proportions."""
     interpolation: Literal["bicubic"] = "bicubic"
     """Interpolation with which an image is resized."""
+    background: Background = "white"
+    """Background of transparent images. With none, transparency is ignored."""
     mean: tuple[float, float, float]
     """Mean of each channel, of values in 0..1. It is subtracted."""
     std: tuple[float, float, float]
@@ -42,6 +45,7 @@ class ModelInput(Record):
             height=data.frame.height,
             width=data.frame.width,
             fit=data.fit,
+            background=data.background,
             mean=data.mean,
             std=data.std,
             classes=plan.dataset.classes,

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors import safe_open
+from support.pictures import encoded
 from support.served import Served, make_served
 from support.terminal import Ran, retrain
 from torch import Tensor, nn
@@ -82,6 +84,51 @@ def test_exported_programs_agree_with_the_api_on_the_test_split(served: Served, 
         program(torch.from_numpy(images)).detach().numpy(),
     ):
         assert [config["id2label"][str(index)] for index in logits.argmax(1)] == expected
+
+
+def make_unusual_images(rgb: NDArray[np.uint8]) -> dict[str, bytes]:
+    """Return image files in modes that need more than `convert("RGB")`."""
+    plain, wide, exif = Image.fromarray(rgb), Image.fromarray(rgb[:20]), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    seen, hidden = Image.fromarray(np.uint8(rgb[..., 0])), Image.fromarray(np.uint8(rgb[..., 1]))
+    palette = plain.quantize(16)
+    return {
+        "rgba": encoded(Image.merge("RGBA", (*plain.split(), hidden))),
+        "grey and alpha": encoded(Image.merge("LA", (seen, hidden))),
+        "16 bits": encoded(Image.fromarray(rgb[..., 0].astype(np.uint16) * 257)),
+        "16 bits, rotated": encoded(Image.fromarray(rgb[:20, :, 0].astype(np.uint16) * 257), exif=exif),
+        "rotated": encoded(wide, exif=exif),
+        "palette": encoded(palette),
+        "palette, transparent": encoded(palette, transparency=palette.getpixel((0, 0))),
+        "cmyk": encoded(plain.convert("CMYK"), "TIFF"),
+    }
+
+
+def test_documented_code_agrees_with_predict(
+    served: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.+?)```", page, re.DOTALL) if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    Path("birds-model").symlink_to(folder)
+    model = load_champion(served.file)
+    rgb = np.add.outer(np.arange(32) * 4, np.add.outer(np.arange(32) * 3, [0, 20, 90])).clip(0, 255).astype(np.uint8)
+    for name, file in make_unusual_images(rgb).items():
+        Path("a.jpg").write_bytes(file)
+        *steps, label = code.splitlines()
+        found: dict[str, Any] = {}
+        exec("\n".join(steps), found)
+        step = 1 / 255 / min(found["given"]["std"])  # the distance of two values of 8 bits
+        expected = model.preprocess("a.jpg").numpy()
+        np.testing.assert_allclose(found["pixels"].transpose(2, 0, 1), expected, atol=1.01 * step, err_msg=name)
+        assert [eval(label, found)] == model.predict(["a.jpg"]).labels, name
+
+
+def test_config_states_how_images_are_read(folder: Path) -> None:
+    given = json.loads((folder / "config.json").read_text())["preprocessing"]
+    assert given["background"] == "white"
+    assert "EXIF" in given["orientation"]
+    assert "16 bits" in given["depth"]
 
 
 def test_predict_agrees_with_the_api_on_the_test_split(
