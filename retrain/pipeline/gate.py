@@ -111,8 +111,8 @@ def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
         difference = comparison.difference
         if is_worse(gate, difference):
             yield (
-                f"it is worse than the champion {comparison.champion} by {-difference.value:.4f} "
-                f"({gate.confidence:.0%} interval {-difference.high:.4f} to {-difference.low:.4f}), "
+                f"it is worse than the champion {comparison.champion} by {-difference.value:.2%} "
+                f"({gate.confidence:.0%} interval {-difference.high:.2%} to {-difference.low:.2%}), "
                 f"more than gate.margin {gate.margin}"
             )
         if comparison.negative_flips > gate.max_negative_flips:
@@ -128,11 +128,16 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
     if difference.low >= -gate.margin or is_worse(gate, difference):
         return
     needed = images_to_decide(gate, difference, evaluation.samples)
-    advice = f"about {needed:,} would be enough" if needed else "no number of images decides so close a case"
+    measured = f"a difference of {difference.value:+.2%}"
+    advice = (
+        f"about {needed:,} would be enough if they, too, show {measured} (a plan's number assumes no difference)"
+        if needed
+        else f"with {measured}, no number of images decides so close a case"
+    )
     yield (
         f"{evaluation.samples:,} test images do not show whether it is worse than the champion "
         f"{evaluation.comparison.champion} by more than gate.margin {gate.margin}: the {gate.confidence:.0%} interval "
-        f"is {difference.low:+.4f} to {difference.high:+.4f}; {advice}"
+        f"is {difference.low:+.2%} to {difference.high:+.2%}; {advice}"
     )
 
 
@@ -172,7 +177,9 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
         worth = f" (for {METRIC_NAMES[metric]} they count as {effective:,})" if effective < samples else ""
         yield (
             f"{samples:,} test images{worth} are too few to show that a model is within gate.margin {gate.margin} of "
-            f"the champion: about {needed:,} are needed; with fewer, only a clearly worse model is refused"
+            f"the champion: about {needed:,} are needed if both are equally good and disagree on "
+            f"{TYPICAL_DISAGREEMENT:.0%} of the images, as is assumed before a run; with fewer, only a clearly worse "
+            "model is refused"
         )
     if has_champion and 0 < gate.max_negative_flips < 1 / samples:
         yield (

@@ -216,7 +216,10 @@ def _choose_method(
 
 
 def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
-    """Return the iterations of the last retrainings, as shares of scratch's iterations, with their outcomes."""
+    """Return the iterations of the last retrainings, as shares of scratch's iterations, with their outcomes.
+
+    Retrainings on the same dataset do not count, so that the plan of a retraining stays the same after it has ended.
+    """
     counted = [
         (record.result.iterations / record.scratch.iterations, record.outcome)
         for record in records
@@ -234,13 +237,27 @@ def saved_shares(dataset: Dataset, records: Iterable[RunRecord]) -> tuple[float,
     return tuple(1 - share for share, _ in _earlier_retrainings(dataset, records))
 
 
-def _summarize_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
+def _summarize_earlier(earlier: Sequence[tuple[float, str]], expected: float) -> str:
     """Return a sentence with the iterations of the last retrainings, and the iterations expected of this one."""
     shares = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
-    expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
+    expectation = f"of s_scratch; about {expected:,.0f} iterations are expected"
     if len(shares) == 1:
-        return f"the last retraining took {shares[0]} of s_scratch; {expected}"
-    return f"the last {len(shares)} retrainings took {', '.join(shares[:-1])} and {shares[-1]} of s_scratch; {expected}"
+        return f"the last retraining on another dataset took {shares[0]} {expectation}"
+    took = f"{', '.join(shares[:-1])} and {shares[-1]}"
+    return f"the last {len(shares)} retrainings on other datasets took {took} {expectation}"
+
+
+def _expect_iterations(
+    earlier: Sequence[tuple[float, str]], s_scratch: float, length: int, rule: StopRule | None, target: Target | None
+) -> float:
+    """Return the mean iterations of the last retrainings, scaled to this dataset and within this run's own limits.
+
+    `length` is the length of the run's schedule. At a carried target, its stop rule ends the run earlier.
+    """
+    at_target = length
+    if rule and rule.improve_until and target and target.scope:
+        at_target = min(length, 2 * rule.improve_until)
+    return mean(min(share * s_scratch, at_target if outcome == "reached" else length) for share, outcome in earlier)
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: ScratchRun) -> str | None:
@@ -272,6 +289,11 @@ def _assemble(
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
+    length = schedule_length(task, dataset, recipe)
+    stop_rule = _make_stop_rule(task, recipe, target, scratch, evaluate_every, record, baseline)
+    if earlier and scratch:
+        expected = _expect_iterations(earlier, scratch.iterations, length, stop_rule, target)
+        reason += f"; {_summarize_earlier(earlier, expected)}"
     warnings = [*setting_warnings(task, dataset, schedule, evaluate_every), *target_warnings(target, baseline)]
     if method == "scratch":
         latest = history.baseline_for(dataset)
@@ -288,15 +310,15 @@ def _assemble(
         known=known,
         dataset=dataset,
         recipe=recipe,
-        iterations=schedule_length(task, dataset, recipe),
+        iterations=length,
         evaluate_every=evaluate_every,
         metric=task.target.metric,
         target=target,
-        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every, record, baseline),
+        stop_rule=stop_rule,
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
-        reason=f"{reason}; {_summarize_earlier(earlier, scratch)}" if earlier and scratch else reason,
+        reason=reason,
         start=start,
         warnings=(*warnings, *gate_warnings(task.gate, drops, parent is not None, task.target.metric)),
         scratch=scratch,

@@ -109,7 +109,7 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     assert "reached 2 drops ago, on the samples of that time (1 drop and 2 classes)" in plan
     estimate = "1,065 iterations to its accuracy, estimated from 1 scratch run and values typical of other tasks"
     assert f"{estimate} (standard error 347)" in plan
-    assert "the last retraining took 28% of s_scratch; about 300 iterations are expected" in plan
+    assert "the last retraining on another dataset took 28% of s_scratch; about 300 iterations are expected" in plan
     assert "The parent's weights are shrunk" in plan
     assert "warning  " in plan
     assert "once the mean of 2 evaluations is at the target" in plan

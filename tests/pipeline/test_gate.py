@@ -36,7 +36,7 @@ def test_candidate_that_meets_all_conditions_passes() -> None:
         (
             Gate(margin=0.02),
             {"low": -0.04},
-            "worse than the champion scratch-0 by 0.0300 (95% interval 0.0200 to 0.0400)",
+            "worse than the champion scratch-0 by 3.00% (95% interval 2.00% to 4.00%)",
         ),
         (Gate(max_negative_flips=0.01), {"flips": 0.02}, "negative flips 0.0200 exceed gate.max_negative_flips 0.01"),
     ],
@@ -80,7 +80,8 @@ def test_interval_within_the_margin_gets_no_note() -> None:
     assert decide(Gate(margin=0.02), evaluation(low=-0.01, width=0.05)).notes == ()
     (note,) = decide(Gate(margin=0.02), evaluation(low=-0.03, width=0.06)).notes
     assert "100 test images do not show" in note
-    assert "is -0.0300 to +0.0300; about 225 would be enough" in note
+    assert "is -3.00% to +3.00%; about 225 would be enough if they, too, show a difference of +0.00%" in note
+    assert "a plan's number assumes no difference" in note
 
 
 def test_compare_counts_samples_that_one_model_alone_had_right() -> None:
@@ -160,7 +161,8 @@ def test_gate_warns_of_conditions_that_need_more_images() -> None:
     """
     assert images_to_show(Gate(margin=0.02)) == math.ceil(0.15 * (1.959964 / 0.02) ** 2) == 1441
     small, large = [drop_of({"cat": 100, "dog": 100})], [drop_of({"cat": 1000, "dog": 1000})]
-    assert "about 1,441" in next(gate_warnings(Gate(margin=0.02), small, has_champion=True))
+    warning = next(gate_warnings(Gate(margin=0.02), small, has_champion=True))
+    assert "about 1,441 are needed if both are equally good and disagree on 15% of the images" in warning
     assert not list(gate_warnings(Gate(margin=0.02), small, has_champion=False))
     assert not list(gate_warnings(Gate(margin=0.02), large, has_champion=True))
     flips = Gate(margin=0.5, max_negative_flips=0.004)

@@ -312,10 +312,10 @@ def test_reason_states_the_iterations_of_earlier_runs() -> None:
     assert "s_scratch" not in past.plan().reason
     past.ended(past.plan(), iterations=248)
     past.landed(drop(3))
-    assert "the last retraining took 35% of s_scratch; about 372 iterations are expected" in past.plan().reason
+    assert "the last retraining on another dataset took 35% of s_scratch; about 372 iterations" in past.plan().reason
     past.ended(past.plan(), "plateau", iterations=336, reached=False)
     third = past.landed(drop(4)).plan()
-    assert "the last 2 retrainings took 35% and 32% (plateau) of s_scratch" in third.reason
+    assert "the last 2 retrainings on other datasets took 35% and 32% (plateau) of s_scratch" in third.reason
 
 
 def test_reason_names_only_the_last_three_retrainings() -> None:
@@ -323,7 +323,20 @@ def test_reason_names_only_the_last_three_retrainings() -> None:
     for number, iterations in enumerate((100, 120, 140, 160), start=3):
         past.ended(past.plan(), iterations=iterations)
         past.landed(drop(number))
-    assert "the last 3 retrainings took" in past.plan().reason
+    assert "the last 3 retrainings on other datasets took" in past.plan().reason
+
+
+def test_expected_iterations_are_within_the_limit() -> None:
+    past = default_past()
+    past.ended(past.plan(), iterations=700)
+    plan = past.landed(drop(3)).plan()
+    assert plan.stop_rule is not None
+    assert f"about {2 * plan.stop_rule.improve_until:,} iterations are expected" in plan.reason
+    for number in (4, 5, 6):
+        past.ended(past.plan(), "missed", iterations=6000, reached=False)
+        past.landed(drop(number))
+    plan = past.plan()
+    assert f"about {plan.iterations:,} iterations are expected" in plan.reason
 
 
 def test_plan_warns_of_a_target_that_allows_no_error() -> None:
