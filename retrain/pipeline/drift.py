@@ -108,7 +108,6 @@ def _measure(context: Context, champion: Plan, task: Task, drops: Sequence[Drop]
             **found._asdict(),
         )
         context.store.drifts.keep(drift)
-        log.info("%s: %s", context.store.task, drift)
 
 
 class _FeatureReader:
@@ -148,11 +147,15 @@ class _FeatureReader:
 
 
 def try_measure_drifts(context: Context, task: Task) -> None:
-    """Measure the drift of the waiting drops if there is a champion. An error is only logged."""
-    if context.store.champion.read().run_id is None:
+    """Measure the drift of the waiting drops if there is a champion. Log what is new. An error is only logged."""
+    champion = context.store.champion.read().run_id
+    if champion is None:
         return
+    known = context.store.drifts.of(champion)
     try:
-        measure_drifts(context, task)
+        for drift in measure_drifts(context, task):
+            if drift.drop not in known:
+                log.info("%s: %s", task.name, drift)
     except UserError as error:
         log.warning("%s: the drift of the waiting drops is not measured: %s", task.name, error)
 

@@ -38,7 +38,8 @@ class Drift(Record):
         """Return the result of the test as a sentence."""
         ratio = self.distance / self.chance if self.chance > 0 else 0.0
         return (
-            f"drop {self.drop} {'has drifted' if self.has_drifted else 'shows no drift'}: the distance of its images "
-            f"from the held-out images of champion {self.run_id} is {ratio:.1f} times the distance that chance "
-            f"exceeds in one case of 100 (p = {self.p_value:.3f}; {self.new:,} and {self.old:,} images)"
+            f"drop {self.drop} {'has drifted' if self.has_drifted else 'shows no drift'}: {self.new:,} of its "
+            f"validation and test images were compared with {self.old:,} of champion {self.run_id}. Their distance is "
+            f"{ratio:.1f} times the largest distance that counts as chance: groups of similar images are at least this "
+            f"far apart in {self.p_value:.1%} of cases, and less than {LEVEL:.0%} counts as drift"
         )
