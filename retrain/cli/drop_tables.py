@@ -1,6 +1,6 @@
 """Format drops as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
@@ -43,7 +43,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
         yield "labels from", drop.reading.labels_from
         yield from (("not samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
         yield from (("note", note) for note in drop.reading.notes)
-    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or ABSENT
+    yield "held out", "; ".join(_describe_held_out(drop)) or ABSENT
     if untrained := untrained_classes([drop]):
         yield "without training images", f"in this drop: {join_names(untrained)}"
     if drop.erased:
@@ -60,6 +60,15 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
         yield "", f"and {more:,} more: `retrain drop show --json` lists all of a committed drop"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
     yield pluralize(len(drop.classes), "class"), join_names(drop.classes)
+
+
+def _describe_held_out(drop: Drop) -> Iterator[str]:
+    """Yield the real share of each split that was held out of train. The images are drawn, so it can differ."""
+    total = sum(drop.samples(split) for split in ("train", *drop.held_out))
+    for split, share in drop.held_out.items():
+        held_out = drop.samples(split)
+        real = f"{held_out / total:.0%}, " if total else ""
+        yield f"{held_out:,} of {total:,} images as {split} ({real}each drawn with a probability of {share:.0%})"
 
 
 def class_table(drop: Drop) -> Table:

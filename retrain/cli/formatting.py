@@ -192,7 +192,7 @@ def _describe_target(target: Target, metric: Metric) -> str:
     """Return a target with its source and standard error."""
     source = f"what {target.baseline_run} reached"
     if target.provenance == "carried":
-        source += f" {pluralize(target.age, 'drop')} ago"
+        source += f" {pluralize(target.age, 'drop')} ago" if target.age else " on an earlier version of these drops"
     if target.scope:
         scope = f"{pluralize(len(target.scope.drops), 'drop')} and {pluralize(target.scope.classes, 'class')}"
         source += f", on the samples of that time ({scope})"
@@ -327,7 +327,7 @@ def _quality_rows(record: RunRecord) -> Rows:
             interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
             yield (
                 "against the champion",
-                f"{interval}, negative flips {format_percent(comparison.negative_flips)}",
+                f"{interval}, negative flips {format_percent(comparison.negative_flips)} (only the champion was right)",
             )
 
 

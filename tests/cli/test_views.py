@@ -12,7 +12,7 @@ from retrain.cli.formatting import history_table, plan_details, record_details, 
 from retrain.config.task import Task
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.planning import Request
-from retrain.records import Approval, Decision, RunRecord, Savings
+from retrain.records import Approval, Comparison, Decision, Interval, RunRecord, Savings
 from retrain.records.drop import LeftOut
 from retrain.utils.clock import utc_now
 
@@ -120,6 +120,40 @@ def test_plan_names_the_parts_of_its_recipe() -> None:
     plan = printed(plan_details(Past().landed(drop(1)).plan(task=task)))
     assert "start fresh, penalty none, sampling balanced, schedule cosine x1" in plan
     assert "1 drop, 500 training samples, 2 classes" in plan
+
+
+def test_target_after_an_amendment_names_its_drops() -> None:
+    past = one_drop()
+    first = past.drops[0]
+    past.drops[0] = first.model_copy(update={"digest": "f" * 64})
+    plan = past.plan()
+    assert plan.target is not None
+    assert (plan.target.provenance, plan.target.age) == ("carried", 0)
+    text = printed(plan_details(plan))
+    assert "reached on an earlier version of these drops" in text
+    assert "0 drops ago" not in text
+
+
+def test_negative_flips_are_explained_in_their_row() -> None:
+    record = known_ledger.pets()[0]
+    assert record.evaluation
+    comparison = Comparison(
+        champion="scratch-0",
+        champion_accuracy=0.9,
+        difference=Interval(value=0.01, low=-0.01, high=0.03),
+        negative_flips=0.0377,
+    )
+    evaluation = record.evaluation.model_copy(update={"comparison": comparison})
+    text = shown(record.model_copy(update={"evaluation": evaluation}))
+    assert "+1.00% [-1.00%, +3.00%], negative flips 3.77% (only the champion was right)" in text
+
+
+def test_held_out_row_shows_the_real_share() -> None:
+    held_out = drop(1).model_copy(
+        update={"held_out": {"val": 0.1}, "counts": {"train": {"cat": 35}, "val": {"cat": 5}, "test": {"cat": 10}}}
+    )
+    row = "5 of 40 images as val (12%, each drawn with a probability of 10%)"
+    assert row in printed(drop_details(held_out))
 
 
 def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
