@@ -166,17 +166,21 @@ def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Ta
         str(path),
         {setting.path: setting.origin for setting in settings},
     )
-    _GIVEN[task.name] = name_or_path
+    texts = [f"--set {shlex.quote(given)}" for given in overrides if isinstance(given, str)]
+    _GIVEN[task.name] = " ".join([shlex.quote(name_or_path), *texts])
     return task
 
 
 _GIVEN: dict[str, str] = {}
-"""The argument (a name or a path) with which the user named each task, by the task's name."""
+"""The text after `--task` with which the user named each task, and its `--set` options, by the task's name."""
 
 
 def task_argument(name: str) -> str:
-    """Return the text after `--task` with which a command in a message finds the task with this name."""
-    return shlex.quote(_GIVEN.get(name, name))
+    """Return the text after `--task` with which a command in a message finds the task with this name.
+
+    It ends with the user's `--set` options, because one of them may name another store.
+    """
+    return _GIVEN.get(name) or shlex.quote(name)
 
 
 def parse_task(text: str, source: str) -> Task:

@@ -1,5 +1,6 @@
 """Task files: the search for them, overrides, schedules, and messages about mistakes."""
 
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -9,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from retrain.config.cron import last_scheduled
 from retrain.config.fields import ConfigModel
-from retrain.config.loading import load_task, parse_task
+from retrain.config.loading import load_task, parse_task, task_argument
 from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import L2, AutoSchedule, L2Init, MultiStep
 from retrain.config.task import Task
@@ -105,6 +106,13 @@ def test_error_explains_a_tab_in_a_task_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", SHIPPED, ids=lambda path: path.stem)
 def test_repository_tasks_are_valid_and_named_as_their_files(task: Path) -> None:
     assert load_task(str(task)).name == task.stem
+
+
+def test_task_argument_repeats_the_overrides(task_file: Path) -> None:
+    task = load_task(str(task_file), ["store=../a copy", "seed=3"])
+    assert shlex.split(task_argument(task.name)) == [str(task_file), "--set", "store=../a copy", "--set", "seed=3"]
+    load_task(str(task_file))
+    assert task_argument(task.name) == str(task_file)
 
 
 # Overriding --------------------------------------------------------------------------------------------------------
