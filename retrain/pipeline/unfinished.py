@@ -30,14 +30,15 @@ def describe_unfinished(
     for run_id in sorted(started):
         with suppress(RunError):  # it has no plan, or one that is damaged
             plan, how = store.run(run_id).plan(), None
+            state, effect = _describe_state(store, run_id)
             if isinstance(planned, Plan) and planned.run_id == run_id:
-                how = f"`retrain run --task {task_argument(task.name)}` resumes it"
+                how = f"`retrain run --task {task_argument(task.name)}` {effect}"
             elif run_id in watched:
-                how = f"`retrain watch --task {task_argument(task.name)}` continues it"
+                how = f"`retrain watch --task {task_argument(task.name)}` {effect}"
             elif newest and newest.dataset.digest == plan.dataset.digest:
-                how = _find_command(task, store, plan, now)
+                how = _find_command(task, store, plan, now, effect)
             if how or _has_large_files(store, run_id):
-                yield f"{run_id} has not ended, {_describe_state(store, run_id)}: {_advise(task, store, plan, how)}"
+                yield f"{run_id} has not ended, {state}: {_advise(task, store, plan, how)}"
 
 
 def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:
@@ -55,12 +56,16 @@ def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:
     )
 
 
-def _describe_state(store: TaskStore, run_id: str) -> str:
+def _describe_state(store: TaskStore, run_id: str) -> tuple[str, str]:
+    """Return texts for the saved state of a run, and for the effect of a command that continues it."""
+    resumes = "resumes it"
     if store.run(run_id).result():
-        return "it is trained but not recorded"
+        return "it is trained but not recorded", resumes
     with store.run(run_id).checkpoints() as checkpoints:
         iteration = checkpoints.iteration()
-    return f"its last checkpoint is of iteration {iteration:,}" if iteration else "it has no checkpoint yet"
+    if iteration:
+        return f"its last checkpoint is of iteration {iteration:,}", resumes
+    return "it has no checkpoint yet", "starts it again from the beginning"
 
 
 def _has_large_files(store: TaskStore, run_id: str) -> bool:
@@ -68,8 +73,8 @@ def _has_large_files(store: TaskStore, run_id: str) -> bool:
     return any(LARGE.fullmatch(entry.key.removeprefix(folder)) for entry in store.objects.list(folder))
 
 
-def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime) -> str | None:
-    """Return a sentence with the command that makes the same plan, and thus resumes the run. None if there is none."""
+def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime, effect: str) -> str | None:
+    """Return a sentence with the command that makes the same plan, and its `effect`. None if there is none."""
     request = Request(plan.method, plan.purpose)
     if plan.purpose == "calibrate":
         request, command = Request(purpose="calibrate"), f"retrain baseline --task {task_argument(task.name)}"
@@ -77,9 +82,9 @@ def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime) -> st
         trial = " --trial" if plan.purpose == "trial" else ""
         command = f"retrain run --task {task_argument(task.name)} --method {plan.method}{trial}"
     if _makes(task, store, request, now, plan):
-        return f"`{command}` resumes it"
+        return f"`{command}` {effect}"
     if _makes(plan.task, store, request, now, plan):
-        return f"`{command}` with the settings in {store.url}/{store.keys.run(plan.run_id, 'plan.json')} resumes it"
+        return f"`{command}` with the settings in {store.url}/{store.keys.run(plan.run_id, 'plan.json')} {effect}"
     return None
 
 

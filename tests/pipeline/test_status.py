@@ -67,10 +67,11 @@ def rows(workspace: Workspace) -> str:
 def test_status_names_an_interrupted_run_until_it_ends(workspace: Workspace) -> None:
     assert status(workspace).unfinished == ()
     run_id = interrupt(workspace)
-    told = f"unfinished {run_id} has not ended, it has no checkpoint yet: `retrain run --task pets` resumes it"
+    restart = "`retrain run --task pets` starts it again from the beginning"
+    told = f"unfinished {run_id} has not ended, it has no checkpoint yet: {restart}"
     assert told in rows(workspace)
     save_state(workspace, run_id)
-    assert "its last checkpoint is of iteration 1,200" in rows(workspace)
+    assert "its last checkpoint is of iteration 1,200: `retrain run --task pets` resumes it" in rows(workspace)
     with workspace.store.run(run_id).checkpoints() as checkpoints:
         checkpoints.clear()
     ended = stages.run_task(workspace.context, TASK, Request())
@@ -96,12 +97,12 @@ def test_status_names_the_command_that_resumes_each_run(workspace: Workspace) ->
     trial = interrupt(workspace, Request("naive", "trial"))
     seeded = interrupt(workspace, Request("naive", "trial"), other)
     advice = {sentence.partition(" ")[0]: sentence.partition(": ")[2] for sentence in status(workspace).unfinished}
-    command = "`retrain run --task pets --method naive --trial`"
+    command, starts = "`retrain run --task pets --method naive --trial`", "starts it again from the beginning"
     assert advice == {
-        plain: "`retrain run --task pets` resumes it",
-        baseline: "`retrain baseline --task pets` resumes it",
-        trial: f"{command} resumes it",
-        seeded: f"{command} with the settings in {workspace.store.url}/pets/runs/{seeded}/plan.json resumes it",
+        plain: f"`retrain run --task pets` {starts}",
+        baseline: f"`retrain baseline --task pets` {starts}",
+        trial: f"{command} {starts}",
+        seeded: f"{command} with the settings in {workspace.store.url}/pets/runs/{seeded}/plan.json {starts}",
     }
     on_kubeflow = TASK.model_copy(update={"kubeflow": Kubeflow(host="http://kfp")})
     assert all(one.endswith(", unless it is running on Kubeflow") for one in status(workspace, on_kubeflow).unfinished)
@@ -114,7 +115,8 @@ def test_status_names_a_watchers_run(workspace: Workspace) -> None:
     claims.refresh()
     claims.claim(planned)
     [told] = status(workspace, TASK.model_copy(update={"seed": 7})).unfinished
-    assert told == f"{planned.run_id} has not ended, it has no checkpoint yet: `retrain watch --task pets` continues it"
+    restart = "`retrain watch --task pets` starts it again from the beginning"
+    assert told == f"{planned.run_id} has not ended, it has no checkpoint yet: {restart}"
 
 
 @pytest.mark.parametrize("request_", [Request(purpose="calibrate"), Request("scratch", "trial")])
