@@ -48,7 +48,10 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
     readable = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
     found = iter(model.predict(torch.from_numpy(np.stack(readable))).top(top) if readable else ())
     for row, pixels in batch:
-        yield Answer(row, [], str(pixels)) if isinstance(pixels, ImageError) else Answer(row, next(found))
+        if isinstance(pixels, ImageError):
+            yield Answer(row, [], str(pixels).removeprefix(f"{row.image}: "))  # its own column has the path
+        else:
+            yield Answer(row, next(found))
 
 
 class LabelledPredictions:
