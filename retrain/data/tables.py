@@ -60,6 +60,8 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
     found = [name for name in names if name in row]
     if len(found) != 1:
         advice = "If labels come from elsewhere, choose --label-from (in a task: data.label_from)"
+        if {"key", "content"} & row.keys() and {"class", "remove"} & row.keys():
+            advice = "If the table lists corrections of committed drops, pass it to `retrain drop amend`"
         if len(row) == 1 and re.search(r"[;\t]", str(*row)):
             advice = "Separate columns by commas"
         raise DropError(

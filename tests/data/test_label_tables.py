@@ -58,6 +58,7 @@ def test_table_row_without_a_distinct_image_is_refused(local_route: IngestRoute,
     [
         ("file_name,label\n0.png,cat, black\n", "row 1 has more values than there are columns; put quotation marks"),
         ("file_name,label,label\n0.png,cat,dog\n", "two columns are called 'label'"),
+        ("key,class,reason\ncat/0,dog,blurred\n", "lists corrections .* pass it to `retrain drop amend`"),
     ],
 )
 def test_table_with_an_ambiguous_label_is_refused(local_route: IngestRoute, table: str, named: str) -> None:
