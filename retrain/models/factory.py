@@ -18,6 +18,7 @@ from retrain.models.onednn_bugs import avoid_strided_convolutions
 from retrain.models.options import check_options, unknown_option
 from retrain.models.pretrained import TIMM, body_weights, timm_config
 from retrain.models.resnets import RESNETS, check_width, resnet_factory
+from retrain.utils.text import did_you_mean
 
 
 def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
@@ -117,9 +118,8 @@ def to_device_channels_last(network: nn.Module, device: torch.device) -> nn.Modu
 def _find_factory(model: Model) -> Callable[..., Any]:
     if ":" in model.name:
         return _import_factory(model.name)
-    own: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "logistic": logistic, "mixer": mixer}
-    if model.name in own:
-        return own[model.name]
+    if model.name in OWN:
+        return OWN[model.name]
     if model.name.startswith(TIMM):
         return timm_factory(model)
     if model.name in RESNETS:
@@ -159,14 +159,19 @@ def logistic(classes: int, image_size: Shape) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(image_shape(image_size)), classes))
 
 
+OWN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "logistic": logistic, "mixer": mixer}
+"""Networks that are defined in this package, by name."""
+
+
 def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a network by torchvision's name. Raises `ModelError` if there is none."""
     from torchvision import models  # imports torch's compiler for seconds: only for torchvision's networks
 
-    if model.name not in models.list_models(module=models):
+    if model.name not in (names := models.list_models(module=models)):
+        hint = did_you_mean(model.name, {name: name for name in [*OWN, *names]})
         raise ModelError(
             f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, mixer, a torchvision classifier "
-            f"({', '.join(RESNETS)}, mobilenet_v3_small, ...), timm/NAME or package.module:factory"
+            f"({', '.join(RESNETS)}, mobilenet_v3_small, ...), timm/NAME or package.module:factory{hint}"
         )
     _refuse_small_stem(model)
     builder = models.get_model_builder(model.name)

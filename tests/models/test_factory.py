@@ -144,6 +144,7 @@ def test_channels_last_changes_only_the_memory_order() -> None:
             Model(name="resnet19"),
             "model.name: there is no model 'resnet19'; allowed: mlp, logistic, mixer, a torchvision",
         ),
+        (Model(name="resnet81"), r"there is no model 'resnet81'; .*; did you mean resnet18\?$"),
         (Model(name="fcn_resnet50"), "there is no model 'fcn_resnet50'"),
         (Model(name="squeezenet1_1"), "model.stem: small exists for resnet18, .*; set `stem: standard` for squeezenet"),
         (
