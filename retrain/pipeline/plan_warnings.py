@@ -102,5 +102,6 @@ def target_warnings(target: Target | None, baseline: ScratchRun | None) -> Itera
         yield (
             f"target {target.accuracy:.2%} is uncertain by {target.standard_error:.2%} (standard error, {samples:,} "
             f"validation images), so a run may end too early or too late: with {needed:,} images the error would be "
-            f"{UNCERTAIN_TARGET:.0%}. Hold out more of the next drops with data.val_share, then run `retrain baseline`"
+            f"{UNCERTAIN_TARGET:.0%}. Hold out more of the next drops with data.val_share, and run `retrain baseline` "
+            "before the next retraining, because a later baseline does not change its record"
         )

@@ -189,10 +189,10 @@ def standard_error(accuracy: float, samples: int) -> float:
 def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[ScratchRun]) -> ScratchEstimate:
     """Return the iterations after which scratch first reaches its final accuracy on a dataset (s_scratch).
 
-    `schedule` is the length of scratch's full schedule on the dataset, in iterations. If scratch was trained on this
-    dataset, s_scratch was measured. Otherwise, it is estimated as `schedule` times a mean share. The mean is over the
-    task's scratch runs, and the share is s_scratch of a run divided by the length of its schedule. `TYPICAL_SHARE` with
-    its spread of `PRIOR_SPREAD` counts as one more run. The reason is that on a small validation split the first
+    `schedule` is the length of scratch's full schedule on the dataset, in iterations. If scratch was already trained on
+    this dataset, s_scratch was measured. Otherwise, it is estimated as `schedule` times a mean share. The mean is over
+    the task's scratch runs, and the share is s_scratch of a run divided by the length of its schedule. `TYPICAL_SHARE`
+    with its spread of `PRIOR_SPREAD` counts as one more run. The reason is that on a small validation split the first
     evaluation at the final accuracy is partly luck.
     """
     if same := [run for run in scratch_runs if run.record.dataset_digest == dataset.digest]:

@@ -357,6 +357,7 @@ def test_plan_warns_of_an_uncertain_target(images: int, needed: str | None) -> N
     warned = [warning for warning in past.plan().warnings if "is uncertain by" in warning]
     assert len(warned) == bool(needed)
     assert all(f"with {needed} images the error would be 3%" in warning for warning in warned)
+    assert all("run `retrain baseline` before the next retraining" in warning for warning in warned)
 
 
 @pytest.mark.parametrize(("accuracy", "samples", "error"), [(0.8, 100, 0.04), (1.0, 66, 0.0148)])
