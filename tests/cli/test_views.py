@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 from support import known_ledger
@@ -175,7 +176,8 @@ def test_drop_details_name_classes_without_training_images_in_it() -> None:
     assert "without training images  in this drop: dog" in printed(drop_details(moved))
 
 
-def test_history_shows_the_time_in_utc_or_the_year_of_old_runs() -> None:
+def test_history_shows_the_time_in_utc_or_the_year_of_old_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
     now = utc_now()
     [record] = one_drop().records
     old, new = (record.model_copy(update={"ended_at": at}) for at in (datetime(2020, 5, 1, 14, 30, tzinfo=UTC), now))
