@@ -103,7 +103,7 @@ def test_invalid_object_name_in_gcs_is_reported(gcs: str, request: pytest.Fixtur
     url, server = cloud_store("gs", request)
     bucket = url.removeprefix("gs://").partition("/")[0]
     make(f"{server}/{bucket}/some/prefix/t/a//b")
-    with pytest.raises(StoreError, match=r"t/a//b.*remove it, or upload it under another name"):
+    with pytest.raises(StoreError, match=r"t/a//b.*delete the object, or upload it under another name"):
         list(open_store(url, server).list("t/"))
 
 
