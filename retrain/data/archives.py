@@ -92,7 +92,7 @@ def _unpacked(packed: UnnamedFile, where: str) -> UnnamedFile:
                 if file.tell() > limit:
                     raise DropError(f"{where}: unpacks to more than {limit:,} bytes: remove files that are not images")
     except (OSError, EOFError, zlib.error) as error:
-        raise DropError(f"{where}: cannot be unpacked: {error}") from error
+        raise DropError(f"{where}: cannot be unpacked ({error}): pack the files again") from error
     file.seek(0)
     return file
 
@@ -111,7 +111,7 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(file)
     except ZIP_ERRORS as error:
-        raise DropError(f"{where}: not a complete zip: {error}") from error
+        raise DropError(f"{where}: not a complete zip ({error}): pack or upload it again") from error
     for info in archive.infolist():
         name = plain_name(_decode_name(info), where)
         mode = info.external_attr >> 16
@@ -120,7 +120,9 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
         if info.flag_bits & 1:
             raise DropError(f"{where}: {name}: encrypted; upload it without a password")
         if info.file_size > MAX_FILE:
-            raise DropError(f"{where}: {name}: {info.file_size:,} bytes; at most {MAX_FILE:,} are allowed")
+            raise DropError(
+                f"{where}: {name}: {info.file_size:,} bytes; at most {MAX_FILE:,} are allowed: remove this file"
+            )
         yield Member(name, info.is_dir(), info.file_size, partial(_read_zipped, archive, info, where))
 
 

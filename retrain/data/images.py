@@ -149,7 +149,7 @@ def _unidentified(data: bytes) -> str:
 def _check_pixels(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} are allowed")
+        raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} are allowed: reduce the image")
 
 
 def _frame_as_stored(image: Image.Image, frame: Frame) -> Frame:

@@ -170,7 +170,7 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
     except Missing as error:
         raise DamagedDrop(drop.id, f"{where} is missing: restore the file from a copy of the store") from error
     except ValueError as error:
-        raise DamagedDrop(drop.id, f"{where}: {error}") from error
+        raise DamagedDrop(drop.id, f"{where}: {error}. Restore the file from a copy of the store") from error
 
 
 def amend_table(table: SampleTable, drop: Drop) -> SampleTable:

@@ -155,7 +155,7 @@ def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
     stream.seek(member.offset_data)
     data = stream.read(member.size)
     if len(data) < member.size:
-        raise DropError(f"{where}: {member.name}: the tar is incomplete and ends in the middle of this file")
+        raise DropError(f"{where}: {member.name}: the tar ends in the middle of this file: upload it again")
     return data
 
 

@@ -60,7 +60,7 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("something follows its end, such as another tar")
     except TAR_ERRORS as error:
-        raise DropError(f"{where}: not a complete, uncompressed tar: {error}") from error
+        raise DropError(f"{where}: not a complete, uncompressed tar: {error}. Pack or upload it again") from error
 
 
 def plain_name(raw: str, where: str) -> PurePosixPath:

@@ -49,11 +49,14 @@ ASH = {
     "Section 3.5": "Adam's state kept or reset",
 }
 OURS = {
-    "theta_0, running statistics, new rows": "the weights towards which L2-init pulls, and what is newly initialized",
-    "the learning-speed index": "how it is counted, and how much of the parent's index the next run uses",
+    "towards which weights L2-init pulls (theta_0)": "the first initialization, a new network, or the run's start",
+    "whether a run takes over its parent's running statistics of BatchNorm": "old and fresh statistics compared",
+    "how new rows of the head start": "newly initialized, or multiplied by the noise factor beta",
+    "how to count the learning-speed index": "during training, or in extra evaluations",
+    "how much of the parent's learning-speed index to add": "nothing, half or all of it",
     "how often to evaluate": "L_100 with fewer evaluations",
-    "where scratch does not fit its data": "few epochs on a large data set",
-    "the four aspects on scanned digits": "a study of two minutes",
+    "which method is best if scratch does not fit its data": "few epochs on a large data set",
+    "whether the recipe helps on scanned digits": "a study of two minutes",
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"

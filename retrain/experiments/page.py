@@ -3,14 +3,14 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from retrain.experiments.grid import parts_of
+from retrain.experiments.introduction import ASPECTS, OWN, describe_split, describe_subject, explain_phrases
 from retrain.experiments.kept_runs import EndedRun, KeptRuns
 from retrain.experiments.papers import PaperRow, parse_column
 from retrain.experiments.plots import OVERALL_PLOTS, drawn_of_groups, picture_name
-from retrain.experiments.settings import PLOTS, Split, Spread, Study
+from retrain.experiments.settings import PLOTS, Spread, Study
 from retrain.experiments.statistics import (
     LEVELS,
     Estimate,
@@ -30,15 +30,6 @@ NOT_REACHED = "/"
 ABSENT = "-"
 """Text of a cell without a value."""
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
-SIZES = {"mini": "It is smaller than the papers' studies. It runs on a CPU.", "paper": "It has the paper's size."}
-PHRASES = {
-    r"\bends? [0-9.]+ (points )?(above|below)": 'If a method "ends 2 points above" another, '
-    "its final accuracy is 2 percentage points higher.",
-    r"\btimes sooner": '"2 times sooner" means after half as many {cost}.',
-    r"\brounds?\b": "A round is the training after a drop (the paper's word).",
-    r"\bsteps? (after|before)\b": "A step is a drop with the training after it (the paper's word).",
-}
-"""Meanings of phrases, by the pattern of the phrase. A page explains the phrases that its study uses."""
 MEASURED = {
     "correlation": "*Correlation of weights* compares a run's final with its initial weights.",
     "gradient": "*Gradient norm* is the mean norm of the gradients of new or old samples, at the run's start or end.",
@@ -46,12 +37,6 @@ MEASURED = {
     "learning speed of a sample is the share of epochs in which it was classified correctly.",
 }
 """Meanings of the measures of a run besides its accuracy, by the first word of their names."""
-OWN = "Ours, "
-"""Start of an item of `repeats` that is in no paper."""
-ASPECTS = (
-    "Verwimp et al. name four aspects: initialization, objective, sampling and schedule. Their own choices are "
-    "shrink-and-perturb, L2-init, sampling that uses easy and hard samples less often, and a shorter schedule."
-)
 HARM = "▼"
 """Marks negative transfer."""
 
@@ -60,10 +45,10 @@ def page(study: Study, kept: KeptRuns) -> str:
     """Return the study's page, Markdown."""
     by_group = groups(study, kept.ran)
     tables = "\n\n".join(_tables(study, by_group)) or "No run has ended yet."
-    splits = " ".join(_describe_split(study, name) for name in study.splits)
+    splits = " ".join(describe_split(study, name) for name in study.splits)
     sections = [
         f"# {study.title}",
-        _subject(study),
+        describe_subject(study),
         *_claims(study),
         "## Set-up",
         *_paragraphs(study.regime),
@@ -74,9 +59,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_methods(study),
         *_paper_comparison(study, by_group),
         "## Results",
-        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. The column highest has the highest "
-        f"accuracy of a run on {study.stop_on}. The column final has its accuracy on {study.stop_on} at the last "
-        "evaluation. The column test has the accuracy of the final weights on the test split.",
+        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. {_describe_columns(study)}",
         "L_r (Verwimp et al., eq. 2) says how many times sooner than a reference method a run reaches r percent of "
         f"the reference's final accuracy. It is a ratio of two numbers of {study.cost}. The first is the number that "
         "the reference needs to reach its final accuracy. The second is the number that the run needs to reach r "
@@ -92,61 +75,15 @@ def page(study: Study, kept: KeptRuns) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _subject(study: Study) -> str:
-    """Return a paragraph: the tables and figures that the study repeats, and its questions beyond the papers."""
-    own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
-    of_papers = [item for item in study.repeats if not item.startswith(OWN)]
-    sentences = [
-        "This page is for readers who compare `retrain` with the papers."
-        if of_papers
-        else "This page is for readers who choose methods and settings."
-    ]
-    if of_papers:
-        sentences.append(f"The study repeats {_join_items(of_papers).removesuffix('.')}.")
-    if own:
-        subject = "It also" if of_papers else "The study"
-        sentences.append(f"{subject} examines what the papers leave open: {'; '.join(own)}.")
-    sentences.append(SIZES[study.size])
-    drops = sorted({parts_of(study, split) for split in study.splits})
-    number = f"{drops[0]} to {drops[-1]}" if len(drops) > 1 else str(drops[0])
-    sentences.append(f"The training data arrive in {number} drops. A drop is a batch of labelled images.")
-    if study.claims and not own:
-        sentences.append("The column goal has the paper's results.")
-    said = " ".join([study.regime, study.findings, *(f"{claim.paper} {claim.ours}" for claim in study.claims)])
-    sentences += [meaning.format(cost=study.cost) for words, meaning in PHRASES.items() if re.search(words, said)]
-    return " ".join(sentences)
-
-
-def _describe_split(study: Study, name: str) -> str:
-    """Return a sentence that explains one division of the training data into drops."""
-    split = study.splits[name]
-    if split.by == "source":
-        return f"In `{name}`, each drop is one data set."
-    if split.by == "transfer":
-        return f"In `{name}`, the second run trains only on the second drop, with {split.kept}% of its training images."
-    unit = "classes" if split.by == "classes" else "percent of the images"
-    sizes = f"{split.step} images each" if split.step else f"{_join_words(split.sizes.split('+'))} {unit}"
-    return f"In `{name}`, the drops have {sizes}{_describe_order(split)}."
-
-
-def _describe_order(split: Split) -> str:
-    if split.by == "component":
-        return ", in the order of the images' first principal component"
-    return ". Later drops have the images of which the method's own model is least sure" if split.by == "margin" else ""
-
-
-def _join_items(items: Iterable[str]) -> str:
-    """Return tables and figures in words, such as `Table 1 and Figure 2 of Verwimp et al.`"""
-    by_paper: dict[str, list[str]] = {}
-    for item in items:
-        paper, _, name = item.partition(", ")
-        by_paper.setdefault(paper, []).append(name)
-    return ", and ".join(f"{_join_words(names)} of {paper}" for paper, names in by_paper.items())
-
-
-def _join_words(words: Sequence[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
+def _describe_columns(study: Study) -> str:
+    """Return sentences that explain the columns highest, final and test."""
+    on_test = study.stop_on == "test"
+    same = ", which are also the weights at its last evaluation" if on_test else ""
+    return (
+        f"During training, this study evaluates on the {'test' if on_test else 'validation'} split. The column "
+        "*highest* has a run's highest accuracy there, and *final* its last one. The column *test* has the accuracy on "
+        f"the test split of the weights that the run ended with{same}."
+    )
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -169,22 +106,31 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _methods(study: Study) -> Iterator[str]:
     """Yield a description of each method of the study."""
     yield "## Methods"
+    have_aspects = any(method.aspects for method in study.methods.values())
     yield (
         "A method starts from a new network (scratch), or from the weights of its run on the earlier drops "
-        f"(previous run). It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table "
-        "names, with the settings in the last column. Everything else is standard training."
-        + (f" {ASPECTS}" if any(method.aspects for method in study.methods.values()) else "")
+        "(previous run). "
+        + (
+            f"It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with the "
+            "settings in the last column. Everything else is standard training."
+            if have_aspects
+            else "All methods use standard training, without any part of the recipe of `retrain`, and with the "
+            "settings in the last column."
+        )
+        + (f" {ASPECTS}" if have_aspects and ASPECTS not in explain_phrases(study) else "")
     )
     lines = (
         [
             name,
             "scratch" if method.start == "scratch" else "previous run",
-            ", ".join(method.aspects) or "none",
+            *([", ".join(method.aspects) or "none"] if have_aspects else []),
             ", ".join(f"`{path}: {json.dumps(value)}`" for path, value in method.set.items()),
         ]
         for name, method in study.methods.items()
     )
-    yield markdown_table(["method", "start", "aspects of the recipe", "settings"], lines, "---")
+    yield markdown_table(
+        ["method", "start", *(["aspects of the recipe"] if have_aspects else []), "settings"], lines, "---"
+    )
 
 
 def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:

@@ -155,7 +155,11 @@ class Drops:
         except DropError as error:
             raise DamagedDrop(drop_id, f"{where}: {error}") from error
         if (drop.id, drop.task) != (drop_id, task):
-            raise DamagedDrop(drop_id, f"{where}: it is the manifest of another drop: {drop.id} of task {drop.task}")
+            raise DamagedDrop(
+                drop_id,
+                f"{where}: it is the manifest of another drop: {drop.id} of task {drop.task}. Restore the manifest "
+                "from a copy of the store",
+            )
         return drop
 
     def read_manifest(self, drop_id: str) -> Drop:
