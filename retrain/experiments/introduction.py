@@ -19,7 +19,7 @@ PHRASES = {
     r"\bsteps? (after|before)\b": "A step is a drop with the training after it (the paper's word).",
     r"[×x]0\.(25|5|75)\b|\bx1\b": 'In the names of methods, and in "at ×0.5", ×0.5 (or x0.5) means a schedule with '
     "half of scratch's iterations. ×1 is the full schedule.",
-    r"\b[Aa]spects?\b": ASPECTS,
+    r"\b(?i:aspects?)\b": ASPECTS,
 }
 """Meanings of phrases, by the pattern of the phrase. A page explains the phrases that its study uses."""
 OWN = "Ours, "
