@@ -1,5 +1,6 @@
 """`retrain gc` removes only files that no later step needs."""
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -237,6 +238,7 @@ def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     make_workspace(tmp_path, drops=3)
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))  # not the cache of the person who runs the tests
+    importlib.import_module("retrain.cli.formatting")  # binds the true clock, which later tests in this process need
     later = utc_now() + timedelta(days=100)
     monkeypatch.setattr("retrain.utils.clock.utc_now", lambda: later)
     return lambda *arguments: retrain(("gc", "-t", str(tmp_path / "pets.json"), *arguments), capfd)
