@@ -14,7 +14,8 @@ FILES = "files of drops"
 RESTORE = "Restore them from a copy of the store. A run that reads an incomplete drop ends, and quarantines the drop."
 
 SKEW = 10.0
-"""Seconds that two clocks may differ. Leases are compared across machines. S3 refuses requests at 15 minutes."""
+"""Largest difference, in seconds, between the clocks of this machine and the store. Machines compare the times at which
+leases expire, so the limit is stricter than that of S3: it refuses requests only from 15 minutes on."""
 
 
 def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
@@ -33,7 +34,7 @@ def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iter
 
 
 def check_files(store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
-    """Compare the store's listing with the files that the manifests of drops state. No file is read."""
+    """Compare the store's listing with the files that the drops' manifests list. No file is read."""
     keys = store.keys
     missing = {keys.drop_file(drop.id, name): f"{drop.id}/{name}" for drop in drops for name in _file_names(drop)}
     files = len(missing)

@@ -78,11 +78,11 @@ def page(study: Study, kept: KeptRuns) -> str:
 def _describe_columns(study: Study) -> str:
     """Return sentences that explain the columns highest, final and test."""
     on_test = study.stop_on == "test"
-    same = ", which are also the weights at its last evaluation" if on_test else ""
+    same = " These are also the weights at its last evaluation." if on_test else ""
     return (
         f"During training, this study evaluates on the {'test' if on_test else 'validation'} split. The column "
         "*highest* has a run's highest accuracy there, and *final* its last one. The column *test* has the accuracy on "
-        f"the test split of the weights that the run ended with{same}."
+        f"the test split of the weights that the run ended with.{same}"
     )
 
 

@@ -1,4 +1,7 @@
-"""Train one plan, or resume it from its checkpoint. In distributed training, follow the first process."""
+"""Train one plan, or resume it from its checkpoint.
+
+In distributed training, the other ranks receive each plan from rank 0, and train along with it.
+"""
 
 import logging
 import time
@@ -34,9 +37,9 @@ log = logging.getLogger("retrain")
 def train_plan(context: Context, plan: Plan) -> Result:
     """Train a plan and write its result. A plan with a result is not trained again.
 
-    On SIGTERM, this saves a checkpoint and raises `Preempted`. Raises `ModelError` if the parent's weights do not
-    match, `DropError` if a drop is damaged, `RunError` if the parent's files are damaged or the plan needs a later
-    version, and `StoreError`.
+    On SIGTERM, this saves a checkpoint and raises `Preempted`. Raises `ModelError` if the parent's weights do not fit
+    the network, `DropError` if a drop is damaged, `RunError` if the parent's files are damaged or the plan needs a
+    later version of retrain, and `StoreError` if the store fails.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
@@ -92,7 +95,7 @@ def _start_or_resume(run: Run, state: bytes | None) -> Iterator[Callable[[], boo
 
 
 def prepare(context: Context, plan: Plan) -> Run:
-    """Return a plan's run before its first step."""
+    """Return the run of a plan, ready for its first training step."""
     factory.check_factory_allowed(plan.task.model, context.factories)
     if is_bf16_slow(plan.task.training.bf16, context.device):
         log.warning(BF16_SLOW)
@@ -122,7 +125,7 @@ def _keeps_moments(plan: Plan) -> bool:
 
 
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
-    """Write model, learning-speed index and curve, and then the result, which marks these files as complete."""
+    """Write the model, the learning-speed index and the curve. Write the result last: it marks them as complete."""
     plan, files = run.plan, context.files(run.plan.run_id)
     delivered = run.average.network()
     model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None
@@ -136,7 +139,10 @@ def _write_result(context: Context, run: Run, outcome: Outcome, started_at: date
 
 
 def _read_parent_counters(context: Context, run: Run) -> Iterable[Counters]:
-    """Return the parent's counters of each known drop, from the sampling or else from the parent's files."""
+    """Return the parent's counters for each drop that the parent was trained on.
+
+    If the sampling needed them, the run already has them. Otherwise they are read from the parent's files.
+    """
     plan = run.plan
     if plan.parent is None:
         return ()
@@ -146,7 +152,7 @@ def _read_parent_counters(context: Context, run: Run) -> Iterable[Counters]:
 
 
 def _counters(context: Context, run: Run) -> Iterator[Counters]:
-    """Yield each drop's counters: the run's plus the parent's with decay."""
+    """Yield each drop's counters: those of this run plus `index_decay` times those of its parent."""
     plan = run.plan
     own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
     for old, new in zip_longest(_read_parent_counters(context, run), own):
@@ -157,8 +163,7 @@ def _counters(context: Context, run: Run) -> Iterator[Counters]:
 def run_as_leader(context: Context) -> Iterator[Context]:
     """Yield the context in the first or only process. Any other process trains along with it, and exits here.
 
-    In all other ranks, this raises `SystemExit` after the first process has ended, or `Preempted` if it was
-    interrupted.
+    In all other ranks, this raises `SystemExit` after rank 0 has ended, or `Preempted` if rank 0 was preempted or lost.
     """
     if context.ranks.rank:
         follow_leader(context)

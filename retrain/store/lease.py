@@ -23,14 +23,14 @@ BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/se
 
 
 class Holder(Record):
-    """A process that holds a lease, with its machine, process number and name."""
+    """A process that holds a lease, with its machine, process id and name."""
 
     host: str
     pid: int
     machine: str | None
-    """Host name, boot and namespace of process numbers. None if the system does not report them."""
+    """Host name, boot id and PID namespace. None if the system does not report them."""
     name: str
-    """Random name. Each lease of the process has another one."""
+    """Random name. It is different for each lease, also within one process."""
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
@@ -53,7 +53,7 @@ def _machine() -> str | None:
 
 
 LEASE_SECONDS = 60.0
-"""Seconds that a lease lasts without a heartbeat. It is renewed three times as often."""
+"""Seconds that a lease lasts without a heartbeat. The heartbeat renews it every third of this time."""
 
 log = logging.getLogger("retrain")
 
@@ -75,7 +75,7 @@ class LeaseState(Record):
 
 
 class Lease:
-    """A lease that this process holds. Call `check` before each write. It is safe for threads."""
+    """A lease that this process holds. Call `check` before each write. The lease is thread-safe."""
 
     def __init__(self, objects: ObjectStore, key: str, state: LeaseState, version: str, seconds: float) -> None:
         self._objects, self.key, self._state, self._version = objects, key, state, version
@@ -85,8 +85,8 @@ class Lease:
     def check(self) -> None:
         """Raise `LeaseLost` if another process may hold the lease, or if it was released.
 
-        A lease expires if this process was suspended or the store could not be reached. It is then renewed. This
-        succeeds only if no other process has held it since.
+        A lease expires if this process was suspended or the store could not be reached. `check` then renews it. The
+        renewal succeeds only if no other process has held the lease since.
         """
         if self._is_released:
             raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was released: run the command again")

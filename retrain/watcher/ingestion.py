@@ -33,7 +33,7 @@ class ValidationAttempts(Record):
 
     drop: str
     begun: int = 0
-    how: str = "the watcher had died, too"
+    how: str = "the watcher died during the validation"
     """Cause of the interruption of the last of these validations."""
 
 
@@ -46,7 +46,7 @@ class CountedValidation(NamedTuple):
 
 @contextmanager
 def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS) -> Iterator[CountedValidation]:
-    """Hold a drop's lease, and count the body as one of its validations.
+    """Hold a drop's lease inside the context, and count the context's body as one validation of the drop.
 
     The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` if another process holds the lease, or if it was
     lost before a write. A validation stays counted if its subprocess or this process died. Any other end resets the
@@ -135,7 +135,7 @@ class Ingestion:
         self._health, self._lease = health, lease
 
     def validate(self, states: DropStates) -> UserError | None:
-        """Validate every drop that has ended without a manifest. Return the last problem, or None.
+        """Validate every drop whose upload is complete and that is not committed. Return the last problem, or None.
 
         A failure does not stop the validation of the other drops. `TaskLocked` is returned only if the single problem
         is that another watcher is validating a drop.
@@ -155,7 +155,7 @@ class Ingestion:
         return problem or busy
 
     def quarantine(self, store: TaskStore, drop: str, cause: str) -> None:
-        """Quarantine a drop and count it."""
+        """Quarantine a drop, and increment the metric of quarantined drops."""
         store.drops.quarantine(drop, cause)
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
 
@@ -180,7 +180,9 @@ class Ingestion:
     def _commit_or_explain(self, drop: str, before: ValidationAttempts) -> ValidationOutcome:
         """Commit a drop, or return the reason for its quarantine. Raises `UserError` if this cannot be decided now."""
         if before.begun >= MAX_ATTEMPTS:
-            return ValidationOutcome(f"{before.begun} validations began and never ended, the last: {before.how}", ())
+            return ValidationOutcome(
+                f"{before.begun} validations began and never ended; cause of the last: {before.how}", ()
+            )
         self._health.heartbeat(working=True)
         try:
             label, arguments = f"validating drop {drop}", (self._task, drop, self._cache_dir)

@@ -123,7 +123,7 @@ def test_superclasses_cover_each_class_once() -> None:
     ("drops", "message"),
     [
         ([{"new_classes": 2}, {"new_classes": 1}], "the drops have 3 new classes in total, but images.classes is 4"),
-        ([{"new_classes": 4, "percent": 60}, {"percent": 60}], "drop 1: more than 100 percent"),
+        ([{"new_classes": 4, "percent": 60}, {"percent": 60}], "drop 1: this drop and later ones use 120 percent"),
     ],
 )
 def test_impossible_drops_are_refused(drops: list[dict[str, int]], message: str) -> None:

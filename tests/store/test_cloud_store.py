@@ -138,7 +138,7 @@ def test_unreadable_cloud_credentials_are_reported(
     assert "planted" not in str(raised.value)
 
 
-def test_endpoint_names_the_azure_account(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_azure_account_name_is_read_from_the_endpoint(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
     client = SERVICES["az"].open("models", "https://birds.blob.core.windows.net")
     assert dict(client.config)["account_name"] == "birds"
@@ -207,7 +207,7 @@ def test_lost_cloud_reply_does_not_hide_a_conflict(scheme: str, place: tuple[str
 @BOTH
 @pytest.mark.parametrize("broken", [cut, reset])
 def test_cloud_stream_resumes_at_the_break(scheme: str, place: tuple[str, str], broken: Fault) -> None:
-    """The stream breaks more often than obstore itself resumes a stream."""
+    """The stream breaks more often than obstore retries, so the store must resume it."""
     content = os.urandom(3 << 20)
     open_store(*place).write("k", content)
     with disturbed(place, First("GET", broken, count=6)) as store, store.open("k") as stream:
@@ -266,7 +266,7 @@ def test_website_at_a_cloud_endpoint_is_reported(scheme: str, place: tuple[str, 
 
 
 @BOTH
-def test_unreachable_cloud_is_named_within_a_minute(scheme: str, place: tuple[str, str]) -> None:
+def test_unreachable_cloud_is_reported_within_a_minute(scheme: str, place: tuple[str, str]) -> None:
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"at http://127\.0\.0\.1:9, k: the server cannot be reached: .*endpoint_url"):
         open_store(place[0], "http://127.0.0.1:9").read("k")

@@ -20,7 +20,7 @@ def runs(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_subprocess_exits_with_its_killed_parent(tmp_path: Path) -> None:
+def test_subprocess_exits_when_its_parent_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "note"
     code = (
         "import sys; from pathlib import Path; from test_processes import note_and_sleep\n"

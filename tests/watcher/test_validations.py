@@ -119,7 +119,7 @@ def test_drop_is_quarantined_after_three_killed_validations(
     assert place.store.drops.quarantine_causes() == {}
     assert watcher.once()
     crash = "validating drop a-bad: its process was killed by SIGSEGV (a crash in native code)"
-    cause = f"3 validations began and never ended, the last: {crash}"
+    cause = f"3 validations began and never ended; cause of the last: {crash}"
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
     assert begun(place.store.objects) == []
@@ -172,7 +172,7 @@ def test_validation_that_kills_its_watcher_is_counted(place: Place, tmp_path: Pa
         process.start()
         process.join()
     assert place.watcher(Recorder()).once()
-    cause = "3 validations began and never ended, the last: the watcher had died, too"
+    cause = "3 validations began and never ended; cause of the last: the watcher died during the validation"
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
@@ -268,7 +268,7 @@ def test_many_watchers_quarantine_a_drop_after_three_deaths(
             list(pool.map(lambda watcher: watcher.once(), watchers))
     cause = place.store.drops.quarantine_causes()["a-bad"]
     assert cause.startswith(
-        "3 validations began and never ended, the last: validating drop a-bad: its process was killed"
+        "3 validations began and never ended; cause of the last: validating drop a-bad: its process was killed"
     )
     assert len(deaths.read_text().splitlines()) == MAX_ATTEMPTS
     assert begun(place.store.objects) == []

@@ -30,16 +30,16 @@ class Images(ConfigModel):
     test: PositiveInt
     """Test images of each class, over all drops."""
     label_noise: Share = 0.0
-    """Share of the training images that get a wrong label, of a class that has landed. Val and test have no noise."""
+    """Share of training images with a wrong label, of another class of the drops so far. Val and test have none."""
 
 
 class DropSetting(ConfigModel):
-    """One drop: new classes, or more images of the classes that have landed before."""
+    """One drop: new classes, or more images of the classes of earlier drops."""
 
     new_classes: Annotated[int, Field(ge=0)] = 0
     """Number of new classes in this drop. 0: it has images of all earlier classes instead."""
     percent: Annotated[int, Field(ge=1, le=100)] = 100
-    """Percentage of the images of each class in this drop that land with it."""
+    """Percentage of the images of a class that this drop contains, for each class in it."""
     shift: tuple[Shift, ...] = ()
     """Changes of all images of this drop, including val and test, in this order. They simulate another domain."""
 
@@ -52,9 +52,10 @@ class Regime(ConfigModel):
     title: str
     """A short description, for tables and pictures."""
     kind: Literal["regime", "journey"] = "regime"
-    """journey: four drops with default settings, as a first user might have them."""
+    """journey: four drops and default settings, as a first-time user might have."""
     is_fitted: bool = False
-    """Whether the higher goal for L_100 applies: scratch fits its data, and each class has 100 images or more."""
+    """Whether scratch fits its training data and each class has 100 images or more. The goal for the speed-up L_100 is
+    then higher."""
     why: str
     """Purpose of the regime, and the reductions that keep a scratch run under 90 seconds on one core."""
     images: Images
@@ -73,11 +74,11 @@ class Regime(ConfigModel):
         if not self.drops[0].new_classes:
             raise ValueError("the first drop must have classes: set drops.0.new_classes")
         for number, drop in enumerate(self.drops):
-            later = [other.percent for other in self.drops[number + 1 :] if not other.new_classes]
-            if drop.new_classes and drop.percent + sum(later) > 100:
+            used = drop.percent + sum(other.percent for other in self.drops[number + 1 :] if not other.new_classes)
+            if drop.new_classes and used > 100:
                 raise ValueError(
-                    f"drop {number + 1}: more than 100 percent of the images of its classes would land with this drop "
-                    "or later ones: reduce `percent`"
+                    f"drop {number + 1}: this drop and later ones use {used} percent of the images of its classes, and "
+                    "at most 100 are allowed: reduce `percent`"
                 )
         return self
 
