@@ -111,7 +111,7 @@ def test_old_run_is_evaluated_without_erased_sample(workspace: Workspace) -> Non
     plan = workspace.store.run(first.run_id).plan()
     [test] = workspace.context.samples(plan.dataset, ["test"], TASK.data, plan.loading).values()
     assert len(test) == drop.samples("test") - 1
-    with pytest.raises(DropError, match="erased since this run was planned: `retrain run` plans a new run"):
+    with pytest.raises(DropError, match="erased since this run was planned: plan a new run with `retrain run`"):
         workspace.context.samples(plan.dataset, ["train", "val"], TASK.data, plan.loading)
     assert workspace.store.drops.quarantine_reports() == {}
 
