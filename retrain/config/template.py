@@ -25,7 +25,7 @@ def short_template(name: str) -> str:
     return f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
 # Settings that are left out have their defaults; `retrain task init NAME --full` writes every setting.
-# Without a GPU, begin with small images and a narrow network: image_size: 32, options: {{width: 16}}, epochs: 30.
+# Without a GPU, begin with image_size: 32, options: {{width: 16}}, epochs: 30 and batch_size: 32.
 schema_version: {task.schema_version}
 name: {task.name}
 store: {task.store}  # a folder, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
