@@ -112,7 +112,7 @@ def main() -> None:
     check_output()
     try:
         try:
-            app()
+            app(prog_name="retrain")  # also for `python -m retrain`
         finally:
             sys.stdout.flush()
     except UserError as error:
