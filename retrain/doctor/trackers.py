@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from retrain.config.task import Task
 from retrain.doctor import Check, Finding
 
-ADVICE = "Runs do not depend on it. The next run, or `retrain track`, exports what is missing."
+ADVICE = "Runs do not depend on it. The next run, or `retrain track`, exports the missing runs."
 
 
 def check_trackers(task: Task) -> Iterator[Finding]:

@@ -147,7 +147,7 @@ class _FeatureReader:
 
 
 def try_measure_drifts(context: Context, task: Task) -> None:
-    """Measure the drift of the waiting drops if there is a champion. Log what is new. An error is only logged."""
+    """Measure the drift of the waiting drops if there is a champion. Log a new measurement. An error is only logged."""
     champion = context.store.champion.read().run_id
     if champion is None:
         return

@@ -134,7 +134,7 @@ def history(store: TaskStore, task: Task, now: datetime) -> History:
     unfinished = store.approvals.unfinished()
     records = store.ledger.read()
     champion = store.champion.read().run_id
-    measured = (_read_scratch_run(store, task, record) for record in reversed(records) if is_baseline(record))
+    measured = (read_scratch_run(store, task, record) for record in reversed(records) if is_baseline(record))
     return History(
         records={record.run_id: record for record in records},
         champion=store.run(champion).plan() if champion else None,
@@ -147,7 +147,8 @@ def history(store: TaskStore, task: Task, now: datetime) -> History:
     )
 
 
-def _read_scratch_run(store: TaskStore, task: Task, record: RunRecord) -> ScratchRun | None:
+def read_scratch_run(store: TaskStore, task: Task, record: RunRecord) -> ScratchRun | None:
+    """Return a scratch run for targets. None if it has no result, or does other work than the task (`equal_work`)."""
     files = store.run(record.run_id)
     if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None

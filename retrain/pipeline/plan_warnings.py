@@ -67,8 +67,7 @@ def near_chance_warning(task: Task, baseline: ScratchRun, drops: Iterable[Drop],
 
     `schedule` is the length of scratch's schedule, in iterations.
     """
-    own = [drop for drop in drops if drop.id in baseline.record.drops]
-    if (why := why_near_chance(task.target, baseline, own)) is None:
+    if (why := why_near_chance(task.target, baseline, drops)) is None:
         return None
     longer = settings_for(max(ENOUGH_ITERATIONS, 2 * schedule), task, schedule)
     return f"{why}: it has learnt almost nothing. Check the labels, or train longer: set {longer}"

@@ -14,7 +14,6 @@ from retrain.pipeline.approval import find_approval, is_waiting, refusal, reques
 from retrain.pipeline.gate import decide
 from retrain.pipeline.plan_warnings import near_chance_warning
 from retrain.pipeline.record_context import RecordContext
-from retrain.pipeline.targets import ScratchRun
 from retrain.records import Approval, Decision, Evaluation, Plan, RunRecord, Verdict
 from retrain.records.ledger import is_baseline
 from retrain.store import champions
@@ -147,12 +146,12 @@ def write_record(context: RecordContext, plan: Plan, error: str | None = None) -
 
 def _warn_near_chance(context: RecordContext, plan: Plan, entry: RunRecord) -> None:
     """Log a warning if a new baseline is no better than a guess."""
-    if entry.result is None or not is_baseline(entry):
+    baseline = next_run.read_scratch_run(context.store, plan.task, entry) if is_baseline(entry) else None
+    if baseline is None:
         return
-    baseline = ScratchRun(entry, entry.result, context.files(plan.run_id).curve(), plan.dataset.classes)
     with suppress(UserError):  # without the manifests of the drops, a warning is not possible
         drops = context.store.drops.read_versions(plan.dataset.drops)
-        if warning := near_chance_warning(plan.task, baseline, drops, entry.result.iterations):
+        if warning := near_chance_warning(plan.task, baseline, drops, baseline.result.iterations):
             log.warning(warning)
 
 

@@ -138,17 +138,17 @@ def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy
 
 
 def why_no_target(
-    setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: ScratchRun | None
+    setting: TargetSetting, dataset: Dataset, drops: Sequence[Drop], baseline: ScratchRun | None
 ) -> str | None:
     """Return the reason why a dataset of these drops has no target, or None if it has one."""
     if baseline is None:
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
-    own = [drop for drop in drops if drop.id in baseline.record.drops]
-    if why := why_near_chance(setting, baseline, own):
+    if why := why_near_chance(setting, baseline, drops):
         return why
     if baseline.record.dataset_digest == dataset.digest:
         return None
+    own = [drop for drop in drops if drop.id in baseline.record.drops]
     if not own:
         return f"none of the drops that {baseline.record.run_id} was measured on is still in the store"
     if not any(drop.samples("val") for drop in own):
@@ -159,9 +159,10 @@ def why_no_target(
 def why_near_chance(setting: TargetSetting, baseline: ScratchRun, drops: Iterable[Drop]) -> str | None:
     """Return a sentence if a baseline's target is within a standard error of the chance level, or None.
 
-    `drops` are the baseline's drops. Such a target would end a run that has learnt nothing.
+    Of `drops`, only the baseline's are used. Such a target would end a run that has learnt nothing.
     """
-    metric, chance = setting.metric, chance_level(drops, len(baseline.classes), setting.metric)
+    own = [drop for drop in drops if drop.id in baseline.record.drops]
+    metric, chance = setting.metric, chance_level(own, len(baseline.classes), setting.metric)
     is_share = metric in TOP_CLASSES
     bound = chance + (standard_error(chance, baseline.val_samples) if is_share else baseline.standard_error)
     accuracy = setting.level / 100 * baseline.result.final_score

@@ -16,7 +16,7 @@ PAUSE = timedelta(minutes=5)
 def update_trackers(task: Task, store: TaskStore) -> bool:
     """Export new records and promotions to the trackers of the task's `tracking`.
 
-    If an export fails, log it and return False. The next call exports what is missing.
+    If an export fails, log it and return False. The next call exports the missing runs.
     """
     exports: dict[str, Callable[[Task, TaskStore], object]] = {}
     if task.tracking.mlflow:
