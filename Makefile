@@ -21,7 +21,7 @@ demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three
 # Tests start many processes, each of which would compile this project again.
 test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
 
-test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests. As root on Debian, first install what they need
+test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests. As root on Debian, first install the programs that they need
 	@scripts/debian_packages.sh
 	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
@@ -29,7 +29,7 @@ test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests. As root on Debian, first in
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration"
 
-coverage: $(READY) ## Run the fast tests and report the lines they do not execute. It takes a quarter longer, so make test leaves it out
+coverage: $(READY) ## Run the fast tests and report the lines that they do not execute. Takes a quarter longer than make test-fast
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration" \
 		--cov=retrain --cov-report=term-missing:skip-covered
 
@@ -64,12 +64,12 @@ mutation: $(READY) ## Change the code in small ways and list the changes that no
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 IN_IMAGE = -c requirements.lock pyproject.toml --extra kfp --extra report --extra gcs --extra azure
-# What torch's wheels on PyPI need, and its wheels for CPUs do not.
+# Packages that torch's wheels on PyPI need, and torch's wheels for CPUs do not need.
 CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
 # On arm64 the images must need the same packages, and all but kfp-server-api, which is pure Python, must have wheels.
 ARM64 = --python-platform aarch64-manylinux_2_28 --only-binary :all: --no-binary kfp-server-api
 
-# jsonschema imports rfc3987-syntax where it is installed, for 1.8 s of processor time; kfp and altair import jsonschema.
+# rfc3987-syntax is left out: jsonschema, which kfp and altair import, would import it in 1.8 s of processor time.
 lock: $(READY) ## Resolve requirements.lock, the locks of the images, and the locks of the tests' two servers
 	echo rfc3987-syntax | $(COMPILE) --upgrade --all-extras --group dev --excludes /dev/stdin pyproject.toml \
 		-o requirements.lock
@@ -87,7 +87,7 @@ image-locks:
 	printf 'torch\ntorchvision\n' | $(COMPILE) $(FLAGS) $(IN_IMAGE) --group build --excludes /dev/stdin \
 		-o $(FOLDER)/requirements-slim.lock
 
-docs: $(READY) ## Generate the parts of the docs and the dashboards that come from the code
+docs: $(READY) ## Generate dashboards and the reference pages of the docs from the code
 	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/messages.py
@@ -114,7 +114,7 @@ image: image-slim ## Build the images retrain:VERSION and retrain:VERSION-slim w
 	$(IMAGE) --tag retrain:$(VERSION) .
 
 image-cpu: ## Build only retrain:VERSION-cpu, for training without GPUs. TORCH_INDEX= names the index of torch's wheels for CPUs
-	$(IMAGE) --build-arg TORCH_INDEX=$(or $(TORCH_INDEX),$(error Say which: TORCH_INDEX=address of the index)) --tag retrain:$(VERSION)-cpu .
+	$(IMAGE) --build-arg TORCH_INDEX=$(or $(TORCH_INDEX),$(error Pass TORCH_INDEX=address of the index)) --tag retrain:$(VERSION)-cpu .
 
 image-slim: ## Build only retrain:VERSION-slim, for watcher and exporter
 	$(IMAGE) --target slim --tag retrain:$(VERSION)-slim .
@@ -132,7 +132,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(MLFLOW): requirements-mlflow.lock $(READY) # the tests' server, which needs an older graphql-core than the lock has
+$(MLFLOW): requirements-mlflow.lock $(READY) # MLflow's server for the tests, which needs an older graphql-core than the lock has
 	$(PYTHON) -m venv .venv/mlflow
 	.venv/mlflow/bin/pip install --quiet --require-hashes -r requirements-mlflow.lock
 	@touch $@
@@ -145,7 +145,7 @@ $(KSERVE): requirements-kserve.lock $(READY)
 		> $$(echo .venv/kserve/lib/python*/site-packages)/shared.pth
 	@touch $@
 
-$(AZURITE): tests/node/package.json tests/node/package-lock.json # the tests' server of Azure Blob Storage
+$(AZURITE): tests/node/package.json tests/node/package-lock.json # a server of Azure Blob Storage for the tests
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
 	cd $(@D) && npm ci --silent --ignore-scripts

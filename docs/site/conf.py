@@ -29,7 +29,7 @@ myst_heading_anchors = 4
 
 html_theme = "furo"
 templates_path = ["templates"]
-html_additional_pages = {"index": "redirect.html"}  # the address of the site itself
+html_additional_pages = {"index": "redirect.html"}  # redirects from the site's root to root_doc
 html_title = f"retrain {__version__}"
 html_show_sourcelink = False
 

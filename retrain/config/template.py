@@ -34,7 +34,7 @@ data:
   flip: {str(data.flip).lower()}  # false if left and right differ, as in digits and text
 model:
   name: {task.model.name}  # a torchvision network, or timm/NAME
-  options: {{}}  # of the network, such as {{width: 16}} for a narrow one
+  options: {{}}  # the network's own options, such as {{width: 16}} for a narrow network
 training:
   epochs: {training.epochs:g}  # length of training from scratch
 """

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 RECIPE = (ROOT / "retrain" / "recipe" / "README.md").read_text()
-ROWS = [line for line in RECIPE.splitlines() if re.match(r"\| (\[\d\]|ours)", line)]
+ROWS = [line for line in RECIPE.splitlines() if re.match(r"\| (\[\d\]|new in)", line)]
 TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.py")))
 
 

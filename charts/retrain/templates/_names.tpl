@@ -51,7 +51,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- include "retrain.imageAddress" (list . .Values.image "") }}
 {{- end }}
 
-{{/* Called with a list: the root, an image, what is added to its tag. */}}
+{{/* Argument: a list of the root, an image, and the suffix of its tag. */}}
 {{- define "retrain.imageAddress" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
@@ -59,7 +59,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ index . 2 }}{{ end }}
 {{- end }}
 
-{{/* The image of a component, which has torch only where the component trains. Called with a dict: root, component. */}}
+{{/* The image of a component, which has torch only where the component trains. Argument: a dict of root and component. */}}
 {{- define "retrain.componentImage" -}}
 {{- $own := (index .root.Values .component).image -}}
 {{- $trains := and (eq .component "watcher") (eq .root.Values.watcher.executor "here") -}}

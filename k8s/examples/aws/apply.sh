@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Creates the queue and its dead-letter queue, allows the bucket to send to it, and creates a policy for each role. The account,
-# region, bucket and prefix in the JSON files of this folder are examples: replace them first. It can be run again.
+# region, bucket and prefix in the JSON files of this folder are examples: replace them first. This script can be run
+# again.
 set -euo pipefail
 cd "$(dirname "$0")"
 export AWS_DEFAULT_REGION=eu-west-1
