@@ -19,7 +19,7 @@ from retrain.training.setup import Run
 SAMPLES = 2000
 WARM_UP = 5
 CORRECTED = 200
-"""Iterations in which BatchNorm's statistics are corrected, at its usual momentum."""
+"""Number of a run's first iterations, in which BatchNorm's statistics are corrected (at the default momentum)."""
 
 PAIRS = {Case(16, 32): 40, Case(16, 16): 120}
 """Number of iterations of each run, by case."""
@@ -33,7 +33,7 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def compare(case: Case, pairs: int) -> dict[str, object]:
-    """Alternate between a run with averaging and a run without it, after the iterations that are corrected."""
+    """Return the times of a step with and without averaging, from iteration `CORRECTED` on. Both runs alternate."""
     plain, averaged = (_run(case) for _ in range(2))
     averaged.average = AveragedNetwork(PowerAverage(), averaged.network)
     turns = [(seconds(lambda: train_step(averaged)), seconds(lambda: train_step(plain))) for _ in range(pairs)]

@@ -1,4 +1,4 @@
-"""Compare ways to run two computing threads on a machine whose cores other programs use too.
+"""Compare thread settings of a training on a machine whose cores other programs use too.
 
 Each measurement is a new process, because libgomp reads its settings when torch is imported. The other programs are
 processes that compute without pause. The benchmark alternates between the settings.
@@ -22,7 +22,7 @@ SETTINGS = {
 }
 """Environment variables of a measurement. By default, a thread of libgomp waits actively for several milliseconds."""
 WARM_UP = 2
-"""Steps that are not counted."""
+"""Number of first steps that are not counted."""
 
 
 def compute_without_pause() -> None:
@@ -69,7 +69,7 @@ def median_step(setting: str, steps: int) -> float:
 
 
 def main() -> None:
-    """Measure each setting beside no, one and two other programs."""
+    """Measure each setting while no, one and two other programs run."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--steps", type=int, default=8)

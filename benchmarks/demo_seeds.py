@@ -65,7 +65,7 @@ def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
     """Return the cost and result of one week's retraining, and the cost and result of scratch on the same data."""
     theirs, saved = scratch.result, retrained.savings
     if not (retrained.result and retrained.evaluation and theirs and scratch.evaluation and saved):
-        raise RuntimeError(f"{retrained.run_id} or {scratch.run_id} left no result")
+        raise RuntimeError(f"{retrained.run_id} or {scratch.run_id} has no result or evaluation")
     return {
         "method": retrained.method,
         "outcome": retrained.outcome,

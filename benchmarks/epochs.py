@@ -3,10 +3,10 @@
 - `users`: a DataLoader, torchvision's v2 transforms for each sample, and L2-init as a term of the loss.
 - `tuned`: the same with channels_last and bfloat16, which are faster.
 - `script`: no augmentation and no penalty, as in the published script of Ash & Adams.
-- `retrain` and `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`.
+- `retrain` and `retrain bf16`: this project's loop with the method `continuous`, without and with `training.bf16`.
 
-The first three try DataLoaders of 0, 1 and 2 workers, and keep the fastest. On a CPU without instructions for bfloat16,
-bfloat16 is several times slower than float32. There, `tuned` and `retrain bf16` are left out.
+The first three loops try DataLoaders with 0, 1 and 2 workers, and use the fastest. On a CPU without instructions for
+bfloat16, bfloat16 is several times slower than float32. There, `tuned` and `retrain bf16` are left out.
 
 All loops train a ResNet-18 with fused Adam on images in memory. They alternate after each epoch in one process, and
 only the workers of the current loop are busy. Other programs on the machine then slow all loops down alike. This

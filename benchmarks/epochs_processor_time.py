@@ -1,8 +1,8 @@
 """Compare the loops of `epochs.py` on a thin network by processor time, for a machine that other programs use too.
 
-Other programs change the wall time of an epoch several times over, but its processor time by a few percent. One thread
-computes, because waiting threads would count as busy. DataLoaders have no workers, because the processor time of other
-processes is not counted.
+Other programs make the wall time of an epoch several times longer, but change its processor time by only a few percent.
+One thread computes, because waiting threads would count as busy. DataLoaders have no workers, because the benchmark
+does not count the processor time of other processes.
 """
 
 import statistics
@@ -61,7 +61,10 @@ def main() -> None:
 
 
 def compare(taken: dict[str, list[float]], choose: Callable[[list[float]], float]) -> dict[str, float]:
-    """Return how many times as fast this project's loops are in the chosen turn."""
+    """Return how many times as fast as the typical loops this project's loops are.
+
+    `choose` selects one of the ratios of all turns, or their median.
+    """
     pairs = [(one, other) for one in ("retrain", "retrain bf16") for other in ("users", "tuned")]
     return {
         f"{one} against {other}": round(choose([y / x for x, y in zip(taken[one], taken[other], strict=True)]), 2)

@@ -30,7 +30,7 @@ SCRAPES = 50
 
 
 def record_of(number: int) -> RunRecord:
-    """Return a record of the usual size: a hundred classes, fifty drops."""
+    """Return a record of typical size: it has a hundred classes and fifty drops."""
     used = number % 300 + 100
     ended = START + timedelta(hours=number)
     return RunRecord(

@@ -1,10 +1,10 @@
 """Measure ResNet-18 at 32x32 on a GPU in images per second, compared with a DataLoader loop and the chip's limit.
 
-This project's loop trains under `continuous` in bfloat16, in four ways: plain, compiled, compiled in CUDA graphs, and
-with the whole step in one graph. Torch raises an error if the host waits for the device. `dataloader` is the typical
-loop of `epochs.py` with channels_last, bfloat16, fused Adam, workers and pinned memory. The limit is the chip's
-throughput in a product of two large matrices, divided by the network's operations for an image. Without a GPU, the
-benchmark measures nothing and exits with 0.
+This project's loop trains with the method `continuous` in bfloat16, in four ways: plain, compiled, compiled in CUDA
+graphs, and with the whole step in one graph. Torch raises an error if the host waits for the device. `dataloader` is
+the typical loop of `epochs.py` with channels_last, bfloat16, fused Adam, workers and pinned memory. The limit is the
+chip's throughput in a product of two large matrices, divided by the network's operations for an image. Without a GPU,
+the benchmark measures nothing and exits with 0.
 """
 
 import os
@@ -27,10 +27,11 @@ CompileMode = Literal["none", "compile", "graphs", "step"]
 COMPILE_MODES: tuple[CompileMode, ...] = ("none", "compile", "graphs", "step")
 SAMPLES, WARM_UP = 50_000, 20
 RECORDED = 220
-"""Iterations after which a whole step is recorded. The statistics of new BatchNorm layers are corrected in the first
-197."""
+"""Number of iterations after which the measurement of `step` begins. By then the step is recorded: a run corrects the
+statistics of new BatchNorm layers in its first 197 iterations, and records afterwards."""
 LOADED = 12_800
-"""Images in an epoch of the DataLoader. There are fewer because the DataLoader takes many times as long."""
+"""Images in an epoch of the DataLoader. There are fewer than `SAMPLES`, because the DataLoader takes many times as
+long."""
 
 
 @contextmanager
@@ -52,14 +53,14 @@ def retrain_speed(case: Case, batch: int, mode: CompileMode, steps: int, device:
     run.forward = compile_forward(run.network, mode, device)
     run.compute = choose_step(run)
 
-    def some() -> None:
+    def run_steps() -> None:
         with waiting_is_an_error(device):
             for _ in range(steps):
                 train_step(run)
 
     for _ in range(RECORDED if mode == "step" else WARM_UP):
         train_step(run)
-    return steps * batch / seconds(some, device)
+    return steps * batch / seconds(run_steps, device)
 
 
 def dataloader(case: Case, batch: int, images: int, device: torch.device, workers: Sequence[int]) -> float:
@@ -79,7 +80,7 @@ def measure(
     device: torch.device,
     workers: Sequence[int],
 ) -> dict[str, object]:
-    """Measure each batch size with each loop."""
+    """Return the speeds of each loop with each batch size, and the limit."""
     chip = limit(case, size, device, torch.bfloat16)
     results = []
     for batch in batches:

@@ -44,7 +44,7 @@ def bytes_of(counted: Counters) -> int:
 
 
 def index(n: int) -> tuple[dict[str, object], Counters]:
-    """Measure an index, and the loaded index of a parent."""
+    """Return the sizes of an index and the time to add two indexes, and the parent's index."""
     own, parent = counters(n, 0), from_tensors(to_tensors(counters(n, 1)))
     figures = {
         "samples": n,
@@ -57,7 +57,7 @@ def index(n: int) -> tuple[dict[str, object], Counters]:
 
 
 def draw_epochs(probability: Tensor | None, n: int) -> dict[str, object]:
-    """Time the drawing of an epoch of each kind."""
+    """Return the time and memory of drawing an epoch of each kind."""
     drawn, shards = torch.Generator().manual_seed(0), partial(window_shuffle, counts=torch.full((n // SHARD,), SHARD))
     works: dict[str, Callable[[], Tensor]] = {
         "a thinned epoch": lambda: draw_epoch(probability, n, drawn),
@@ -87,7 +87,7 @@ def measure(n: int) -> dict[str, object]:
 def main() -> None:
     """Measure each size in a separate process."""
     options = parser(__doc__)
-    options.add_argument("--size", type=int, help="measure this size in this process, and print it")
+    options.add_argument("--size", type=int, help="measure this size in this process, and print the results")
     chosen = options.parse_args()
     if chosen.size:
         print(json.dumps(measure(chosen.size)))

@@ -3,7 +3,7 @@
 Easy/hard sampling reads the complete index before a run. At the end of each run, the index is added to the run's
 counters, drop by drop. Memory is the peak resident size of the process minus its size before, in bytes per sample. It
 includes 8 bytes of the run's counters, and the files while they are read, added or written. The counters are random, as
-after thirty epochs. The store is a folder. As for any index, every byte is checked.
+after thirty epochs. The store is a folder. Every byte is checked, as in a run.
 """
 
 import tempfile
@@ -45,12 +45,12 @@ def drop(number: int, samples: int) -> Drop:
 
 
 def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
-    """Return a run that has ended and left its index in the store."""
+    """Return a run that has ended, and its plan. The index of the run is in the store."""
     landed = [drop(number, samples // drops) for number in range(drops)]
     plan = make_plan(load_task(str(TASK)), landed, History({}, None), Request())
     result = record_of(0).result
     if not isinstance(plan, Plan) or result is None:
-        raise RuntimeError("no plan")
+        raise RuntimeError(f"expected a plan and a result, got {plan} and {result}")
     files = TaskStore(LocalStore(folder), "digits").run(plan.run_id)
     files.write_plan(plan)
     parts = (counters(each.samples, number) for number, each in enumerate(plan.dataset.drops))
@@ -59,7 +59,7 @@ def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
 
 
 def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
-    """Measure reading and adding, one after the other."""
+    """Return the cost of reading the index, and of adding it to a run's counters."""
     known = len(plan.dataset.drops)
 
     def read() -> None:

@@ -23,7 +23,7 @@ import webdataset as wds
 from lib.pictures import ICON, commit, icons
 from lib.report import parser, report
 from lib.s3 import serving_moto
-from lib.splits import CPU, Place
+from lib.splits import CPU, CachedDrop
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -49,13 +49,13 @@ Pass = Callable[[], int]
 class ComparedLoaders:
     """The compared loaders. Each method returns an epoch: a function that reads samples and returns their number."""
 
-    def __init__(self, place: Place, url: str) -> None:
-        self.place = place
-        self.keys = [KEYS.drop_file(place.drop.id, shard.name) for shard in place.drop.shards]
+    def __init__(self, cached: CachedDrop, url: str) -> None:
+        self.cached = cached
+        self.keys = [KEYS.drop_file(cached.drop.id, shard.name) for shard in cached.drop.shards]
         self.url = url
 
     def named(self) -> dict[str, Callable[[], Pass]]:
-        """Return every loader by its name."""
+        """Return the functions that prepare an epoch of each loader, by the loader's name."""
         loaders: dict[str, Callable[[], Pass]] = {"in memory": self.in_memory}
         for workers in WORKERS:
             of = f"{workers} workers"
@@ -69,12 +69,12 @@ class ComparedLoaders:
 
     def in_memory(self) -> Pass:
         """Return an epoch of this project's loader over samples in memory."""
-        train = self.place.in_memory()["train"]
+        train = self.cached.in_memory()["train"]
         return partial(_pass, InMemoryLoader(EpochSampler(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
 
     def streamed(self, workers: int) -> Pass:
         """Return an epoch of this project's loader over samples that are streamed."""
-        train = self.place.streamed(SETTING)["train"]
+        train = self.cached.streamed(SETTING)["train"]
         pixels = train.images
         assert isinstance(pixels, ShardPixels)
         arrange = partial(window_shuffle, counts=pixels.counts, window=SETTING.shuffle_shards)
@@ -84,7 +84,7 @@ class ComparedLoaders:
     def streamed_cold(self, workers: int) -> Pass:
         """Return an epoch of the streamed loader. Its catalogue exists, but no shard is cached."""
         prepared = self.streamed(workers)
-        shutil.rmtree(self.place.cache / "shards")
+        shutil.rmtree(self.cached.cache / "shards")
         return prepared
 
     def webdataset(self, workers: int) -> Pass:
@@ -146,12 +146,12 @@ def measure(url: str, options: Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
         samples = icons(options.images)
         drop = commit(Task(name=KEYS.task), TaskStore(store, KEYS.task), Path(folder), samples, options.shard_bytes)
-        loaders = ComparedLoaders(Place(drop, store, ICON, Path(folder, "cache")), url)
+        loaders = ComparedLoaders(CachedDrop(drop, store, ICON, Path(folder, "cache")), url)
         speeds = {name: list[float]() for name in loaders.named()}
         for name, prepare in options.rounds * list(loaders.named().items()):
-            whole_pass = prepare()
+            read_epoch = prepare()
             began = time.perf_counter()
-            speeds[name].append(whole_pass() / (time.perf_counter() - began))
+            speeds[name].append(read_epoch() / (time.perf_counter() - began))
     medians = {name: round(statistics.median(each)) for name, each in speeds.items()}
     best = max(speed for name, speed in medians.items() if "alone" in name)
     ratios = {name: round(speed / best, 2) for name, speed in medians.items()}

@@ -1,8 +1,9 @@
 """Measure one watcher with many tasks, and with a task of many drops: requests, processor time, memory.
 
-A server in this process stands for S3 and keeps the objects in memory (`lib/aws.py`). The watcher and its planning run
-in another process. Each task has one committed drop. In its first pass over all tasks (turn), the watcher starts a run
-for each task. The executor does nothing, so all runs stay active, and later turns find nothing new.
+A server in this process takes the place of S3 and keeps the objects in memory (`lib/aws.py`). The watcher and its
+planning run in another process. Each task has one committed drop. A turn is one pass of the watcher over all tasks. In
+the first turn, the watcher starts a run for each task. The executor does nothing, so all runs stay active, and later
+turns find nothing new.
 """
 
 import os

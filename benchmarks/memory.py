@@ -1,4 +1,4 @@
-"""Measure the peak memory of training on a dataset that is decoded in memory, beyond the memory of importing torch.
+"""Measure the peak memory of training on data decoded in memory, in addition to the memory that torch takes.
 
 `retrain run` is a separate process, and the kernel reports its peak memory. The benchmark measures it twice: while the
 process decodes the drop into the cache, and with a warm cache. The source is a folder of tars train-0.tar, ...,

@@ -15,6 +15,7 @@ from retrain.data.staging import stable_hash
 from retrain.data.stream.order import window_shuffle
 
 CLASSES, EACH, SHARD, BATCH, BATCHES = 1000, 1281, 582, 128, 500
+"""Numbers of classes, of images in a class, of images in a shard, of images in a batch, and of counted batches."""
 
 
 def classes_in_a_batch(labels: Tensor, order: Tensor) -> float:

@@ -78,15 +78,15 @@ def read_photographs(archive: Path, count: int, seed: int) -> list[Image.Image]:
 
 
 def draw_letters(fonts: Path, count: int, seed: int) -> list[Image.Image]:
-    """Return black letters on white, in many fonts, sizes and places."""
+    """Return pictures of black letters on white, in many fonts, sizes and positions."""
     draw, found = random.Random(seed), list[Image.Image]()
     paths = sorted(path for path in fonts.rglob("*") if path.suffix in (".ttf", ".otf"))
     while len(found) < count:
         image = Image.new("RGB", (SIDE, SIDE), "white")
-        place = SIDE / 2 + draw.randrange(-3, 4), SIDE / 2 + draw.randrange(-3, 4)
+        center = SIDE / 2 + draw.randrange(-3, 4), SIDE / 2 + draw.randrange(-3, 4)
         with suppress(OSError):  # a font that cannot be drawn
             font = ImageFont.truetype(str(draw.choice(paths)), draw.randrange(36, 52))
-            ImageDraw.Draw(image).text(place, draw.choice(ascii_letters), "black", font, anchor="mm")
+            ImageDraw.Draw(image).text(center, draw.choice(ascii_letters), "black", font, anchor="mm")
         if np.asarray(image).min() < 128:
             found.append(image)
     return found
@@ -114,7 +114,7 @@ class Found(NamedTuple):
         by_hash = (differing_bits(hashes, pairs) <= MOST_BITS_ALONE) & as_bright
         return cls(pairs, distances(thumbnails, pairs), by_hash)
 
-    def called(self, chosen: NDArray[np.bool_]) -> dict[str, int]:
+    def count_by_threshold(self, chosen: NDArray[np.bool_]) -> dict[str, int]:
         """Return the numbers of `chosen` candidates, bool [P], that count as near-duplicates, by hash and by each
         threshold.
         """
@@ -127,7 +127,7 @@ def recall(images: Sequence[Image.Image], change: Callable[[Image.Image], bytes]
     facts = [examine_image(data, 32) for image in images for data in (encode_image(image), change(image))]
     found = Found.among(facts)
     own = (found.pairs[:, 0] % 2 == 0) & (found.pairs[:, 1] == found.pairs[:, 0] + 1)
-    return {most: round(number / len(images), 3) for most, number in found.called(own).items()}
+    return {most: round(number / len(images), 3) for most, number in found.count_by_threshold(own).items()}
 
 
 def false_pairs(images: Sequence[Image.Image]) -> dict[str, int]:
@@ -135,7 +135,11 @@ def false_pairs(images: Sequence[Image.Image]) -> dict[str, int]:
     facts = [examine_image(encode_image(image), 32) for image in images]
     found = Found.among(facts)
     differ = np.array([facts[one].content != facts[other].content for one, other in found.pairs], np.bool_)
-    return {"pairs": len(images) * (len(images) - 1) // 2, "candidates": len(found.pairs), **found.called(differ)}
+    return {
+        "pairs": len(images) * (len(images) - 1) // 2,
+        "candidates": len(found.pairs),
+        **found.count_by_threshold(differ),
+    }
 
 
 def main() -> None:

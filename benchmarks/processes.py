@@ -2,9 +2,10 @@
 
 Each process has one thread.
 
-Two independent trainings at the same time show what the machine allows. Each of them is one process. It trains on half
-a batch for the same number of iterations, in a separate store, because a task's lease lets only one process work at a
-time. The slower of the two counts, because under torchrun the faster process would have to wait for it.
+Two independent trainings at the same time show which speed-up the machine allows. Each of them is one process. It
+trains on half a batch for the same number of iterations, in a separate store, because a task's lease lets only one
+process work at a time. The slower of the two counts, because under torchrun the faster process would have to wait for
+it.
 
 Each training is `retrain run`: a trial from scratch on the digits in a ResNet-18 of width 16, at 8x8 and scaled to
 32x32. The trainings alternate. The time comes from the run's record and excludes evaluation. The benchmark counts the
@@ -52,7 +53,10 @@ class Trials(NamedTuple):
         return self._seconds([*TORCHRUN, *RETRAIN], self.stores[0], BATCH, self.epochs, seed) / 2
 
     def separate(self, seeds: tuple[int, int]) -> float:
-        """Train twice at the same time on half a batch each, with half the epochs for the same number of iterations."""
+        """Train twice at the same time on half a batch each, with half the epochs for the same number of iterations.
+
+        Return the seconds per iteration of the slower training.
+        """
 
         def half(store: Path, seed: int) -> float:
             return self._seconds(RETRAIN, store, BATCH // 2, self.epochs / 2, seed)
@@ -79,7 +83,7 @@ class Trials(NamedTuple):
 
 
 def exchanged() -> dict[str, int]:
-    """Return the bytes that each process exchanges in an iteration, by kind."""
+    """Return the bytes that each process exchanges in an iteration, by kind. Votes are requests to save or stop."""
     task = load_task(str(TASK))
     network = factory.build_network(task.model, 10, task.data.image_size, seed=0)
     gradients = sum(4 * parameter.numel() for parameter in network.parameters())
@@ -87,7 +91,7 @@ def exchanged() -> dict[str, int]:
 
 
 def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
-    """Pack the digits, and compare at each size."""
+    """Pack the digits, and return the times and ratios for each image size."""
     environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     stores = (folder / "store", folder / "another store")
     write_digits(folder / "digits")

@@ -36,7 +36,7 @@ def one_by_one(store: TaskStore) -> None:
 
 
 def by_sixteen(store: TaskStore) -> None:
-    """Read the ledger as the project's commands do."""
+    """Read the ledger as the project's commands do: sixteen objects at a time."""
     store.ledger.read()
 
 

@@ -163,7 +163,7 @@ SETTINGS = {
 
 
 def compare(case: Case, method: Method, settings: str) -> dict[str, object]:
-    """Alternate between the loop and the bare loop."""
+    """Return the times of both loops, which alternate, and their ratios."""
     augmentation, training = SETTINGS[settings]
     run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP, training, augmentation=augmentation)
     turns = Turns(Bare(run))
@@ -196,7 +196,7 @@ def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare every case under scratch and continuous, or only scratch with other settings."""
+    """Compare every case with the methods scratch and continuous, or with other settings only with scratch."""
     plain, modern, tuning = SETTINGS
     options = parser(__doc__)
     options.add_argument("--modern", dest="settings", action="store_const", const=modern, help=f"only with {modern}")

@@ -47,7 +47,7 @@ class Peak(NamedTuple):
 
 
 def private_mb(process: int) -> int:
-    """Return the memory that a process wrote itself and does not share. Return 0 if it has just ended."""
+    """Return the memory that a process does not share, in megabytes. Return 0 if the process has just ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return next(round(1024 * int(line.split()[1]) / 1e6) for line in lines if line.startswith("Pss_Anon:"))
@@ -69,7 +69,7 @@ def peak(command: list[str], environment: dict[str, str]) -> Peak:
 
 
 def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
-    """Train twice on this number of images."""
+    """Train on this number of images, once and then in this number of trials. Return the peak memory."""
     task = Task(
         name="grows",
         store=str(folder / "store"),

@@ -22,7 +22,7 @@ import torch
 from lib.noise import Case, plan_of
 from lib.pictures import commit, icons, photographs
 from lib.report import parser, report
-from lib.splits import Place
+from lib.splits import CachedDrop
 
 from retrain.config.task import Stream, Training
 from retrain.data.shards import Encoded
@@ -80,11 +80,11 @@ class Bench:
         drop = commit(
             self.plan.task, TaskStore(store, self.plan.task.name), folder, source.samples(IMAGES), shard_bytes=500_000
         )
-        self.place = Place(drop, store, source.case.image_size, folder / "cache")
+        self.cached = CachedDrop(drop, store, source.case.image_size, folder / "cache")
 
     def in_memory(self) -> Run:
         """Return a run that trains on samples in memory."""
-        splits = self.place.in_memory()
+        splits = self.cached.in_memory()
         return set_up(self.plan, splits["train"], splits["val"], None)
 
     def streaming(self, workers: int | None) -> Run:
@@ -92,7 +92,7 @@ class Bench:
         setting = Stream(workers=workers)
         data = self.plan.task.data.model_copy(update={"stream": setting})
         plan = self.plan.model_copy(update={"task": self.plan.task.model_copy(update={"data": data})})
-        splits = self.place.streamed(setting)
+        splits = self.cached.streamed(setting)
         return set_up(plan, splits["train"], splits["val"], None)
 
     def decoding(self, workers: int) -> Cost:
@@ -129,12 +129,12 @@ class Bench:
 
 
 def median_ms(costs: list[Cost]) -> Cost:
-    """Return milliseconds, rounded to tenths."""
+    """Return the median cost in milliseconds, rounded to tenths."""
     return Cost(*(round(1e3 * statistics.median(each), 1) for each in zip(*costs, strict=True)))
 
 
 def measure(source: Source, rounds: int) -> dict[str, object]:
-    """Alternate between all trainings, and compare their medians."""
+    """Alternate between all trainings. Return their median times, compared with the time that the parts allow."""
     threads = range(1, CORES + 1)
     with tempfile.TemporaryDirectory(prefix="retrain-streamed-") as folder:
         bench = Bench(source, Path(folder))
@@ -159,7 +159,7 @@ def measure(source: Source, rounds: int) -> dict[str, object]:
 
 
 def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
-    """Return the lower bound of an iteration with this number of threads."""
+    """Return the shortest possible time of an iteration with this number of threads, in milliseconds."""
     alone = costs["computing", threads, 0]
     decoding = min(costs["decoding", 1, workers].wall for workers in WORKERS)
     both = (alone.processor + costs["decoding", 1, 0].processor) / CORES
@@ -167,7 +167,7 @@ def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
 
 
 def name_turn(what: str, threads: int, workers: int) -> str:
-    """Return the name of a turn."""
+    """Return the name of a turn in the results."""
     return f"{what}, {threads} threads, {workers} workers" if threads else what
 
 

@@ -3,9 +3,9 @@
 One process runs this project's own step on this CPU with few images, as if it were one of 64 processes. Torch's process
 group `fake` accepts every collective operation and sends nothing. The benchmark counts the bytes of the gradients that
 DistributedDataParallel would all-reduce, and the bytes of all other all-reduces: the requests to save or stop, and the
-counters of the batch. It also measures the size of a checkpoint. The rest is calculated. In a ring all-reduce, each
-process sends 2 (N - 1) / N times its bytes. Every node reads every shard, because the rows of a batch come from all
-shards that are shuffled together.
+counters of the batch. It also measures the size of a checkpoint. All other results are calculated. In a ring
+all-reduce, each process sends 2 (N - 1) / N times its bytes. Every node reads every shard, because the rows of a batch
+come from all shards that are shuffled together.
 """
 
 from typing import Any

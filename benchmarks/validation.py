@@ -6,7 +6,7 @@ each image with Pillow (libjpeg-turbo), in as many threads as there are cores. A
 images, as the cache requires. All programs alternate in one process. The first turn is a warm-up.
 
 A share is the bare loop's time divided by the time of `retrain`. The hours for ImageNet's 1.3 million images follow
-from the median wall time. The last figures are the peak memory of processes that validate more and more icons.
+from the median wall time. The last results are the peak memory of processes that validate 5,000 and 50,000 icons.
 """
 
 import hashlib
@@ -35,7 +35,8 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import in_chunks
 from retrain.utils.processes import available_cores
 
-AT_ONCE, IMAGENET = 16, 1_300_000
+CHUNK, IMAGENET = 16, 1_300_000
+"""Number of images that a thread of the bare loop decodes at a time, and number of images in ImageNet."""
 BARE, RESIZED = "bare: hash, decode", "bare: hash, decode, resize"
 COMPARED = {"pack": BARE, "validate": BARE, "validate, keep decoded": RESIZED}
 
@@ -110,7 +111,7 @@ class Photographs:
                 data = path.read_bytes()
                 hashlib.sha256(data).digest()
                 images = (data[at : at + size] for _, _, at, size in image_locations(io.BytesIO(data), str(path)))
-                for _ in pool.map(lambda chunk: decode(chunk, self.side, resize), in_chunks(images, AT_ONCE)):
+                for _ in pool.map(lambda chunk: decode(chunk, self.side, resize), in_chunks(images, CHUNK)):
                     pass
 
     def turn(self) -> dict[str, Seconds]:

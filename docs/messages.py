@@ -27,7 +27,7 @@ RESULTS = frozenset({"NoRunNeeded", "Unmet", "TriggerState", "Decision", "Advice
 BUILT_IN = frozenset({"ValueError", "SystemExit", "PydanticCustomError"})
 """Other exceptions that people see: a problem in a task file, and the end of a step."""
 LEAST_WORDS, LEAST_SENTENCE = 2, 4
-"""Least number of words besides values: in any message, and in a sentence that a function returns or yields."""
+"""Least number of words apart from values: in any message, and in a sentence that a function returns or yields."""
 SENTENCES = ("retrain/pipeline", "retrain/doctor", "retrain/store", "retrain/data", "retrain/config", "retrain/records")
 """Packages whose functions return or yield sentences for people: reasons, warnings and notes."""
 

@@ -4,7 +4,7 @@
 
 Use this script to show that a refactoring does not change behaviour. Run the demo or a study before and after the
 refactoring, in two folders. The script ignores times, machines and fields that only one side has. It exits with 1 if
-there is a difference.
+there is a difference or if the first store has no runs.
 """
 
 import json
@@ -32,10 +32,10 @@ def runs(store: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for ledger in sorted(store.rglob("ledger")):
         records = [json.loads(path.read_text()) for path in ledger.glob("*.json")]
-        for place, record in enumerate(sorted(records, key=lambda record: record["ended_at"])):
+        for position, record in enumerate(sorted(records, key=lambda record: record["ended_at"])):
             curve = ledger.parent / "runs" / record["run_id"] / "curve.jsonl"
             lines = [json.loads(line) for line in curve.read_text().splitlines()] if curve.exists() else []
-            found[f"{record['task']} {place} {record['method']}"] = {"record": record, "curve": lines}
+            found[f"{record['task']} {position} {record['method']}"] = {"record": record, "curve": lines}
     return found
 
 

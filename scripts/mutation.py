@@ -121,9 +121,9 @@ def main() -> None:
         for name in PRELOADED:
             importlib.import_module(name)
         ends = time.monotonic() + 60 * options.minutes
-        for place, module in enumerate(modules):
+        for position, module in enumerate(modules):
             now = time.monotonic()
-            test_module(module, options, now + (ends - now) / (len(modules) - place))
+            test_module(module, options, now + (ends - now) / (len(modules) - position))
     report(modules)
 
 
@@ -215,17 +215,17 @@ def draw_sample(module: str, size: int, seed: int) -> list[Mutant]:
 def mutants(source: str) -> Iterator[Mutant]:
     """Yield every mutant of a module's source."""
     tree = ast.parse(source)
-    for place, node in enumerate(_mutable(tree)):
+    for position, node in enumerate(_mutable(tree)):
         for number in range(len(_changes(node))):
             changed = copy.deepcopy(tree)
-            twin = next(islice(_mutable(changed), place, None))
+            twin = next(islice(_mutable(changed), position, None))
             what, change = _changes(twin)[number]
             line = getattr(what, "lineno", getattr(node, "lineno", 0))
             before = ast.unparse(what)
             change()
             after = "removed" if isinstance(what, ast.stmt) and what is not twin else ast.unparse(what)
             differing = f"{_shorten(before)} -> {_shorten(after)}"
-            yield Mutant(f"{line}: {differing} [{place}.{number}]", ast.unparse(changed))
+            yield Mutant(f"{line}: {differing} [{position}.{number}]", ast.unparse(changed))
 
 
 def _shorten(text: str) -> str:
@@ -281,12 +281,14 @@ def _changes(node: Any) -> list[tuple[Any, Callable[[], None]]]:  # noqa: C901  
         case ast.If():
             found.append((node, lambda: setattr(node, "test", _negate(node.test))))
     if isinstance(node, ast.FunctionDef | ast.If | ast.For | ast.With):
-        found += [(each, _removal(node.body, place)) for place, each in enumerate(node.body) if _is_removable(each)]
+        found += [
+            (each, _removal(node.body, position)) for position, each in enumerate(node.body) if _is_removable(each)
+        ]
     return found
 
 
-def _removal(body: list[ast.stmt], place: int) -> Callable[[], None]:
-    return lambda: body.__setitem__(place, ast.Pass())
+def _removal(body: list[ast.stmt], position: int) -> Callable[[], None]:
+    return lambda: body.__setitem__(position, ast.Pass())
 
 
 def _negate(condition: ast.expr) -> ast.expr:

@@ -23,11 +23,12 @@ import retrain
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = "tests/store/golden"
-"""Folder with a store of each version."""
+"""Folder with an example store of each released version."""
 IMAGES = ("image", "cpu", "slim")
 """The images. Each has its locked packages in `requirements-IMAGE.lock`."""
 UNLOCKED = {"cpu": ("torch", "torchvision")}
-"""Packages of an image that are missing in its lock, because their wheels for CPUs have other hashes than on PyPI."""
+"""Packages of an image that are missing in its lock, because their wheels for CPUs have other hashes than their wheels
+on PyPI."""
 
 
 def main(root: Path = ROOT) -> None:
@@ -71,7 +72,7 @@ def find_problems(root: Path, version: str) -> list[str]:
     if not (root / GOLDEN / f"{version}.tar.xz").exists():
         wrong.append(
             f"{GOLDEN}/{version}.tar.xz is missing: write it with {GOLDEN}/write.py, so that later versions are tested "
-            "with a store of this one."
+            "with a store of this version."
         )
     if changed := _git(root, "status", "--porcelain", "--untracked-files=no"):
         wrong.append(f"Files have uncommitted changes: commit or revert them.\n{changed}")
@@ -90,7 +91,7 @@ def find_notes(root: Path, version: str) -> str | None:
 
 
 def build_distributions(root: Path, target: Path, moment: int) -> None:
-    """Build the source distribution, and the wheel from it. All files have this time, in Unix seconds."""
+    """Build the source distribution, and the wheel from it. All files get the time `moment` (Unix seconds)."""
     uv = [sys.executable, "-m", "uv", "build", "--quiet", "--no-build-isolation", "--python", sys.executable]
     line = [*uv, "--out-dir", str(target)]
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(moment)}

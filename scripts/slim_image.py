@@ -48,7 +48,7 @@ DATA = tuple(
 )
 """System files that libraries read."""
 MOMENT = 315532800
-"""Time of every file: 1 January 1980, the earliest time that zip files can have."""
+"""Time of every file in Unix seconds: 1 January 1980, the earliest time that zip files can have."""
 
 
 def files_below(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
@@ -60,13 +60,13 @@ def files_below(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
 
 
 def linked_libraries(programs: Iterable[Path]) -> set[Path]:
-    """Return the shared libraries that programs and extensions load, and the loader."""
+    """Return the shared libraries that programs and extensions load, and the dynamic loader."""
     output = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
     return {Path(path) for path in re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", output, re.MULTILINE)}
 
 
 def copy(path: Path, tree: Path, keep_link: bool = False) -> None:
-    """Copy a file to its place in a tree. Copy a link either as a link or as the file that it names."""
+    """Copy a file to its place in a tree. Copy a link as a link if `keep_link`, else as the file that it points to."""
     target = tree / path.relative_to("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() and keep_link:

@@ -30,7 +30,7 @@ class Aws:
         self.lock = Lock()
 
     def fill(self, objects: dict[str, bytes]) -> None:
-        """Replace the objects."""
+        """Replace all objects of the bucket."""
         self.objects, self.keys = objects, sorted(objects)
 
     def put(self, key: str, body: bytes, none_match: str | None, match: str | None) -> bool:
@@ -78,7 +78,7 @@ class Aws:
 
 @contextmanager
 def serving(aws: Aws) -> Iterator[str]:
-    """Serve inside the context, and yield the address."""
+    """Serve the bucket and the queue within the context, and yield the server's address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"aws": aws}))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"

@@ -49,8 +49,8 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (ChampionPointer, "swap", "promote"),
     (recording, "write_record", "record"),
 )
-"""The object that has the measured function, the function's name, and its stage. `train` is the time that counts as a
-run's cost."""
+"""Measured functions: the object that has the function, the function's name, and its stage. `train` is the time that
+counts as a run's cost."""
 
 PARTS = {
     "validate": ("validate",),
@@ -147,7 +147,7 @@ def time_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
         ended = run_locally(task, Request(), "cpu", define_locally)
         wall, cpu = time.perf_counter() - wall, processor_seconds() - cpu
     if not isinstance(ended, RunRecord) or ended.result is None:
-        raise RuntimeError(f"the pipeline left no result: {ended}")
+        raise RuntimeError(f"the pipeline ended without a result: {ended}")
     spent = dict(ended.stage_seconds)
     spent[AROUND] = wall - sum(spent.values())
     spent["read the parent, write the model"] = spent["train"] - ended.result.cost.device_seconds_all_in
@@ -183,7 +183,7 @@ def added_by_kfp(here: Mapping[str, Any], in_kfp: Mapping[str, Any]) -> float:
 
 
 def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the processor time of each way to run a drop as a bar of its parts."""
+    """Draw a bar of processor time for each way to run a drop. Its sections are the stages in `PARTS`."""
     rows = [
         {"way": way, "method": part, "seconds": sum(figures["cpu, s"].get(stage, 0) for stage in PARTS[part]), "at": at}
         for way, figures in taken.items()

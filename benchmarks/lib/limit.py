@@ -18,19 +18,19 @@ TIMES = 10
 
 
 class Limit(NamedTuple):
-    """Operations of a device per second, and operations of training on an image."""
+    """Operations of a device per second, and operations to train on one image."""
 
     throughput: float
     flops: float
 
     @property
     def speed(self) -> float:
-        """Return the images per second."""
+        """Return the number of images per second that the device can train on at most."""
         return self.throughput / self.flops
 
 
 def limit(case: Case, size: int, device: torch.device, dtype: torch.dtype) -> Limit:
-    """Measure a device with products of matrices [size, size]."""
+    """Return the limit of a device. It is measured with products of matrices [size, size]."""
     network = factory.build_network(Model(options={"width": case.width}), CLASSES, case.image_size, seed=0)
     return Limit(throughput(size, device, dtype), count_flops(network, case.image_size).training)
 
@@ -48,7 +48,7 @@ def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall time until the device has finished, as the median of some rounds."""
+    """Return the seconds until the device has finished the work, as the median of `ROUNDS` rounds."""
     taken = []
     for _ in range(ROUNDS):
         _finish(device)

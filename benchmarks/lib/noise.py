@@ -18,14 +18,14 @@ CPU = torch.device("cpu")
 
 
 class Case(NamedTuple):
-    """A network and its images."""
+    """The width of a ResNet-18, and the width and height of its images in pixels."""
 
     width: int
     image_size: int
 
     @property
     def name(self) -> str:
-        """Return the name in results."""
+        """Return the name of the case in the results."""
         return f"resnet18 width {self.width}, {self.image_size}x{self.image_size}"
 
 

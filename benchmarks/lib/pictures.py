@@ -18,7 +18,7 @@ CLASSES, DIFFERENT = 10, 500
 
 
 def icons(count: int) -> Iterator[Encoded]:
-    """Yield PNGs of 32x32 pixels in random blocks of four pixels. Photographs give files of about the same size."""
+    """Yield PNGs of 32x32 pixels in random blocks of four pixels. PNGs of photographs have about this size."""
     return _samples(count, "PNG", ICON, ICON // 2, Image.Resampling.NEAREST)
 
 
@@ -28,7 +28,7 @@ def photographs(count: int) -> Iterator[Encoded]:
 
 
 def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Resampling) -> Iterator[Encoded]:
-    """Yield pictures. The same pixels come again after `DIFFERENT` pictures, because encoding is slow."""
+    """Yield pictures. Their files repeat after `DIFFERENT` pictures, because encoding is slow."""
     random, files = np.random.default_rng(0), list[bytes]()
     for number in range(count):
         if number < DIFFERENT:
@@ -40,7 +40,7 @@ def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Res
 
 
 def commit(task: Task, store: TaskStore, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
-    """Upload samples as shards, and commit them."""
+    """Upload samples as the shards of a drop, commit the drop and return it."""
     for shard in write_shards(samples, "train", folder, limit=shard_bytes):
         store.objects.upload(folder / shard.name, store.keys.drop_file("d", shard.name))
     drop = ingest_drop("d", task, store)

@@ -23,7 +23,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def report(figures: Mapping[str, object], output: Path | None) -> None:
-    """Print the results, and write them to a file if the options name one."""
+    """Print the results, and also write them to `output` if it is a path."""
     text = json.dumps({**figures, **_origin()}, indent=2)
     print(text)
     if output:

@@ -1,4 +1,4 @@
-"""Start S3 servers (Ceph's and moto's) in separate processes. They do not share the measured time."""
+"""Start S3 servers (Ceph's and moto's) in separate processes. The measured processor time excludes them."""
 
 import logging
 import multiprocessing
@@ -29,7 +29,9 @@ def serving_ceph(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
         try:
             url = next(iter(server.stdout or ()), "").strip()
             if not url:
-                raise RuntimeError("no server: `apt-get install radosgw ceph-mon ceph-osd ceph-common`")
+                raise RuntimeError(
+                    "Ceph's gateway did not start: `apt-get install radosgw ceph-mon ceph-osd ceph-common`"
+                )
             boto3.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
             yield url
         finally:
@@ -41,7 +43,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REG
 
 @contextmanager
 def serving_moto(bucket: str) -> Iterator[str]:
-    """Serve an empty bucket with moto, and yield the address. The environment gets the address and credentials."""
+    """Serve an empty bucket with moto, and yield the address. Set address and credentials in the environment."""
     fresh = multiprocessing.get_context("spawn")
     receiver, sender = fresh.Pipe()
     server = fresh.Process(target=_serve, args=(sender,), daemon=True)

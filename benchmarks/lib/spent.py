@@ -1,4 +1,4 @@
-"""Measure the cost of some work or of a process: wall time (including other load), processor time, and memory."""
+"""Measure the cost of work or of a process: wall time (longer if other programs run), processor time, and memory."""
 
 import os
 import time

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 
-class Place(NamedTuple):
+class CachedDrop(NamedTuple):
     """A committed drop, and the folder of its decoded images or of its cached shards."""
 
     drop: Drop

@@ -1,6 +1,6 @@
 """`make demo`: four weekly drops of scikit-learn's scanned digits on a local store.
 
-The demo replaces an earlier demo's store. Each step is a `retrain` command, shown as it runs. Exits with 1 if
+The demo replaces an earlier demo's store. Each step is a `retrain` command, shown as it runs. The demo exits with 1 if
 continuing saved no iterations.
 """
 
