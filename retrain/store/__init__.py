@@ -2,7 +2,7 @@
 
 All access to a task's data goes through `task_store.TaskStore`. It uses one `ObjectStore`: a local folder, S3
 (`store/s3/`), Google Cloud Storage or Azure Blob Storage (`store/cloud/`). tests/store/test_store.py runs the same
-tests on all of them. Imports records, config, utils and errors.
+tests on all of them. This package imports records, config, utils and errors.
 """
 
 import re
@@ -26,7 +26,7 @@ EXTRAS = {"gs": "gcs", "az": "azure"}
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
 
-    `endpoint_url` is the address of a server that is not the cloud's. It is ignored for a folder. Raises
+    `endpoint_url` is the address of a server other than the cloud provider's. It is ignored for a folder. Raises
     `StoreError` for any other kind of address.
     """
     scheme, separator, rest = url.partition("://")
@@ -42,7 +42,7 @@ def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
         raise StoreError(f"endpoint_url {mask_credentials(endpoint_url)}: must begin with http:// or https://")
     if scheme in EXTRAS:
         return _open_cloud_store(scheme, bucket, prefix, endpoint_url)
-    from retrain.store.s3.store import S3Store  # boto3 is slow to import, and a local store does without it
+    from retrain.store.s3.store import S3Store  # boto3 is slow to import, and a local store does not need it
 
     return S3Store(bucket, prefix, endpoint_url)
 

@@ -1,4 +1,4 @@
-"""Approvals of candidates: one object for each. Its verdict is written once, by compare-and-swap."""
+"""Approvals of candidates: one object for each candidate. Its verdict is written once, by compare-and-swap."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -19,7 +19,7 @@ class Approvals:
         self._objects, self._keys, self._ledger = objects, keys, ledger
 
     def request(self, approval: Approval) -> Approval:
-        """Request approval of a candidate, and return the stored request. It may be an earlier one."""
+        """Request approval of a candidate. Return the stored request, or an earlier request if there is one."""
         try:
             self._objects.create(self._keys.approval(approval.run_id), approval.to_bytes())
         except Conflict:
@@ -52,7 +52,7 @@ class Approvals:
         return sorted((approval for approval, _ in found), key=lambda approval: approval.requested_at)
 
     def decide(self, run_id: str, verdict: Verdict) -> Approval:
-        """Write a candidate's verdict. Raises `RunError` if it awaits none, or if another verdict was faster."""
+        """Write a candidate's verdict. Raises `RunError` if it awaits no verdict, or if another was written first."""
         try:
             approval, version = self._read(run_id)
         except Missing:

@@ -18,7 +18,7 @@ class Missing(StoreError):
 
 
 class Conflict(StoreError):
-    """Another write was faster, so the object is not in the state that the caller expected."""
+    """Another process wrote the object first, so it is not in the state that the caller expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> str:
         """Write a new object and return its version.
 
-        Raises `Conflict` if the key already has other bytes. If it has the same bytes, the write counts as successful,
-        because an earlier attempt succeeded and only its reply was lost. A claim's bytes must therefore name its owner.
+        Raises `Conflict` if the key already has other bytes. If it has the same bytes, the write counts as successful:
+        it may be the retry of a request that succeeded, but whose reply was lost. A claim's bytes must therefore name
+        its owner.
         """
 
     def replace(self, key: str, data: bytes, version: str) -> str:
@@ -91,8 +92,8 @@ class ObjectStore(Protocol):
     def download(self, key: str, path: Path) -> None:
         """Stream the object into `path`. The file appears only when it is complete. Raises `Missing`.
 
-        The file is not flushed to disk, and an object that is fetched in parts is not checked. The caller must compare
-        its digest.
+        The file is not flushed to disk, and an object that is fetched in parts is not checked. The caller must check
+        the file's digest.
         """
 
     def open(self, key: str) -> BinaryIO:
@@ -105,7 +106,7 @@ class ObjectStore(Protocol):
 def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
     """Return the version of an object that already has these bytes, after a conditional write of them was refused.
 
-    In this case an earlier attempt succeeded, and its reply was lost. Raises `Conflict` if the object has other bytes.
+    In this case an earlier request succeeded, and its reply was lost. Raises `Conflict` if the object has other bytes.
     """
     with suppress(Missing):
         current, version = store.read(key)

@@ -1,4 +1,4 @@
-"""The champion: one small pointer, replaced only by compare-and-swap."""
+"""The champion: one small object that names the promoted run, replaced only by compare-and-swap."""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -86,7 +86,10 @@ class ChampionPointer:
     def promote_manually(
         self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = NO_AUTHOR
     ) -> Champion:
-        """Promote a run at a person's request. Raises `RunError` if it is the champion, or another run came first."""
+        """Promote a run at a person's request.
+
+        Raises `RunError` if the run is the champion, or if another run has just been promoted.
+        """
         if seen.run_id == run_id:
             raise RunError(f"{run_id} is already the champion: nothing to promote")
         try:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run in the store. Older ones than the newest two are deleted. A name contains its digest."""
+"""The checkpoints of a run in the store. Only the newest two are kept. A checkpoint's name contains its digest."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ class Checkpoints:
     """The checkpoints of one run, `state/<iteration>-<digest>.safetensors`, written during training.
 
     It is a context manager. Leaving it waits until the last checkpoint is in the store. If writing a checkpoint fails,
-    the next save raises the error, or else the end of the context does.
+    the next call of a method, or the end of the context, raises the error.
     """
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys, run_id: str) -> None:

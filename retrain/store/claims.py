@@ -36,7 +36,7 @@ class Claims:
         self._plans: dict[str, Plan] = {}
 
     def refresh(self) -> None:
-        """Read the new claims, and forget withdrawn ones."""
+        """Read the new claims, and forget the withdrawn claims."""
         keys = [entry.key for entry in self._objects.list(self._keys.claims)]
         drops = [key.removeprefix(self._keys.claims).removesuffix(".json") for key in keys]
         self._owners = {drop: self._owners.get(drop) or self._owner(drop) for drop in drops}
@@ -59,8 +59,8 @@ class Claims:
         """Claim corrections and a plan's new drops for its run. Return whether the run has all of them.
 
         Drops that an ended run claimed stay with that run, and do not prevent the other claims. Every process claims in
-        the order in which the drops were committed. So if two runs claim the same drops, one of them gets all. Claims
-        that `refresh` found are not read again.
+        the order in which the drops were committed. If two runs claim the same drops, one of them therefore gets all of
+        them. Claims that `refresh` found are not read again.
         """
         given: list[str] = []
         for drop in (*sorted(corrections), *(ref.id for ref in plan.dataset.drops[plan.known :])):
@@ -77,7 +77,7 @@ class Claims:
         self._withdraw(plan.run_id, [drop for drop, owner in self._owners.items() if owner == plan.run_id])
 
     def release(self, plan: Plan) -> None:
-        """Give up a run's claims, so that its drops are free for the next plan."""
+        """Delete all claims of a run, so that the next plan can claim its drops."""
         self.refresh()
         self.withdraw(plan)
 
@@ -114,6 +114,6 @@ class Claims:
         if champion is None or not self._has_ended(champion):
             return False
         known = self._plan(champion).dataset.drops
-        if plan.known == len(plan.dataset.drops):  # only corrections; scratch must run if it is to replace the champion
+        if plan.known == len(plan.dataset.drops):  # only corrections: a scratch run must still replace the champion
             return plan.method != "scratch" and set(known).issuperset(plan.dataset.drops)
         return {drop.id for drop in known}.issuperset(drop.id for drop in plan.dataset.drops)

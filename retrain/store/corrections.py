@@ -36,7 +36,7 @@ class Amendments:
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Write an amendment. `upload` is the id of the upload that becomes this amendment, if any.
 
-        Raises `Conflict` if another amendment was faster. The lease of the intake prevents this.
+        Raises `Conflict` if another process wrote an amendment first. The lease of the intake prevents this.
         """
         amendment = self.prepare(changes, upload)
         self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
@@ -81,7 +81,10 @@ class Erasures:
         return sum(1 for _ in self._objects.list(self._keys.erasures))
 
     def append(self, erasure: Erasure) -> Erasure:
-        """Write a new erasure. Raises `Conflict` if another one was faster. The task's lease prevents this."""
+        """Write a new erasure.
+
+        Raises `Conflict` if another process wrote an erasure first. The task's lease prevents this.
+        """
         self._objects.create(self._keys.erasure(erasure.sequence), erasure.to_bytes())
         return erasure
 

@@ -37,15 +37,15 @@ class Arrivals:
     """The times at which a drop's files were written, by the store's clock."""
 
     committed: datetime | None = None
-    """Time at which its manifest was written."""
+    """Time at which the drop's manifest was written."""
     manifest_size: int = 0
     """Bytes of the manifest."""
     listed: datetime | None = None
-    """Time at which its sample list was written. This is before the manifest, unless both were copied from another
-    store."""
+    """Time at which the drop's sample list was written. This is before the manifest, unless both were copied from
+    another store."""
     success: datetime | None = None
     newest: list[tuple[datetime, str]] = field(default_factory=list)
-    """The `NAMED` newest files of its producer, newest first."""
+    """The `NAMED` newest files of the drop's producer, newest first."""
 
     @property
     def manifest_version(self) -> tuple[datetime | None, int]:
@@ -73,14 +73,14 @@ class Arrivals:
 
     @property
     def ended_again(self) -> bool:
-        """Return whether `_SUCCESS`, and nothing else, was written after the manifest."""
+        """Return whether `_SUCCESS`, but no other file of the producer, was written after the manifest."""
         if self.committed is None or self.listed is None or self.success is None or self.later():
             return False
         return self.listed <= self.committed < self.success
 
 
 class CommittedDrops(NamedTuple):
-    """The drops whose manifests are in the store, by id: usable ones, and quarantined ones."""
+    """The ids of the drops whose manifests are in the store: usable drops, and quarantined drops."""
 
     usable: tuple[str, ...]
     quarantined: frozenset[str]
@@ -96,7 +96,7 @@ class Quarantine(Record):
     drop: str
     task: str
     cause: str
-    """The shard, the key and the cause."""
+    """A text that names the shard, the key and the cause."""
     found_at: datetime
 
 
@@ -126,7 +126,7 @@ class DropStates:
         return self.ended - self.committed - self.quarantined - self.amended
 
     def only(self, ids: Iterable[str]) -> "DropStates":
-        """Return the states of the drops of these ids."""
+        """Return the states of the drops with these ids."""
         wanted = set(ids)
         found = (self.committed, self.ended, self.quarantined, self.amended)
         return DropStates(*(state & wanted for state in found))
@@ -140,12 +140,18 @@ class Drops:
         self.amendments = Amendments(objects, keys)
 
     def find(self, drop_id: str) -> Drop | None:
-        """Return a drop with its amendments applied, or None if it is not committed. Raises `DamagedDrop`."""
+        """Return a drop with its amendments applied, or None if it is not committed.
+
+        Raises `DamagedDrop` if the drop's manifest is damaged.
+        """
         drop = self.find_manifest(drop_id)
         return drop and amend(drop, self.amendments.read())
 
     def find_manifest(self, drop_id: str) -> Drop | None:
-        """Return a drop as it was committed, without amendments, or None. Raises `DamagedDrop`."""
+        """Return a drop as it was committed, without amendments, or None if it is not committed.
+
+        Raises `DamagedDrop` if the drop's manifest is damaged.
+        """
         key, task = self._keys.manifest(drop_id), self._keys.task
         where = f"{self._objects.url}/{key}"
         try:
@@ -203,10 +209,10 @@ class Drops:
             yield amend(drop, amendments)
 
     def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
-        """Yield the drops of a dataset with the amendments of that time. Raises the errors of `read`.
+        """Yield the drops of a dataset in the versions that the dataset was made with. Raises the errors of `read`.
 
-        Samples that were erased since then are left out (`Drop.erased_since`). If no version of a drop has the
-        dataset's digest, this yields the newest version. The caller must compare the digests.
+        Samples that were erased later are left out (`Drop.erased_since`). If no version of a drop has the digest in the
+        dataset, this yields the newest version. The caller must compare the digests.
         """
         refs, amendments = tuple(refs), self.amendments.read()
         for ref, drop in zip(refs, map_ahead(self.read_manifest, [ref.id for ref in refs]), strict=True):
@@ -311,7 +317,7 @@ class Drops:
         return states
 
     def _each(self, keys: Iterable[str]) -> Iterator[Entry]:
-        """Yield the objects of these keys that exist, with several requests at a time."""
+        """Yield the objects of these keys that exist. Several requests are sent at a time."""
         for found in map_ahead(lambda key: list(self._objects.list(key)), keys):
             yield from found
 
@@ -334,12 +340,12 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
             "the new files as a drop with another id"
         )
     added = there.files - expected.files
-    more = f"{pluralize(added, 'file')} came" if added > 0 else "files were changed"
+    more = f"{pluralize(added, 'file')} {'was' if added == 1 else 'were'} added" if added > 0 else "files were changed"
     names = arrivals.later()
     named = f" ({', '.join(names)}{', ...' if len(names) == NAMED else ''})" if names else ""
     return (
-        f"drop {drop.id}: {more} after it was committed{named}, and no run uses them: upload them as a drop with "
-        "another id"
+        f"drop {drop.id}: {more} after it was committed{named}, and no run uses the new content: upload it as a drop "
+        "with another id"
     )
 
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 OWN_SHARD = r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar"
-"""Regular expression of the names that `name_shard` gives."""
+"""Regular expression of the names that `name_shard` returns."""
 
 
 def name_shard(split: str, number: int, sha256: str) -> str:
-    """Return the name of a shard that this project writes. The digest makes the names of two writers different."""
+    """Return the name of a shard that `retrain` writes. Two writers of different shards use different names."""
     return f"{split}-{number:06d}-{sha256[:8]}.tar"
 
 
@@ -39,7 +39,7 @@ class TaskKeys:
         return self.drop_file(drop, "quarantine.json")
 
     def validations(self, drop: str) -> str:
-        """Return the key of the record that counts a drop's validations that began and never ended."""
+        """Return the key of the record that counts a drop's validations that started and did not end."""
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":

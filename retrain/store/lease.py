@@ -1,8 +1,8 @@
 """The lease of a task, or of a drop's validation: one holder at a time, a heartbeat and an expiry.
 
-Results are correct without it, because of claims and conditional writes. The lease only prevents two workers from doing
-the same work. Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the holder's
-process ran on this machine and has ended, the lease is free immediately.
+Results are correct even without a lease, because of claims and conditional writes. The lease only prevents two workers
+from doing the same work. Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the
+holder's process ran on this machine and has ended, the lease is free immediately.
 """
 
 import logging
@@ -86,7 +86,7 @@ class Lease:
         """Raise `LeaseLost` if another process may hold the lease, or if it was released.
 
         A lease expires if this process was suspended or the store could not be reached. `check` then renews it. The
-        renewal succeeds only if no other process has held the lease since.
+        renewal succeeds only if no other process has taken the lease in the meantime.
         """
         if self._is_released:
             raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was released: run the command again")

@@ -53,7 +53,7 @@ class LocalStore:
         return _version(data)
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
+        """Write by compare-and-swap. Raises `Conflict` if the object has changed, and `Missing` if there is none."""
         with self._translate_errors(key), self._staged(BytesIO(data)) as staged, self._lock():
             current, found = self.read(key)
             if found == version:
@@ -166,7 +166,7 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            advice = ". Check the task's `store`, and your rights to it" if error.errno in MISPLACED else ""
+            advice = ". Check the task's `store`, and your permissions for it" if error.errno in MISPLACED else ""
             raise StoreError(f"{self.url}: {key or 'listing'}: {error.strerror or error}{advice}") from error
 
 
@@ -178,7 +178,7 @@ def _children(folder: Path) -> list[tuple[str, int, float]]:
     """Return names, sizes and modification times. Names of folders end in a slash, so that they sort like keys."""
     children = []
     for entry in _scan(folder):
-        with suppress(FileNotFoundError):  # deleted since, or a broken link
+        with suppress(FileNotFoundError):  # deleted in the meantime, or a broken link
             found = entry.stat()
             children.append(
                 (f"{entry.name}/", 0, 0.0) if entry.is_dir() else (entry.name, found.st_size, found.st_mtime)
@@ -187,7 +187,7 @@ def _children(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """Return a folder's entries in any order. Empty if the folder does not exist."""
+    """Return a folder's entries in any order. Return an empty list if the folder does not exist."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         return list(entries)
     return []

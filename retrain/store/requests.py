@@ -10,8 +10,8 @@ from typing import TypeVar
 from retrain.utils.histograms import Durations
 
 ATTEMPTS = 4
-"""Attempts of each request. The clients wait up to 1, 2 and 4 s between them. An unreachable server fails within 15
-s."""
+"""Number of attempts for each request. The clients wait up to 1, 2 and 4 s between the attempts. A request to an
+unreachable server fails within 15 s."""
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUESTS = Durations(BOUNDS)

@@ -1,4 +1,4 @@
-"""The files of one run, `runs/<run-id>/`. Each is written once. `result.json` comes last and contains their digests."""
+"""The files of one run, `runs/<run-id>/`. Training writes `result.json` last, with the digests of its other files."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -89,15 +89,15 @@ class RunFiles:
         self._write("evaluation.json", evaluation)
 
     def evaluation(self) -> Evaluation | None:
-        """Return the evaluation, or None."""
+        """Return the evaluation, or None if there is none."""
         return self._find("evaluation.json", Evaluation)
 
     def write_errors(self, errors: ErrorAnalysis) -> None:
-        """Write the model's errors on its test split."""
+        """Write the model's errors on the test split."""
         self._write("errors.json", errors)
 
     def errors(self) -> ErrorAnalysis | None:
-        """Return the model's errors on its test split, or None for runs of earlier versions, or without a model."""
+        """Return the model's errors on the test split. Return None for runs of early versions, or without a model."""
         return self._find("errors.json", ErrorAnalysis)
 
     def write_decision(self, decision: Decision) -> None:
@@ -105,7 +105,7 @@ class RunFiles:
         self._write("decision.json", decision)
 
     def decision(self) -> Decision | None:
-        """Return the gate's decision, or None."""
+        """Return the gate's decision, or None if there is none."""
         return self._find("decision.json", Decision)
 
     def write_removed(self, removed: Removed) -> None:
@@ -113,7 +113,7 @@ class RunFiles:
         self._write("removed.json", removed)
 
     def removed(self) -> Removed | None:
-        """Return the time at which the run's large files were removed, or None."""
+        """Return the record of the removal of the run's large files, or None if they were not removed."""
         return self._find("removed.json", Removed)
 
     def forget_removed(self) -> None:
@@ -254,4 +254,4 @@ def _load_tensors(data: bytes, where: str) -> "dict[str, Tensor]":
     try:
         return load(data)
     except SafetensorError as error:
-        raise RunError(f"{where} holds no tensors: {error}. Restore it from a copy of the store") from error
+        raise RunError(f"{where} contains no tensors: {error}. Restore it from a copy of the store") from error

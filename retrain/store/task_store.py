@@ -41,7 +41,7 @@ class TaskStore:
         return RunFiles(self.objects, self.keys, run_id)
 
     def ended_run(self, run_id: str) -> EndedRunFiles:
-        """Return the files of a run that has ended. Each is read once."""
+        """Return the files of a run that has ended. Its plan, result and weights are read once."""
         return EndedRunFiles(self.objects, self.keys, run_id)
 
     def claims(self) -> Claims:
@@ -76,7 +76,7 @@ class TaskStore:
         return try_lease(self.objects, self.keys.lease, seconds)
 
     def guarded(self, lease: Lease) -> "TaskStore":
-        """Return this store with every write refused (`LeaseLost`) once the lease is lost."""
+        """Return a view of this store that refuses every write (`LeaseLost`) once the lease is lost."""
         return TaskStore(LeaseGuardedStore(self.objects, lease), self.task)
 
 

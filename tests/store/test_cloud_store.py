@@ -34,7 +34,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(scheme: str, request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Return the address of an empty store, and that of its server."""
+    """Return the address of an empty store, and the address of its server."""
     return cloud_store(scheme, request)
 
 
@@ -260,7 +260,7 @@ def test_denied_cloud_request_names_the_credentials(scheme: str, place: tuple[st
 def test_website_at_a_cloud_endpoint_is_reported(scheme: str, place: tuple[str, str]) -> None:
     page = b"<html><body/></html>"
     reply = Reply(404, {"Content-Type": "text/html", "Content-Length": str(len(page))}, page)
-    refused = pytest.raises(StoreError, match=r"not an answer of .*404 Not Found.*endpoint_url")
+    refused = pytest.raises(StoreError, match=r"does not come from .*404 Not Found.*endpoint_url")
     with disturbed(place, lambda *_: reply) as store, refused:
         list(store.list())
 

@@ -1,4 +1,4 @@
-"""Readers name a damaged record or one of another version, and other records stay readable."""
+"""An error names a record that is damaged or of another version, and other records stay readable."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from retrain.store.task_store import TaskStore
 from retrain.watcher.ingestion import count_validation
 
 PETS = TaskKeys("pets")
-DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b"[]"}
+DAMAGED = {"truncated": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b"[]"}
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ NEWER = json.dumps({"history": [PROMOTION]}).encode()
 
 
 @pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])
-@pytest.mark.parametrize("data", [b"{", b'{"history": []}', NEWER], ids=["torn", "empty", "newer"])
+@pytest.mark.parametrize("data", [b"{", b'{"history": []}', NEWER], ids=["truncated", "empty", "newer"])
 def test_command_names_a_damaged_champion_record(
     store: LocalStore, tmp_path: Path, capfd: pytest.CaptureFixture[str], line: str, data: bytes
 ) -> None:

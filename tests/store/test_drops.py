@@ -39,12 +39,12 @@ def test_drop_without_manifest_is_not_listed(local: LocalStore) -> None:
     assert TaskStore(local, "pets").drops.all() == ()
 
 
-def test_missing_drop_is_named(local: LocalStore) -> None:
+def test_missing_drop_is_reported(local: LocalStore) -> None:
     with pytest.raises(DropError, match="task pets has no drop week-45 in "):
         TaskStore(local, "pets").drops.read("week-45")
 
 
-def test_quarantined_drop_is_named_with_its_cause(local: LocalStore) -> None:
+def test_error_on_a_quarantined_drop_states_the_cause(local: LocalStore) -> None:
     drops = TaskStore(local, "pets").drops
     drops.quarantine("week-45", "cat/1.png: cannot be decoded")
     with pytest.raises(
@@ -62,7 +62,7 @@ def test_quarantined_drop_is_named_with_its_cause(local: LocalStore) -> None:
         lambda data: b"\xff",
     ],
 )
-def test_damaged_manifest_is_named(local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
+def test_damaged_manifest_is_reported(local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
     local.write(KEYS.manifest("a"), spoil(make_drop("a", 0).to_bytes()))
     with pytest.raises(DropError, match=r"pets/drops/a/drop\.json"):
         TaskStore(local, "pets").drops.all()
@@ -79,7 +79,7 @@ def test_known_drops_come_first_then_new_ones_by_commit() -> None:
     assert order_drops([d, c, b, a], ["c", "a"]) == (c, a, d, b)
 
 
-def test_missing_drop_of_the_champion_is_named() -> None:
+def test_missing_drop_of_the_champion_is_reported() -> None:
     with pytest.raises(DropError, match="drop b: the champion was trained on it"):
         order_drops([make_drop("a", 0)], ["a", "b"])
 

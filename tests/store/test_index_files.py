@@ -57,7 +57,7 @@ def ended(tmp_path: Path) -> RunFiles:
 
 
 def dataset(files: RunFiles, *drops: int) -> Dataset:
-    """Return some of the run's drops, and one that it was not trained on."""
+    """Return a dataset of some of the run's drops, and of a new drop."""
     known = [files.plan().dataset.drops[k] for k in drops]
     new = known[0].model_copy(update={"id": "d-new", "samples": 7})
     return Dataset(drops=(*known, new), classes=files.plan().dataset.classes)

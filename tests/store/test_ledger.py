@@ -16,14 +16,14 @@ KEYS = TaskKeys("pets")
 
 
 def new_drop() -> Past:
-    """Return a history with a champion from scratch and a new drop of as many images.
+    """Return a history with a champion from scratch and a new drop with the same number of images.
 
     The champion's accuracy is 80%. It was first reached at iteration 200 of 250.
     """
     return one_drop().landed(drop(2))
 
 
-def saved(
+def make_savings(
     baseline: int, used: int, used_all_in: float, gross: int, net: float, whole: int = 0, error: float = 0
 ) -> Savings:
     return Savings(
@@ -43,11 +43,12 @@ def against_scratch(used: int) -> Savings:
     """Return the savings of a run of `used` iterations on both drops (1,000 images).
 
     Scratch would train for 1,000 iterations. On the first drop, it reached its accuracy after 80% of its iterations
-    (200 of 250). Typical are 62%. The mean is 71%, so scratch is estimated to need 710 iterations. The standard error
-    has two parts: 30% of the estimate (213), and the distance of the mean from the first run (9%, 90). Together they
-    are sqrt(213² + 90²) = 231.2. The run's 300 evaluated images cost another 10 iterations.
+    (200 of 250). The typical share of other tasks is 62%. The mean of both shares is 71%, so scratch is estimated to
+    need 710 iterations. The standard error has two parts: 30% of the estimate (213 iterations), and the distance of the
+    mean from the first share (9%, which is 90 iterations). Together they are sqrt(213² + 90²) = 231.2 iterations. The
+    run's 300 evaluated images cost another 10 iterations.
     """
-    return saved(710, used, used + 10, 710 - used, 700 - used, 1000, 231.2)
+    return make_savings(710, used, used + 10, 710 - used, 700 - used, 1000, 231.2)
 
 
 def test_savings_are_scratch_iterations_minus_used_ones() -> None:
@@ -65,7 +66,7 @@ def test_run_slower_than_scratch_has_negative_savings() -> None:
 def test_missed_run_costs_and_next_run_is_credited() -> None:
     past = new_drop()
     missed = past.ended(past.plan(), "missed", promoted=None, iterations=40)
-    assert missed.savings == saved(0, 40, 50, -40, -50)
+    assert missed.savings == make_savings(0, 40, 50, -40, -50)
     reached = past.ended(past.plan(), iterations=70)
     assert reached.savings == against_scratch(70)
     assert total_savings(past.records).gross == 710 - 40 - 70
@@ -75,17 +76,17 @@ def test_missed_run_costs_and_next_run_is_credited() -> None:
 @pytest.mark.parametrize("outcome", ["missed", "diverged", "plateau"])
 def test_run_that_misses_its_target_has_negative_savings(outcome: str) -> None:
     past = new_drop()
-    assert past.ended(past.plan(), outcome, promoted=None, reached=False).savings == saved(0, 40, 50, -40, -50)
+    assert past.ended(past.plan(), outcome, promoted=None, reached=False).savings == make_savings(0, 40, 50, -40, -50)
 
 
 def test_promoted_plateau_run_has_negative_savings() -> None:
     past = new_drop()
-    assert past.ended(past.plan(), "plateau", reached=False).savings == saved(0, 40, 50, -40, -50)
+    assert past.ended(past.plan(), "plateau", reached=False).savings == make_savings(0, 40, 50, -40, -50)
 
 
 def test_run_of_refused_candidate_has_negative_savings() -> None:
     past = new_drop()
-    assert past.ended(past.plan(), promoted=False).savings == saved(0, 40, 50, -40, -50)
+    assert past.ended(past.plan(), promoted=False).savings == make_savings(0, 40, 50, -40, -50)
 
 
 def test_savings_use_measured_scratch_iterations() -> None:
@@ -94,24 +95,24 @@ def test_savings_use_measured_scratch_iterations() -> None:
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     plan = past.plan()
     assert (plan.scratch.iterations, plan.scratch.standard_error, plan.scratch.provenance) == (200, 0, "measured")
-    assert past.ended(plan).savings == saved(200, 40, 50, 160, 150, whole=1000)
+    assert past.ended(plan).savings == make_savings(200, 40, 50, 160, 150, whole=1000)
 
 
 def test_diverged_scratch_run_costs_training_and_evaluation() -> None:
     past = Past().landed(drop(1))
-    assert past.ended(past.plan(), "diverged", promoted=None).savings == saved(0, 40, 50, -40, -50)
+    assert past.ended(past.plan(), "diverged", promoted=None).savings == make_savings(0, 40, 50, -40, -50)
 
 
 def test_scratch_retraining_has_savings_of_zero() -> None:
     past = new_drop()
     refresh = past.ended(past.plan(Request("scratch")), iterations=250)
-    assert refresh.savings == saved(250, 250, 250, 0, 0, whole=250)
+    assert refresh.savings == make_savings(250, 250, 250, 0, 0, whole=250)
 
 
 def test_calibration_is_charged_to_the_net_saving_alone() -> None:
     past = new_drop()
     calibration = past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
-    assert calibration.savings == saved(0, 250, 260, 0, -260)
+    assert calibration.savings == make_savings(0, 250, 260, 0, -260)
 
 
 def test_trial_has_no_savings() -> None:
@@ -123,15 +124,15 @@ def test_run_failed_after_training_costs_all_iterations() -> None:
     plan = new_drop().plan()
     record = make_record(plan, result("reached", iterations=40), None, None, "OSError: the pod is gone")
     assert (record.outcome, record.error) == ("failed", "OSError: the pod is gone")
-    assert record.savings == saved(0, 40, 50, -40, -50)
+    assert record.savings == make_savings(0, 40, 50, -40, -50)
 
 
 def test_run_failed_in_training_costs_its_iterations() -> None:
     past = new_drop()
     failed = make_record(past.plan(), None, None, None, "RuntimeError: out of memory", failed_after=30)
     assert (failed.outcome, failed.result) == ("failed", None)
-    assert failed.savings == saved(0, 30, 30, -30, -30)
-    assert past.ended(past.plan(), "failed", promoted=None).savings == saved(0, 0, 0, 0, 0)
+    assert failed.savings == make_savings(0, 30, 30, -30, -30)
+    assert past.ended(past.plan(), "failed", promoted=None).savings == make_savings(0, 0, 0, 0, 0)
     assert past.ended(past.plan()).savings == against_scratch(40)
 
 
@@ -139,13 +140,13 @@ def test_only_first_retraining_on_a_dataset_is_credited() -> None:
     past = new_drop()
     past.ended(past.plan(), iterations=40)
     again = past.ended(past.plan(Request("naive")), iterations=30)
-    assert again.savings == saved(0, 30, 40, -30, -40)
+    assert again.savings == make_savings(0, 30, 40, -30, -40)
     redone = past.ended(past.plan(Request("scratch")), iterations=250)
-    assert redone.savings == saved(0, 250, 260, -250, -260)
+    assert redone.savings == make_savings(0, 250, 260, -250, -260)
 
 
 def test_savings_at_99_percent_use_full_scratch_accuracy() -> None:
-    """Count scratch's iterations to its own final accuracy, for any level of the target (Verwimp et al., eq. 2)."""
+    """For any level of the target, scratch's iterations count until its final accuracy (Verwimp et al., eq. 2)."""
     past = one_drop(TASK.model_copy(update={"target": TASK.target.model_copy(update={"level": 99})}))
     past.landed(drop(2))
     assert past.ended(past.plan(), iterations=40).savings == against_scratch(40)
@@ -158,8 +159,8 @@ def test_totals_are_the_sums_of_all_records() -> None:
     past.ended(past.plan(), "missed", promoted=None)
     past.ended(past.plan(), iterations=70)
     used, all_in = 250 + 250 + 40 + 70, 250 + 260 + 50 + 80
-    assert total_savings(past.records) == saved(450, used, all_in, 90, -190, whole=1250)
-    assert total_savings([]) == saved(0, 0, 0, 0, 0)
+    assert total_savings(past.records) == make_savings(450, used, all_in, 90, -190, whole=1250)
+    assert total_savings([]) == make_savings(0, 0, 0, 0, 0)
 
 
 def test_record_names_method_drops_and_start() -> None:

@@ -1,4 +1,4 @@
-"""Tests specific to folder stores: racing and dying processes, and a real file system."""
+"""Folder stores with racing and killed processes, and with the errors of a real file system."""
 
 import os
 import stat

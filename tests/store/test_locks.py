@@ -74,7 +74,7 @@ def test_second_command_finds_the_task_done_or_locked(workspace: Workspace) -> N
     assert len(workspace.store.ledger.read()) == 1
 
 
-def test_killed_commands_lock_is_free_on_the_same_machine(workspace: Workspace) -> None:
+def test_lock_of_a_killed_command_is_free_on_its_machine(workspace: Workspace) -> None:
     code = (
         "import os, signal, sys; from retrain.store.keys import TaskKeys; from retrain.store import open_store\n"
         "from retrain.store.lease import acquire\n"

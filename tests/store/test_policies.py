@@ -126,7 +126,7 @@ class Cloud:
     def _set_policy(self, user: str, statements: list[dict[str, object]]) -> None:
         document = json.dumps({"Version": "2012-10-17", "Statement": statements})
         iam = boto3.client("iam", endpoint_url=self.endpoint)
-        iam.put_user_policy(UserName=user, PolicyName="leave", PolicyDocument=document)
+        iam.put_user_policy(UserName=user, PolicyName="permissions", PolicyDocument=document)
         iam.close()
 
     def use_role(self, role: str) -> None:

@@ -125,7 +125,7 @@ def test_body_corrupted_in_transit_is_refused(s3: str, bucket: str) -> None:
 
 
 class LostEnd:
-    """A fault that drops the reply to the end of a multipart upload. A repeated request finds no such upload."""
+    """A fault that drops the reply to the last request of a multipart upload. If repeated, it finds no such upload."""
 
     def __init__(self) -> None:
         self.ended = ""
@@ -149,7 +149,7 @@ def test_lost_reply_to_a_multipart_completion_is_harmless(s3: str, bucket: str, 
 
 
 class RangeRecorder:
-    """A fault that records the requested byte ranges, and lets another fault answer."""
+    """A fault that records the requested byte ranges, and lets another fault send the reply."""
 
     def __init__(self, fault: Fault) -> None:
         self.ranges: list[str] = []
@@ -203,7 +203,7 @@ def test_download_fails_if_the_object_changes_between_parts(s3: str, bucket: str
     assert list(tmp_path.iterdir()) == []
 
 
-def test_download_cut_at_every_try_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_download_that_fails_at_every_attempt_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
     open_store(f"s3://{bucket}/t", s3).write("k", b"x" * 1000)
     with faulty(s3, lambda r, forward: cut(r, forward) if r.method == "GET" else forward(r)) as endpoint:
         store = open_store(f"s3://{bucket}/t", endpoint)
@@ -290,7 +290,7 @@ def test_website_at_the_endpoint_is_reported(s3: str, status: int, page: bytes, 
                 listing(open_store("s3://models/t", endpoint))
 
 
-def test_unreachable_server_is_named_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_reported_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "REQUESTS", Durations(requests.BOUNDS))
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://models/t at http://127\.0\.0\.1:9, k: .*cannot be .*endpoint_url"):

@@ -68,7 +68,7 @@ def test_failed_download_does_not_affect_concurrent_downloads(s3: str, bucket: s
 
 
 class Together(LocalStore):
-    """A folder in which no upload ends before another one has begun."""
+    """A folder store in which each upload waits until another upload has begun."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

@@ -1,4 +1,4 @@
-"""Stores, champions and claims under random sequences of operations, compared with a model by hypothesis."""
+"""Random sequences of operations on objects, champions and claims have the same effect as on a model in memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +24,14 @@ BYTES = st.sampled_from([b"1", b"2", b"three"])
 
 
 def plan_on(drops: tuple[str, ...]) -> Plan:
-    """Return a scratch run on drops of these names."""
+    """Return the plan of a scratch run on drops with these ids."""
     plan = plan_of(sizes=[16] * len(drops))
     named = tuple(DropRef(id=drop, digest=drop, samples=16) for drop in drops)
     return plan.model_copy(update={"dataset": plan.dataset.model_copy(update={"drops": named})})
 
 
 PLANS = [plan_on(drops) for drops in (("a",), ("a", "b"), ("a", "b", "c"))]
-"""Plans of runs that want the same drops."""
+"""Plans of runs that claim the same drops."""
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -54,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=versions, key=KEYS)
     def read(self, key: str) -> tuple[str, str]:
-        """Read an object. Its bytes must be those that were written last."""
+        """Read an object. Its bytes must be the bytes that were written last."""
         if key not in self.objects:
             with pytest.raises(Missing):
                 self.store.read(key)
@@ -152,14 +152,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert [(entry.sequence, entry.run_id) for entry in entries] == list(enumerate(self.history, 1))
 
     @invariant()
-    def claims_are_those_of_the_model(self) -> None:
-        """The claims in the store are those of the model, and no others."""
+    def claims_match_the_model(self) -> None:
+        """The store has all claims of the model, and no others."""
         found = [self.store.read(entry.key)[0] for entry in self.store.list(PETS.claims)]
         assert {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, found)} == self.owners
 
     @invariant()
     def the_listing_is_complete(self) -> None:
-        """Every object is listed, with its size, and nothing else."""
+        """The listing has every object with its size, and nothing else."""
         assert list(self.store.list("k/")) == [Entry(key, len(data)) for key, data in sorted(self.objects.items())]
 
 

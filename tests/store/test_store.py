@@ -68,7 +68,7 @@ def test_replace_conflicts_with_an_unconditional_write(store: ObjectStore) -> No
 
 
 @pytest.mark.parametrize("operation", ["read", "open", "replace", "download"])
-def test_missing_object_is_named(store: ObjectStore, operation: str, tmp_path: Path) -> None:
+def test_missing_object_is_reported(store: ObjectStore, operation: str, tmp_path: Path) -> None:
     arguments = {"replace": (b"x", "0" * 32), "download": (tmp_path / "f",)}.get(operation, ())
     with pytest.raises(Missing, match="not/there") as raised:
         getattr(store, operation)("not/there", *arguments)
@@ -183,7 +183,7 @@ def test_conditional_write_probe_leaves_no_objects(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("url", ["adl://bucket/x", "gs:///x", "http://host/x", "s3://", "s3:///prefix"])
-def test_unknown_store_addresses_list_the_allowed_ones(url: str) -> None:
+def test_error_on_an_unknown_store_address_lists_allowed_ones(url: str) -> None:
     with pytest.raises(StoreError, match="s3://bucket/prefix"):
         open_store(url)
 

@@ -110,7 +110,7 @@ def test_task_stops_on_permanent_store_faults_and_resumes_later(
     assert url in str(raised.value)
     healthy = Workspace(open_store(url, s3), tmp_path)
     left = objects(healthy)
-    nothing_asked = Expected(drops={}, runs={}, saved=0)
-    assert [finding for finding in audit(left, nothing_asked) if finding.kind == "torn"] == []
+    nothing_expected = Expected(drops={}, runs={}, saved=0)
+    assert [finding for finding in audit(left, nothing_expected) if finding.kind == "torn"] == []
     retrain_twice(healthy)
     assert audit(objects(healthy), expected) == []

@@ -81,7 +81,7 @@ def _translated(place: Location, error: Exception) -> StoreError:
             f"{place}: the {kind} does not exist. Create it, or correct the task's `store`. `{command}` lists the "
             f"{kind}s that you have."
         )
-    if isinstance(error, FileNotFoundError) and not error.filename:  # one of the local disk has a file's name
+    if isinstance(error, FileNotFoundError) and not error.filename:  # an error of the local disk names a file
         return Missing(f"{place}: there is no such object.")
     return StoreError(f"{place}: {_cause(place, error)}")
 
@@ -102,7 +102,7 @@ def _cause(place: Location, error: Exception) -> str:
     if isinstance(error, GenericError) and is_broken_reply(error):
         return f"the server's reply is broken: {text}. {network}"
     if NOT_FOUND.search(said):
-        return f"this is not an answer of {service.name}: {text}. {network}"
+        return f"the reply does not come from {service.name}: {text}. {network}"
     return text
 
 

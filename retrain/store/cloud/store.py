@@ -55,9 +55,9 @@ class CloudStore:
         return self._put_if(key, data, "create")
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
+        """Write by compare-and-swap. Raises `Conflict` if the object has changed, and `Missing` if there is none."""
         try:
-            if not version.strip("0"):  # to Google Cloud Storage, generation 0 means that there is no object yet
+            if not version.strip("0"):  # for Google Cloud Storage, generation 0 means that there is no object yet
                 return confirm_write(self, key, data)
             return self._put_if(key, data, {"e_tag": version, "version": version})
         except Conflict:
@@ -77,8 +77,8 @@ class CloudStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
-        `folder/` is skipped, and `list_unusual` yields it. Raises `StoreError` if an object's name has an empty or a
-        dotted part, because obstore then cannot list the other objects.
+        An empty object called `folder/` is skipped, and `list_unusual` yields it. Raises `StoreError` if an object's
+        name has an empty part, or a part that is `.` or `..`, because obstore then cannot list the other objects.
         """
         for entry in self._entries(prefix):
             if is_key(entry.key) and not self._marks_folder(entry):
@@ -106,7 +106,7 @@ class CloudStore:
             return bytes(retry(lambda: self._get(self._path(key), {"range": (start, start + size)}).bytes()))
 
     def upload(self, path: Path, key: str) -> None:
-        """Upload the file at `path`. A large file is sent in parallel parts. It becomes visible only when complete."""
+        """Upload the file at `path`, in parallel parts if it is large. The object appears only when it is complete."""
         with self._translate_errors(key), self._timed("PutObject"):
             target = self._path(key)
             retry(lambda: obstore.put(self._client, target, path, chunk_size=PART, max_concurrency=CONNECTIONS))
@@ -117,7 +117,7 @@ class CloudStore:
             copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
-        """Stream the object. Raises `Missing`."""
+        """Open the object as a stream. Raises `Missing`."""
         with self._translate_errors(key):
             return io.BufferedReader(CloudStream(partial(self._get, self._path(key)), self._place(key)), BUFFER)
 
@@ -193,7 +193,7 @@ class CloudStore:
             return next(listing, ())
 
     def _marks_folder(self, entry: Entry) -> bool:
-        """Return whether an empty object is really called `folder/`, because obstore lists it as `folder`."""
+        """Return whether an entry is an empty object called `folder/`. obstore lists such an object as `folder`."""
         if entry.size:
             return False
         try:

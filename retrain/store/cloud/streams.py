@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 class CloudStream(io.RawIOBase):
     """The bytes of one version of an object, across broken connections. `get` requests the object or a part of it.
 
-    obstore also resumes a broken body, but only until its time for retries is over. A reader of shards takes longer.
+    obstore also resumes a broken reply, but only within its `retry_timeout`. Reading a shard may take longer.
     """
 
     def __init__(self, get: "Callable[[GetOptions], GetResult]", place: Location) -> None:
@@ -38,7 +38,7 @@ class CloudStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with the next bytes, and return their number. 0 at the end. Raises `StoreError`."""
+        """Fill `buffer` with the next bytes, and return their number, which is 0 at the end. Raises `StoreError`."""
         view = memoryview(buffer).cast("B")
         if not self._chunk:
             with translate_errors(self._place):

@@ -52,7 +52,7 @@ BAD_CREDENTIALS = (
 )
 BAD_NETWORK = (botocore.HTTPClientError, botocore.ConnectionError)
 BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError, botocore.ResponseStreamingError)
-"""The body ended too early, is an incomplete document, or does not match its checksum."""
+"""Errors of a reply whose body ended too early, is an incomplete document, or does not match its checksum."""
 
 
 class Denied(StoreError):
@@ -86,7 +86,7 @@ def translate_errors(place: Location) -> Iterator[None]:
     except Boto3Error as error:  # the transfer manager wraps other errors
         cause = error.__context__
         raise (_refusal(place, cause) if isinstance(cause, ClientError) else _failure(place, error)) from error
-    except (BotoCoreError, ResponseParserError, HTTPError, OSError, ValueError) as error:  # ValueError: an endpoint_url
+    except (BotoCoreError, ResponseParserError, HTTPError, OSError, ValueError) as error:  # wrong endpoint_url
         raise _failure(place, error) from error
 
 

@@ -1,4 +1,4 @@
-"""Receive and delete the messages of an SQS queue. A bucket notifies this queue of its objects."""
+"""Receive and delete the messages of an SQS queue. A bucket notifies this queue of its new objects."""
 
 import math
 import re
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
 
 class SqsQueue:
-    """An SQS queue, given by its URL. boto3 finds the credentials, and the region if the host is not one of AWS.
+    """An SQS queue, given by its URL. boto3 finds the credentials, and the region if the URL does not contain one.
 
     SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
     """
@@ -65,7 +65,7 @@ class SqsQueue:
         return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Delete handled messages. Raises `StoreError`. SQS then delivers them again, which does no harm."""
+        """Delete handled messages. Raises `StoreError` on failure. It is harmless that SQS then delivers them again."""
         for start in range(0, len(messages), BATCH):
             batch = messages[start : start + BATCH]
             entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]

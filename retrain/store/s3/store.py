@@ -91,7 +91,7 @@ class S3Store:
         return self._put_if(key, data, IfNoneMatch="*")
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
+        """Write by compare-and-swap. Raises `Conflict` if the object has changed, and `Missing` if there is none."""
         return self._put_if(key, data, IfMatch=version)
 
     def write(self, key: str, data: bytes) -> None:
@@ -107,12 +107,12 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
-        Names that are no keys (`folder/`, empty) are skipped, and `list_unusual` yields them.
+        Objects whose names are not keys, such as `folder/`, are skipped, and `list_unusual` yields them.
         """
         return (entry for entry in self._entries(prefix) if is_key(entry.key))
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield the objects under `prefix` whose names are no keys: `folder/`, `folder//name`, `folder/./name`."""
+        """Yield the objects under `prefix` whose names are not keys: `folder/`, `folder//name`, `folder/./name`."""
         return (entry for entry in self._entries(prefix) if not is_key(entry.key))
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
@@ -153,7 +153,7 @@ class S3Store:
                 copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
-        """Stream the object. Raises `Missing`."""
+        """Open the object as a stream. Raises `Missing`."""
         return io.BufferedReader(self._stream(key), BUFFER)
 
     def now(self) -> datetime:
@@ -179,7 +179,7 @@ class S3Store:
 
     def _list_page(self, **options: str) -> dict[str, Any]:
         page: dict[str, Any] = self._client.list_objects_v2(**options)
-        if "IsTruncated" not in page:  # botocore takes any XML or XHTML page for an empty reply
+        if "IsTruncated" not in page:  # botocore reads any XML or XHTML page as an empty reply
             raise ResponseParserError("it is no listing of a bucket")
         return page
 
@@ -197,14 +197,14 @@ class S3Store:
             raise Missing(f"{self._place(key)}: there is no such object.") from None
 
     def _part(self, key: str, etag: str, start: int, end: int) -> S3Stream:
-        """Stream some bytes of one version of an object."""
+        """Return a stream of some bytes of one version of an object."""
         get = partial(self._client.get_object, **self._object(key))
         with self._translate_errors(key):
             reply = retry(partial(get, Range=f"bytes={start}-{end - 1}", IfMatch=etag))
         return S3Stream(reply, get, self._place(key), start)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
-        """Send a conditional write. Repeat it while the server answers that another one is in progress (409)."""
+        """Send a conditional write. Repeat it while the server answers that another write is in progress (409)."""
         with self._translate_errors(key):
             for attempt in range(ATTEMPTS):
                 try:

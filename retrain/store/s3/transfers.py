@@ -58,7 +58,7 @@ class S3Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with the next bytes, and return their number. 0 at the end."""
+        """Fill `buffer` with the next bytes, and return their number, which is 0 at the end."""
         view = memoryview(buffer).cast("B")
         with translate_errors(self._place):
             chunk = self._next(len(view))

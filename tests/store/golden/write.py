@@ -3,8 +3,8 @@
     PYTHONPATH=tests .venv/bin/python tests/store/golden/write.py tests/store/golden/VERSION.tar.xz
 
 Add the archive and the ids that this prints to `GOLDEN` in tests/support/versions.py. The store has three
-drops, a fourth drop in quarantine, an amendment and an erasure. It has two champions. A person approved the second. It
-also has a run that was killed at its sixth iteration. This run has checkpoints of the fourth and fifth iteration.
+drops, a fourth drop in quarantine, an amendment and an erasure. Two runs were promoted, the second after a person's
+approval. A third run was killed at its sixth iteration. It has checkpoints of the fourth and fifth iteration.
 """
 
 import argparse
