@@ -45,7 +45,7 @@ class Approval(Record):
         return Verdict(kind="expired", author=None, reason=None, at=self.expires_at)
 
     def describe(self, task: str, now: datetime) -> str:
-        """Return a sentence with the commands that approve or reject the run. `task` is their `--task`.
+        """Return a sentence with the commands that approve or reject the run. `task` is the value of `--task` in them.
 
         After the verdict, or after `expires_at`, the sentence names the command that records the decision.
         """

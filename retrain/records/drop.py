@@ -23,7 +23,7 @@ HeldOut = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 class Shard(Record):
     """One tar file of a drop.
 
-    `name` is relative to the drop, `samples` counts the used samples, `sha256` is of its bytes.
+    `name` is relative to the drop's folder, `samples` counts the used samples, and `sha256` is the file's digest.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Change(Record):
 class Amendment(Record):
     """Corrections of committed drops, in `amendments/<sequence>.json`.
 
-    They never change. Later amendments take precedence.
+    An amendment never changes. Later amendments take precedence.
     """
 
     sequence: NonNegativeInt
@@ -92,7 +92,7 @@ class Amendment(Record):
     """The upload that became this amendment. It had new labels for images of earlier drops, and no new image."""
 
     def __str__(self) -> str:
-        """Return how many labels of which drops it changed, and how many samples it removed."""
+        """Return the numbers of labels that the amendment changed and of samples that it removed, by drop."""
         relabelled = Counter(change.drop for change in self.changes if change.after is not None)
         removed = Counter(change.drop for change in self.changes if change.after is None)
         found = ((relabelled, "relabelled"), (removed, "removed"))
@@ -115,7 +115,7 @@ ERASED = "(erased)"
 
 
 class Erased(Record):
-    """The samples that were erased from a drop's files: their places in its sample list."""
+    """The samples that were erased from a drop's files: their rows in its sample list."""
 
     rows: tuple[NonNegativeInt, ...]
     digest: str
@@ -156,7 +156,8 @@ class Drop(Record):
     changes: tuple[Change, ...] = ()
     """Changes of the samples by amendments. The manifest in the store has none."""
     erased_since: NonNegativeInt = 0
-    """Samples that were erased later. This version's digest still includes them, and `counts` leave them out."""
+    """Number of samples that were erased after this version of the drop. Its digest still includes them, and `counts`
+    leaves them out."""
     digest: str
     committed_at: AwareDatetime
 
@@ -184,7 +185,7 @@ class Drop(Record):
 
 
 class DropRef(Record):
-    """A drop as a dataset names it."""
+    """A dataset's reference to a drop."""
 
     id: str
     digest: str
@@ -216,8 +217,8 @@ LONGEST_CLASS_NAME = 255
 def clean_class_name(text: str) -> str:
     """Return a class's name in the form in which it is stored. Raises `DropError` if it is not a name.
 
-    Space around it is removed, such as the line break that `echo` writes. Names that look the same become one name:
-    some systems write é as one character, others as two.
+    Space around the name is removed, such as the line break that `echo` writes. Names that look the same become one
+    name: for example, some systems write é as one character, and others as two.
     """
     name = compose(text.strip())
     if not name:
@@ -307,7 +308,7 @@ def _recount(drop: Drop, moved: Iterable[tuple[Split, str, str | None]]) -> dict
 
 
 def without_erased(version: Drop, newest: Drop) -> Drop:
-    """Return an earlier version of a drop without the samples that were erased since. Its digest stays the same."""
+    """Return an earlier version of a drop without the samples that were erased later. Its digest stays the same."""
     if version.erased is None:
         return version
     then = {change.row: change.after for change in version.changes}

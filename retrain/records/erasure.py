@@ -11,7 +11,7 @@ RunUse = Literal["trained on them", "goes on from a run that was trained on them
 
 
 class ErasedSample(Record):
-    """A sample that is erased: its place in its drop's sample list, and its content digest."""
+    """A sample that is erased: its row in its drop's sample list, and its content digest."""
 
     drop: str
     row: NonNegativeInt
@@ -46,7 +46,7 @@ class Erasure(Record):
     objects: NonNegativeInt = 0
     """Number of deleted objects of the store: former shards, sample lists, files of uploads."""
     completed_at: AwareDatetime | None = None
-    """Time of the end. None: the erasure was interrupted, or is in progress."""
+    """Time at which the erasure was complete. None: the erasure was interrupted, or is in progress."""
 
     def rows(self) -> dict[str, set[int]]:
         """Return the samples' rows by drop."""

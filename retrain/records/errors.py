@@ -18,9 +18,9 @@ class ClassFigures(Record):
     samples: NonNegativeInt
     """Images of the class."""
     correct: NonNegativeInt
-    """Images of the class that are predicted as such."""
+    """Images of the class that the model classifies correctly."""
     predicted: NonNegativeInt
-    """Images of any class that are predicted as this class."""
+    """Images of any class that the model classifies as this class."""
     is_new: bool = False
     """Whether the compared champion did not know the class."""
 
@@ -89,7 +89,7 @@ class ErrorAnalysis(Record):
         return sum(one.correct for one in self.classes) / max(1, self.samples)
 
     def accuracy_of(self, *, new: bool) -> float | None:
-        """Return the accuracy on the new classes, or on all others. None without samples."""
+        """Return the accuracy on the new classes, or on all other classes. Return None without samples."""
         chosen = [one for one in self.classes if one.is_new == new]
         samples = sum(one.samples for one in chosen)
         return sum(one.correct for one in chosen) / samples if samples else None

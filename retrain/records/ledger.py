@@ -36,7 +36,8 @@ class Savings(Record):
     gross_whole: int
     net_whole: float
     standard_error: float = 0.0
-    """Standard error of `baseline`, `gross` and `net`. Errors of several runs add up: they share scratch runs."""
+    """Standard error of `baseline`, `gross` and `net`. The errors of several runs are added, because the runs are
+    compared with the same scratch runs."""
 
     def __add__(self, other: "Savings") -> "Savings":
         """Return the sum of both."""
@@ -63,7 +64,7 @@ class RunRecord(Record):
     seed: int
     scale: float
     metric: Metric = "accuracy"
-    """Metric that scored its model."""
+    """Metric that scored the run's model."""
     target: Target | None
     scratch: ScratchEstimate | None = None
     """Scratch's iterations on this dataset. None for a run that measured them."""
@@ -72,7 +73,7 @@ class RunRecord(Record):
     decision: Decision | None
     savings: Savings | None
     costs: Costs = Costs()
-    """The task's rates when the run ended."""
+    """The task's `costs` when the run ended."""
     followed_by: str | None = None
     """Id of the next run of this retraining, if this run missed its target and was escalated."""
     stage_seconds: dict[str, float] = Field(default_factory=dict)

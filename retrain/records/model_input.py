@@ -1,8 +1,7 @@
 """A model's input and output: the size and normalization of its images, and its classes in order.
 
-A program that loads a model's bare weights needs no other information. All images are made upright by their EXIF, and
-values of 16 bits are scaled to 8. Export, prediction, serving and the report use
-this record.
+A program that loads only a model's weights needs no other information. All images are turned upright according to their
+EXIF data, and values of 16 bits are scaled to 8 bits. Export, prediction, serving and the report use this record.
 """
 
 from typing import Literal, Self
@@ -31,9 +30,9 @@ class ModelInput(Record):
     background: Background = "white"
     """Background of transparent images. With none, transparency is ignored."""
     mean: tuple[float, float, float]
-    """Mean of each channel, of values in 0..1. It is subtracted."""
+    """Mean of each channel, for pixel values in 0..1. It is subtracted from the pixels."""
     std: tuple[float, float, float]
-    """Standard deviation of each channel, of values in 0..1. The difference is divided by it."""
+    """Standard deviation of each channel, for pixel values in 0..1. The pixels minus the mean are divided by it."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the logits."""
 

@@ -24,7 +24,7 @@ class Scope(Record):
 
 
 class AccuracyEstimate(Record):
-    """Estimate of the accuracy that scratch would reach with today's images, made from an earlier scratch run.
+    """Estimate of the accuracy that scratch would reach with the current images, made from an earlier scratch run.
 
     It applies to the samples and classes of the earlier run. While a new run trains, `training.stopping` measures how
     much accuracy the classes that were added later cost.
@@ -90,12 +90,13 @@ class StopRule(Record):
     gain: float
     """Smallest gain in accuracy within the window that counts as an improvement."""
     errors: float = 0.0
-    """The same limit in standard errors of the newest accuracy on val. The larger of the two limits applies."""
+    """Smallest gain that counts as an improvement, in standard errors of the newest accuracy on val. The larger of this
+    limit and `gain` applies."""
     excess: float | None = None
     """Accuracy above a carried target at which the required gain doubles. None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
-    """Iterations after which a run at a carried target ends even if it still improves. None: it continues. Not part of
-    a run's id: unfinished runs of earlier versions are continued."""
+    """Iterations after which a run at a carried target ends even if it still improves. None: it continues. This field
+    is not part of a run's id, so that unfinished runs of earlier versions can be continued."""
     expect_from: Annotated[int | None, NotIdentity] = None
     """Iterations from which the accuracy expected of scratch may end a run at a carried target. None:
     `improve_until`."""
@@ -136,9 +137,9 @@ class StopRule(Record):
 class Loading(Record):
     """The place of the decoded training samples, and the reason.
 
-    `held`: all of them, on the device if it has room, otherwise in the machine's memory. `device` and `memory`: all of
-    them there, as the task states. `stream`: a few batches are read from shards when they are needed. Streaming also
-    changes the order of the samples.
+    `held`: all samples are on the device if it has room, otherwise in the machine's memory. `device` and `memory`: all
+    samples are there, because the task states it. `stream`: a few batches at a time are read from shards when they are
+    needed. Streaming also changes the order of the samples.
     """
 
     kind: Literal["held", "device", "memory", "stream"] = "held"
@@ -167,7 +168,7 @@ class Plan(Record):
     attempt: Annotated[int, NotIdentity]
     earlier: Annotated[tuple[str, ...], NotIdentity]
     retry: int
-    """Number of earlier runs of this plan that failed by an error (not by a miss)."""
+    """Number of earlier runs of this plan that ended with an error. A missed target is not an error."""
     parent: str | None
     known: int
     """Number of old drops, on which the parent was trained. They are the first ones of the dataset."""
@@ -175,7 +176,7 @@ class Plan(Record):
     recipe: Recipe
     """The recipe, with a number as the schedule's scale, never auto."""
     iterations: int
-    """Length of the schedule, or the budget of a constant one."""
+    """Length of the schedule in iterations, or the budget of a constant schedule."""
     evaluate_every: int
     """Iterations between evaluations."""
     metric: Annotated[Metric, IdentityIfSet] = "accuracy"
@@ -201,7 +202,8 @@ class Plan(Record):
     replaces_scratch: Annotated[bool, NotIdentity] = True
     """Whether no earlier run on this dataset has been credited with scratch's iterations. They are credited once."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
-    """`<method>-<digest>`. It never changes, because a later version may compute another digest of the same plan."""
+    """`<method>-<digest>`. It is stored and not computed again, because a later version of retrain may compute another
+    digest of the same plan."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a changed plan. It has another run id if a changed field determines the training."""
@@ -217,7 +219,7 @@ def check_known(plan: Plan) -> None:
     unknown = list(unknown_fields(plan))
     if unknown and _identify(dict(plan)) != plan.run_id:
         raise RunError(
-            f"{plan.run_id} was planned by a later version of retrain, with settings that this one does not know: "
+            f"{plan.run_id} was planned by a later version of retrain, with settings that this version does not know: "
             f"{', '.join(unknown)}. Upgrade retrain"
         )
 

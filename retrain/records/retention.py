@@ -30,7 +30,7 @@ class Removal(Record):
 
 
 class Retention(Record):
-    """The files of a task or of the cache that can be removed, and the runs that keep theirs, each with the reason."""
+    """The files of a task or of the cache that can be removed, and the runs that keep their files, with the reasons."""
 
     task: str | None
     """None: this machine's cache, shared by all tasks. `removals` then has one element, and its keys are paths."""
@@ -38,7 +38,7 @@ class Retention(Record):
     kept: dict[str, str]
     """Reason why a run keeps its model, learning-speed index or state, by run. For a cache: why it is unchanged."""
     is_done: bool = False
-    """False: nothing was removed yet."""
+    """False: nothing has been removed yet."""
 
     @property
     def bytes(self) -> int:

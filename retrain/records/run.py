@@ -37,7 +37,8 @@ class Point(Record):
     """Score on the scope's samples if the network chooses among all classes. For `in_scope`, it chooses only among the
     scope's classes. The difference is the decrease of the score by the classes that were added later."""
     newest: float | None = None
-    """Score on the validation samples of the drops that the parent did not know. None if there are no such samples."""
+    """Score on the validation samples of the drops that the parent was not trained on. None if there are no such
+    samples."""
 
 
 class Curve(Record):
@@ -69,7 +70,7 @@ class Machine(Record):
     device: str
     threads: int
     processes: int = 1
-    """Number of processes that trained together, each on such a device with that number of threads."""
+    """Number of processes that trained together, each on one `device` with this number of `threads`."""
     loader: Literal["device", "memory", "stream"] = "device"
     """Place of the decoded training samples."""
 

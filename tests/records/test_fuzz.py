@@ -54,7 +54,7 @@ def manifest() -> Drop:
 
 
 def unless_refused(read: Callable[[], T], refusal: type[Exception]) -> T | None:
-    """Return the value read, or None if reading raises the right error. Any other error is a bug."""
+    """Return the value read, or None if reading raises the error `refusal`. Any other error is a bug."""
     try:
         return read()
     except refusal:

@@ -55,10 +55,10 @@ def test_version_does_not_change_a_plans_id() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"schema_version": NEXT + 1}, {"schema_version": NEXT, "at": {"of": "another kind"}}],
-    ids=["two ahead", "next version with another field"],
+    ids=["two versions ahead", "next version with another field"],
 )
-def test_record_of_a_later_version_asks_for_an_upgrade(changes: dict[str, Any]) -> None:
-    """The error is a `StoreError`, after which the run is retried, because an upgrade helps. It is no `RunError`."""
+def test_error_on_a_later_record_advises_an_upgrade(changes: dict[str, Any]) -> None:
+    """The error is a `StoreError` and not a `RunError`. The run is then retried, because an upgrade repairs it."""
     message = (
         f"removed.json was written by a later version .* schema_version {changes['schema_version']}, and retrain .*"
     )
