@@ -25,7 +25,7 @@ YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
 
 
 class Correction(NamedTuple):
-    """One line of a table: a sample and its new class."""
+    """One line of a table of corrections: a sample and its new class."""
 
     sample: Selection
     class_name: str | None
@@ -43,9 +43,10 @@ def read_corrections(path: Path) -> list[Correction]:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return the lines of a CSV, or of JSON lines, each with its number. A line may lack some of these columns.
+    """Return the lines of a CSV, or of JSON lines, each with its number. A line may lack some of the `columns`.
 
-    Values are texts. Absent values are empty. Raises `DropError` for a wrong line. The message names the line.
+    All values are strings. An absent value is an empty string. Raises `DropError` for a wrong line. The message names
+    the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -139,7 +140,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
 
 
 class _Place(NamedTuple):
-    """A searched drop, the samples in it that can be amended, and its changes so far."""
+    """A searched drop, the samples in it that can be amended, and the earlier changes of its samples by row."""
 
     found: SearchedDrop
     amendable: NDArray[np.bool_]
@@ -176,7 +177,7 @@ class _Place(NamedTuple):
 
 
 def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place, int]]:
-    """Return the samples that a correction names. There are several if a content is in several drops."""
+    """Return the samples that a correction names. There are several if the same image is in several drops."""
     sample = correction.sample
     found = [(place, row) for place in places for row in place.found.rows(sample) if place.amendable[row]]
     name = sample.content or sample.key

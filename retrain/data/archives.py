@@ -21,8 +21,8 @@ from retrain.errors import DropError
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 CHUNK = 1 << 20
 MAX_RATIO = 100
-"""Number of bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so a higher ratio is an
-attack."""
+"""Number of bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so a higher ratio is treated as
+an attack."""
 LEAST_LIMIT = 100_000_000
 """Number of bytes that a gzipped tar may unpack to regardless of `MAX_RATIO`."""
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, LookupError, EOFError)
@@ -50,7 +50,8 @@ def is_archive(name: PurePosixPath) -> bool:
 def open_archive(stream: BinaryIO, where: str) -> Iterator[Member]:
     """Yield the files and folders of a zip or a gzipped tar. They can be read after the stream is closed.
 
-    Raises `DropError`, naming `where`, if the archive is damaged, encrypted, or unpacks to far more than images do.
+    Raises `DropError`, naming `where`, if the archive is damaged or encrypted, or if it unpacks to more bytes than
+    images would.
     """
     start = stream.read(4)
     if start[:2] == b"\x1f\x8b":

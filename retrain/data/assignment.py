@@ -30,11 +30,11 @@ class Assignment:
 
     @classmethod
     def of(cls, drop: Drop, store: TaskStore) -> "Assignment":
-        """Read a drop's places. Raises `DamagedDrop` if its sample table is damaged."""
+        """Read the places of a drop's samples. Raises `DamagedDrop` if the drop's sample table is damaged."""
         return cls(drop, read_or_make_table(drop, store) if drop.changes else read_table(drop, store))
 
     def splits(self, shard: int) -> set[Split]:
-        """Return the splits that the samples of a shard (a position in the manifest) may belong to."""
+        """Return the splits that the samples of a shard may belong to. `shard` is its position in the manifest."""
         if self._table is None:
             return splits_within(self._drop.shards[shard].split, self._drop.held_out)
         uses = set(self._table.use[self._table.shard == shard].tolist())
@@ -48,7 +48,7 @@ class Assignment:
         return bad | {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
 
     def place(self, shard: int, key: str, class_name: str) -> Place | None:
-        """Return a sample's split and class, given its class in the shard, or None if it was removed since."""
+        """Return a sample's split and class, or None if it has been removed. `class_name` is its class in the shard."""
         if self._table is None:
             return Place(split_of(key, self._drop.shards[shard].split, self._drop.held_out), class_name)
         row = self._rows_of(shard).get(key)

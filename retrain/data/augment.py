@@ -64,13 +64,13 @@ class Normalize:
 
 
 class Augment:
-    """The last steps for training images: crop (unless they are already cropped), flip, normalize."""
+    """The last steps for training images: crop (unless the images are already cropped), flip, normalize."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.normalize = data, Normalize(data, bf16)
 
     def __call__(self, images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-        """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalized.
+        """Return uint8 images [B, 3, H, W] augmented and normalized. `generator` is on the device of the images.
 
         `rows` are the images' positions in the batch. By default, the images are the whole batch.
         """

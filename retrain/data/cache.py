@@ -27,7 +27,7 @@ from retrain.utils.parallel import parallel_map
 class SplitArrays(NamedTuple):
     """One split of a drop, in the order of the manifest's shards.
 
-    `images` is uint8 [N, 3, size, size]. `labels` is int64 [N] and has indices into the drop's own `classes`.
+    `images` is uint8 [N, 3, height, width]. `labels` is int64 [N] and has indices into the drop's `classes`.
     """
 
     images: Tensor
@@ -37,7 +37,7 @@ class SplitArrays(NamedTuple):
 def decode_drop(
     drop: Drop, store: TaskStore, image_size: Size, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
-    """Stream a drop's shards and return the wanted splits. Images of other splits are not decoded.
+    """Stream a drop's shards and return these `splits`. Images of other splits are not decoded.
 
     Raises `DamagedDrop`, naming shard and key, if an image cannot be decoded or a shard differs from the manifest.
     """
@@ -49,9 +49,9 @@ def decode_drop(
 
 
 def _check_sizes(drop: Drop, store: TaskStore) -> None:
-    """Raise `DropError` unless the shards have the sizes and the samples that the manifest states.
+    """Raise `DropError` unless the shards have the sizes that the manifest states, and its counts of samples agree.
 
-    This check comes before memory is allocated for them.
+    This check comes before memory is allocated for the images.
     """
     prefix = store.keys.drop_file(drop.id, "")
     found = {entry.key.removeprefix(prefix): entry.size for entry in store.objects.list(prefix)}
@@ -130,7 +130,7 @@ def load_decoded(
 ) -> dict[Split, SplitArrays]:
     """Return splits of a drop, memory-mapped from the cache. Missing and damaged splits are decoded first.
 
-    If training samples are missing, all splits are decoded in one pass over the shards, because a machine that trains
+    If the training split is missing, all splits are decoded in one pass over the shards, because a machine that trains
     also evaluates. A pod that only evaluates decodes only the test split. Raises the errors of `decode_drop`, and
     `UserError` if the cache cannot be written.
     """

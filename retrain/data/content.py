@@ -1,4 +1,4 @@
-"""Identify an image without its name: compute a digest of its content, and a hash that similar images share."""
+"""Identify an image without its name: compute a digest of its content, and a hash that is alike for similar images."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ FEW_PIXELS = 128 * 128
 because decoding it at full size would take several times as long as packing it."""
 
 END, COMMENT, ADOBE, APPLICATION = 0xD9, 0xFE, 0xEE, range(0xE0, 0xF0)
-"""Kinds of JPEG's markers."""
+"""Second bytes of JPEG's markers."""
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """A marker of JPEG within coded data."""
@@ -35,9 +35,9 @@ class ImageFacts(NamedTuple):
     width: int
     height: int
     parts: bytes
-    """72 bytes: the grey values of 8 rows of 9 parts."""
+    """72 bytes: the mean grey values of 8 rows of 9 parts of the image."""
     thumbnail: bytes
-    """64 bytes: the grey values of 8 x 8 parts."""
+    """64 bytes: the mean grey values of 8 rows of 8 parts of the image."""
 
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
@@ -48,7 +48,7 @@ def examine_image(data: bytes, size: Size) -> ImageFacts:
 
 
 def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Pixels]:
-    """Return an image's facts, and its pixels as `decode_image` does. Raises the same `DropError`."""
+    """Return an image's facts, and the pixels that `decode_image` returns. Raises `DropError` like `decode_image`."""
     with open_image(data, size) as opened:
         fitted = opened.fitted()
         return _facts(data, opened), pixels_of(fitted)

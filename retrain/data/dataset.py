@@ -39,7 +39,7 @@ def describe_removed(drop_id: str) -> str:
 def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
     """Return the dataset of these drops in this order. Classes are in the order of their first appearance.
 
-    The parent's `classes` come first, in the parent's order, even if none of their drops is left.
+    The parent's `classes` come first, in the parent's order, even if none of these drops contains them.
     """
     drops = tuple(drops)
     return Dataset(
@@ -64,10 +64,10 @@ def untrained_classes(drops: Iterable[Drop]) -> list[str]:
 
 
 def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Split]) -> None:
-    """Raise `DamagedDrop` for the first manifest that differs from the manifest in the dataset.
+    """Raise `DamagedDrop` for the first drop whose digest differs from the digest in the dataset.
 
-    Raises `DropError` if training samples are wanted and some were erased since. The run then cannot be repeated or
-    resumed. It can still be evaluated on the remaining samples.
+    Raises `DropError` if `splits` contains train and samples were erased after the run was planned. The run then cannot
+    be repeated or resumed. It can still be evaluated on the remaining samples.
     """
     for drop, ref in zip(drops, dataset.drops, strict=True):
         if drop.erased_since and "train" in splits:
@@ -84,7 +84,7 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Spli
 
 
 def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float]:
-    """Return the share of train to hold out for each split that is not `present`."""
+    """Return, for each split that is not `present`, the share of the training samples to hold out for it."""
     shares: dict[Split, float] = {"val": data.val_share, "test": data.test_share}
     return {split: share for split, share in shares.items() if split not in present}
 
@@ -92,8 +92,9 @@ def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float
 def split_of(key: str, split: Split, held_out: Mapping[Split, float]) -> Split:
     """Return the split of a sample in a shard of `split`. Some train samples are held out for another split.
 
-    The key's SHA-256 is a number in [0, 1). Val is the low end, and test is the high end. If a sample comes again in a
-    later drop, it therefore never moves between training and the held-out splits, even if that drop has other splits.
+    The key's SHA-256 is read as a number in [0, 1). The lowest numbers give val, and the highest give test. A sample
+    that occurs again in a later drop therefore never moves between training and the held-out splits, even if that drop
+    has other splits.
     """
     position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
     if split == "train" and position < held_out.get("val", 0.0):
@@ -114,16 +115,15 @@ def decoded_bytes(samples: int, image_size: Size) -> int:
 
 
 def choose_loading(task: Task, dataset: Dataset) -> Loading:
-    """Return the place of decoded samples that the task states. With `auto`, decide by the size of the training
-    samples.
+    """Return where a run keeps its decoded samples: as the task states, or with `auto` by the training samples' size.
 
     The result is the same on every machine, because an interrupted run may resume elsewhere, and streaming changes the
     order of samples.
     """
     decoded, memory = decoded_bytes(dataset.samples, task.data.frame), parse_bytes(task.resources.memory)
-    size = f"{dataset.samples:,} training samples are {format_bytes(decoded)} decoded"
+    size = f"{dataset.samples:,} training samples take {format_bytes(decoded)} when decoded"
     if task.data.loader != "auto":
         return Loading(kind=task.data.loader, reason=f"{size}; the task sets data.loader")
     if 2 * decoded > memory:
-        return Loading(kind="stream", reason=f"{size}, more than half of resources.memory, {task.resources.memory}")
-    return Loading(kind="held", reason=f"{size}, within half of resources.memory, {task.resources.memory}")
+        return Loading(kind="stream", reason=f"{size}, more than half of resources.memory ({task.resources.memory})")
+    return Loading(kind="held", reason=f"{size}, at most half of resources.memory ({task.resources.memory})")

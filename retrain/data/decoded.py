@@ -1,6 +1,6 @@
 """Files of decoded images on this machine: one safetensors file for each split of a drop and image size.
 
-Imports no torch: the process that validates a drop uses this module to keep the decoded images.
+This module does not import torch: the process that validates a drop also uses it, and importing torch takes seconds.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 COMPLETE_FILES: set[tuple[Path, int]] = set()
-"""Files that are known to be complete, with their times of modification in nanoseconds. This process has written or
+"""Files that are known to be complete, each with its modification time in nanoseconds. This process has written or
 checked them, or its subprocess for validation has written them."""
 
 
@@ -74,8 +74,8 @@ def digest_arrays(arrays: Arrays) -> str:
 class DecodedSamples:
     """The decoded images of a drop that is being validated, in a temporary file until their splits are known.
 
-    They are discarded if they exceed half of the task's memory, because such a task streams its data, or if they cannot
-    be written. A run then decodes the drop again.
+    The images are discarded if they exceed half of the task's memory, because such a task streams its data. They are
+    also discarded if they cannot be written. A run then decodes the drop again.
     """
 
     def __init__(self, file: BinaryIO, task: Task, cache_dir: Path) -> None:
@@ -120,7 +120,10 @@ class DecodedSamples:
 
 @contextmanager
 def keep_decoded(task: Task, cache_dir: Path | None) -> Iterator[DecodedSamples | None]:
-    """Yield an object that collects the decoded images of a drop. None without a cache, or if it cannot be written."""
+    """Yield an object that collects the decoded images of a drop.
+
+    Yield None if there is no cache folder, or if it cannot be written.
+    """
     if cache_dir is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Find the objects of a drop that contain erased samples: former shards, former lists and its producer's uploads."""
+"""Find the objects of a drop that contain erased samples: former shards, former lists and the producer's uploads."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -49,10 +49,11 @@ class Search:
     frame: Frame
 
     def run(self) -> Searched:
-        """Read every object that the manifest does not name.
+        """Search every object that the manifest does not name, and return the objects to delete.
 
-        An archive that contains a sample is removed completely. Its other samples are in the drop's shards. Tables of
-        labels and stray files such as `Thumbs.db` are removed, too, because they may show images.
+        An archive that contains an erased sample must be deleted completely. Its other samples are in the drop's
+        shards. Tables of labels and stray files such as `Thumbs.db` must be deleted, too, because they may name or show
+        erased images.
         """
         prefix, found = self.store.keys.drop_file(self.drop_id, ""), Searched()
         files = [file for file in list_store(self.store.objects, prefix) if str(file.name) not in self._named()]
@@ -107,7 +108,7 @@ class Search:
 
 
 def _with_its_files(file: SourceFile, files: Collection[SourceFile]) -> Iterator[SourceFile]:
-    """Yield a file, and the files in its folder with the same name before their extensions."""
+    """Yield a file. If it is an image, also yield the files of the same name, with any extension, in its folder."""
     yield file
     stem = f"{file.name.stem}."
     if file.name.suffix[1:].lower() in EXTENSIONS:

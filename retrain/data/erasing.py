@@ -1,7 +1,7 @@
-"""Erase samples from a task's drops: rewrite the shards and lists that contain them, and delete other such files.
+"""Erase samples from a task's drops: rewrite the shards and sample lists that contain them, and clear the local cache.
 
-Every step can be repeated. The files that a step reads are erased after the step. The same command therefore completes
-an interrupted erasure.
+Every step can be repeated, because the former files are deleted only after all steps that read them. The same command
+therefore completes an interrupted erasure.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def select_image(path: Path, frame: Frame) -> Selection:
 
 
 def select_listed(path: Path) -> list[Selection]:
-    """Return the samples that a CSV or JSON lines name. The columns are those of corrections. Some may be absent.
+    """Return the samples that a CSV or JSON lines name. The columns are the columns of corrections. Some may be absent.
 
     Raises `DropError` for a line that names no sample. The message names the line.
     """
@@ -57,7 +57,7 @@ def select_listed(path: Path) -> list[Selection]:
 
 
 def find_samples(selections: Iterable[Selection], intake: Intake) -> list[ErasedSample]:
-    """Return every sample of every drop, used or not, with the content of a selected sample.
+    """Return every sample, used or not and in any drop, that has the same content as a selected sample.
 
     Samples that were erased before are left out. Raises `DropError` for a selection that matches no sample, or whose
     key belongs to several contents.
@@ -92,7 +92,7 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
 
 
 def find_shards(samples: Iterable[ErasedSample], intake: Intake) -> tuple[str, ...]:
-    """Return the SHA-256 of the shards that contain samples."""
+    """Return the SHA-256 of each shard that contains some of these samples."""
     found = {drop.id: (drop, table) for drop, table in intake.tables(quarantined=True)}
     places = ((found[sample.drop][0].shards, found[sample.drop][1].shard[sample.row]) for sample in samples)
     return tuple(sorted({shards[place].sha256 for shards, place in places if place != NOWHERE}))
@@ -126,9 +126,9 @@ def read_keys(drop_id: str, rows: Collection[int], store: TaskStore) -> set[str]
 
 
 def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
-    """Rewrite a drop's shards and sample list without some of its samples, and then the manifest that names them.
+    """Rewrite a drop's shards and sample list without the samples in `rows`, and then its manifest.
 
-    The former files stay. Raises `DamagedDrop` for a shard that differs from the manifest.
+    The former files stay in the store. Raises `DamagedDrop` for a shard that differs from the manifest.
     """
     drop = _read_manifest(drop_id, store)
     done = set(drop.erased.rows) if drop.erased else set()
@@ -167,7 +167,7 @@ def _read_base_table(drop: Drop, store: TaskStore) -> SampleTable:
 
 
 def _without_names(table: SampleTable, rows: Collection[int]) -> SampleTable:
-    """Return a table that keeps only the digest, the class and the former use of some samples."""
+    """Return a table that keeps only the digest, the class and the former use of the samples in `rows`."""
     places = list(rows)
     keys = list(table.keys)
     columns = ("likeness", "width", "height", "brightness", "thumbnail", "shard")
@@ -192,7 +192,7 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
 
 
 def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store: TaskStore) -> tuple[Shard, ...]:
-    """Upload the shards that contain some samples again, without these samples. Return the records of all shards."""
+    """Upload a new version, without the samples in `rows`, of each shard that has some. Return all shards' records."""
     shards = list(drop.shards)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
         for position in sorted({int(table.shard[row]) for row in rows} - {NOWHERE}):
@@ -204,7 +204,7 @@ def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store
 
 
 def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
-    """Upload a shard without all files of some keys. Return its record, with the former `samples`."""
+    """Upload a copy of a shard without the files of these keys. Return its record, with the former `samples`."""
     shard = drop.shards[position]
     where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"
@@ -235,7 +235,7 @@ def _copy_members(stream: HashingReader, path: Path, without: Collection[str], w
 
 
 def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
-    """Yield the digests under which caches may contain a drop in its state before an erasure."""
+    """Yield the digests of the versions of a drop from before its erasures. Caches may contain such versions."""
     drop, amendments = _read_manifest(drop_id, store), store.drops.amendments.read()
     versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
     yield from versions

@@ -43,7 +43,7 @@ class SourceFile:
     read: Callable[[], bytes]
     """Function that returns the file's bytes."""
     split: Split | None = None
-    """The split that its archive is named after."""
+    """The split that the file's archive is named after."""
     archive: str = ""
     """Name of the file's archive, if the source also has other files."""
     problem: str = ""
@@ -54,12 +54,12 @@ class SourceFile:
 
     @property
     def place(self) -> str:
-        """Return its name within the whole source."""
+        """Return the file's name within the source, which starts with the archive's name if there is one."""
         return f"{self.archive}/{self.name}" if self.archive else str(self.name)
 
 
 def split_called(name: str) -> Split | None:
-    """Return the split of this name, in upper or lower case, or None."""
+    """Return the split that has this name, in upper or lower case. Return None if there is none."""
     return SPLIT_NAMES.get(name.lower())
 
 
@@ -98,7 +98,7 @@ def list_archive(path: Path) -> Iterator[SourceFile]:
 def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     """Yield every object below a prefix as a file. The prefix ends in a slash.
 
-    An object whose key is not a valid path has a `problem`. The empty objects that mark folders are excepted. Keys of
+    An object whose key is not a valid path has a `problem`, unless it is an empty object that marks a folder. Keys of
     files that were uploaded from a folder are always valid.
     """
     root = f"{store.url}/{prefix}".rstrip("/")
@@ -167,7 +167,7 @@ def split_of_archive(name: PurePosixPath) -> Split | None:
 
 
 def _list_tar(stream: BinaryIO | HashingReader, where: str, read: Callable[[int, int], bytes]) -> Iterator[SourceFile]:
-    """Yield the members of a tar in its order. `read(offset, size)` returns bytes of the tar.
+    """Yield the members of a tar in their order. `read(offset, size)` returns bytes of the tar.
 
     Each label is read while the tar is listed. Reading it later would take a request to the store for each label.
     """

@@ -15,7 +15,7 @@ from retrain.records import Drop
 
 
 class Selection(NamedTuple):
-    """A sample by the digest of its content in hex, or by its key (and drop). `where` is the line that names it."""
+    """The digest of a sample's content in hex, or its key (and drop). `where` is the line or file that states it."""
 
     where: str
     drop: str
@@ -26,7 +26,7 @@ class Selection(NamedTuple):
 class SearchedDrop(NamedTuple):
     """A drop, its samples, and the rows of the samples that were searched for.
 
-    `names` has the key for the text of each selection.
+    `names` maps the text of each selection to the key that it means.
     """
 
     drop: Drop

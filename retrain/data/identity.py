@@ -27,7 +27,7 @@ NAMED = 10
 """Number of samples that an error names."""
 
 BY_UPLOAD = "data.on_conflict: newest"
-"""Author of changes that are made because an upload has an earlier image with another class."""
+"""Author of changes of earlier drops. They are made if an upload has an image of an earlier drop with another class."""
 
 
 class Earlier(NamedTuple):
@@ -57,7 +57,7 @@ class KnownContent:
         return {drop for drop, _, _ in self._drops}
 
     def tables(self) -> Iterator[tuple[str, SampleTable, bool]]:
-        """Yield the drops' ids and samples, and whether runs use them."""
+        """Yield each drop's id and samples, and whether runs use the drop."""
         yield from self._drops
 
     def copy(self) -> "KnownContent":
@@ -77,7 +77,7 @@ class KnownContent:
         return np.isin(content, known)
 
     def find(self, content: bytes) -> list[Earlier]:
-        """Return the earlier samples of a content that were used or removed, in the order of their drops."""
+        """Return the earlier samples with this content that are used or were removed, in the order of their drops."""
         if not self._drops:
             return []
         known, number, row = self._index()
@@ -129,11 +129,11 @@ class Resolved:
     unseen: list[str] = field(default_factory=list)
     """Classes that have held-out samples but no training samples in any drop."""
     respelt: dict[str, str] = field(default_factory=dict)
-    """Classes that differ only in upper and lower case from a class of earlier drops, with that class."""
+    """Classes that differ only in upper and lower case from a class of earlier drops, each with that class."""
     conflicts: list[str] = field(default_factory=list)
-    """Conflicts between classes, in sentences."""
+    """Sentences that describe images with two classes."""
     outdated: list[str] = field(default_factory=list)
-    """Keys of images whose class a person has corrected in an earlier drop. The correction stays."""
+    """Keys of images that have a class which a person has corrected in an earlier drop. The correction stays."""
 
     def sentences(self) -> Iterator[str]:
         """Yield notes on duplicates, conflicts and classes without training samples."""
@@ -168,9 +168,9 @@ def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], 
 
 
 def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
-    """Return the use of each content, S16 [N], if some of them are held out: uint8 [N], indices into `USES`.
+    """Return the use of each content, S16 [N]: uint8 [N], indices into `USES`. `held_out` has the shares of the splits.
 
-    The content is a digest, so it maps to a number in [0, 1). Val is the low end, and test is the high end.
+    A content is a digest, so it can be read as a number in [0, 1). The lowest numbers give val, and the highest test.
     """
     digits = np.frombuffer(content.tobytes(), np.uint8).reshape(len(content), CONTENT_BYTES)[:, :6].astype(np.float64)
     position = digits @ (256.0 ** -np.arange(1, 7))
@@ -211,9 +211,10 @@ class Resolver:
     def _resolve_copies(
         self, table: SampleTable, rows: Sequence[int], use: NDArray[np.uint8], resolved: Resolved
     ) -> None:
-        """Keep one of several copies of an image in this drop. If all classes are kept, keep one copy for each class.
+        """Keep one of several copies of an image in this drop. If the copies have several classes, keep one for each.
 
-        Copies that the source has in val and in test are held out for both. None of them is trained on.
+        With `on_conflict: newest`, keep no copy of an image with several classes. If the source has copies in val and
+        in test, one copy is held out for each of these splits, and none is trained on.
         """
         held_out = _most_held_out(USES[use[row]] for row in rows)
         by_class: dict[str, list[int]] = {}
@@ -235,7 +236,7 @@ class Resolver:
                 use[list(rows)] = USES.index("conflict")
 
     def _resolve_known(self, table: SampleTable, row: int, use: NDArray[np.uint8], resolved: Resolved) -> None:
-        """Leave out an image that an earlier drop has. If its class differs, note an amendment of that drop."""
+        """Leave out an image that an earlier drop has. If its class differs, record a change of that drop."""
         earlier = self._known.find(table.content[row])
         if not earlier or USES[use[row]] not in SPLITS:
             return
@@ -277,9 +278,9 @@ class Resolver:
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
-        """Move all images of a class to train if they were drawn for val or test and no other drop has training images.
+        """Move the images of a class that were drawn for val or test to train if the class has no training images.
 
-        This is not done if the task would then have no held-out samples.
+        Do nothing if the task would then have no val or no test samples.
         """
         trained = np.zeros(len(table.classes), np.bool_)
         trained[table.label[use == USES.index("train")]] = True

@@ -39,10 +39,10 @@ Pixels = NDArray[np.uint8]
 """A decoded image, [3, height, width]."""
 
 HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
-"""Bytes after the first four of an image in HEIC."""
+"""Bytes 4 to 11 of an image in HEIC."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/"
-"""First bytes of the pointer file in place of an image, in a clone without Git LFS."""
+"""First bytes of a Git LFS pointer. In a clone that was made without Git LFS, such a file replaces each image."""
 
 UPRIGHT, FIRST_TURNED = 1, 5
 """EXIF's orientation of an upright image, and the first orientation that turns an image by 90 degrees."""
@@ -58,14 +58,13 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def decode_image(data: bytes, size: Size) -> Pixels:
-    """Decode an image to RGB, uint8 [3, height, width]. It is upright by its EXIF and has the shape of the frame.
+    """Decode an image to RGB, uint8 [3, height, width], in the shape of `size`. Its EXIF orientation is applied.
 
-    If `size` is no frame, the image is resized to cover the shape and cropped to the middle.
-
-    Only the first frame of an animation is used. Transparent images get the frame's background. Large JPEGs are decoded
-    at a half, a quarter or an eighth of their size, if that is still `GAP` times the requested size. Raises `DropError`
-    with the cause if the bytes are not a complete image in one of `FORMATS`, or if its header states more than
-    `MAX_PIXELS`.
+    If `size` is not a `Frame`, the image is resized to cover the shape, and its centre is cropped. Only the first
+    picture of an animation is used. Transparent images get the frame's background, which is white by default. Large
+    JPEGs are decoded at a half, a quarter or an eighth of their size, if that is still `GAP` times the requested size.
+    Raises `DropError` with the cause if the bytes are not a complete image in one of `FORMATS`, or if the header states
+    more than `MAX_PIXELS`.
     """
     with open_image(data, size) as opened:
         return pixels_of(opened.fitted())
@@ -106,7 +105,10 @@ class OpenedImage(NamedTuple):
     height: float
 
     def check(self) -> None:
-        """Decode the image, and do all steps that can fail. Resizing takes longer than decoding and cannot fail."""
+        """Decode the image, and do all steps that can fail.
+
+        Skip resizing if the image is upright, because resizing takes longer than decoding and cannot fail.
+        """
         self.image.load()
         if _rgb(self.image, self.frame.background).getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
             self.fitted()
@@ -140,7 +142,7 @@ def _unidentified(data: bytes) -> str:
     if not data:
         return "the file is empty"
     if data.startswith(LFS_POINTER):
-        return "a pointer of Git LFS instead of an image: `git lfs pull` fetches the images"
+        return "a pointer of Git LFS instead of an image: run `git lfs pull` to fetch the images"
     if data[4:12] in HEIC_BRANDS and "HEIF" not in FORMATS:
         return "an image in HEIC needs a decoder: pip install 'retrain-classifiers[heic]'"
     return f"not an image in {', '.join(FORMATS)}"
@@ -177,7 +179,7 @@ def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image
 
 
 def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height: float) -> Image.Image:
-    """Return a black image of this shape, with the whole given image in its middle."""
+    """Return a black image of this shape that contains the whole given image, resized, in its middle."""
     scale = min(shape[0] / width, shape[1] / height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = Image.new("RGB", shape)

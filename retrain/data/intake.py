@@ -28,7 +28,7 @@ NOTHING_NEW = "it has no new image"
 
 
 class Packed(NamedTuple):
-    """A drop with the samples that were read. `new` is False if earlier drops already had all these samples."""
+    """The drop that was committed, or an earlier drop if no sample was new. `new` is True for a committed drop."""
 
     drop: Drop
     new: bool
@@ -62,7 +62,7 @@ class Intake:
         self._usable = frozenset[str]()
 
     def refresh(self) -> None:
-        """Read the drops that were committed or amended since the last call. Damaged ones go into quarantine."""
+        """Read the drops that were committed or amended since the last call. Quarantine damaged drops."""
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
         corrected = self.known.corrected = corrected_classes(amendments)
@@ -114,7 +114,7 @@ class Intake:
                 yield self._drops[drop], table
 
     def resolve(self, read: ReadDrop, drop_id: str) -> Resolved:
-        """Decide the use of each sample of a drop. Raises `DropError` if the task refuses such a drop."""
+        """Decide the use of each sample of a drop. Raises `DropError` if the task's settings refuse the drop."""
         data = self.task.data
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
@@ -136,9 +136,9 @@ class Intake:
         return bool(classes) and (class_name in classes or self.task.data.on_conflict != "keep_both")
 
     def check(self, reads: Iterable[tuple[ReadDrop, str]], tell: Callable[[str], None] | None = None) -> list[Packed]:
-        """Return the drops that committing these drops one after another would create. Nothing is written.
+        """Return the result of committing these drops one after another. Nothing is written.
 
-        Raises `DropError` if one could not be committed. `tell` is called with the findings.
+        Raises `DropError` if a drop could not be committed. `tell` is called with the findings.
         """
         known, self.known = self.known, self.known.copy()
         try:
@@ -193,7 +193,7 @@ class Intake:
                 self._tell(sentence)
             holder = self._holder(resolved)
             data = resolved.table.to_bytes()
-            drop = holder or self._build(read, drop_id, resolved.table, data)  # before the amendment, as this may raise
+            drop = holder or self._build(read, drop_id, resolved.table, data)  # may raise, so before the amendment
             amendment = self._amend(resolved, drop_id if holder and read.uploaded else None, store)
             if holder is None:
                 self._write(drop, data, store)
@@ -205,7 +205,7 @@ class Intake:
     def _amend(self, resolved: Resolved, upload: str | None, store: TaskStore) -> Amendment | None:
         """Write the new labels of earlier images as an amendment, and return it. Return None if there are none.
 
-        An interrupted validation of an upload may have written it already.
+        If an interrupted validation of the upload has already written its amendment, return that amendment.
         """
         if not resolved.relabelled:
             return store.drops.amendments.of_upload(upload) if upload else None
@@ -214,7 +214,10 @@ class Intake:
         return amendment
 
     def _committed_before(self, read: ReadDrop, drop_id: str) -> Drop | None:
-        """Return the drop that has the same source, or None. Raises `DropError` if another has this drop's id."""
+        """Return the committed drop with the same source, or None.
+
+        Raises `DropError` if a drop with this id has another source.
+        """
         same_id = self._drops.get(drop_id)
         if same_id and same_id.source != read.source:
             raise DropError(f"drop {drop_id} exists with other content, and drops never change; choose another id")

@@ -1,4 +1,4 @@
-"""Read labels by one rule for a whole source. The task states the rule, or it is found in the source's files."""
+"""Read labels by one rule for a whole source. The task states the rule, or the source's files allow only one rule."""
 
 import json
 from collections import Counter, defaultdict
@@ -44,7 +44,7 @@ class Sample:
 
 
 class Unread(NamedTuple):
-    """A file that is neither a sample nor litter, and the reason. `where` also names its source."""
+    """A file that is neither a sample nor litter, and the reason. `place` is its name, and `where` adds its source."""
 
     where: str
     place: str
@@ -61,7 +61,7 @@ NAMED = 10
 
 
 def name_files(unread: Sequence[Unread]) -> str:
-    """Return the first files with their causes for an error. Each cause is named once."""
+    """Return a list of the first `NAMED` files and their causes for a message. Each cause is stated once."""
     by_cause = defaultdict[str, list[Unread]](list)
     for bad in unread[:NAMED]:
         by_cause[bad.cause].append(bad)
@@ -147,7 +147,7 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
 
 
 def bare_path(file: SourceFile) -> BarePath:
-    """Return a file's path without its extension. An image and its label have the same one."""
+    """Return a file's path without its extension. An image and the file with its label have the same bare path."""
     return file.archive, str(file.name.parent / file.name.stem)
 
 
@@ -166,7 +166,7 @@ def _beside(file: SourceFile, bare_paths: set[BarePath]) -> tuple[BarePath | Non
 def choose_rule(asked: str, found: FoundFiles) -> LabelRule:
     """Return the rule that a task states. With `auto`, return the only rule that the files allow.
 
-    Raises `DropError`, with the choices, if labels may come from more than one place.
+    Raises `DropError` if several rules are possible. The message names them.
     """
     if asked != "auto":
         return LabelRule.parse(asked)
@@ -178,8 +178,8 @@ def choose_rule(asked: str, found: FoundFiles) -> LabelRule:
     if doubtful := [kind for kind in ("json", "txt") if kind in kinds]:
         example = next(file for files in found.beside.values() for kind, file in files.items() if kind == doubtful[0])
         raise DropError(
-            f"{found.root}: {example.place} may hold a label, and so may the folders. Choose with --label-from (in a "
-            f"task: data.label_from): folder, txt, cls, csv or json:FIELD{_fields(example)}"
+            f"{found.root}: {example.place} may contain a label, and the folders may be labels. Choose with "
+            f"--label-from (in a task: data.label_from): folder, txt, cls, csv or json:FIELD{_fields(example)}"
         )
     return LabelRule("folder")
 
@@ -197,10 +197,10 @@ def _fields(example: SourceFile) -> str:
 
 
 def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
-    """Yield each image of `[split/]class/name` with its split, class and key. Record all others as unread.
+    """Yield each image of `[split/]class/name` with its split, class and key. Record all other images as unread.
 
-    Raises `DropError` if no image is in a folder, or if a class has no image. Also raises it if a class has the name of
-    a split and is not in a split's folder, unless the task `asked` for folders.
+    Raises `DropError` if no image is in a folder, or if a folder is empty. Also raises it if a class has the name of a
+    split and is not in a split's folder, unless the task states the rule `folder` (`asked`).
     """
     if found.images and all(len(image.name.parts) == 1 for image in found.images):
         raise DropError(
@@ -227,7 +227,10 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
 
 
 def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
-    """Yield each image with its split, its key, and the label in the file next to it. Record all others as unread."""
+    """Yield each image with its split, its key, and the label in the file next to it. Record all others as unread.
+
+    An image such as `1.mask.png` next to `1.png` is only counted, because it is part of a sample.
+    """
     labelled = list(_images_with_label(found, rule))
     texts = map_ahead(lambda pair: _read_label(pair[1], rule), labelled)
     for (image, _), text in zip(labelled, texts, strict=True):
@@ -239,7 +242,7 @@ def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
 
 
 def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[SourceFile, SourceFile]]:
-    """Yield each image with the file of its label. Record all others as unread, or as part of a sample."""
+    """Yield each image with the file of its label. Record every other image as unread, or count it as no sample."""
     by_path = defaultdict[BarePath, list[SourceFile]](list)
     for image in found.images:
         by_path[bare_path(image)].append(image)
@@ -248,7 +251,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
         first, _, rest = images[0].name.name.partition(".")
         shorter = images[0].archive, str(images[0].name.parent / first)
         if len(images) > 1:
-            cause = f"expected one image and its label, found {len(images)}"
+            cause = f"expected one image and its label, found {len(images)} images"
             found.unread.extend(Unread.of(image, cause) for image in images)
         elif label is not None:
             yield images[0], label
@@ -279,7 +282,7 @@ def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
 
 
 def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
-    """Return the split that an image's archive or topmost folder is named after, and the path below that."""
+    """Return the split that an image's archive or topmost folder is named after, and the image's path below it."""
     parts = image.name.parts
     called = split_called(parts[0])
     if len(parts) > 1 and called and image.split in (None, called):
@@ -288,7 +291,7 @@ def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
 
 
 def count_files_beside(found: FoundFiles, rule: LabelRule) -> None:
-    """Count the files next to images: the files that held the labels, and the files that are not read."""
+    """Count the files next to images: the files with labels, and the files that are not read."""
     for files in found.beside.values():
         for extension in files:
             what = "labels" if extension == rule.kind else "next to images"
@@ -298,7 +301,7 @@ def count_files_beside(found: FoundFiles, rule: LabelRule) -> None:
 def make_sample(
     image: SourceFile, split: Split | None, label: str, key: str, aliases: Mapping[str, str], by_folder: bool
 ) -> Sample | Unread:
-    """Return a sample with its class's canonical name. If the label is no class's name, return the image as unread."""
+    """Return a sample with its class's canonical name. If the label cannot name a class, return the image as unread."""
     try:
         name = name_class(label, aliases)
     except DropError as error:
@@ -308,6 +311,6 @@ def make_sample(
 
 
 def name_class(label: str, aliases: Mapping[str, str]) -> str:
-    """Return the class of a label, in the form that drops use. Raises `DropError` if it is no class's name."""
+    """Return the class of a label, in the form that drops use. Raises `DropError` if the label cannot name a class."""
     name = canonical_class_name(label)
     return canonical_class_name(aliases[name]) if name in aliases else name

@@ -39,7 +39,7 @@ AT_ONCE = 100_000
 
 
 class Likeness(NamedTuple):
-    """A sample that looks like another one."""
+    """A sample that looks like another sample."""
 
     drop: str
     key: str
@@ -56,11 +56,11 @@ class Alike(NamedTuple):
     first: Likeness
     second: Likeness
     distance: float
-    """The distance between their thumbnails. 0 if they are equal, or if one of them is missing."""
+    """The distance between the samples' thumbnails. 0 if the thumbnails are equal, or if one is missing."""
 
     @property
     def leaks(self) -> bool:
-        """Return whether the model is trained on one of them and measured on the other."""
+        """Return whether the model is trained on one of the two samples and measured on the other."""
         return (self.first.split == "train") != (self.second.split == "train")
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Alike(NamedTuple):
 def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> list[Alike]:
     """Return the near-duplicates among the used samples of drops. Pairs of a training and a held-out sample come first.
 
-    At least one sample of each pair is in the drops from position `since` on. Samples with equal content are no pair.
+    At least one sample of each pair is in the drops from position `since` on. Samples with equal content form no pair.
     """
     if not tables:
         return []
@@ -111,7 +111,7 @@ def hash_values(table: SampleTable) -> NDArray[np.uint64]:
 def candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the pairs of hashes, uint64 [N], that share a part and differ in `MOST_BITS` bits at most: int64 [P, 2].
 
-    Where more than `NEIGHBOURS` images share a part of their hash, some pairs among them may be missed.
+    If more than `NEIGHBOURS` images share a part of their hash, some pairs among them may be missed.
     """
     set_bits = np.bitwise_count(hashes)
     compared = np.flatnonzero((set_bits >= PLAIN_BITS) & (set_bits <= 64 - PLAIN_BITS))
@@ -153,7 +153,10 @@ def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
 
 
 def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
-    """Yield a sentence for each of the first `most` pairs of a training and a held-out sample. Count all others."""
+    """Yield a sentence for each of the first `most` pairs of a training and a held-out sample.
+
+    Then yield the number of all other pairs.
+    """
     pairs = list(pairs)
     leaks = [pair for pair in pairs if pair.leaks]
     yield from (f"near-duplicates, one of them held out: {pair}" for pair in leaks[:most])

@@ -1,6 +1,6 @@
-"""The cache folder of this machine, which all tasks share: file names, active processes, and unused files.
+"""The cache folder of this machine, which all tasks share: file names, locks, and the removal of unused files.
 
-Imports no numpy, because `retrain gc` needs only names, sizes and times.
+This module does not import numpy, because `retrain gc` needs only names, sizes and times.
 """
 
 import os
@@ -32,11 +32,11 @@ class CachedFile(NamedTuple):
 
     path: Path
     name: str
-    """`decoded_name`, or the shard's digest. Empty for incomplete files."""
+    """The result of `decoded_name`, or the shard's digest. Empty for incomplete files."""
     size: int
     """Number of bytes on the disk."""
     used_at: float
-    """Time of its last read or write, in seconds since 1970."""
+    """Time at which the file was last read or written, in seconds since 1970."""
 
 
 def cache_folder() -> Path:
@@ -55,9 +55,9 @@ def decoded_name(drop: Drop, image_size: Size) -> str:
 
 
 class CacheHold:
-    """A shared lock on the cache folder. While a process has one, `retrain gc` removes nothing from the folder.
+    """A shared lock on the cache folder. While a process has this lock, `retrain gc` removes nothing from the folder.
 
-    It is released by `close`, or with the last reference to it. A folder that cannot be opened is not locked.
+    The lock is released by `close`, or with the last reference to it. A folder that cannot be opened is not locked.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +81,7 @@ class CacheHold:
 
 @contextmanager
 def lock_unused(folder: Path) -> Iterator[str]:
-    """Lock the cache folder against new readers. Yield an empty text, or the reason why it cannot be locked."""
+    """Lock the cache folder against new readers. Yield an empty string, or the reason why it cannot be locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     obstacle = ""
     try:
@@ -103,7 +103,7 @@ def mark_used(path: Path) -> None:
 
 
 def find_unused(folder: Path, needed: Collection[str], since: datetime) -> list[CachedFile]:
-    """Return the files that were neither read nor written since a time, and whose name is not needed.
+    """Return the files that were neither read nor written after `since`, and whose names are not in `needed`.
 
     Files that `retrain` did not write are left unchanged.
     """

@@ -24,13 +24,16 @@ class BadSamples:
         self._found: list[LeftOut] = []
 
     def add(self, place: str, bad: LeftOut) -> None:
-        """Leave out a bad sample. Raises `DropError`, with its place, if the task allows none."""
+        """Leave out a bad sample. Raises `DropError`, naming its place, if the task allows no bad samples."""
         if self._max_share == 0:
             raise DropError(f"{place}: {bad.cause}")
         self._found.append(bad)
 
     def add_unread(self, unread: Sequence[Unread]) -> None:
-        """Leave out files that are not samples. Raises `DropError`, with the first ones, if the task allows none."""
+        """Leave out files that are not samples.
+
+        Raises `DropError`, naming the first files, if the task allows no bad samples.
+        """
         if unread and self._max_share == 0:
             raise DropError(name_files(unread))
         self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
@@ -63,7 +66,7 @@ class ReadDrop:
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
     held_out: Mapping[Split, float]
-    """Shares of train that are held out."""
+    """Share of the training samples that is held out for each split."""
     source: str
     """Digest of the splits, keys, classes and contents, in any order."""
     reading: Reading
@@ -81,9 +84,9 @@ class ReadDrop:
         reading: Reading,
         uploaded: Uploaded | None = None,
     ) -> "ReadDrop":
-        """Return a drop of these samples. Raises `DropError` if too many were bad."""
+        """Return a drop of these samples. Raises `DropError` if too many samples were bad."""
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
-        source = _source_digest(rows)  # before the table, so only one of them needs memory at a time
+        source = _source_digest(rows)  # before the table, so that only one of the two needs memory
         return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
 
     def refusal(self, max_bad_share: float) -> str | None:
@@ -91,7 +94,7 @@ class ReadDrop:
         return describe_excess(self.left_out, int(np.sum(self.table.use != USES.index("bad"))), max_bad_share)
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on names of classes, and on bad samples that were left out."""
+        """Yield notes on class names, and on bad samples that were left out."""
         yield from self.reading.notes
         if self.left_out:
             first = self.left_out[0]
@@ -111,7 +114,7 @@ def _source_digest(rows: Iterable[SampleRow]) -> str:
 def build_manifest(
     drop_id: str, task: str, read: ReadDrop, table: SampleTable, listed: SampleList, missing: Collection[Split]
 ) -> Drop:
-    """Return the manifest of a drop. `table` has the uses of its samples.
+    """Return the manifest of a drop. `table` has the final uses of its samples.
 
     Raises `DropError` if a split is empty both here and in the task's earlier drops (`missing`).
     """

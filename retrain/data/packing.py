@@ -30,7 +30,8 @@ from retrain.utils.text import pluralize
 log = logging.getLogger("retrain")
 
 ON_DISK = 4
-"""Largest number of shards on this disk at once. They take 0.5 GB. Each is sent in parts, so four are fast enough."""
+"""Largest number of shards on the local disk at once. They take at most 0.5 GB. More would not be faster, because each
+shard is sent in several parts at once."""
 
 PACKED_FOLDER = "packed/"
 """Folder of a drop for the shards that are made from an upload."""
@@ -41,7 +42,7 @@ ALL_BAD = 1 - 1e-9
 READ_AT_ONCE = 4
 """Number of images that one thread reads one after another."""
 READS_AHEAD = 16
-"""Number of reads to prefetch before validation. Reading may wait for a store, and validating needs a core."""
+"""Number of reads to prefetch. Reading may wait for a store, and meanwhile the cores validate earlier samples."""
 
 
 def pack(
@@ -58,13 +59,13 @@ def pack(
 ) -> list[Packed]:
     """Commit a source to the store as one drop, or as one drop for each part of a staging.
 
-    `part`, from 1, selects one part. Only samples that the task lacks are packed. A drop's id is `drop_id`, or it is
-    made from a digest of its samples. Nothing is written to the store before everything is validated. `tell` is called
-    with findings, such as duplicates. `compare_with` has the ids of the drops to compare with, instead of all the
-    task's drops. This is for runs that are trained only on these drops.
+    `part`, from 1, selects one part. Only samples that the task lacks are packed. A drop's id is `drop_id`. By default,
+    it contains a digest of the drop's samples. Nothing is written to the store before everything is validated. `tell`
+    is called with findings, such as duplicates. `compare_with` has the ids of the drops to compare with, for runs that
+    are trained only on these drops. By default, these are all drops of the task.
 
     With `dry_run`, nothing is written, and the returned drops are the drops that would be committed. Raises `DropError`
-    if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop of this name has
+    if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop with this id has
     other content.
     """
     max_bad_share = task.data.max_bad_share
@@ -98,9 +99,9 @@ def pack_by_shards(
     tell: Callable[[str], None] = log.info,
     decoded: DecodedSamples | None = None,
 ) -> Packed:
-    """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
+    """Commit a source as a drop with this id, with at most `ON_DISK` shards on the local disk at once.
 
-    Its shards are in `PACKED_FOLDER`. The producer's files (`uploaded`) are not in this folder. Each shard is sent to
+    The shards go into `PACKED_FOLDER`. The producer's files (`uploaded`) are outside this folder. Each shard is sent to
     the store right after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards
     that were sent before the error stay in the store, but nothing reads them.
     """
@@ -123,7 +124,10 @@ def pack_by_shards(
 
 
 def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[Source, ...]:
-    """Divide a source's samples. Files that are not samples are reported with each part."""
+    """Return the parts of a source, or only the part of this number. Each part reports all files that are no samples.
+
+    Raises `DropError` if there is no such part.
+    """
     parts = split_into_parts(source.samples, staging) if staging else (source.samples,)
     staged = tuple(replace(source, samples=samples) for samples in parts)
     if part is None:
@@ -174,8 +178,8 @@ class _SampleReader:
     def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
         """Write and yield shards of the good samples, split by split.
 
-        Samples are sorted by a hash of their keys and not by class. A stream mixes few shards, so each must have every
-        class.
+        Samples are sorted by a hash of their keys and not by class. A streamed run shuffles only few shards together,
+        so each shard should contain samples of many classes.
         """
         for split in SPLITS:
             members = sorted(
@@ -186,7 +190,7 @@ class _SampleReader:
                 self._shards += 1
 
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
-        """Yield the samples that are images and that the task lacks."""
+        """Yield the samples whose images can be decoded and that the task lacks."""
         read = chain.from_iterable(map_ahead(_read_bytes, in_chunks(samples, READ_AT_ONCE), READS_AHEAD))
         for sample, data, found, pixels in parallel_map(self._examine_sample, read):
             if isinstance(found, str):

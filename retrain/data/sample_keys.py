@@ -26,7 +26,7 @@ def escape_path(path: str) -> str:
 
 
 def readable_key(key: str) -> str:
-    """Return the path, or the id in a table, from which a key was made. Return a producer's own key unchanged.
+    """Return the path, or the id in a table, from which a key was made. Return a producer's key unchanged.
 
     `possible_keys` finds the key for such a text. A text that cannot be printed stays encoded.
     """
@@ -40,7 +40,10 @@ def name_in_drop(name: str, drop_id: str) -> str:
 
 
 def possible_keys(text: str) -> Iterator[str]:
-    """Yield the possible keys for a person's text: a key, an image's path (with extension or without), a table's id."""
+    """Yield the keys that a person's text may mean.
+
+    The text is a key, an image's path with or without its extension, or an id in a table of labels.
+    """
     yield text
     yield escape_path(text)
     yield escape(text)

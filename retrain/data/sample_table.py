@@ -1,6 +1,6 @@
 """The sample table of a drop: key, class, content and use of every sample, in one file of arrays.
 
-The file is next to the shards, and the manifest has its digest."""
+The file is next to the shards, and the manifest contains the file's digest."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -20,8 +20,8 @@ from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
 Use = Literal["train", "val", "test", "duplicate", "conflict", "bad", "removed"]
-"""The use of a sample: its split, or why no run uses it. duplicate: a drop already has the image; conflict:
-the drop has the image with two classes; bad: it cannot be read; removed: an amendment or an erasure took it out."""
+"""The use of a sample: its split, or the reason why no run uses it. duplicate: a drop already has the image; conflict:
+the drop has the image with two classes; bad: it cannot be read; removed: an amendment or an erasure removed it."""
 
 USES: tuple[Use, ...] = get_args(Use)
 NOWHERE = -1
@@ -35,7 +35,7 @@ class SampleRow(NamedTuple):
     class_name: str | None
     use: Use
     shard: int
-    """Position in the manifest's shards. `NOWHERE` if it was not packed."""
+    """Position of the sample's shard in the manifest. `NOWHERE` if the sample was not packed."""
     facts: ImageFacts | None
     """Facts about the image. None for a bad sample."""
 
@@ -47,15 +47,15 @@ class SampleTable:
     keys: tuple[str, ...]
     classes: tuple[str, ...]
     content: NDArray[np.bytes_]
-    """S16 [N]. Empty for a bad sample."""
+    """Content digests, S16 [N]. Empty for a bad sample."""
     likeness: NDArray[np.uint8]
-    """uint8 [N, 8]."""
+    """Hashes for finding near-duplicates, uint8 [N, 8]."""
     label: NDArray[np.int32]
     """int32 [N], indices into `classes`."""
     use: NDArray[np.uint8]
     """uint8 [N], indices into `USES`."""
     shard: NDArray[np.int32]
-    """int32 [N]."""
+    """Positions in the manifest's shards, or `NOWHERE`, int32 [N]."""
     width: NDArray[np.int32]
     height: NDArray[np.int32]
     brightness: NDArray[np.uint8]
@@ -113,7 +113,7 @@ class SampleTable:
         return iter(np.flatnonzero(self.shard == position).tolist())
 
     def to_bytes(self) -> bytes:
-        """Return the file's bytes. Equal tables give equal bytes."""
+        """Return the bytes of the table's file. Equal tables give equal bytes."""
         names, keys = ("\0".join(texts).encode() for texts in (self.classes, self.keys))
         arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         arrays["content"] = _as_bytes(self.content)
@@ -146,7 +146,10 @@ def _as_bytes(content: NDArray[np.bytes_]) -> NDArray[np.uint8]:
 
 
 def name_table(data: bytes) -> SampleList:
-    """Return a manifest's entry for a table's file. The digest in the file's name prevents collisions of writers."""
+    """Return a manifest's entry for a table's file.
+
+    The file's name contains a digest, so that writers of different tables do not overwrite each other's files.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
     return SampleList(name=f"samples-{sha256[:8]}.safetensors", size=len(data), sha256=sha256)
 

@@ -20,7 +20,7 @@ class PixelSource(Protocol):
     """Images of N samples: a tensor, or an object that reads images when it is indexed."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor:
-        """Return the images of rows, int64 [B]: uint8 [B, 3, size, size]."""
+        """Return the images of rows, int64 [B]: uint8 [B, 3, height, width]."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Samples:
     """Samples in the order of the dataset's drops."""
 
     images: PixelSource
-    """uint8 [N, 3, size, size]."""
+    """uint8 [N, 3, height, width]."""
     labels: Tensor
     """int64 [N], indices into the dataset's classes."""
     drop: Tensor
@@ -64,7 +64,7 @@ class Samples:
         return len(self.labels)
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """Return the images of rows, int64 [B], on the device: uint8 [B, 3, size, size]."""
+        """Return the images of rows, int64 [B], on the device: uint8 [B, 3, height, width]."""
         return move_to(self.images[rows.to(self.pixels_on)], self.device)
 
 
@@ -92,7 +92,7 @@ def load_in_memory(
     pixels_on: torch.device,
     cache_dir: Path,
 ) -> dict[Split, Samples]:
-    """Return the wanted splits of a dataset. `drops` are the manifests of its drops in the same order.
+    """Return these `splits` of a dataset. `drops` are the manifests of its drops in the same order.
 
     Raises `DamagedDrop` at the first drop that has changed since the dataset was made, or that cannot be decoded.
     """

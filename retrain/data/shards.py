@@ -140,7 +140,7 @@ def group_files(files: Iterable[tuple[str, str, bytes]], where: str) -> Iterator
 
 
 def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the key, extension and bytes of each file of a sample that is read."""
+    """Yield the key, extension and bytes of each file with an extension in `READ`."""
     for member in filter(TarInfo.isreg, read_members(stream, where)):
         named = split_name(member.name)
         if named is None:
@@ -195,7 +195,7 @@ def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ())
 
 
 def _file_locations(shard: BinaryIO, where: str) -> Iterator[tuple[str, str, int, int]]:
-    """Yield the key, extension, offset and size of each file of a sample that is read."""
+    """Yield the key, extension, offset and size of each file with an extension in `READ`."""
     for member in read_members(shard, where):
         named = split_name(member.name)
         if member.isreg() and named and named[1].lower() in READ:

@@ -1,4 +1,4 @@
-"""Read a source: find its samples with their labels, and account for all other files."""
+"""Read a source: find its samples with their labels, and report all other files."""
 
 import re
 from collections import defaultdict
@@ -48,7 +48,7 @@ from retrain.utils.text import is_address
 
 @dataclass(frozen=True)
 class Source:
-    """A source after reading: its samples, and the treatment of every other file."""
+    """A source after reading: its samples, the files that could not be read as samples, and a summary."""
 
     root: str
     samples: tuple[Sample, ...]
@@ -72,8 +72,8 @@ def read_source(source: Path) -> tuple[Sample, ...]:
 def survey_source(source: Path, data: Data) -> Source:
     """Read a folder, an archive (tar, gzipped tar, zip) or a table of labels on this machine.
 
-    Raises `DropError` if there is no such path or no image in it, at links, damaged archives and duplicate keys, and if
-    labels may come from several places. `docs/your-data.md` describes every layout.
+    Raises `DropError` if there is no such path or no image in it, if it contains links, damaged archives or duplicate
+    keys, and if several label rules are possible. `docs/your-data.md` describes every layout.
     """
     if not source.exists():
         is_remote = is_address(str(source))
@@ -95,7 +95,7 @@ def survey_source(source: Path, data: Data) -> Source:
 
 
 def survey_upload(store: ObjectStore, prefix: str, excluded: Iterable[str], data: Data) -> Source:
-    """Read a producer's uploads below a prefix of a store, which ends in a slash.
+    """Read a producer's uploads below a prefix of a store. The prefix ends in a slash.
 
     `excluded` are the names of objects that `retrain` itself wrote below this prefix.
     """
@@ -106,7 +106,7 @@ def survey_upload(store: ObjectStore, prefix: str, excluded: Iterable[str], data
 
 
 def _nested(files: Iterable[SourceFile], archive: SourceFile) -> Iterable[SourceFile]:
-    """Leave out the folder from which a single archive was made. An archive named after a split has no such folder."""
+    """Leave out the outer folder of an archive. Leave an archive that lies in a split's folder unchanged."""
     return files if len(archive.name.parts) > 1 else _without_wrapper(files)
 
 
@@ -144,7 +144,7 @@ def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled
     expected = f"not an image of a class; expected {SHAPE}" if rule.kind == "folder" else "it belongs to no image"
     for file in found.others:
         by_file = file.name.suffix[1:].lower() == rule.kind
-        found.unread.append(Unread.of(file, "expected one image of its name, found 0" if by_file else expected))
+        found.unread.append(Unread.of(file, "expected one image with this name, found 0" if by_file else expected))
     what = "labels" if rule.kind == "csv" else "next to images"
     found.not_samples.update(f"{table.name.name} ({what})" for table in found.tables)
 
@@ -176,7 +176,7 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
 
 
 def _survey_table(table: Path, extension: str, data: Data) -> Source:
-    """Read a table that was passed itself. Its rows name files on this machine, or objects by their addresses."""
+    """Read a table whose path the caller passed. Its rows name files on this machine, or objects by their addresses."""
     if data.label_from not in ("auto", "csv"):
         raise DropError(f"{table}: labels come from the table; leave out --label-from {data.label_from}")
     found = FoundFiles(str(table))

@@ -53,7 +53,7 @@ def _by_classes(samples: tuple[Sample, ...], staging: Staging) -> list[list[Samp
 
 
 def _by_share(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample]]:
-    _check_sum(staging, 100, "as shares are percentages")
+    _check_sum(staging, 100, "because the shares are percentages")
     divided: list[list[Sample]] = [[] for _ in staging.sizes]
     for _, group in groupby(samples, key=lambda sample: sample.split):
         order = sorted(group, key=lambda sample: stable_hash(sample.key, staging.seed))

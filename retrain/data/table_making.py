@@ -16,11 +16,11 @@ IMAGE_SIZE = 32
 """Side of the square to which large JPEGs are decoded. The table hardly depends on it."""
 
 NAME = "samples.safetensors"
-"""Name of the file with such a table, next to the shards."""
+"""Name of the file, next to the shards, with a table that was made from them."""
 
 
 def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
-    """Return a drop's samples with its amendments applied. Raises `DamagedDrop`."""
+    """Return a drop's samples with its amendments applied. Raises `DamagedDrop` if its table or a shard is damaged."""
     if table := read_table(drop, store):
         return table
     key = store.keys.drop_file(drop.id, NAME)

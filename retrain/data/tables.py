@@ -47,9 +47,9 @@ def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
 def read_records(
     data: bytes, extension: str, where: str, columns: Collection[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table unchanged. Of Parquet, read only `columns`, or all.
+    """Yield the rows of a table unchanged. In a Parquet file, only `columns` are read, or by default all columns.
 
-    Raises `DropError` if it is no such table, and `UserError` if pyarrow is missing.
+    Raises `DropError` if the data are not a table in this format, and `UserError` if pyarrow is missing.
     """
     if extension == "parquet":
         return _parquet_rows(data, where, columns)
@@ -71,7 +71,7 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
 
 
 def cell_text(value: object, column: str, where: str) -> str:
-    """Return a value as text. NaN becomes empty, and 3.0 becomes 3.
+    """Return a value as text. NaN becomes an empty string, and 3.0 becomes 3.
 
     A column of whole numbers with empty cells may be stored as floating-point numbers. Raises `DropError`, with
     `where`, for any other fraction, a list or an object.

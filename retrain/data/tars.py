@@ -21,7 +21,7 @@ TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, Recurs
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is checked before tarfile parses it. tarfile would take a damaged header for the archive's end."""
+    """A header that is checked before tarfile parses it. tarfile would treat a damaged header as the archive's end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -39,7 +39,7 @@ class _Header(tarfile.TarInfo):
 
 
 def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the files and folders of an uncompressed tar in its order. The caller may read a member from the stream.
+    """Yield the files and folders of an uncompressed tar in their order. The caller may read a member from the stream.
 
     Raises `DropError`, with `where`, if the tar is compressed, damaged or cut short. Also raises it if anything follows
     the tar, such as a second tar, because readers would miss it. Also raises it for links, devices and members larger

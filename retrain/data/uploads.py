@@ -1,4 +1,4 @@
-"""Validate and commit drops whose producer wrote no manifest, from the objects under the drop in the store.
+"""Validate and commit drops whose producer wrote no manifest, from the objects in the drop's folder of the store.
 
 Shards stay unchanged if every sample in them has a `key.png` and a `key.cls`. Anything else is packed into new shards
 first. In both cases `drop.json` is written at the end.
@@ -56,7 +56,7 @@ def ingest_drop(
     tell: Callable[[str], None] = log.info,
     cache_dir: Path | None = None,
 ) -> Drop | Amendment:
-    """Commit the files that a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
+    """Commit the files that a producer has uploaded for a drop, in any layout that `docs/your-data.md` describes.
 
     Returns the drop. If the upload has new labels of earlier images and no new image, it becomes an amendment, and the
     amendment is returned. `tell` is called with findings, such as duplicates. Decoded images are kept in `cache_dir`
@@ -96,7 +96,7 @@ def _committed(packed: Packed, drop_id: str) -> Drop | Amendment:
     if packed.amendment:
         return packed.amendment
     raise DropError(
-        f"drop {drop_id}: it has no new image: earlier drops have all of its images, such as {packed.drop.id}"
+        f"drop {drop_id}: it has no new image: earlier drops, such as {packed.drop.id}, have all of its images"
     )
 
 
@@ -112,7 +112,7 @@ def _read_shards(
     store: TaskStore,
     uploaded: Uploaded,
 ) -> ReadDrop:
-    """Read shards in place, each once, as a stream. Raises `NotPlain` if they cannot stay."""
+    """Read shards in place, each once, as a stream. Raises `NotPlain` if they must be packed into new shards."""
     splits = {str(tar.name): split for tar in tars if (split := split_of_archive(tar.name))}
     reader.not_samples += litter
     shards: list[Shard] = []

@@ -109,7 +109,7 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
         ("key,class\n", "no line in it names a sample; expected columns"),
     ],
 )
-def test_wrong_correction_is_named_and_changes_nothing(
+def test_wrong_correction_is_refused_and_changes_nothing(
     task: Task, store: TaskStore, tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(DropError, match=message):

@@ -66,7 +66,7 @@ def text_bomb() -> bytes:
 
 VALID = shard(good(60))
 REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
-    "cut in a picture": (
+    "cut in an image": (
         lambda: {"train.tar": VALID[:1800]},
         r"train\.tar: (000000\.png: the tar ends|not a complete)",
     ),
@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "empty image": (sample(b""), r"train\.tar: bad: cannot be decoded: the file is empty"),
     "pointer of Git LFS": (
         sample(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
-        r"train\.tar: bad: cannot be decoded: a pointer of Git LFS .*: `git lfs pull` fetches the images",
+        r"train\.tar: bad: cannot be decoded: a pointer of Git LFS .*: run `git lfs pull` to fetch the images",
     ),
     "truncated picture": (sample(png(1)[:-60]), r"train\.tar: bad: cannot be decoded"),
     "20,000 x 20,000 pixels": (lambda: sample(flat(20_000))(), r"train\.tar: bad: cannot be decoded: .*bomb"),
@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "no files": (dict, "drop bad: no training image in it"),
     "samples of another drop": (
         lambda: {"train.tar": shard(good(1))},
-        "drop bad: it has no new image: earlier drops have all of its images, such as good",
+        "drop bad: it has no new image: earlier drops, such as good, have all of its images",
     ),
     "no split": (
         lambda: {"more.tar": VALID, "photos.tar": VALID},
@@ -258,7 +258,7 @@ def test_unicode_spellings_of_a_class_are_one_class(task: Task, store: LocalStor
     assert TaskStore(store, "pets").drops.read("labels").classes == ("größe",)
 
 
-def test_other_files_beside_an_image_are_ignored(task: Task, store: LocalStore) -> None:
+def test_other_files_next_to_an_image_are_ignored(task: Task, store: LocalStore) -> None:
     members = [*good(60), ("bad.png", png(99)), ("bad.cls", b"cat"), ("bad.json", b"{}"), ("bad.__bad__", b"")]
     assert ingest_as_watcher(task, store, "extras", {"train.tar": shard(members)}) is None
     assert TaskStore(store, "pets").drops.read("extras").shards[0].samples == 61
@@ -277,14 +277,14 @@ def test_class_with_one_sample_is_accepted(task: Task, store: LocalStore) -> Non
 
 
 def spoiled(bad: int) -> dict[str, bytes]:
-    """Return a drop of 60 samples. This number of them cannot be decoded."""
+    """Return a drop of 60 samples, `bad` of which cannot be decoded."""
     members = good(60)
     for number in range(bad):
         members[2 * number] = (members[2 * number][0], b"no image")
     return {"train.tar": shard(members)}
 
 
-def test_bad_samples_are_skipped_and_named_up_to_the_limit(tmp_path: Path, store: LocalStore) -> None:
+def test_bad_samples_up_to_the_limit_are_left_out_and_reported(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     assert ingest_as_watcher(task, store, "few", spoiled(3)) is None
     drop = ingest("few", task, TaskStore(store, task.name))

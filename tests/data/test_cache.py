@@ -134,14 +134,14 @@ def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, loc
     assert path.read_bytes() == whole
 
 
-def test_unwritable_cache_is_named(tmp_path: Path, local: LocalStore) -> None:
+def test_error_on_an_unwritable_cache_names_its_path(tmp_path: Path, local: LocalStore) -> None:
     [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot be written: .* Set \$RETRAIN_CACHE to another folder"):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
-def test_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
+def test_truncated_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
     [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     key = KEYS.drop_file(drop.id, drop.shards[0].name)
     local.write(key, local.read(key)[0][:-10240])
@@ -191,7 +191,7 @@ def test_dataset_refuses_drops_of_another_dataset(tmp_path: Path, local: LocalSt
         )
 
 
-def test_undecodable_image_is_named_by_shard_and_key(tmp_path: Path, local: LocalStore) -> None:
+def test_error_on_an_undecodable_image_names_shard_and_key(tmp_path: Path, local: LocalStore) -> None:
     samples = [Encoded("cat/1", "cat", "png", png(1)), Encoded("cat/2", "cat", "png", png(2)[:-60])]
     [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     [shard] = write_shards(samples, "train", tmp_path)

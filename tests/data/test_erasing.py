@@ -121,9 +121,10 @@ class Killed(BaseException):
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list with the number of the write that raises `Killed`. With a negative number, no write does.
+    """Return a list with one number: the write with this number raises `Killed`.
 
-    Writes of leases are not counted.
+    Writes are counted from the time at which a test sets the number. With a negative number, no write raises. Writes of
+    leases are not counted.
     """
     left = [-1]
 

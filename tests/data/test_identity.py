@@ -199,7 +199,7 @@ def test_note_on_equal_images_names_paths_and_effect(task: Task, store: TaskStor
     assert note == "two classes: owl eye/\u00fc (owl eye) and dog/1 (dog) are the same image, and none of them is used"
 
 
-def test_class_in_other_case_than_an_earlier_one_is_noted(task: Task, store: TaskStore, tmp_path: Path) -> None:
+def test_class_that_differs_only_in_case_is_reported(task: Task, store: TaskStore, tmp_path: Path) -> None:
     notes: list[str] = []
     for first, name in ((0, "cat"), (40, "Cat"), (80, "cat")):
         for number in range(first, first + 40):
@@ -249,20 +249,20 @@ def test_content_id_ignores_names_metadata_and_lossless_format() -> None:
 
 
 def put_later(store: TaskStore, name: str, data: bytes) -> None:
-    """Write a file of the drop `first`, ten seconds after all others."""
+    """Write a file of the drop `first`, with a time ten seconds after the newest object in the store."""
     key = store.keys.drop_file("first", name)
     newest = max(entry.modified for entry in store.objects.list() if entry.modified).timestamp()
     store.objects.write(key, data)
     os.utime(Path(store.url, key), (newest + 10, newest + 10))
 
 
-def test_late_files_are_named(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+def test_late_files_are_reported(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     first = ingest_files(task, store, "first", images(range(40)))
     assert late_files(first, store.drops.committed()) is None
     put_later(store, "cat/99.png", png(99))
     sentence = (
-        "drop first: 1 file came after it was committed (cat/99.png), and no run uses them: upload them as a drop with "
-        "another id"
+        "drop first: 1 file was added after it was committed (cat/99.png), and no run uses the new content: upload it "
+        "as a drop with another id"
     )
     assert late_files(first, store.drops.committed()) == sentence
     assert read_status(task, store).late == (sentence,)
@@ -286,7 +286,7 @@ def test_copied_store_reports_no_late_files(ingest_files: IngestFunction, task: 
     assert late_files(first, store.drops.committed()) is None
 
 
-def test_describing_a_drop_takes_310_bytes_a_sample() -> None:
+def test_reading_a_drop_takes_under_310_bytes_per_sample() -> None:
     """The memory of the samples themselves is not counted. `source` is a digest of the sorted samples."""
     facts = [ImageFacts(number.to_bytes(16, "big"), 32, 32, bytes(72), bytes(64)) for number in range(4000)]
     rows = [SampleRow(f"{number:08d}", "cat", "train", 0, each) for number, each in enumerate(facts)]
@@ -306,13 +306,13 @@ def test_only_splits_that_are_missing_are_held_out() -> None:
     assert held_out_shares({"train", "val", "test"}, data) == {}
 
 
-def test_holdout_meets_its_shares() -> None:
+def test_holdout_has_the_requested_shares() -> None:
     splits = [split_of(key, "train", {"val": 0.1, "test": 0.25}) for key in KEYS]
     assert splits.count("val") / len(KEYS) == pytest.approx(0.1, abs=0.007)
     assert splits.count("test") / len(KEYS) == pytest.approx(0.25, abs=0.01)
 
 
-def test_holdout_takes_samples_only_from_train() -> None:
+def test_holdout_draws_samples_only_from_train() -> None:
     assert {split_of(key, "val", {"test": 0.4}) for key in KEYS} == {"val"}
     assert {split_of(key, "test", {"val": 0.4}) for key in KEYS} == {"test"}
     assert {split_of(key, "train", {}) for key in KEYS} == {"train"}
@@ -324,7 +324,7 @@ def test_split_of_a_key_never_changes() -> None:
     assert {key for key, split in held_out.items() if split == "test"} == {"cat/10", "cat/25"}
 
 
-def test_held_out_test_samples_stay_out_of_drops_with_own_val() -> None:
+def test_key_in_the_test_split_does_not_depend_on_the_val_share() -> None:
     both = {key for key in KEYS if split_of(key, "train", {"val": 0.1, "test": 0.1}) == "test"}
     alone = {key for key in KEYS if split_of(key, "train", {"test": 0.1}) == "test"}
     assert both == alone

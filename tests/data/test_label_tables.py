@@ -12,11 +12,11 @@ from retrain.errors import DropError
 
 @pytest.fixture(params=["pack", "upload"])
 def local_route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
-    """Return each route that needs no server. They are fast enough for trees of many files."""
+    """Return each route that needs no server. These routes are fast enough for folders with many files."""
     return open_route(request.param, tmp_path)
 
 
-def test_table_beside_images_gives_labels_and_splits(local_route: IngestRoute) -> None:
+def test_table_next_to_images_gives_labels_and_splits(local_route: IngestRoute) -> None:
     rows = [
         f"images/{number}.png,{('cat', 'dog')[number % 2]},{'test' if number < 4 else 'train'}" for number in range(24)
     ]
@@ -66,7 +66,7 @@ def test_table_with_an_ambiguous_label_is_refused(local_route: IngestRoute, tabl
         local_route.ingest({"0.png": png(0), "metadata.csv": table.encode()})
 
 
-def test_labels_of_other_types_are_one_class_or_named(local_route: IngestRoute) -> None:
+def test_labels_of_other_types_become_text_or_are_refused(local_route: IngestRoute) -> None:
     labels = [1, 1.0, "1"] * 8
     rows = [json.dumps({"file_name": f"{number}.png", "label": label}) for number, label in enumerate(labels)]
     files = {f"{number}.png": png(number) for number in range(24)}
@@ -77,13 +77,13 @@ def test_labels_of_other_types_are_one_class_or_named(local_route: IngestRoute) 
             local_route.ingest({"0.png": png(0), "metadata.jsonl": row.encode()})
 
 
-def test_line_separators_within_values_end_no_row(local_route: IngestRoute) -> None:
+def test_line_separators_within_values_do_not_end_a_row(local_route: IngestRoute) -> None:
     rows = [json.dumps({"file_name": f"{n}.png", "label": "a\u2028b"}, ensure_ascii=False) for n in range(24)]
     files = {f"{number}.png": png(number) for number in range(24)}
     assert local_route.ingest({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("a\u2028b",)
 
 
-def test_image_that_no_row_names_is_named(local_route: IngestRoute) -> None:
+def test_image_without_a_table_row_is_refused(local_route: IngestRoute) -> None:
     rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24))])
     with pytest.raises(DropError, match=r"24\.png: no table of labels has a row for it"):
         local_route.ingest({**{f"{number}.png": png(number) for number in range(25)}, "metadata.csv": rows.encode()})

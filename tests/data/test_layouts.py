@@ -1,4 +1,4 @@
-"""Every supported layout, packed and uploaded: each file is a sample, or is named or counted."""
+"""In every supported layout, packed or uploaded, each file is a sample, is named in an error, or is counted."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ from retrain.store import LocalStore
 
 @pytest.fixture(params=["pack", "s3"])
 def route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
-    """Return each route."""
+    """Return each route: a pack of a local source, and an upload to S3."""
     if request.param == "s3":
         return open_route("s3", tmp_path, request.getfixturevalue("bucket"), request.getfixturevalue("s3"))
     return open_route("pack", tmp_path)
@@ -30,7 +30,7 @@ def route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
 
 @pytest.fixture(params=["pack", "upload"])
 def local_route(request: pytest.FixtureRequest, tmp_path: Path) -> IngestRoute:
-    """Return each route that needs no server. They are fast enough for trees of many files."""
+    """Return each route that needs no server. These routes are fast enough for folders with many files."""
     return open_route(request.param, tmp_path)
 
 
@@ -55,7 +55,7 @@ def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes)
 # --- tars next to other files
 
 
-def test_tar_beside_folders_is_read_with_them(route: IngestRoute) -> None:
+def test_tar_next_to_folders_is_read_with_them(route: IngestRoute) -> None:
     drop = route.ingest(
         {"train.tar": tar(tree("cat", "dog")), **{f"test/fox/{number}.png": png(1000 + number) for number in range(12)}}
     )
@@ -64,7 +64,7 @@ def test_tar_beside_folders_is_read_with_them(route: IngestRoute) -> None:
     assert drop.samples("train") + drop.samples("val") == 24
 
 
-def test_tar_that_names_no_split_beside_folders_is_named(route: IngestRoute) -> None:
+def test_tar_without_a_split_name_next_to_folders_is_refused(route: IngestRoute) -> None:
     with pytest.raises(DropError, match=r"more\.tar: the archive's name does not state its split"):
         route.ingest({**tree("cat", "dog"), "more.tar": tar(tree("fox"))})
 
@@ -111,7 +111,7 @@ def test_images_of_further_formats_are_samples(route: IngestRoute) -> None:
         ({"notes.md": b"# hello"}, ["train.tar/notes.md"]),
     ],
 )
-def test_shard_member_that_is_not_a_sample_is_named(
+def test_error_names_the_shard_member_that_is_not_a_sample(
     route: IngestRoute, extra: dict[str, bytes], named: list[str]
 ) -> None:
     files = {"train.tar": tar({**sidecars(), **extra}), "test.tar": tar(sidecars(2, "other-{}", first=100))}
@@ -142,7 +142,7 @@ def test_folder_named_like_a_split_is_refused_as_a_class(local_route: IngestRout
 @pytest.mark.parametrize(
     ("train", "val", "test"), [("Train", "VAL", "Test"), ("training", "dev", "eval"), ("TRAINING", "Valid", "testing")]
 )
-def test_splits_have_further_names_in_any_case(local_route: IngestRoute, train: str, val: str, test: str) -> None:
+def test_split_names_have_synonyms_in_any_case(local_route: IngestRoute, train: str, val: str, test: str) -> None:
     files = {f"{train}/{name}": data for name, data in sidecars(9).items()}
     files |= {f"{val}/{name}": data for name, data in sidecars(5, first=100).items()}
     drop = local_route.ingest({**files, f"{test}.TAR": tar(sidecars(4, first=200))})
@@ -192,10 +192,11 @@ def with_json(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_labels_in_json_are_chosen_and_never_ignored(local_route: IngestRoute, packed: bool) -> None:
+def test_json_next_to_images_requires_a_chosen_label_rule(local_route: IngestRoute, packed: bool) -> None:
     files = with_json(tree("cat", "dog"))
     given = {"train.tar": tar(files)} if packed else files
-    with pytest.raises(DropError, match=r"may hold a label, and so may the folders.*json:FIELD \(.* has info, id\)"):
+    expected = r"may contain a label, and the folders may be labels.*json:FIELD \(.* has info, id\)"
+    with pytest.raises(DropError, match=expected):
         local_route.ingest(given)
     by_field = local_route.ingest(given, label_from="json:info.label")
     assert by_field.classes == ("of cat", "of dog")
@@ -203,14 +204,14 @@ def test_labels_in_json_are_chosen_and_never_ignored(local_route: IngestRoute, p
     assert (by_field.reading.labels_from, by_field.reading.not_samples) == ("json:info.label", {".json (labels)": 24})
 
 
-def test_folder_layout_counts_files_beside_images(local_route: IngestRoute) -> None:
+def test_folder_layout_counts_files_next_to_images(local_route: IngestRoute) -> None:
     drop = local_route.ingest(with_json(tree("cat", "dog")), label_from="folder")
     assert drop.classes == ("cat", "dog")
     assert drop.reading is not None
     assert drop.reading.not_samples == {".json (next to images)": 24}
 
 
-def test_image_without_a_label_is_named_if_others_have_one(route: IngestRoute) -> None:
+def test_image_without_a_label_is_refused_if_others_have_one(route: IngestRoute) -> None:
     with pytest.raises(DropError, match=r"cat/1\.png: no label: there is no 1\.cls"):
         route.ingest({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
 
@@ -256,7 +257,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "zip", "tgz", "shard"])
-def test_stray_files_are_ignored_and_counted_alike(route: IngestRoute, form: str) -> None:
+def test_stray_files_are_ignored_and_counted_in_every_layout(route: IngestRoute, form: str) -> None:
     files = {**(sidecars() if form == "shard" else tree("cat", "dog")), **STRAY}
     given = {
         "folder": lambda: files,
@@ -321,7 +322,7 @@ def test_gzip_bomb_is_refused(route: IngestRoute, monkeypatch: pytest.MonkeyPatc
         route.ingest({"train.tgz": gzip.compress(bytes(5_000_000))})
 
 
-def test_damaged_zip_member_is_named(route: IngestRoute) -> None:
+def test_error_names_the_damaged_zip_member(route: IngestRoute) -> None:
     data = bytearray(zipped(tree("cat", "dog")))
     data[data.index(png(3)) + 40] ^= 255
     with pytest.raises(DropError, match=r"cat/3\.png: Bad CRC-32"):
@@ -332,7 +333,7 @@ def test_damaged_zip_member_is_named(route: IngestRoute) -> None:
 
 
 @pytest.mark.parametrize("name", ["cat//1.png", "cat/./1.png", "/cat/1.png"])
-def test_object_with_an_invalid_path_as_key_is_named(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
+def test_object_with_an_invalid_path_as_key_is_reported(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
     route = open_route("s3", tmp_path, bucket, s3)
     with pytest.raises(DropError, match="is not a valid path"):
         route.ingest({**tree("cat", "dog"), name: png(99)})
@@ -340,7 +341,7 @@ def test_object_with_an_invalid_path_as_key_is_named(tmp_path: Path, bucket: str
     assert len(drop.left_out) == 1
 
 
-def test_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+def test_link_to_a_missing_file_is_reported(tmp_path: Path) -> None:
     """In a store that is a folder, a producer may link images instead of copying them."""
     store = LocalStore(tmp_path / "store")
     folder = store.root / "pets/drops/week/cat"

@@ -34,7 +34,7 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("route", ["pack", "upload"])
-def test_lossy_copy_is_named_and_stays(route: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lossy_copy_is_reported_and_not_moved(route: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     where = open_route(route, tmp_path)
     with caplog.at_level("INFO", "retrain"):
         drop = where.ingest(files())
@@ -113,7 +113,7 @@ def test_tables_without_thumbnails_are_compared_by_hash(tmp_path: Path) -> None:
     assert {pair.first.key, pair.second.key} == {"cat/3", "cat/again"}
 
 
-def test_only_pairs_of_the_new_drop_are_named(tmp_path: Path) -> None:
+def test_only_pairs_of_the_new_drop_are_reported(tmp_path: Path) -> None:
     where = open_route("pack", tmp_path)
     drop = where.ingest(files())
     table = read_or_make_table(drop, where.store)

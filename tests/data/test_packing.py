@@ -83,8 +83,8 @@ def test_packing_twice_changes_nothing_and_is_reported(tmp_path: Path, local: Lo
     assert list(local.list()) == before
 
 
-def test_dry_run_names_bad_files_beside_known_images(tmp_path: Path, local: LocalStore) -> None:
-    """The returned manifest is the earlier drop's."""
+def test_dry_run_reports_bad_files_among_known_images(tmp_path: Path, local: LocalStore) -> None:
+    """The returned manifest is the manifest of the earlier drop."""
     pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, "pets"))
     again = two_classes(tmp_path / "again", each=5)
     (again / "cat" / "bad.png").write_bytes(b"")
@@ -108,7 +108,7 @@ def test_dry_run_gives_the_digest_of_the_commit(tmp_path: Path, local: LocalStor
 
 
 def test_dry_run_refuses_what_the_commit_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Known images and bad files, without a new image."""
+    """The source has known images and bad files, but no new image."""
     source = two_classes(tmp_path / "pets")
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {tmp_path / 'store'}\ndata: {{image_size: 8}}\n")
     command = ["drop", "pack", str(source), "--task", str(tmp_path / "pets.yaml")]
@@ -155,7 +155,7 @@ def test_each_staging_part_is_its_own_drop(tmp_path: Path, local: LocalStore) ->
     assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [Packed(second.drop, False)]
 
 
-def test_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
+def test_bad_image_is_refused_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     path = source / "dog/039.png"
     path.write_bytes(path.read_bytes()[:-30])
@@ -177,7 +177,7 @@ def test_empty_split_is_refused(tmp_path: Path, local: LocalStore, names: list[s
     assert list(local.list()) == []
 
 
-def test_table_without_rows_is_named(tmp_path: Path, local: LocalStore) -> None:
+def test_table_without_rows_is_refused(tmp_path: Path, local: LocalStore) -> None:
     (tmp_path / "labels.csv").write_text("path,label\n")
     with pytest.raises(DropError, match=r"labels\.csv: its table of labels has no rows"):
         pack(tmp_path / "labels.csv", TASK, TaskStore(local, TASK.name))
@@ -226,7 +226,7 @@ def test_one_drop_id_cannot_name_several_parts(tmp_path: Path, local: LocalStore
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=3)
 
 
-def test_unreadable_image_is_named_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
+def test_unreadable_image_is_refused_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     found = survey_source(source, TASK.data)
     (source / "cat" / "007.png").unlink()

@@ -35,7 +35,7 @@ class Later(NamedTuple):
     images: list[tuple[int, str, bool]]
 
     def files(self) -> Files:
-        """Return its files. Copies of an image have different names, and are in train or in one held-out split."""
+        """Return the drop's files. Copies of an image have different names, and are in train or one held-out split."""
         files = {}
         for copy, (number, name, is_held_out) in enumerate(self.images):
             split = ("val", "test")[number % 2] if is_held_out else "train"

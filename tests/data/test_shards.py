@@ -1,4 +1,4 @@
-"""Shards: equal bytes for equal samples, readable by this project and WebDataset, and checked for damage."""
+"""Equal samples give equal shards. WebDataset can read them, and damage is detected."""
 
 import hashlib
 import io
@@ -85,7 +85,7 @@ def test_sample_that_is_not_one_image_of_a_class_is_refused(tmp_path: Path, name
 
 
 @pytest.mark.parametrize("keep", [0, 100, 512, 700, 1024, 5000, -10240, -1])
-def test_torn_shard_is_refused_by_name(tmp_path: Path, keep: int) -> None:
+def test_truncated_shard_is_refused(tmp_path: Path, keep: int) -> None:
     [shard] = write_shards(SAMPLES, "train", tmp_path)
     path = tmp_path / shard.name
     path.write_bytes(path.read_bytes()[:keep])

@@ -1,4 +1,4 @@
-"""Sources are read in a fixed order, unreadable ones are refused, and samples get their keys."""
+"""Sources are read in a fixed order, unreadable sources are refused, and samples get their keys."""
 
 import tarfile
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_samples_are_ordered_by_split_class_and_name(tmp_path: Path) -> None:
     ]
 
 
-def test_folder_without_splits_has_none(tmp_path: Path) -> None:
+def test_samples_in_folders_without_splits_have_no_split(tmp_path: Path) -> None:
     assert shown(read_source(folder(tmp_path, "dog/1.png", "cat/1.png"))) == [(None, "cat", "1"), (None, "dog", "1")]
 
 
@@ -45,7 +45,7 @@ def test_tar_gives_the_samples_and_bytes_of_its_folder(tmp_path: Path) -> None:
     assert [sample.entry.read() for sample in from_tar] == [sample.entry.read() for sample in from_folder]
 
 
-def test_folder_of_tars_takes_the_splits_from_their_names(tmp_path: Path) -> None:
+def test_tars_in_a_folder_are_split_by_their_names(tmp_path: Path) -> None:
     tar(tmp_path / "train-1.tar", [("cat/1.png", png(1))])
     tar(tmp_path / "train-0.tar", [("dog/2.png", png(2))])
     tar(tmp_path / "test.tar", [("cat/1.png", png(3))])
@@ -121,7 +121,7 @@ def test_one_key_in_two_tars_is_refused(tmp_path: Path) -> None:
         read_source(tmp_path)
 
 
-def test_tar_that_names_no_split_is_refused(tmp_path: Path) -> None:
+def test_tar_whose_name_states_no_split_is_refused(tmp_path: Path) -> None:
     for name in ("trained.tar", "tested.tar"):
         tar(tmp_path / name, [("cat/1.png", png(1))])
     with pytest.raises(DropError, match=r"ed\.tar: the archive's name does not state its split"):
@@ -145,14 +145,14 @@ def test_unsafe_tar_member_is_refused(tmp_path: Path, member: str | tarfile.TarI
 
 
 @pytest.mark.parametrize("keep", [700, 1536, 3072, -10240])
-def test_cut_tar_is_refused(tmp_path: Path, keep: int) -> None:
+def test_truncated_tar_is_refused(tmp_path: Path, keep: int) -> None:
     path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(20)])
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DropError, match=r"images\.tar: .*(cut short|not a complete)"):
         read_source(path)
 
 
-def test_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+def test_damaged_header_is_not_mistaken_for_the_end_of_a_tar(tmp_path: Path) -> None:
     path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(3)])
     data = bytearray(path.read_bytes())
     data[data.index(b"cat/1.png")] ^= 1

@@ -73,7 +73,7 @@ def test_staging_shares_that_are_not_numbers_are_refused(text: str) -> None:
 def test_staging_sizes_must_add_up(samples: tuple[Sample, ...]) -> None:
     with pytest.raises(DropError, match=r"classes: 70\+30 adds up to 100; it must add up to 10, the number of classes"):
         split_into_parts(samples, Staging.parse("classes", "70+30"))
-    with pytest.raises(DropError, match=r"share: 7\+3 adds up to 10; it must add up to 100, as shares are percentages"):
+    with pytest.raises(DropError, match=r"share: 7\+3 adds up to 10; it must add up to 100, because"):
         split_into_parts(samples, Staging.parse("share", "7+3"))
 
 

@@ -1,4 +1,4 @@
-"""Streamed data give the same samples in every epoch as data in memory, with any workers and after any resumption."""
+"""Streamed data give the same samples in every epoch as data in memory, with any number of workers and when resumed."""
 
 from contextlib import closing
 from fcntl import LOCK_EX, flock
@@ -33,7 +33,7 @@ ROOMY = SETTING.model_copy(update={"cache": "2Mi"})
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder whose store holds two drops of many small shards."""
+    """Return a folder whose store contains two drops of many small shards."""
     folder = tmp_path_factory.mktemp("stream")
     two_drops(LocalStore(folder / "store"), folder)
     return folder
@@ -108,13 +108,13 @@ def by_epoch(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, i
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_streamed_pixels_and_labels_match_those_in_memory(place: Path, streams: Splits, split: Split) -> None:
-    ours, theirs = streams[split], in_memory(place, split)[split]
-    rows = torch.randperm(len(theirs), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(ours.pixels(rows), theirs.pixels(rows))
-    assert torch.equal(ours.labels, theirs.labels)
-    assert torch.equal(ours.drop, theirs.drop)
-    assert ours.sizes == theirs.sizes
+def test_streamed_pixels_and_labels_match_data_in_memory(place: Path, streams: Splits, split: Split) -> None:
+    streamed, expected = streams[split], in_memory(place, split)[split]
+    rows = torch.randperm(len(expected), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(streamed.pixels(rows), expected.pixels(rows))
+    assert torch.equal(streamed.labels, expected.labels)
+    assert torch.equal(streamed.drop, expected.drop)
+    assert streamed.sizes == expected.sizes
 
 
 def test_batches_have_the_pixels_and_labels_of_their_samples(place: Path, streams: Splits) -> None:
@@ -124,7 +124,7 @@ def test_batches_have_the_pixels_and_labels_of_their_samples(place: Path, stream
         assert torch.equal(batch.labels, train.labels[batch.samples])
 
 
-def test_number_of_workers_changes_nothing(streams: Splits) -> None:
+def test_number_of_workers_does_not_change_the_batches(streams: Splits) -> None:
     alone, *others = (
         take(loader(streams["train"], thinned(len(streams["train"])), workers), 30) for workers in (0, 1, 2)
     )
@@ -257,7 +257,7 @@ def test_streaming_is_chosen_by_size_with_a_reason() -> None:
     task = Task(name="t", data=Data(image_size=100), resources=Resources(memory="6M"))
     within, beyond = choose_loading(task, dataset_of(100)), choose_loading(task, dataset_of(101))
     assert (within.kind, beyond.kind) == ("held", "stream")
-    assert within.reason == "100 training samples are 3.0 MB decoded, within half of resources.memory, 6M"
-    assert beyond.reason.endswith("more than half of resources.memory, 6M")
+    assert within.reason == "100 training samples take 3.0 MB when decoded, at most half of resources.memory (6M)"
+    assert beyond.reason.endswith("more than half of resources.memory (6M)")
     asked = task.model_copy(update={"data": Data(image_size=100, loader="memory")})
     assert choose_loading(asked, dataset_of(101)).kind == "memory"

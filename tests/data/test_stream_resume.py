@@ -115,7 +115,7 @@ def test_killed_streamed_run_resumes_to_the_same_result(processes: ForkServerCon
     assert len(workers) == 2
     process = started(processes, tmp_path, again, writes=24)
     asked = [process.pid, *workers_of(process)]
-    for pid in asked:  # as at the end of a container
+    for pid in asked:  # as when a container is stopped
         os.kill(pid, signal.SIGTERM)
     os.kill(process.pid or 0, signal.SIGCONT)
     process.join()

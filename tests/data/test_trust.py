@@ -26,7 +26,7 @@ def network(classes: int, image_size: int) -> nn.Module:
 
 
 def hostile(classes: int, image_size: int, **options: str) -> nn.Module:
-    """Return a network, and record the call. This function stands for any code that an attacker wants to run."""
+    """Return a network, and record the call. This function represents code that an attacker wants to run."""
     RAN.append("hostile")
     return factory.logistic(classes, image_size)
 
@@ -48,7 +48,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def plant(workspace: Workspace, run_id: str) -> None:
-    """Make a plan in the store name other code, as an attacker with write access could."""
+    """Change a plan in the store so that it names other code, as an attacker with write access could."""
     key = workspace.store.keys.run(run_id, "plan.json")
     plan = json.loads(workspace.store.objects.read(key)[0])
     plan["task"]["model"] = {"name": HOSTILE, "stem": "small", "options": {"command": "id"}}

@@ -1,4 +1,4 @@
-"""Uploads without a manifest are validated, and either committed unchanged or refused."""
+"""Uploads without a manifest are validated, and then committed unchanged, packed into shards, or refused."""
 
 import io
 import tarfile
@@ -44,7 +44,7 @@ def webdataset(*numbers: int) -> bytes:
 
 
 def photos() -> dict[str, bytes]:
-    """Return a tree of images."""
+    """Return images in a folder for each class."""
     names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(40)]
     return {name: png(number) for number, name in enumerate(names)}
 
@@ -85,8 +85,8 @@ def test_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
     assert ingest_drop(DROP, TASK, TaskStore(store, TASK.name)) == drop
 
 
-class Weighed(LocalStore):
-    """A store that accepts a shard only once two shards are on the disk. It records the largest number of them."""
+class ShardCountingStore(LocalStore):
+    """A store that accepts a shard only when two shards are on the disk. `most` is the largest number on the disk."""
 
     most = 0
 
@@ -105,7 +105,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_small_shards")
 def test_packing_a_large_folder_keeps_few_shards_on_disk(tmp_path: Path) -> None:
-    local = Weighed(tmp_path / "store")
+    local = ShardCountingStore(tmp_path / "store")
     upload(local, photos())
     drop = ingest(DROP, TASK, TaskStore(local, TASK.name))
     assert len(drop.shards) > 3 * ON_DISK

@@ -27,7 +27,7 @@ class Catalogue(NamedTuple):
 
     `counts`, int64 [shards], has the number of training samples in each of the manifest's shards. `offset`, int64, and
     `length`, int32 [N], locate the bytes of N training samples in their shards. `labels`, int64, has indices into the
-    drop's own `classes`.
+    drop's `classes`.
     """
 
     counts: Tensor
@@ -35,7 +35,7 @@ class Catalogue(NamedTuple):
     length: Tensor
     labels: dict[Split, Tensor]
     held_out: dict[Split, Path]
-    """Files of pixels, uint8 [3, size, size] for each sample."""
+    """Files of pixels, uint8 [3, height, width] for each sample."""
 
 
 def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, folder: Path) -> Catalogue:
@@ -62,7 +62,7 @@ def catalogue_files(drop: Drop, image_size: Size, folder: Path) -> dict[str, Pat
 
 
 def _opened(files: Mapping[str, Path]) -> Catalogue | None:
-    """Open a catalogue if its files were written together."""
+    """Return the catalogue in these files, or None if a file is missing, damaged or of another catalogue."""
     try:
         with safe_open(files[ARRAYS], "pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -79,7 +79,7 @@ def _opened(files: Mapping[str, Path]) -> Catalogue | None:
 def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, files: Mapping[str, Path]) -> None:
     """Write the files to a temporary folder, and then rename them.
 
-    The arrays come last, because they contain the digests.
+    The file of arrays comes last, because it contains the digests of all files.
     """
     folder = files[ARRAYS].parent
     try:

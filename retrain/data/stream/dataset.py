@@ -33,7 +33,7 @@ def load_streamed(
     device: torch.device,
     cache_dir: Path,
 ) -> dict[Split, Samples]:
-    """Return the wanted splits of a dataset. `drops` are the manifests of its drops in the same order.
+    """Return these `splits` of a dataset. `drops` are the manifests of its drops in the same order.
 
     Raises `DamagedDrop` for the first drop that is damaged or has changed since the dataset was made. Raises
     `TaskError` if the cache is too small for the shards that are shuffled together.
@@ -58,7 +58,7 @@ def load_streamed(
 def _training_pixels(
     shards: list[ShardRef], found: list[Catalogue], cache: ShardCache, image_size: Size
 ) -> ShardPixels:
-    """Return the pixels of the training samples, without the shards that have none."""
+    """Return the pixels of the training samples. Shards without training samples are left out."""
     counts = torch.cat([one.counts for one in found])
     offset, length = torch.cat([one.offset for one in found]), torch.cat([one.length for one in found])
     used = [ref for ref, count in zip(shards, counts.tolist(), strict=True) if count]

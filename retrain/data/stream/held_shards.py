@@ -25,13 +25,13 @@ class HeldShards:
         self._batches = 0
 
     def follow(self, order: Tensor) -> None:
-        """Fetch shards in the order in which these samples, int64 [n], need them. Batches are taken from this order."""
+        """Fetch shards in the order in which these samples, int64 [n], need them. Batches must follow this order."""
         shards = shards_by_first_use(order, self.pixels.counts)
         self._places = {shard: place for place, shard in enumerate(shards)}
         self._ahead.follow([self.pixels.shards[shard] for shard in shards])
 
     def need(self, rows: Tensor) -> None:
-        """Hold the shards of a batch's rows, int64 [B], and release shards that no batch in progress needs.
+        """Keep the shards of a batch's rows, int64 [B], open, and close shards that no batch in progress needs.
 
         Raises `DamagedDrop` if a shard differs from the manifest, and `StoreError` if it cannot be read.
         """
@@ -46,7 +46,7 @@ class HeldShards:
             self._held.pop(shard).close()
 
     def close(self) -> None:
-        """Release all shards, and stop fetching."""
+        """Close all shards, and stop fetching."""
         self._ahead.close()
         for file in self._held.values():
             file.close()

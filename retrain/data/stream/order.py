@@ -14,9 +14,9 @@ def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, win
     """Return the samples `kept`, int64 [n], in an order that needs only about `window` shards at once.
 
     `counts`, int64 [shards], has the shards' numbers of samples. Samples are numbered in the order of the shards. The
-    shards are put into random order, each one unit long. Every sample moves to a random place in the `window` units
-    after the start of its shard. The next samples to read are therefore in at most window + 1 shards. With a window
-    much larger than the number of shards, this is a plain shuffle.
+    shards are placed on a line in random order, each one unit long. Every sample moves to a random place in the
+    `window` units after the start of its shard. The next samples to read are therefore in at most window + 1 shards.
+    With a window much larger than the number of shards, this is a plain shuffle.
     """
     unit, units = torch.randperm(len(counts), generator=generator), len(counts) + window
 
@@ -28,7 +28,7 @@ def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, win
 
 
 def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
-    """Return the shard of each sample, int64 [n]."""
+    """Return the number of each sample's shard, int64 [n]."""
     return torch.bucketize(samples, counts.cumsum(0), right=True)
 
 

@@ -22,7 +22,7 @@ from retrain.errors import DamagedDrop, DropError
 
 
 class FilePixels:
-    """Images uint8 [N, 3, size, size], from several files one after another. They are indexed by rows, like a tensor.
+    """Images uint8 [N, 3, height, width], from several files one after another. Rows index them, as in a tensor.
 
     The files are opened for each batch. While this object is used, `hold` locks them against removal.
     """
@@ -32,7 +32,7 @@ class FilePixels:
         self._ends = torch.tensor([path.stat().st_size // prod(self._shape) for path in paths]).cumsum(0)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Read the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size]."""
+        """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, height, width]."""
         images = torch.empty(len(rows), *self._shape, dtype=torch.uint8)
         number = torch.bucketize(rows, self._ends, right=True)
         into = images.numpy()
@@ -46,7 +46,7 @@ class FilePixels:
 
 
 class _File(NamedTuple):
-    """The position of an image's file in its shard, and its row in the batch."""
+    """The position of an image's file in its shard, and the image's row in the batch."""
 
     row: int
     offset: int
@@ -54,7 +54,7 @@ class _File(NamedTuple):
 
 
 class ShardPixels:
-    """Images of the training samples of all drops, one after another in `shards`. They are indexed like a tensor.
+    """Images of the training samples of all drops, in the order of `shards`. Rows index them, as in a tensor.
 
     `counts`, int64 [shards], has the shards' numbers of training samples. `offset`, int64, and `length`, int32 [N],
     locate a sample in its shard.
@@ -79,14 +79,14 @@ class ShardPixels:
         return float(self._length.mean(dtype=torch.float64))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size]. Fetch missing shards.
+        """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, height, width]. Fetch missing shards.
 
         Raises `DamagedDrop` if an image cannot be decoded, or a shard differs from the manifest.
         """
         return self._read(rows.cpu(), self.cache.hold)
 
     def read_held(self, rows: Tensor) -> Tensor:
-        """Return the images of rows, in a process without a store. Its parent process holds the shards meanwhile."""
+        """Return the images of rows, in a process without a store. Its parent process keeps the shards in the cache."""
         return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
 
     def _read(self, rows: Tensor, opened: Callable[[ShardRef], BinaryIO]) -> Tensor:

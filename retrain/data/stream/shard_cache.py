@@ -1,4 +1,4 @@
-"""A bounded cache of shards on this machine's disk. All its processes share it, and shards are prefetched."""
+"""A bounded cache of shards on this machine's disk, shared by all processes of the machine. Shards are prefetched."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ class ShardRef(NamedTuple):
 
 
 class ShardCache:
-    """Files `<sha256>.tar` in a folder.
+    """A folder of shards in files `<sha256>.tar`, of at most `limit` bytes.
 
     While a shard is fetched, a sparse file `<sha256>.part` of the same size reserves room.
     """
@@ -38,7 +38,7 @@ class ShardCache:
         self._checked: set[str] = set()
 
     def path(self, ref: ShardRef) -> Path:
-        """Return the path of a shard. The file exists while a reader holds it."""
+        """Return the path of a shard. The file exists while a reader has it open."""
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
     def hold(self, ref: ShardRef) -> BufferedReader:
@@ -159,7 +159,7 @@ SHARDS_AHEAD = 4
 class ReadAhead:
     """A context manager that prefetches shards until it is closed.
 
-    It ignores errors, because they are raised again when the shard is held.
+    It ignores errors, because `ShardCache.hold` raises them again when the shard is needed.
     """
 
     def __init__(self, cache: ShardCache) -> None:
@@ -183,7 +183,7 @@ class ReadAhead:
         self._route, self._begun = route, 0
 
     def reach(self, position: int) -> None:
-        """Fetch the shards of the order up to a needed position, and `SHARDS_AHEAD` more."""
+        """Fetch the shards up to a position that is needed now, and `SHARDS_AHEAD` more, in the order of `follow`."""
         until = min(position + 1 + SHARDS_AHEAD, len(self._route))
         for ref in self._route[self._begun : until]:
             self._threads.submit(self.cache.fetch, ref)
