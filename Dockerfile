@@ -2,14 +2,14 @@
 # the address of a package index with torch's wheels for CPUs, it has no CUDA and is for training on CPUs. `--target
 # slim` has neither torch nor CUDA, and is enough for the exporter and for a watcher that submits to Kubeflow.
 # BASE_IMAGE must have Python 3.11 with venv and pip, on Debian. The slim image has only the files of BASE_IMAGE that
-# are needed: no shell, no pip and no package manager. The digest is for Python 3.11.16 on all architectures. Renovate
-# proposes newer digests (.github/renovate.json).
+# are needed: no shell, no pip and no package manager. The default's digest is for Python 3.11.16 on all architectures.
+# Renovate proposes newer digests (.github/renovate.json).
 ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE_IMAGE} AS packages
 WORKDIR /src
-# 1 January 1980. With this variable, pip compiles modules that Python recognizes by a hash of their source, not by its time.
-# Every RUN that installs something gives the new files this time: equal inputs then give equal files.
+# 1 January 1980. With this variable, pip writes compiled modules that Python checks by a hash of their source, not by
+# its time. Every RUN that installs something gives the new files this time: equal inputs then give equal files.
 ENV SOURCE_DATE_EPOCH=315532800 \
     SAME_TIME="find /opt/retrain -newermt 1980-01-02 -exec touch --no-dereference --date=1980-01-01T00:00Z {} +"
 # The image has no pip: the base image's pip installs the packages into /opt/retrain.

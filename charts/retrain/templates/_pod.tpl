@@ -12,7 +12,7 @@ labels:
   {{- end }}
   {{- include "retrain.selector" (list .root .component) | nindent 2 }}
 annotations:
-  # Task files are read at the start, so changed files restart the pods.
+  # Pods read task files only when they start. If a task file changes, this checksum restarts the pods.
   checksum/tasks: {{ include "retrain.tasks" .root | sha256sum }}
   {{- with $of.podAnnotations }}
   {{- toYaml . | nindent 2 }}
