@@ -60,11 +60,11 @@ OURS = {
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"
-"""Lines around the table that compares results with the papers, in the evidence's README.md."""
+"""Lines around the table of results (compared with the papers) in the evidence's README.md."""
 
 
 class Entry(NamedTuple):
-    """One table or figure, a study that repeats it, and the study's status."""
+    """One table, figure or question, a study of it, and the study's status."""
 
     item: str
     about: str
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
 
 
 def entries(root: Path, evidence: Path) -> Iterator[Entry]:
-    """Yield every table and figure with its studies, or with none. Raises the errors of `all_studies`."""
+    """Yield an entry for each study of each item, or one entry without a study. Raises the errors of `all_studies`."""
     studies = all_studies()
     for item, about in _items():
         repeating = [study for study in studies if item in study.repeats]
@@ -106,7 +106,7 @@ def list_missing(root: Path) -> Iterator[str]:
 
 
 def agreement(studies: list[Study]) -> str:
-    """Return the table that compares results with the papers: a row for each claim about each table or figure."""
+    """Return the table that compares results with the papers, with a row for each claim of each table or figure."""
     lines = ["| | the paper | this project | agrees |", "| --- | --- | --- | --- |"]
     for item in (item for item, _ in _items() if not item.startswith("Ours")):
         found = [(study, claim) for study in studies for claim in study.claims if claim.item == item]
@@ -125,5 +125,5 @@ def with_agreement(text: str, studies: list[Study]) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise StudyError(f"README.md of the evidence has no table of agreement: add the lines {BEGIN} and {END}")
+        raise StudyError(f"README.md of the evidence has no lines around its table of results: add {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{agreement(studies)}\n\n{END}{after}"

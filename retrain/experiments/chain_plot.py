@@ -33,7 +33,7 @@ def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.To
     """
     methods = [name for name in study.methods if name != study.against[0]]
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]
-    x = alt.X("iteration:Q", title="iterations in all", axis=alt.Axis(format="~s", grid=False))
+    x = alt.X("iteration:Q", title="total iterations", axis=alt.Axis(format="~s", grid=False))
     y = alt.Y("mean:Q", title="accuracy on the whole test set (dots: L_100)", axis=alt.Axis(format=".2~p"))
     lines = chart_of(_means(legs)).encode(x=x, color=colour_of(methods))
     bounds = chart_of(_bounds(legs))

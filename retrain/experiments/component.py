@@ -14,7 +14,7 @@ from retrain.data.staging import Staging
 from retrain.experiments.subsets import is_train, write_folder
 
 SIDE = 16
-"""Side to which images are scaled. The first component contains only coarse light and shade."""
+"""Side in pixels to which images are scaled. The first component contains only coarse light and shade."""
 
 
 def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:

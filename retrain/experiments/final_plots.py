@@ -15,7 +15,7 @@ PERCENT = ".3~p"
 
 
 def final_accuracy_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return a chart of the mean final accuracy of each method in each group, with its spread to either side."""
+    """Return a chart of each method's mean final accuracy and spread in each group."""
     finals = {group: {row.method: row.final for row in rows(study, runs)} for group, runs in compared(by_group).items()}
     return _by_group_plot(study, finals, f"final accuracy on {study.stop_on}", PERCENT)
 
@@ -33,8 +33,8 @@ def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _by_group_plot(
     study: Study, found: Mapping[Group, Mapping[str, Estimate]], title: str, number: str
 ) -> alt.TopLevelMixin:
-    """Return a chart of means over the field that differs between groups, with their spread to either side."""
-    varied = varies(list(found))
+    """Return a chart of means and spreads over the field that differs between groups."""
+    varied = varied_field(list(found))
     methods = [name for name in study.methods if not study.draw or name in study.draw]
     points = [
         {"group": str(getattr(group, varied)), "method": method, **value.band(study.spread)}
@@ -54,7 +54,7 @@ def _by_group_plot(
     return finish_chart(drawn.properties(width=560, height=340, title=study.title))
 
 
-def varies(groups: Sequence[Group]) -> str:
+def varied_field(groups: Sequence[Group]) -> str:
     """Return the name of the field that differs between groups: drops if they differ, else split, else variant."""
     for field in ("drops", "split"):
         if len({getattr(group, field) for group in groups}) > 1:

@@ -18,7 +18,7 @@ FIRST = "(first drop)"
 
 
 class Cell(NamedTuple):
-    """One run of a method on the first `drops` drops of a split. It continues from the run on one drop fewer."""
+    """One run of a method on the first `drops` drops of a split. Its parent, if any, is the run on one drop fewer."""
 
     variant: str
     split: str

@@ -1,4 +1,4 @@
-"""Write the first paragraph of a study's page, and describe its splits."""
+"""Write the first paragraphs of a study's page, and describe its splits."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from retrain.experiments.grid import parts_of
 from retrain.experiments.settings import Split, Study
 
-SIZES = {"mini": "It is smaller than the papers' studies. It runs on a CPU.", "paper": "It has the paper's size."}
+SIZES = {"mini": "It is smaller than the papers' studies, and runs on a CPU.", "paper": "It has the paper's size."}
 ASPECTS = (
-    "The four aspects of the recipe of Verwimp et al. are initialization (shrink-and-perturb), "
-    "objective (L2-init), sampling (easy and hard samples are used less often) and schedule (a shorter one)."
+    "The recipe of Verwimp et al. has four aspects. Initialization (shrink-and-perturb) shrinks the old weights and "
+    "adds a small multiple of a new network's weights. Objective (L2-init) adds a penalty that pulls the weights "
+    "towards initial weights. Sampling (easy/hard) uses easy and hard samples less often. Schedule trains for fewer "
+    "iterations."
 )
 PHRASES = {
     r"\bends? [0-9.]+ (points )?(above|below)": 'If a method "ends 2 points above" another, '
@@ -19,7 +21,13 @@ PHRASES = {
     r"\bsteps? (after|before)\b": "A step is a drop with the training after it (the paper's word).",
     r"[×x]0\.(25|5|75)\b|\bx1\b": 'In the names of methods, and in "at ×0.5", ×0.5 (or x0.5) means a schedule with '
     "half of scratch's iterations. ×1 is the full schedule.",
-    r"\b(?i:aspects?)\b": ASPECTS,
+    r"\bon val\b": '"On val" and "on test" mean on the validation split and on the test split.',
+    r"\brandom weights\b": 'In comparisons, "random weights" and "the warm start" stand for the runs that start '
+    "with them.",
+    r"\bscratch\b": "Scratch is training from a new network on all drops that have arrived.",
+    r"\bnaive\b": "The naive start continues from the weights of the previous run, with standard training.",
+    r"\bparent": "A run's parent is the run whose weights it starts from.",
+    r"\b(?i:aspects?|L2-init|shrink-and-perturb)\b": ASPECTS,
 }
 """Meanings of phrases, by the pattern of the phrase. A page explains the phrases that its study uses."""
 OWN = "Ours, "
@@ -27,7 +35,7 @@ OWN = "Ours, "
 
 
 def describe_subject(study: Study) -> str:
-    """Return a paragraph: the tables and figures that the study repeats, and its questions beyond the papers."""
+    """Return the start of the page: the repeated tables and figures, questions beyond the papers, and phrases."""
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
     of_papers = [item for item in study.repeats if not item.startswith(OWN)]
     sentences = [
@@ -45,10 +53,12 @@ def describe_subject(study: Study) -> str:
     drops = sorted({parts_of(study, split) for split in study.splits})
     number = f"{drops[0]} to {drops[-1]}" if len(drops) > 1 else str(drops[0])
     sentences.append(f"The training data arrive in {number} drops. A drop is a batch of labelled images.")
-    if study.claims and not own:
-        sentences.append("The column goal has the paper's results.")
-    sentences += explain_phrases(study)
-    return " ".join(sentences)
+    if study.claims:
+        questions = [claim.item.startswith(OWN) for claim in study.claims]
+        goals = "the question or the expected result" if all(questions) else "the papers' results"
+        sentences.append(f"The column *goal* shows {goals}.")
+    phrases = "\n".join(f"- {meaning}" for meaning in explain_phrases(study))
+    return " ".join(sentences) + (f"\n\nPhrases on this page:\n\n{phrases}" if phrases else "")
 
 
 def explain_phrases(study: Study) -> Iterator[str]:

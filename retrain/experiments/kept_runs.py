@@ -88,7 +88,7 @@ def _row(one: EndedRun) -> dict[str, Any]:
 def _ended_run(line: dict[str, Any]) -> EndedRun:
     columns = {
         name: line["curve"][name] for name in Point.model_fields if name in line["curve"]
-    }  # older runs lack some
+    }  # runs of older versions lack some columns
     points = zip(*columns.values(), strict=True)
     curve = Curve(points=tuple(Point(**dict(zip(columns, values, strict=True))) for values in points))
     return EndedRun(Cell(**line["cell"]), RunRecord.model_validate(line["record"]), curve, line["measures"])

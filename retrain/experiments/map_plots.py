@@ -24,9 +24,9 @@ def learning_speed_map(study: Study, group: Group, members: Sequence[EndedRun]) 
         .encode(
             x=alt.X("after:Q", title="learning speed in this run", axis=percent),
             x2="after_end:Q",
-            y=alt.Y("before:Q", title="in the run before", axis=percent),
+            y=alt.Y("before:Q", title="learning speed in the previous run", axis=percent),
             y2="before_end:Q",
-            color=alt.Color("share:Q", title="of old samples", scale=alt.Scale(scheme="viridis", type="sqrt")),
+            color=alt.Color("share:Q", title="share of old samples", scale=alt.Scale(scheme="viridis", type="sqrt")),
         )
         .properties(width=150, height=150)
         .facet(facet=alt.Facet("method:N", title=None, sort=None), columns=4)

@@ -31,10 +31,10 @@ ABSENT = "-"
 """Text of a cell without a value."""
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
 MEASURED = {
-    "correlation": "*Correlation of weights* compares a run's final with its initial weights.",
-    "gradient": "*Gradient norm* is the mean norm of the gradients of new or old samples, at the run's start or end.",
-    "rank": "*Rank correlation of learning speeds* compares old samples in the previous run and in this run. The "
-    "learning speed of a sample is the share of epochs in which it was classified correctly.",
+    "correlation": "*Correlation of weights* is the correlation between a run's final and initial weights.",
+    "gradient": "*Gradient norm* is the mean norm of new or old samples' gradients, at the start or end of a run.",
+    "rank": "*Rank correlation of learning speeds* compares the speeds of old samples in the previous run and in this "
+    "run. The learning speed of a sample is the share of epochs in which it was classified correctly.",
 }
 """Meanings of the measures of a run besides its accuracy, by the first word of their names."""
 HARM = "▼"
@@ -52,8 +52,9 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_claims(study),
         "## Set-up",
         *_paragraphs(study.regime),
-        f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every number "
-        f"below comes from `{study.name}/runs.jsonl`. `retrain study report --check` computes all of them again.",
+        f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. This study's "
+        f"numbers in the tables below come from `{study.name}/runs.jsonl`. `retrain study report --check` computes "
+        "them again and compares them with this page.",
         f"**Environment.** {_made_with(study, kept)}",
         *_findings(study),
         *_methods(study),
@@ -65,11 +66,13 @@ def page(study: Study, kept: KeptRuns) -> str:
         "the reference needs to reach its final accuracy. The second is the number that the run needs to reach r "
         "percent of it. Above 1, the run is faster. The L_99 of the reference itself is 1 or more, because it reaches "
         "99 percent of its final accuracy no later than 100 percent.",
-        f"`{NOT_REACHED}` means that no run reached the value. (2/3) means that two seeds of three reached it. {HARM} "
-        f"marks a method with negative transfer: its mean final accuracy is lower than that of the method "
+        f"`{NOT_REACHED}` means that no run reached the value. (2/3) means that the runs of two seeds out of three "
+        f"reached it. {HARM} "
+        "marks a method with negative transfer: its mean final accuracy is lower than the mean final accuracy of "
         f"`{study.against[0]}` with the same seeds.",
-        "Each heading below names the division of the training data into drops, the variant (`task` if the study has "
-        f"none) and the number of drops that had arrived. {splits}",
+        "Each heading below names the split (the division of the training data into drops), the variant (`task` if "
+        f"the study has none) and the number of drops that had arrived. {splits}",
+        *_describe_accuracy_plot(study),
         tables,
     ]
     return "\n\n".join(sections) + "\n"
@@ -78,12 +81,21 @@ def page(study: Study, kept: KeptRuns) -> str:
 def _describe_columns(study: Study) -> str:
     """Return sentences that explain the columns highest, final and test."""
     on_test = study.stop_on == "test"
-    same = " These are also the weights at its last evaluation." if on_test else ""
+    same = " It equals the last accuracy." if on_test else ""
     return (
         f"During training, this study evaluates on the {'test' if on_test else 'validation'} split. The column "
-        "*highest* has a run's highest accuracy there, and *final* its last one. The column *test* has the accuracy on "
-        f"the test split of the weights that the run ended with.{same}"
+        "*highest* shows a run's highest accuracy on this split, and *final* its last accuracy. The column *test* "
+        f"shows the accuracy on the test split, measured with the weights at the end of the run.{same}"
     )
+
+
+def _describe_accuracy_plot(study: Study) -> Iterator[str]:
+    """Yield a sentence that explains the line and the dots in plots of accuracy, if the page has such plots."""
+    if "accuracy" in study.plots:
+        yield (
+            f"In plots of accuracy, the grey line is the final accuracy of `{study.against[0]}`. A dot shows the mean "
+            "iteration at which a method first reaches it, if its runs do so with every seed."
+        )
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -108,14 +120,14 @@ def _methods(study: Study) -> Iterator[str]:
     yield "## Methods"
     have_aspects = any(method.aspects for method in study.methods.values())
     yield (
-        "A method starts from a new network (scratch), or from the weights of its run on the earlier drops "
-        "(previous run). "
+        "A run of a method starts from a new network (scratch), or from the weights of the method's run on the "
+        "earlier drops (previous run). "
         + (
-            f"It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with the "
+            f"It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table lists, with the "
             "settings in the last column. Everything else is standard training."
             if have_aspects
-            else "All methods use standard training, without any part of the recipe of `retrain`, and with the "
-            "settings in the last column."
+            else "All methods use standard training with the settings in the last column. They use no part of the "
+            "recipe of `retrain`."
         )
         + (f" {ASPECTS}" if have_aspects and ASPECTS not in explain_phrases(study) else "")
     )
@@ -139,7 +151,7 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
     found = {group: {row.method: row for row in rows(study, runs)} for group, runs in by_group.items()}
-    figures = (title for column in columns for title in (f"{column}, the paper", "this study"))
+    figures = (title for column in columns for title in (f"{column}, the paper", f"{column}, this study"))
     titles = ["row of the paper", "method", *figures]
     lines = []
     for row in study.paper:
@@ -148,14 +160,19 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         lines.append([row.row, row.method or ABSENT, *(figure for pair in pairs for figure in pair)])
     yield "## The paper's numbers and this study's"
     spread = SPREADS[study.spread]
-    notes = [f"`{ABSENT}` means that this study has no such run."]
+    notes = [f"`{ABSENT}` means that this study has no run like the paper's."]
+    if "Max Acc" in columns:
+        notes.append("Max Acc, the paper's term, is the highest accuracy of a run in percent.")
+    if any(column.startswith("L_") for column in columns):
+        notes.append(f"L_99, L_100 and `{NOT_REACHED}` are explained under Results.")
     if any("±" in cell for line in lines for cell in line[2:]):
         notes.append(f"Numbers after ± are {spread}s.")
     if any("(" in figure for row in study.paper for figure in row.figures.values()):
         notes.append(f"Numbers in parentheses are the paper's {spread}s.")
     if study.size == "mini":
         notes.append(
-            "The paper's numbers are for the paper's data and networks. This study's are for those described in Set-up."
+            "The paper's numbers are for the paper's data and networks. This study has the smaller data and networks "
+            "that Set-up describes."
         )
     if "time" in columns:
         notes.append("The paper's times are minutes. This study's times are iterations until the network is fitted.")
@@ -217,8 +234,9 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
                 [method, *(format_ratio(each, study.spread) for each in found)]
                 for method, found in on_grids(study, members).items()
             )
-            titles = [f"L_100, one evaluation in {every}" for every in study.grids]
-            yield "This table has the L_100 that would result if fewer evaluations had been made."
+            intervals = ("every evaluation" if every == 1 else f"one evaluation in {every}" for every in study.grids)
+            titles = [f"L_100, {interval}" for interval in intervals]
+            yield "This table shows the L_100 that would result if fewer evaluations had been made."
             yield markdown_table(["method", *titles], lines)
         if figures := dict.fromkeys(figure_names(members)):
             by_method = {method: by for method, by in measured(members).items() if by}
@@ -226,7 +244,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
                 [method, *(_plain(by.get(name, estimate([])), study.spread) for name in figures)]
                 for method, by in by_method.items()
             )
-            yield "This table has other measurements of the same runs. " + " ".join(
+            yield "This table shows other measurements of the same runs. " + " ".join(
                 meaning for word, meaning in MEASURED.items() if any(name.startswith(word) for name in figures)
             )
             yield markdown_table(["method", *figures], lines)
@@ -236,10 +254,11 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
         if parts_of(study, split) > 2:
             spent = accumulated(study, by_group, variant, split)
             lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
-            title = f"### {split}, {variant}: iterations to L_100, all drops"
+            title = f"### {split}, {variant}: iterations to the final accuracy of {study.against[0]}, all drops"
             note = (
-                "This table has the sum of the iterations to L_100 over all drops after the first. "
-                f"`{NOT_REACHED}` means that some drop's L_100 was not reached."
+                f"A run on each drop after the first needs a number of iterations to reach the final accuracy of "
+                f"`{study.against[0]}` on the same drops. This table shows the sum of these numbers over the drops. "
+                f"`{NOT_REACHED}` means that the accuracy was not reached on every drop."
             )
             yield f"{title}\n\n{note}\n\n{markdown_table(['method', 'iterations'], lines)}"
 

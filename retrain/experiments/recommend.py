@@ -20,7 +20,7 @@ from retrain.utils.clock import format_moment, utc_now
 from retrain.utils.text import pluralize
 
 RACED: tuple[Preset, ...] = ("default", "naive", "paper")
-"""The presets that race. The first one is preferred if differences are within the measurement error."""
+"""The presets that race. The first preset is preferred if differences are within the measurement error."""
 
 BUDGET_SHARE = 0.25
 """Iterations of all races together, as a share of one full training from scratch. There are more iterations if each
@@ -49,13 +49,13 @@ class Scratch(NamedTuple):
     reached: Mapping[Level, float | None]
     """Iterations to each level of scratch's accuracy. None if scratch was not trained on this dataset."""
     early: float | None
-    """Scratch's accuracy after as many iterations as a race has. None if scratch was not trained on this dataset."""
+    """Scratch's accuracy after the length of a race. None if scratch was not trained on this dataset."""
     source: str
     """The source of these numbers."""
 
 
 class Resolution(NamedTuple):
-    """The smallest differences that the measurements can show. Smaller differences mean nothing."""
+    """The measurement error. Smaller differences between presets mean nothing."""
 
     iterations: int
     """Iterations between two evaluations."""
@@ -124,10 +124,10 @@ def _check_parent_model(store: TaskStore, race: Plan) -> None:
     assert race.parent  # `_parent` found it
     if removed := store.run(race.parent).removed():
         raise StudyError(
-            f"task {store.task}: races on these drops start from the champion's predecessor {race.parent}, and "
+            f"task {store.task}: trial runs on these drops start from the champion's predecessor {race.parent}, and "
             f"`retrain gc` removed its model on {format_moment(removed.at)}: commit another drop, and run this command "
-            "before `retrain run`, so that races start from the champion. A larger --keep-last of `retrain gc` keeps "
-            "such models"
+            "before `retrain run`, so that the trial runs start from the champion. A larger --keep-last of `retrain "
+            "gc` keeps the models of predecessors"
         )
 
 
@@ -156,8 +156,9 @@ def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) 
         plan = store.run(plan.parent).plan() if plan.parent else None
     if plan is None:
         raise StudyError(
-            f"task {task.name}: a comparison of the presets needs a champion and a drop that is new to it, and there "
-            f"is none ({pluralize(len(drops), 'drop')} landed): run `retrain run`, commit another drop, and try again"
+            f"task {task.name}: the presets cannot be compared, because there is no champion or no drop that is new to "
+            f"the champion ({pluralize(len(drops), 'drop')} landed): run `retrain run`, commit another drop, and try "
+            "again"
         )
     if not same_network(plan.task, task):
         raise StudyError(
@@ -244,10 +245,10 @@ def _resolution(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Resolut
 
 
 def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> Advice:
-    """Return the preset that reaches scratch's accuracy soonest with every seed, if sooner than scratch itself.
+    """Return the preset that reaches scratch's accuracy soonest with every seed, or scratch if that is sooner.
 
-    If no preset does, the iterations to 99 percent of this accuracy are compared, including scratch's. If no preset
-    reaches 99 percent, the highest final accuracy decides.
+    If no preset reaches it, the iterations to 99 percent of this accuracy are compared, including scratch's. If no
+    preset reaches 99 percent, the highest final accuracy decides.
     """
     for level in LEVELS:
         sure = {each.preset: each.reached[level] for each in races}
@@ -274,7 +275,7 @@ def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> 
     if scratch.early is not None and scratch.early > finals[best] + resolution.accuracy:
         return Advice(
             "scratch",
-            "no preset came within 1% of scratch's final accuracy. After as many iterations as the presets had, "
+            "no preset came within 1% of scratch's final accuracy. After the same number of iterations, "
             f"scratch was at {scratch.early:.2%}, and the best preset ({best}) at {finals[best]:.2%}",
         )
     return Advice(best, f"no preset came within 1% of scratch's final accuracy; {ended}")
@@ -303,8 +304,8 @@ def _page(found: Recommendation) -> Iterator[str]:
     yield f"In the task file: `{advice.settings}`"
     titles = [
         "preset",
-        "iterations to L_100",
-        "to L_99",
+        "iterations to scratch's accuracy",
+        "iterations to 99% of it",
         "L_100",
         "L_99",
         f"accuracy after at most {plan.iterations:,}",

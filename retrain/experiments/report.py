@@ -38,7 +38,7 @@ def texts(study: Study, kept: KeptRuns, evidence: Path) -> dict[Path, str]:
 
 
 def readme(evidence: Path) -> dict[Path, str]:
-    """Return the evidence's README.md with its table of results and papers, if it has the marker lines."""
+    """Return the evidence's README.md with a new table of results, if it has the lines around the table."""
     path = evidence / "README.md"
     if not path.exists() or BEGIN not in (text := path.read_text(encoding="utf-8")):
         return {}
@@ -48,7 +48,7 @@ def readme(evidence: Path) -> dict[Path, str]:
 def check(evidence: Path) -> list[str]:
     """Compare all studies' pages and tables with their `runs.jsonl`, without training, and return the studies' names.
 
-    Raises `StudyError` if there is no study, or with the first file that differs from its runs.
+    Raises `StudyError` if there is no study, or if a file differs from its runs.
     """
     names = sorted(path.parent.name for path in evidence.glob(f"*/{kept_runs.FILE}"))
     if not names:
@@ -57,7 +57,8 @@ def check(evidence: Path) -> list[str]:
         study, kept = load_study(name), kept_runs.read_kept(evidence / name)
         if kept.grid != grid_digest(study):
             raise StudyError(
-                f"{evidence / name}: the study's file has changed: run it again, then `retrain study report`"
+                f"{evidence / name}: the study's file has changed since the runs: run `retrain study run {name}`, "
+                f"then `retrain study report {name}`"
             )
         for path, text in texts(study, kept, evidence).items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -67,7 +68,7 @@ def check(evidence: Path) -> list[str]:
     for path, text in readme(evidence).items():
         if path.read_text(encoding="utf-8") != text:
             raise StudyError(
-                f"{path}: its table of agreement differs from the studies' files: run `retrain study report`"
+                f"{path}: the table of results differs from the studies' files: run `retrain study report NAME --kept`"
             )
     return names
 

@@ -58,8 +58,8 @@ def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: st
             commit_next(runs, cell, root, device)
     runs.forget()
     plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
-    part = f"part {grid[0].drops} of {runs.most_drops}"
-    log.info("%s, %s, runs to do: %d of %d", runs.study.name, part, len(plans), len(grid))
+    drop = f"drop {grid[0].drops} of {runs.most_drops}"
+    log.info("study %s, %s: %d of %d runs are missing", runs.study.name, drop, len(plans), len(grid))
     deque(each(run_trial, plans.values()), maxlen=0)
     runs.forget()
     wanted = tuple(name for name in runs.study.measures if grid[0].drops > 1 or name in ON_FIRST)

@@ -14,7 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^|\n]{0,59}$")]
 
 
 PLOTS = {
-    "accuracy": "Accuracy of each method by iteration, with the points at which L_100 is reached",
+    "accuracy": "Accuracy of each method by iteration",
     "train_loss": "Training loss of each method by iteration",
     "train_accuracy": "Training accuracy of each method by iteration",
     "loss": "Loss of each method on held-out samples by iteration",
@@ -22,10 +22,10 @@ PLOTS = {
     "cost": "Iterations of each method's run, by number of drops, split or variant",
     "time": "Final accuracy of each run by the number of images that it needed to fit its training data",
     "correlation": "Final accuracy of each run by the correlation of its final with its initial weights",
-    "switch": "Accuracy of the first runs, and the loss compared with scratch in percent, by variant",
-    "chain": "Accuracy on the whole test set by all iterations so far, drop after drop",
+    "switch": "Accuracy of the first runs, and accuracy of later runs compared with scratch in percent, by variant",
+    "chain": "Accuracy on all test images by total iterations, drop after drop",
     "learning_speed": "Map of old samples by their learning speed before and during the run",
-    "learning_map": "Map of samples by epoch, which shows when each was classified correctly",
+    "learning_map": "Map of samples by epoch: the epochs in which each sample was classified correctly",
     "gradient_norms": "Mean norms of the gradients of old and new samples by iteration",
 }
 """The plots, with their descriptions."""

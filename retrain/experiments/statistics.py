@@ -16,7 +16,7 @@ LEVELS = (99, 100)
 
 
 class Estimate(NamedTuple):
-    """The mean of the values of `n` seeds. The other of the `of` seeds have no value.
+    """The mean over `n` of `of` seeds. The other seeds have no value.
 
     Mean and error are None if there are too few values.
     """
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds. None for fewer than two values."""
+        """Return the standard deviation over seeds, or None for fewer than two values."""
         return None if self.error is None else self.error * sqrt(self.n)
 
     def width(self, spread: Spread) -> float | None:

@@ -79,8 +79,8 @@ def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) ->
 def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
     """Return drops with `step` training images each, in the given order.
 
-    As in Ash & Adams, the validation and test images are in the first drop, with one exception: each later drop gets
-    one image of val and one of test, because a drop needs both. Raises `StudyError` if there are too few samples.
+    Each later drop also has one image of val and one of test, because a drop needs both. The first drop has all other
+    val and test images, as in Ash & Adams. Raises `StudyError` if there are too few samples.
     """
     step, steps = split.step or 0, split.steps or 0
     train = sorted(filter(is_train, samples), key=order)
@@ -114,7 +114,7 @@ def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) ->
 
 
 def keep_percent(samples: Iterable[Sample], percent: int, seed: int) -> Iterator[Sample]:
-    """Yield a random percentage of each class's training samples, at least one, and all other samples."""
+    """Yield a random percentage of each class's training samples, but at least one, and all val and test samples."""
     for _, group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
         members = sorted(group, key=lambda sample: stable_hash(sample.key, seed))
         yield from members[: max(1, len(members) * percent // 100)] if is_train(members[0]) else members

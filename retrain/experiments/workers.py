@@ -55,7 +55,7 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
 
 
 def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
-    """Run a job. After SIGTERM, the worker exits once its training is saved, and starts no other job."""
+    """Run a job. After SIGTERM, the worker saves its training and exits, and starts no other job."""
     try:
         job(plan, device=device)
     except Preempted as preempted:

@@ -1,4 +1,4 @@
-"""The evidence covers all items of the papers, and numbers on hand-written pages match the stored runs."""
+"""Tests that the evidence covers all items of the papers, and that hand-written pages match the stored runs."""
 
 import json
 import re
@@ -12,13 +12,15 @@ from retrain.experiments.catalogue import PAPERS, entries
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 PAGE = (FOLDER / "cifar100-mini.md").read_text()
 RECORDS = [
-    json.loads(line, object_hook=lambda fields: SimpleNamespace(**fields))  # an older version wrote other fields
+    json.loads(
+        line, object_hook=lambda fields: SimpleNamespace(**fields)
+    )  # records of an older version have other fields
     for line in (FOLDER / "cifar100-mini" / "ledger.jsonl").read_text().splitlines()
 ]
 
 
 def ratio(record: SimpleNamespace, level: str) -> str:
-    """Return L_r (eq. 2): iterations of the calibration to its final accuracy, divided by this run's to the level."""
+    """Return L_r (eq. 2): the calibration's iterations to its final accuracy, divided by this run's to r percent."""
     (calibration,) = [each.result for each in RECORDS if each.purpose == "calibrate" and each.result]
     scratch, reached = getattr(calibration.reached_at, "100"), getattr(record.result.reached_at, level)
     return f"x{scratch / reached:.2f}" if reached else "/"
@@ -40,7 +42,7 @@ def test_evidence_rows_and_comparisons_match_the_ledger() -> None:
     assert {row(record) for record in RECORDS[1:] if record.evaluation} <= set(stated)
 
 
-def test_evidence_savings_and_misses_are_ledger_sums() -> None:
+def test_evidence_savings_are_sums_of_the_ledger() -> None:
     counted = [record.savings for record in RECORDS if record.savings]
     missed = [record.savings.used for record in RECORDS if record.savings and record.outcome == "missed"]
     sums = sum(missed), sum(each.gross for each in counted), sum(each.net for each in counted), len(missed)

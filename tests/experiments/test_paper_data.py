@@ -1,4 +1,4 @@
-"""Data, networks, plots and measures of the studies at the papers' scale match the papers' texts.
+"""Tests that data, networks, plots and measures of the studies at the papers' scale match the papers' texts.
 
 The expected values come from the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version). Nothing is trained.
 """

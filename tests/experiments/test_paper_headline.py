@@ -1,4 +1,4 @@
-"""`scripts/paper_headline.sh` on the CPU with tiny runs, interrupted and resumed."""
+"""Tests of `scripts/paper_headline.sh` on the CPU with tiny runs, which are interrupted and resumed."""
 
 import os
 import shutil

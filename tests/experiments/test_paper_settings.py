@@ -1,7 +1,7 @@
-"""The studies at the papers' scale, expanded without training, match the papers' texts.
+"""Tests that the settings of the studies at the papers' scale match the papers' texts.
 
-The tests plan runs on invented drops that are as large as the real data sets. The expected values below come from the
-papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.
+The tests plan runs, without training, on invented drops as large as the real data sets. The expected values come from
+the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 HALVES = {"50+50": ("share", "50+50")}
 SCRATCH, NAIVE = "fresh 1 | none | uniform | 39100", "warm | none | uniform | 39100"
 INIT, REG, DATA = "shrink_perturb 0.4 0.001", "l2_init 0.01 origin", "easy_hard 0.1 0.1"
-OWN_REG = "l2_init 0.01 fresh"  # the first initialization of a scratch run is the one that this run starts with
+SCRATCH_REG = "l2_init 0.01 fresh"  # a scratch run's first initialization is its new network
 
 
 def all_four(scale: float) -> str:
@@ -40,14 +40,14 @@ TABLE_1 = {  # V, Table 1, in the order of its rows
     "all four x0.25": all_four(0.25),
     "scratch": SCRATCH,
     "scratch init": "fresh 0.4 | none | uniform | 39100",
-    "scratch reg": f"fresh 1 | {OWN_REG} | uniform | 39100",
+    "scratch reg": f"fresh 1 | {SCRATCH_REG} | uniform | 39100",
     "scratch data": f"fresh 1 | none | {DATA} | 39100",
     "scratch schedule x0.25": "fresh 1 | none | uniform | 9775",
-    "scratch init+reg": f"fresh 0.4 | {OWN_REG} | uniform | 39100",
+    "scratch init+reg": f"fresh 0.4 | {SCRATCH_REG} | uniform | 39100",
     "scratch init+data": f"fresh 0.4 | none | {DATA} | 39100",
-    "scratch reg+data": f"fresh 1 | {OWN_REG} | {DATA} | 39100",
-    "scratch init+reg+data": f"fresh 0.4 | {OWN_REG} | {DATA} | 39100",
-    "scratch all four x0.25": f"fresh 0.4 | {OWN_REG} | {DATA} | 9775",
+    "scratch reg+data": f"fresh 1 | {SCRATCH_REG} | {DATA} | 39100",
+    "scratch init+reg+data": f"fresh 0.4 | {SCRATCH_REG} | {DATA} | 39100",
+    "scratch all four x0.25": f"fresh 0.4 | {SCRATCH_REG} | {DATA} | 9775",
 }
 BOTH = {"scratch": SCRATCH, "naive": NAIVE}
 TABLE_2A = {"scratch": SCRATCH, "continuous": NAIVE, "ours x1": all_four(1), "ours x0.5": all_four(0.5)}
@@ -62,8 +62,8 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
     "table2b": (
         {split: ("classes", split) for split in ("90+10", "70+30", "50+50", "30+70")},
         {
-            "scratch reg": f"fresh 1 | {OWN_REG} | uniform | 39100",
-            "scratch reg x0.5": f"fresh 1 | {OWN_REG} | uniform | 19550",
+            "scratch reg": f"fresh 1 | {SCRATCH_REG} | uniform | 39100",
+            "scratch reg x0.5": f"fresh 1 | {SCRATCH_REG} | uniform | 19550",
             **{f"all four x{scale:g}": all_four(scale) for scale in (1, 0.5, 0.25)},
         },
     ),
@@ -74,7 +74,7 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
             "L2": "warm | l2 0.01 | uniform | 39100",
             "L2-init": f"warm | {REG} | uniform | 39100",
             "scratch L2": "fresh 1 | l2 0.01 | uniform | 39100",
-            "scratch L2-init": f"fresh 1 | {OWN_REG} | uniform | 39100",
+            "scratch L2-init": f"fresh 1 | {SCRATCH_REG} | uniform | 39100",
         },
     ),
     "sampling": (  # V, Figure 4
@@ -137,11 +137,9 @@ VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
     ),
 }
 
-CONSTANT = "constant"
 RANDOM, WARM = "fresh 1 | none", "warm | none"
-FIRST_IS_PLAIN = {"random": RANDOM, "warm": WARM}
+TWO_STARTS = {"random": RANDOM, "warm": WARM}
 STRENGTHS = {"1e-1": "0.1", "1e-2": "0.01", "1e-3": "0.001", "1e-4": "0.0001"}
-ONLINE = FIRST_IS_PLAIN
 SGD, ADAM = "sgd 0.001", "adam 0.001"
 BATCHES, RATES = (16, 32, 64, 128), ("0.001", "0.01", "0.1")
 
@@ -150,15 +148,14 @@ ASH: dict[str, tuple[dict[str, tuple[str, str]], str, int, dict[str, str]]] = { 
         HALVES,
         SGD,
         5,
-        FIRST_IS_PLAIN
-        | {f"noise {name}": f"noise {float(name):g} | none" for name in ("1e-2", "1e-3", "1e-4", "1e-5")},
+        TWO_STARTS | {f"noise {name}": f"noise {float(name):g} | none" for name in ("1e-2", "1e-3", "1e-4", "1e-5")},
     ),
     **{
         f"table4{kind}": (
             HALVES,
             SGD,
             5,
-            FIRST_IS_PLAIN | {"last layer": "warm 1 | none", "last layer, then all": "warm 0.5 | none"},
+            TWO_STARTS | {"last layer": "warm 1 | none", "last layer, then all": "warm 0.5 | none"},
         )
         for kind in ("", "-svhn", "-cifar100")
     },
@@ -166,18 +163,18 @@ ASH: dict[str, tuple[dict[str, tuple[str, str]], str, int, dict[str, str]]] = { 
         HALVES,
         SGD,
         5,
-        FIRST_IS_PLAIN | {f"EWC {name}": f"warm | ewc {value}" for name, value in STRENGTHS.items()},
+        TWO_STARTS | {f"EWC {name}": f"warm | ewc {value}" for name, value in STRENGTHS.items()},
     ),
-    "figure2": ({"333 x 100": ("share", "")}, ADAM, 5, ONLINE),
+    "figure2": ({"333 x 100": ("share", "")}, ADAM, 5, TWO_STARTS),
     "figure3": (
         {f"{kept} %": ("transfer", "") for kept in (1, 3, 10, 25, 50, 100)},
         SGD,
         5,
-        FIRST_IS_PLAIN,
+        TWO_STARTS,
     ),
-    "figure7": (HALVES, SGD, 5, FIRST_IS_PLAIN),
-    "figure8": ({"333 x 100": ("component", "")}, ADAM, 5, ONLINE),
-    "figure9": ({"333 x 100": ("margin", "")}, ADAM, 5, ONLINE),
+    "figure7": (HALVES, SGD, 5, TWO_STARTS),
+    "figure8": ({"333 x 100": ("component", "")}, ADAM, 5, TWO_STARTS),
+    "figure9": ({"333 x 100": ("margin", "")}, ADAM, 5, TWO_STARTS),
     "optimizer-state": (
         HALVES,
         ADAM,
@@ -193,7 +190,7 @@ def folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
 
 
-def test_every_paper_size_study_is_checked_against_a_table() -> None:
+def test_every_paper_size_study_has_expected_values() -> None:
     checked = {f"verwimp-{name}" for name in VERWIMP} | {f"ash-{name}" for name in ASH}
     checked |= {f"ash-{name}" for name in OTHERS} | {"verwimp-headline"}
     assert checked == {path.stem.removesuffix("-paper") for path in (ROOT / "studies").glob("*-paper.yaml")}
@@ -354,7 +351,7 @@ def batch_and_rate(plan: Plan) -> tuple[int, str]:
     return plan.task.training.batch_size, f"{plan.task.training.optimizer.learning_rate:g}"
 
 
-def test_ash_figure_4_varies_batch_and_rate_in_all_three_rounds() -> None:
+def test_ash_figure_4_varies_batch_and_rate_in_every_run() -> None:
     study, plans = load_study("ash-figure4-paper"), planned("ash-figure4-paper", seeds=1)
     pairs = {(batch, rate) for batch in BATCHES for rate in RATES}
     first = {batch_and_rate(plan) for cell, plan in plans.items() if cell.drops == 1}

@@ -1,4 +1,4 @@
-"""`retrain study recommend`: short runs of the presets on scanned digits, and its advice for invented results."""
+"""Tests of `retrain study recommend`: its trial runs on scanned digits, and its advice for invented results."""
 
 import re
 import shutil
@@ -49,13 +49,13 @@ def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def task_file(trained: Path, tmp_path: Path) -> str:
-    """Return the file of a task. Its store is a copy of the store with the trained run."""
+    """Return the file of a task whose store is a copy of the store of `trained`."""
     shutil.copytree(trained, tmp_path / "store")
     return write_task(tmp_path)
 
 
 def write_task(folder: Path) -> str:
-    """Write a task into a folder that also has its store. Return the task's file."""
+    """Write a task file and return its path. The task's store is in the same folder."""
     path = folder / "own.yaml"
     path.write_text(
         TASK.replace("name: tiny", f"name: own\nstore: {folder / 'store'}").replace("epochs: 3", "epochs: 60")
@@ -123,10 +123,10 @@ def test_race_after_retraining_continues_from_previous_champion(task_file: str) 
     assert {plan.parent for each in plans.values() for plan in each} == {first}
 
 
-def test_race_from_a_removed_model_names_the_remedy(task_file: str) -> None:
+def test_race_from_a_removed_model_fails_with_a_remedy(task_file: str) -> None:
     task, store = load_task(task_file), store_of(task_file)
     first = store.champion.read().run_id
-    for request in (Request(), Request("scratch", "calibrate")):  # after the new baseline, gc need not keep the old one
+    for request in (Request(), Request("scratch", "calibrate")):  # after the second baseline, gc may remove the first
         stages.run_task(make_context(store, task, "cpu"), task, request)
     now = utc_now()
     retention.remove(store, retention.plan_removal(store, 0, timedelta(), now), now)
@@ -134,7 +134,7 @@ def test_race_from_a_removed_model_names_the_remedy(task_file: str) -> None:
         recommendation(task_file, 150, 1, CPU)
 
 
-def test_race_has_a_target_only_where_scratch_saw_the_drops(task_file: str) -> None:
+def test_race_has_a_target_only_if_scratch_saw_its_drops(task_file: str) -> None:
     task, store = load_task(task_file), store_of(task_file)
     assert {plan.target for each in plan_races(store, task, None, 1).values() for plan in each} == {None}
     assert "There is no baseline of these drops" in recommendation(task_file, 150, 1, CPU)
@@ -147,15 +147,15 @@ def test_race_has_a_target_only_where_scratch_saw_the_drops(task_file: str) -> N
     assert f"| scratch | {own_l99[0]:,} | {own_l99[1]:,} | ×1.00 | ×{own_l99[0] / own_l99[1]:.2f} |" in said
 
 
-def test_race_without_parent_names_the_commands_to_run(place: Path, tmp_path: Path) -> None:
+def test_race_without_parent_fails_with_commands_to_run(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}"))
     land(place, str(path), 1)
-    with pytest.raises(StudyError, match=r"there is none \(1 drop landed\): run `retrain run`, commit another drop"):
+    with pytest.raises(StudyError, match=r"no drop that is new to the champion \(1 drop landed\): run `retrain run`"):
         recommendation(str(path), None, 1, CPU)
 
 
-def test_error_about_a_small_budget_names_the_smallest_one(task_file: str) -> None:
+def test_small_budget_error_states_the_smallest_budget(task_file: str) -> None:
     with pytest.raises(StudyError, match="budget of 3 iterations is too small for 3 trial runs") as error:
         recommendation(task_file, 3, 1, CPU)
     least = int(str(error.value).split("--budget ")[1].split()[0])
@@ -204,7 +204,7 @@ def test_advice_compares_with_scratchs_own_l99() -> None:
     assert advise([races("naive", 0.6, None, 500)], SCRATCH, RESOLUTION).choice == "naive"
 
 
-def test_advised_preset_reached_the_level_with_each_seed() -> None:
+def test_advised_preset_reached_the_accuracy_with_each_seed() -> None:
     lucky = Races("naive", {"100": estimate([50, None]), "99": estimate([50, None])}, estimate([0.6, 0.4]), "")
     found = [lucky, races("paper", 0.55, 400)]
     assert advise(found, SCRATCH, RESOLUTION).choice == "paper"

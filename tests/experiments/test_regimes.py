@@ -1,4 +1,4 @@
-"""Tests of the suite of regimes (combinations of data and network): its drops, a complete sequence, and its page."""
+"""Tests of the regime suite: its drops, one complete sequence (a regime with one seed), its numbers and its page."""
 
 import io
 from pathlib import Path
@@ -64,8 +64,8 @@ def planned(regime: Regime, folder: Path, seed: int = 0) -> list[list[DropImage]
     return list(choose_drop_images(regime, seed, pictures))
 
 
-def has_true_label(landed: DropImage) -> bool:
-    return landed.label == landed.picture.class_name
+def has_true_label(image: DropImage) -> bool:
+    return image.label == image.picture.class_name
 
 
 # Drops
@@ -74,19 +74,19 @@ def has_true_label(landed: DropImage) -> bool:
 def test_label_noise_is_in_training_labels_only(tmp_path: Path) -> None:
     images = SHAPES["images"] | {"train": 200, "label_noise": 0.2}
     drops = planned(regime(images=images), tmp_path)
-    wrong = [landed for drop in drops for landed in drop if not has_true_label(landed)]
-    train = [landed for drop in drops for landed in drop if landed.split == "train"]
-    assert {landed.split for landed in wrong} == {"train"}
+    wrong = [image for drop in drops for image in drop if not has_true_label(image)]
+    train = [image for drop in drops for image in drop if image.split == "train"]
+    assert {image.split for image in wrong} == {"train"}
     assert 0.1 < len(wrong) / len(train) < 0.3
-    known = {landed.picture.class_name for landed in drops[0]}
-    assert {landed.label for landed in drops[0]} == known
+    known = {image.picture.class_name for image in drops[0]}
+    assert {image.label for image in drops[0]} == known
 
 
 def test_shift_changes_pixels_and_not_labels(tmp_path: Path) -> None:
     drops = [{"new_classes": 4, "percent": 50}, {"percent": 50}]
     plain = planned(regime(drops=drops), tmp_path)
     shifted = planned(regime(drops=[drops[0], drops[1] | {"shift": ["inverted"]}]), tmp_path)
-    assert [landed.label for landed in plain[1]] == [landed.label for landed in shifted[1]]
+    assert [image.label for image in plain[1]] == [image.label for image in shifted[1]]
     assert [(one.label, one.read()) for one in plain[0]] == [(one.label, one.read()) for one in shifted[0]]
     before, after = (Image.open(io.BytesIO(drop[1][0].read())) for drop in (plain, shifted))
     assert ImageChops.add(before, after).getextrema() == ((255, 255),) * 3
@@ -102,18 +102,18 @@ def test_shifts_change_an_image_but_not_its_size(shift: Any, tmp_path: Path) -> 
 
 def test_each_image_is_in_exactly_one_drop(tmp_path: Path) -> None:
     drops = [{"new_classes": 3, "percent": 45}, {"new_classes": 1, "percent": 45}, {"percent": 30}, {"percent": 25}]
-    landed = [one for drop in planned(regime(drops=drops), tmp_path) for one in drop]
-    names = [(one.picture.class_name, one.picture.name) for one in landed]
+    images = [image for drop in planned(regime(drops=drops), tmp_path) for image in drop]
+    names = [(image.picture.class_name, image.picture.name) for image in images]
     assert len(names) == len(set(names)) == 4 * 60
-    assert {one.split for one in landed} == {"train", "val", "test"}
+    assert {image.split for image in images} == {"train", "val", "test"}
 
 
-def test_seed_decides_the_classes_of_a_drop(tmp_path: Path) -> None:
-    first = [{landed.label for landed in planned(regime(), tmp_path, seed)[0]} for seed in range(5)]
+def test_seed_determines_the_classes_of_a_drop(tmp_path: Path) -> None:
+    first = [{image.label for image in planned(regime(), tmp_path, seed)[0]} for seed in range(5)]
     assert len({frozenset(labels) for labels in first}) > 1
 
 
-def test_superclasses_cover_each_class_once() -> None:
+def test_superclasses_contain_each_class_once() -> None:
     fine = [name for classes in COARSE.values() for name in classes.split()]
     assert len(COARSE) == 20
     assert len(fine) == len(set(fine)) == 100
@@ -173,15 +173,15 @@ def test_mixer_gives_logits_and_refuses_patches_that_do_not_fit() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results of a tiny regime, run by the code that the command runs in its workers."""
-    from retrain.experiments.regimes.sequence import DropSequence, Place
+    from retrain.experiments.regimes.sequence import DropSequence, SuiteContext
 
     out = tmp_path_factory.mktemp("suite")
-    sequence = DropSequence(regime(), 0, Place(out, out, "abc"), {})
-    assert sequence.run() == len(METHODS) + 2  # and the first model, and the advice of `study recommend`
+    sequence = DropSequence(regime(), 0, SuiteContext(out, out, "abc"), {})
+    assert sequence.run() == len(METHODS) + 2  # two for the first model and the advice of `study recommend`
     return out
 
 
-def test_regime_run_stores_one_result_per_method(finished: Path) -> None:
+def test_sequence_stores_one_result_per_method(finished: Path) -> None:
     runs = read_runs(finished)
     assert set(runs) == {
         Key("tiny", 0, FIRST, 1),
@@ -196,41 +196,41 @@ def test_regime_run_stores_one_result_per_method(finished: Path) -> None:
     assert plain.iterations == plain.schedule == 30
 
 
-def test_regime_run_stores_the_advice_of_recommend(finished: Path) -> None:
+def test_sequence_stores_the_advice_of_recommend(finished: Path) -> None:
     (advice,) = read_advice(finished).values()
     assert (advice.regime, advice.seed) == ("tiny", 0)
     assert advice.choice in ("default", "naive", "paper", "scratch")
     assert 0 < advice.iterations <= 3 * advice.schedule
 
 
-def test_complete_regime_run_is_not_repeated(finished: Path) -> None:
-    from retrain.experiments.regimes.sequence import DropSequence, Place
+def test_complete_sequence_is_not_repeated(finished: Path) -> None:
+    from retrain.experiments.regimes.sequence import DropSequence, SuiteContext
 
     before = (finished / FILE).read_bytes()
-    assert DropSequence(regime(), 0, Place(finished, finished, "abc"), {}).run() == 0
+    assert DropSequence(regime(), 0, SuiteContext(finished, finished, "abc"), {}).run() == 0
     assert (finished / FILE).read_bytes() == before
 
 
-def test_killed_regime_run_resumes_to_the_same_results(finished: Path, tmp_path: Path) -> None:
+def test_killed_sequence_resumes_to_the_same_results(finished: Path, tmp_path: Path) -> None:
     from retrain.experiments.regimes import sequence
 
     whole = read_runs(finished)
-    killed = sequence.DropSequence(regime(), 0, sequence.Place(tmp_path, tmp_path, "abc"), {})
-    kept = 0
+    killed = sequence.DropSequence(regime(), 0, sequence.SuiteContext(tmp_path, tmp_path, "abc"), {})
+    calls = 0
 
-    def keep_two(*arguments: Any) -> None:
-        nonlocal kept
-        kept += 1
-        if kept == 3:
+    def append_two(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
             raise KeyboardInterrupt
-        sequence.DropSequence._keep(killed, *arguments)
+        sequence.DropSequence._append_result(killed, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(killed, "_keep", keep_two)
+        patch.setattr(killed, "_append_result", append_two)
         with pytest.raises(KeyboardInterrupt):
             killed.run()
     assert len(read_runs(tmp_path)) == 2
-    sequence.DropSequence(regime(), 0, sequence.Place(tmp_path, tmp_path, "abc"), {}).run()
+    sequence.DropSequence(regime(), 0, sequence.SuiteContext(tmp_path, tmp_path, "abc"), {}).run()
 
     def outcomes(runs: dict[Key, SuiteRun]) -> dict[Key, Any]:
         return {key: (run.curve, run.test_accuracy, run.savings) for key, run in runs.items()}
@@ -298,7 +298,7 @@ def suite_run(method: str, drop: int = 2, **parts: Any) -> SuiteRun:
 
 
 def by_hand() -> dict[Key, SuiteRun]:
-    """Return runs on two drops. The default is promoted, then refused. Naive never reaches the target."""
+    """Return runs on two drops. The gate promotes the default, then refuses it. Naive never reaches the target."""
     positive = Savings(
         baseline=80,
         whole=100,
@@ -382,7 +382,7 @@ def test_net_savings_count_only_promoted_runs() -> None:
     assert (sequence.outcomes, sequence.promoted) == (("reached", "plateau"), 1)
 
 
-def test_regime_without_both_targets_is_left_out() -> None:
+def test_regime_without_both_baselines_is_left_out() -> None:
     runs = by_hand()
     del runs[Key("hand", 0, AVERAGED, 3)]
     assert sequence_figures(runs, "hand", 0) is None

@@ -1,4 +1,4 @@
-"""Studies that train a small perceptron on scanned digits, their reports, and the catalogue of studies."""
+"""Tests of studies that train a small perceptron on scanned digits, of their reports, and of the catalogue."""
 
 import shutil
 import tarfile
@@ -45,9 +45,9 @@ def test_study_cells_are_trials_that_ran_their_schedule(
     runs = Runs(small_study(), str(tmp_path))
     with caplog.at_level("INFO", "retrain"):
         assert run(runs, DataRoot(place), CPU) == 4
-    assert [message for message in caplog.messages if "to do" in message] == [
-        "small, part 1 of 2, runs to do: 1 of 1",
-        "small, part 2 of 2, runs to do: 3 of 3",
+    assert [message for message in caplog.messages if "missing" in message] == [
+        "study small, drop 1 of 2: 1 of 1 runs are missing",
+        "study small, drop 2 of 2: 3 of 3 runs are missing",
     ]
     store = runs.store(runs.task(next(cells(runs.study, 1))).name)
     records = store.ledger.read()
@@ -88,7 +88,7 @@ def test_parallel_processes_train_the_same_models_as_one(place: Path, tmp_path: 
     assert len(set(digests(alone).values())) == 4
 
 
-def norm_of_one(start: Start, index: int) -> float:
+def gradient_norm_of(start: Start, index: int) -> float:
     """Return the norm of the gradient of one sample's loss."""
     image = start.normalize(start.train.images[[index]])
     loss = torch.nn.functional.cross_entropy(start.network(image), start.train.labels[[index]])
@@ -106,7 +106,7 @@ def test_extra_measurements_are_stored_and_reported(place: Path, tmp_path: Path)
     naive = ran["naive"]
     start = prepare(make_context(runs.store(naive.record.task), runs.task(naive.cell), "cpu"), runs.plan(naive.cell))
     new = (start.train.drop == 1).nonzero().squeeze(1)
-    expected = sum(norm_of_one(start, index) for index in new.tolist()) / len(new)
+    expected = sum(gradient_norm_of(start, index) for index in new.tolist()) / len(new)
     assert figures["naive"]["gradient norm, new, start"] == pytest.approx(expected, rel=1e-4)
     assert figures["scratch"]["correlation of weights"] > 0.5
     for by_name in figures.values():
@@ -176,7 +176,7 @@ def test_recomputed_report_finds_a_changed_number(place: Path, tmp_path: Path) -
         report.check(tmp_path)
 
 
-def test_unwritable_page_gives_one_message(
+def test_unwritable_page_is_reported_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
@@ -193,7 +193,7 @@ def test_page_contains_findings_and_the_papers_numbers(tmp_path: Path) -> None:
         {"row": "kept", "figures": {"accuracy": "42.0"}},
     ]
     claim = {"item": "Verwimp et al., Table 1", "paper": "faster", "ours": "faster too", "agrees": "yes"}
-    study = small_study(seeds=[0, 1], paper=rows_of_paper, claims=[claim], findings="Since it is small.")
+    study = small_study(seeds=[0, 1], paper=rows_of_paper, claims=[claim], findings="The network is small.")
     report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path)
     text = report.rewrite_report(study, tmp_path).read_text()
     assert "| reset | init | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
@@ -201,7 +201,7 @@ def test_page_contains_findings_and_the_papers_numbers(tmp_path: Path) -> None:
     assert "| scratch | scratch | none |  |" in text
     assert "| init | previous run | initialization |  |" in text
     assert "| Verwimp et al., Table 1 | faster | faster too | yes |" in text
-    assert "Since it is small." in text
+    assert "The network is small." in text
     assert "6.00 device-hours" in text
 
 
@@ -220,7 +220,7 @@ def test_readme_lists_each_item_of_the_papers_and_its_result(place: Path, tmp_pa
     assert text.endswith("The end.\n")
     assert sum(line.startswith(("| Verwimp", "| Ash")) for line in text.splitlines()) == 33
     (tmp_path / "README.md").write_text(text.replace("it does not", "it does"))
-    with pytest.raises(StudyError, match="table of agreement"):
+    with pytest.raises(StudyError, match="the table of results differs"):
         report.check(tmp_path)
     (studies / "claiming.yaml").unlink()
 
@@ -271,7 +271,7 @@ def test_catalogue_lists_run_items_and_missing_data(place: Path, tmp_path: Path)
     assert {entry.status for entry in entries(place, tmp_path) if entry.item not in known} == {"no study yet"}
 
 
-def test_missing_data_set_names_download_and_folder(tmp_path: Path) -> None:
+def test_missing_data_set_error_has_download_and_folder(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=rf"imagenet-100 is missing: put 100 classes .* into {tmp_path}"):
         find_data_set("imagenet-100", tmp_path, False, tmp_path / "scratch")
     with pytest.raises(StudyError, match=r"cifar10 is missing in .* pass --download"):
@@ -310,7 +310,7 @@ def test_tars_and_image_folders_give_drops_of_equal_size(place: Path, tmp_path: 
     assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
 
 
-def test_list_names_download_and_folder(place: Path, tmp_path: Path) -> None:
+def test_list_of_missing_data_has_download_and_folder(place: Path, tmp_path: Path) -> None:
     assert how_to_get("svhn", tmp_path).startswith("pass --download")
     (place / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])

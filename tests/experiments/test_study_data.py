@@ -1,4 +1,4 @@
-"""Small data sets in the published formats of the papers' data sets are read, exported and packed."""
+"""Tests of reading, exporting and packing data: small files in the formats of the papers' data sets."""
 
 import hashlib
 import io
@@ -129,7 +129,7 @@ def imagenet(root: Path) -> None:
 def adaptiope(root: Path, first: int = 0) -> None:
     """Write square photographs in Adaptiope's layout. Each class has a folder, and all domains have the same classes.
 
-    Another `first` gives other photographs.
+    With another `first`, the photographs are different.
     """
     for label, name in enumerate(("acoustic guitar", "backpack", "bookcase", "fighter jet")):
         for number in range(30):
@@ -142,7 +142,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         yield tmp_path
 
 
-def landed(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[int, int]]:
+def committed_sizes(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[int, int]]:
     """Commit the drops of a study. Return each drop's number of classes and number of images."""
     study = small_study(data=[{"name": name} for name in names], splits={"split": split})
     runs = Runs(study, str(place / "store"))
@@ -152,17 +152,17 @@ def landed(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[i
 
 def test_imagenet_is_split_by_class_with_all_its_images(place: Path) -> None:
     imagenet(place / "imagenet-100")
-    drops = landed(place, ["imagenet-100"], {"by": "classes", "sizes": "4+1"})
+    drops = committed_sizes(place, ["imagenet-100"], {"by": "classes", "sizes": "4+1"})
     assert [classes for classes, _ in drops] == [4, 1]
     assert sum(images for _, images in drops) == 101
 
 
-def test_adaptiope_gives_one_drop_per_domain_with_equal_classes(place: Path) -> None:
+def test_adaptiope_has_one_drop_per_domain_with_equal_classes(place: Path) -> None:
     names = ["adaptiope-product-images", "adaptiope-real-life"]
     for number, name in enumerate(names):
         adaptiope(place / name, first=1000 * number)
-    assert landed(place, names, {"by": "source"}) == [(4, 120), (4, 120)]
-    assert landed(place, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]
+    assert committed_sizes(place, names, {"by": "source"}) == [(4, 120), (4, 120)]
+    assert committed_sizes(place, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]
 
 
 def coarse_cifar(root: Path) -> None:

@@ -11,7 +11,7 @@ from support.studying import ended_run, small_study
 from retrain.experiments import final_plots
 from retrain.experiments.chain_plot import chain_plot
 from retrain.experiments.chart_style import colour_of, dash_of, shape_of
-from retrain.experiments.final_plots import varies
+from retrain.experiments.final_plots import varied_field
 from retrain.experiments.grid import FIRST
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun, Measure
 from retrain.experiments.map_plots import gradient_curves
@@ -28,7 +28,7 @@ def drawn(chart: alt.TopLevelMixin) -> list[list[dict[str, Any]]]:
 
 
 def in_batches_of(size: int, one: EndedRun) -> EndedRun:
-    """Return the same run with another batch size."""
+    """Return a copy of the run with another batch size."""
     result = one.record.result
     assert result is not None
     cost = result.cost.model_copy(update={"samples": size * result.iterations})
@@ -51,14 +51,14 @@ def test_time_plot_counts_images_instead_of_iterations(tmp_path: Path) -> None:
         small_study(plots=["time"])
 
 
-def test_each_method_has_a_distinct_combination_of_marks() -> None:
+def test_each_method_has_a_distinct_colour_with_dash_or_shape() -> None:
     methods = [f"method {number}" for number in range(20)]
     looks = [encode(methods).to_dict()["scale"]["range"] for encode in (colour_of, dash_of, shape_of)]
     assert len({str(each) for each in zip(looks[0], looks[1], strict=True)}) == 20
     assert len(set(zip(looks[0], looks[2], strict=True))) == 20
 
 
-def test_crossing_is_drawn_at_the_target_of_the_same_seeds() -> None:
+def test_dot_is_drawn_at_scratchs_accuracy_of_the_same_seeds() -> None:
     study = small_study(seeds=[0, 1])
     found = [
         ended_run("scratch", 0, {10: 0.4}),
@@ -89,9 +89,9 @@ def test_last_training_loss_of_a_few_iterations_is_not_drawn() -> None:
 
 
 def test_final_accuracies_are_drawn_over_the_varied_setting(tmp_path: Path) -> None:
-    assert varies([Group("a", "s", 2), Group("a", "s", 3)]) == "drops"
-    assert varies([Group("a", "s", 2), Group("a", "t", 2)]) == "split"
-    assert varies([Group("a", "s", 2), Group("b", "s", 2)]) == "variant"
+    assert varied_field([Group("a", "s", 2), Group("a", "s", 3)]) == "drops"
+    assert varied_field([Group("a", "s", 2), Group("a", "t", 2)]) == "split"
+    assert varied_field([Group("a", "s", 2), Group("b", "s", 2)]) == "variant"
     study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}}, plots=["final"])
     found = [ended_run(method, 0, {10: 0.5}, drops) for drops in (2, 3) for method in ("scratch", "naive")]
     write_plots(study, groups(study, found), tmp_path)
@@ -121,16 +121,16 @@ def test_accuracy_is_drawn_over_weight_correlation_by_network() -> None:
     ]
 
 
-def test_warm_start_damage_is_in_percent_of_scratch() -> None:
+def test_switch_plot_has_changes_in_percent_of_scratch() -> None:
     study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, plots=["switch"])
     found = [
         ended_run(FIRST, 0, {10: 0.2}, drops=1),
         ended_run("scratch", 0, {10: 0.5}),
         ended_run("naive", 0, {10: 0.4}),
     ]
-    first, damage = final_plots.switch_plot(study, groups(study, found)).to_dict()["datasets"].values()
+    first, changes = final_plots.switch_plot(study, groups(study, found)).to_dict()["datasets"].values()
     assert [point["mean"] for point in first] == [0.2]
-    assert [point["mean"] for point in damage] == [pytest.approx(-20)]
+    assert [point["mean"] for point in changes] == [pytest.approx(-20)]
 
 
 def test_chain_plot_measures_on_the_complete_test_set() -> None:
@@ -185,7 +185,7 @@ def test_maps_and_gradient_curves_are_written_if_measured(tmp_path: Path) -> Non
 
 
 def test_l_r_can_be_a_ratio_of_numbers_of_images() -> None:
-    """According to Verwimp et al., section 2, L_r can also compare costs other than iterations."""
+    """Verwimp et al., section 2, allow other costs than iterations in L_r."""
     found = [
         in_batches_of(128, ended_run("scratch", 0, {10: 0.5})),
         in_batches_of(32, ended_run("naive", 0, {10: 0.5})),

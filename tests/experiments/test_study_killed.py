@@ -1,4 +1,4 @@
-"""Killed studies keep ended runs, resume the others, and leave no process behind."""
+"""Tests of killed studies: they keep ended runs, resume the others, and leave no process behind."""
 
 import os
 import signal

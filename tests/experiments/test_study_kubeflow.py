@@ -1,4 +1,4 @@
-"""Studies on Kubeflow: their submission, and their pipeline when kfp runs it in local processes."""
+"""Tests of studies on Kubeflow: their submission, and their pipeline, which kfp runs in local processes here."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Studies at the papers' scale are run with tiny images in the real layout and the real number of classes."""
+"""Tests that run the studies at the papers' scale with tiny images, in the real layout and number of classes."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with workplace(tmp_path_factory.mktemp("papers")) as root, pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
         environment.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
-        written = 0  # no two images of all splits and data sets have the same pixels
+        written = 0  # makes the pixels of every image different
         for name, classes in CLASSES.items():
             each = 30 if classes == 10 else 5
             kinds = {"train": each * 4 // 5, "test": each // 5} if "adaptiope" not in name else {"": each}
@@ -102,7 +102,7 @@ def test_study_at_the_papers_scale_runs_with_tiny_images(name: str, place: Path)
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_study_cells_use_paper_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stored runs of studies used the paper's recipe. A new default must not change their settings."""
+    """The stored runs of studies used the paper's recipe. A new default of `retrain` must not change a study."""
     monkeypatch.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
     monkeypatch.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
     study = load_study(name)

@@ -1,4 +1,4 @@
-"""Studies whose later drops depend on earlier models (active learning by margin) or replace drops (transfer)."""
+"""Tests of splits: by margin, transfer, component and steps, new splits for each seed, and measures of their runs."""
 
 import shutil
 from collections.abc import Iterator
@@ -196,7 +196,7 @@ def test_margin_steps_use_each_models_least_certain_samples(thirty: Path, tmp_pa
     assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
     scratch, naive = (keys_of(runs, Cell("task", "s", method, 3, 0), "train") for method in ("scratch", "naive"))
     assert scratch[0] == naive[0]
-    assert scratch[1] == naive[1]  # both methods share the model of the first step, which chose these samples
+    assert scratch[1] == naive[1]  # the model of the first step chose these samples for both methods
     assert scratch[2] != naive[2]
     assert [len(keys) for keys in naive] == [40, 40, 40]
 
@@ -213,7 +213,7 @@ def test_each_seed_draws_another_split_if_configured(thirty: Path, tmp_path: Pat
         found[redraw] = classes, [runs.drops(cell)[0].held_out for cell in firsts]
     assert found[False][0][0] == found[False][0][1]
     assert found[True][0][0] != found[True][0][1]
-    assert found[True][1] == [{}, {}]  # the study itself chooses the val split
+    assert found[True][1] == [{}, {}]  # the study chooses the val split, so packing holds nothing out
 
 
 def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_learning_map_ends_with_the_models_train_accuracy(place: Path, tmp_path:
     assert len(rows) == 3
     assert first.record.result is not None
     samples = runs.drops(first.cell)[0].samples("train")
-    weights = [len(lot) / samples for lot in torch.zeros(samples).tensor_split(len(rows[-1]))]
+    weights = [len(group) / samples for group in torch.zeros(samples).tensor_split(len(rows[-1]))]
     mean = sum(weight * share for weight, share in zip(weights, rows[-1], strict=True))
     assert mean == pytest.approx(first.record.result.train_accuracy, abs=1e-3)
     speeds = [sum(column) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""Tables of studies with invented curves: means, errors, speed-ups and accumulated cost."""
+"""Tests of studies' tables with invented curves: means, errors, speed-ups and accumulated cost."""
 
 import pytest
 from support.studying import TWO_SEEDS, ended_run, small_study
@@ -54,7 +54,7 @@ def test_l_100_is_also_reported_for_fewer_evaluations() -> None:
     assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
 
 
-def test_training_time_ends_when_the_training_loss_is_low_enough() -> None:
+def test_training_time_ends_at_the_required_training_loss() -> None:
     falling = ended_run("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
     losses = zip(falling.points, (2.0, 0.4, 0.3), strict=True)
     curve = Curve(points=tuple(point.model_copy(update={"train_loss": loss}) for point, loss in losses))

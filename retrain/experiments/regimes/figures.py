@@ -1,8 +1,8 @@
 """Compute the suite's numbers from its results, with pure functions.
 
 No function here uses the accounting of `retrain.pipeline`, so these numbers can check the ledger's. An evaluated image
-costs a third of a trained image. A run that never reaches scratch's accuracy is charged the sum of its iterations and
-scratch's, because training from scratch would have to follow it.
+costs a third of a trained image. A run that never reaches scratch's accuracy costs its iterations plus scratch's,
+because training from scratch would have to follow it.
 
 A sequence is one regime with one seed: all its drops, one after the other.
 """
@@ -37,11 +37,11 @@ class Baseline(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Iterations of a method and of scratch to the accuracy of the baseline, summed over the drops of a sequence."""
+    """Iterations of a method and of scratch to scratch's final accuracy, summed over the drops of a sequence."""
 
     scratch: int
     taken: int
-    """Iterations of the method. A run that never reached the accuracy counts with all its iterations and scratch's."""
+    """Iterations of the method. A run that never reached the accuracy counts with all its iterations plus scratch's."""
     reached: int
     """Number of drops on which the accuracy was reached."""
     drops: int
@@ -64,7 +64,7 @@ class SequenceFigures(NamedTuple):
     used: int
     """Iterations of all runs of the method `default`."""
     used_all_in: float
-    """The iterations of `used`, with the evaluations, in iterations of the same cost."""
+    """`used` plus the cost of the evaluations in iterations."""
     net: float
     """Saving against plain scratch: s_scratch of the drops whose run was promoted, minus `used_all_in`."""
     net_averaged: float
@@ -72,9 +72,9 @@ class SequenceFigures(NamedTuple):
     net_ledger: float
     """Net saving in the ledger."""
     ledger_error: float
-    """The standard error that the ledger states."""
+    """The standard error of `net_ledger`, from the ledger."""
     test: float
-    """Mean test accuracy over drops of the models with which the default's runs ended."""
+    """Test accuracy of the models with which the default's runs ended, as a mean over drops."""
     test_scratch: float
     """Mean test accuracy of plain scratch."""
     champion_gaps: tuple[float, ...]
@@ -85,7 +85,7 @@ class SequenceFigures(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over `n` seeds, and its standard error. None for a single seed."""
+    """A mean over `n` seeds, and its standard error, which is None for a single seed."""
 
     mean: float
     error: float | None
@@ -115,9 +115,9 @@ def scratch_baseline(scratch: SuiteRun) -> Baseline:
 
 
 def compare(runs: Runs, regime: str, seed: int, method: str, against: str, level: float = 100) -> Comparison | None:
-    """Compare the iterations of two methods to `level` percent of the second one's final accuracy, over all drops.
+    """Compare the iterations of `method` and `against` to `level` percent of the final accuracy of `against`.
 
-    Return None unless both methods have results for every drop.
+    Sum over all drops. Return None unless both methods have results for every drop.
     """
     comparisons = [
         compare_on_drop(runs, Key(regime, seed, method, drop), against, level) for drop in drops_of(runs, regime, seed)
@@ -175,13 +175,13 @@ def drops_of(runs: Runs, regime: str, seed: int) -> list[int]:
 
 
 def seeds_of(runs: Runs, regime: str) -> list[int]:
-    """Return the seeds of a regime whose sequence has all results that `sequence_figures` needs."""
+    """Return the seeds of a regime whose sequences are complete, as `sequence_figures` requires."""
     seeds = sorted({key.seed for key in runs if key.regime == regime})
     return [seed for seed in seeds if sequence_figures(runs, regime, seed)]
 
 
 def all_in(run: SuiteRun) -> float:
-    """Return a run's iterations with its evaluations."""
+    """Return a run's iterations plus the cost of its evaluations in iterations."""
     return run.iterations + EVALUATED * run.evaluated_images / run.batch_size
 
 
@@ -236,7 +236,7 @@ class RegimeFigures(NamedTuple):
     def speed_up(self, method: str, baseline: str, level: int = 100, seeds: Collection[int] = ()) -> float | None:
         """Return L_r: scratch's iterations divided by the method's, both summed over seeds, or None without results.
 
-        Only `seeds` count. If it is empty, all seeds count with which the method was run.
+        Only the given seeds count. If `seeds` is empty, all seeds of the method's runs count.
         """
         by_seed = self._comparisons(method, baseline, level)
         chosen = [each for seed, each in by_seed.items() if not seeds or seed in seeds]

@@ -45,7 +45,7 @@ def check_goals(results: Sequence[RegimeResult], advised: Sequence[AdviceFigures
 
 
 def _each(goal: str, failing: list[str], count: int, what: str) -> Goal:
-    """Return a goal that `count` regimes, sequences or champions must meet. `failing` names those that do not."""
+    """Return a goal that `count` regimes, sequences or champions must meet. `failing` lists the names of failures."""
     if not count:
         return Goal(goal, "not run", None)
     measured = f"{count - len(failing)} of {count} {what}"
@@ -58,7 +58,7 @@ def _net_saving(results: Sequence[RegimeResult]) -> Goal:
         for regime, found in results
         if min(found.mean(lambda each: each.net_ledger).mean, found.mean(lambda each: each.net).mean) <= 0
     ]
-    goal = "The default's net saving over all drops is above zero in every regime, in the ledger and recomputed"
+    goal = "The default's net saving over all drops is above zero in every regime, both in the ledger and recomputed"
     return _each(goal, failing, len(results), "regimes")
 
 
@@ -78,7 +78,7 @@ def _geometric_mean(results: Sequence[RegimeResult], method: str, baseline: str,
 
 
 def _fitted(results: Sequence[RegimeResult]) -> Goal:
-    goal = "If scratch fits its data and a class has 100 images or more, L_100 against plain scratch is at least 8"
+    goal = "L_100 against plain scratch is at least 8 if scratch fits its data and a class has 100 images or more"
     found = [(r.name, s) for r, f in results if r.is_fitted and (s := f.speed_up(DEFAULT_TO_PLAIN, PLAIN))]
     failing = [f"{name} ({speed_up:.1f})" for name, speed_up in found if speed_up < 8]
     return _each(goal, failing, len(found), "regimes")
@@ -86,7 +86,8 @@ def _fitted(results: Sequence[RegimeResult]) -> Goal:
 
 def _never_slower(results: Sequence[RegimeResult]) -> Goal:
     goal = (
-        "The default takes at most 10% more iterations than the better of naive and paper, in regimes with these runs"
+        "The default takes at most 10% more iterations than the better of naive and paper, in each regime in which "
+        "these were run"
     )
     failing, count = [], 0
     for regime, found in results:
@@ -122,7 +123,7 @@ def _journey_champions(journeys: Sequence[RegimeResult]) -> Goal:
 
 
 def _ledger_agrees(results: Sequence[RegimeResult]) -> Goal:
-    goal = "The ledger's net saving is within twice its stated standard error of the recomputed one"
+    goal = "The ledger's net saving differs from the recomputed one by at most twice the standard error that it states"
     sequences = [(r.name, seed, sequence) for r, f in results for seed, sequence in f.sequences.items()]
     failing = [
         f"{name} seed {seed}"

@@ -1,4 +1,4 @@
-"""The images of a regime by class: CIFAR-100, scikit-learn's digits, and pictures that are drawn."""
+"""The images of a regime by class: from CIFAR-100, from scikit-learn's digits, or drawn by this module."""
 
 import io
 import random
@@ -107,7 +107,7 @@ SHAPES = ("circle", "square", "triangle", "pentagon", "hexagon", "ring", "cross"
 
 
 def _draw_glyph(name: str, number: int) -> bytes:
-    """Draw a letter of random size, place, angle and colours on a noisy ground."""
+    """Draw a letter of random size, position, angle and colours on a noisy background."""
     chance = random.Random(f"glyph/{name}/{number}")
     layer = Image.new("L", (2 * CANVAS, 2 * CANVAS))
     font = ImageFont.load_default(chance.uniform(20, 36))
@@ -116,7 +116,7 @@ def _draw_glyph(name: str, number: int) -> bytes:
 
 
 def _draw_shape(name: str, number: int) -> bytes:
-    """Draw a shape of random size, place, angle and colours on a noisy ground."""
+    """Draw a shape of random size, position, angle and colours on a noisy background."""
     chance = random.Random(f"shape/{name}/{number}")
     layer = Image.new("L", (2 * CANVAS, 2 * CANVAS))
     draw, middle, radius = ImageDraw.Draw(layer), CANVAS, chance.uniform(8, 18)
@@ -144,7 +144,7 @@ def _draw_shape(name: str, number: int) -> bytes:
 
 
 def _compose(layer: Image.Image, chance: random.Random) -> bytes:
-    """Paste a drawing in one colour onto a noisy background of another, turned and moved."""
+    """Turn and move a drawing, and paste it in one colour onto a noisy background of another colour."""
     move = (chance.uniform(-4, 4), chance.uniform(-4, 4))
     layer = layer.rotate(chance.uniform(-20, 20), translate=(round(move[0]), round(move[1]))).resize((CANVAS, CANVAS))
     dark = tuple(chance.randrange(0, 120) for _ in range(3))

@@ -45,14 +45,14 @@ def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
     results = collect_regimes(runs, regimes)
     if not results:
         raise StudyError(f"{folder / FILE}: no regime has results for all drops of any seed: run the suite first")
-    beside = output.with_suffix("")
-    save_chart(draw_regimes(results), beside / "regimes", scale=2)
+    copies = output.with_suffix("")
+    save_chart(draw_regimes(results), copies / "regimes", scale=2)
     for file in (FILE, ADVICE_FILE):
-        if (folder / file).exists() and (folder / file).resolve() != (beside / file).resolve():
-            shutil.copyfile(folder / file, beside / file)
+        if (folder / file).exists() and (folder / file).resolve() != (copies / file).resolve():
+            shutil.copyfile(folder / file, copies / file)
     notes = output.read_text(encoding="utf-8").partition(NOTES)[2] if output.exists() else "\n"
     output.write_text(
-        make_page(runs, results, beside.name, _advised(runs, advice)) + f"\n{NOTES}{notes}", encoding="utf-8"
+        make_page(runs, results, copies.name, _advised(runs, advice)) + f"\n{NOTES}{notes}", encoding="utf-8"
     )
     return f"{output}: {len(results)} of {len(regimes)} regimes, {len(runs)} results"
 
@@ -67,36 +67,39 @@ def _advised(runs: Runs, advice: Mapping[tuple[str, int], SuiteAdvice]) -> list[
     return [found for _, each in sorted(advice.items()) if (found := advice_figures(runs, each))]
 
 
-def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised: Sequence[AdviceFigures] = ()) -> str:
-    """Return the page, Markdown."""
+def make_page(runs: Runs, results: Sequence[RegimeResult], folder: str, advised: Sequence[AdviceFigures] = ()) -> str:
+    """Return the page, Markdown. `folder` has the results and the picture, and is next to the page."""
     goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(results, advised)]
     sections = [
         "# What the default recipe saves with different data and networks",
         "This page is for readers who want to know what the default settings save on data like their own, and where "
         "they save little. A regime is a data set, a network, and the order in which the images arrive as drops. Each "
-        "is a file in `studies/regimes/`. A journey is a regime with four drops, as a first user might have them. A "
-        "sequence is one regime with one seed: all its drops, one after the other. All numbers come from "
-        f"[`{beside}/{FILE}`]({beside}/{FILE}).",
+        "regime has a file in `studies/regimes/`. A journey is a regime with four drops, as a first-time user might "
+        "have. A sequence is one regime with one seed: all its drops, one after the other. Scratch is training from a "
+        "new network on all drops so far. The numbers of the tables come from "
+        f"[`{folder}/{FILE}`]({folder}/{FILE}).",
         markdown_table(["goal", "measured", "met?"], goals, "---"),
-        f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",
+        f"![L_100 and test accuracy in every regime]({folder}/regimes.svg)",
         "## Every regime",
         "L_r is how many times sooner than scratch a run reaches r percent of scratch's final accuracy on val "
         "(Verwimp et al., eq. 2). Higher is better, and 1 means no saving. Scratch's final accuracy is the run's "
-        "target. Iterations are summed over drops and seeds. A run that never reaches the accuracy is charged all its "
-        "iterations and scratch's. (2/3) means that the accuracy was reached on two drops of three.",
-        "Columns without a method are for the default. Plain scratch evaluates its last weights. Averaged scratch "
-        "evaluates the average of its weights, as the default does, so it is the fairer comparison. s_scratch is the "
-        "mean over seeds of scratch's iterations to its final accuracy. Naive and paper have fewer seeds in some "
-        "regimes.",
+        "target. Iterations are summed over drops and seeds. A run that never reaches the accuracy counts with all its "
+        "iterations plus scratch's iterations to that accuracy. (2/3) means that the accuracy was reached on two drops "
+        "out of three.",
+        "Columns that name no method are for the default settings. Plain scratch evaluates its last weights. Averaged "
+        "scratch evaluates the average of its weights, as the default does, so a comparison with it is fairer. "
+        "s_scratch is the mean over seeds of scratch's iterations to its final accuracy. The presets naive and paper "
+        "have fewer seeds in some regimes.",
         markdown_table(*_speed_ups(results), "---"),
         "## What a user of the defaults saves",
         "Here the target is carried from the first drop, as it is for a user who never runs `retrain baseline`. All "
         "numbers are means over seeds.",
-        "- **Used**: iterations of all runs of the default, including evaluations, as a share of s_scratch "
-        "of plain scratch, and of scratch's full schedules. Lower is better.\n"
-        "- **Net saving**, in iterations. The ledger states it with its standard error. It is also recomputed from the "
-        "measured curves, compared with plain and with averaged scratch (`retrain/experiments/regimes/figures.py`). A "
-        "drop whose run the gate refused saves nothing, and its iterations are a loss.\n"
+        "- **Used**: iterations of all runs of the default, including evaluations. The first column divides them by "
+        "s_scratch of plain scratch, the second by the iterations of scratch's full schedules. Lower is better.\n"
+        "- **Net saving**, in iterations. Higher is better. The ledger states it with its standard error. "
+        "`retrain/experiments/regimes/figures.py` computes it again from the measured curves, against plain and "
+        "against averaged scratch. A drop whose run the gate refused saves nothing, and the iterations of that run are "
+        "a loss.\n"
         "- **Test accuracy**: the accuracy of the model with which each run ended, as a mean over drops.",
         markdown_table(*_sequences(results), "---"),
         *_ablation(results),
@@ -146,13 +149,14 @@ def _speed_ups(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[st
 def _sequences(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[str]]]:
     head = [
         "regime",
-        "used, of s_scratch",
-        "used, of full schedules",
-        "net, ledger",
-        "error of the ledger's",
-        "net, against plain",
+        "used, share of s_scratch",
+        "used, share of full schedules",
+        "net saving in the ledger",
+        "standard error in the ledger",
+        "net saving against plain scratch",
+        "net saving against averaged scratch",
     ]
-    head += ["net, against averaged", "test, default", "test, scratch", "difference", "runs ended as", "promoted"]
+    head += ["test, default", "test, plain scratch", "difference in points", "outcomes of runs", "promoted"]
     rows = [
         [
             regime.title,
@@ -187,10 +191,10 @@ def _ablation(results: Sequence[RegimeResult]) -> Iterator[str]:
         return
     yield "## The effect of each idea"
     yield (
-        "The table has L_100 against plain scratch, as above. Its rows are the default, the default with one idea "
+        "The table shows L_100 against plain scratch, as above. Its rows are the default, the default with one idea "
         "removed or changed, the preset naive, and naive with one idea added. The mean is geometric."
     )
-    cells = {method: [speed_ups[place] for _, speed_ups in rows] for place, method in enumerate(columns)}
+    cells = {method: [speed_ups[column] for _, speed_ups in rows] for column, method in enumerate(columns)}
     lines = [
         [
             LABELS.get(method, method),
@@ -210,10 +214,10 @@ def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
     yield "## The advice of `retrain study recommend`"
     yield (
         "The command was run after the second drop, and after scratch's accuracy had been measured. It makes short "
-        "runs of the presets default, naive and paper, which together take a quarter of scratch's schedule. Then the "
-        "presets and scratch were run at full length. The columns *advised*, *best* and *scratch* have the iterations "
+        "runs of the presets default, naive and paper. Together these take a quarter of scratch's schedule. Then the "
+        "presets and scratch were run at full length. The columns *advised*, *best* and *scratch* show the iterations "
         "after which the advised preset, the best preset and scratch reached scratch's accuracy. A run that never "
-        "reaches it is also charged scratch's iterations."
+        "reaches it counts with all its iterations plus scratch's."
     )
     rows = [
         [
@@ -228,7 +232,8 @@ def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
         ]
         for each in advised
     ]
-    titles = ["regime", "seed", "advice", "advised", "best", "advised / best", "scratch", "short runs, of a schedule"]
+    titles = ["regime", "seed", "advice", "advised", "best", "advised / best", "scratch"]
+    titles.append("short runs, share of the schedule")
     yield markdown_table(titles, rows, "---")
 
 
@@ -261,6 +266,6 @@ def _made_with(runs: Runs) -> str:
     commits = sorted({run.commit for run in runs.values()})
     hours = sum(run.device_seconds for run in runs.values()) / 3600
     return (
-        f"{len(runs)} results, {hours:.1f} hours of one thread each, on {'; '.join(machines)}; "
+        f"{len(runs)} results, {hours:.1f} hours in total, one thread for each run, on {'; '.join(machines)}; "
         f"commit {', '.join(commits)}."
     )

@@ -18,7 +18,7 @@ DRAWN = {
 
 
 def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
-    """Return the picture: L_100 of each method on the left, test accuracy against scratch on the right."""
+    """Return the picture: L_100 of each method on the left, test accuracy minus scratch's on the right."""
     order = [regime.title for regime, _ in results]
     y = alt.Y("regime:N", sort=order, title=None, axis=alt.Axis(labelLimit=0, grid=True, ticks=False, domain=False))
     x = alt.X(
@@ -37,7 +37,7 @@ def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
         ),
     ).properties(width=360, height=height)
     gaps = chart_of(_gaps(results))
-    gap = alt.X("gap:Q", title="test accuracy less plain scratch's, points")
+    gap = alt.X("gap:Q", title="test accuracy minus plain scratch's, in points")
     hidden = alt.Y(
         "regime:N",
         sort=order,

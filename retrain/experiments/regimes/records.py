@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Record)
 
 
 class Key(NamedTuple):
-    """The key of a line. Drops are counted from 1."""
+    """The key of a line of the results. Drops are counted from 1."""
 
     regime: str
     seed: int
@@ -29,7 +29,7 @@ class Key(NamedTuple):
 
 
 class SuiteRun(Record):
-    """The result of one method on one drop. It sums all runs on the drop: the first and its escalations."""
+    """The result of one method on one drop, summed over all runs on the drop: the first run and its escalations."""
 
     regime: str
     seed: int
@@ -124,7 +124,7 @@ def _champion_accuracy(record: RunRecord) -> float | None:
 
 
 class SuiteAdvice(Record):
-    """The advice of `retrain study recommend` after the second drop landed and scratch's accuracy was measured."""
+    """The advice of `retrain study recommend` after the second drop, with scratch's accuracy on both drops measured."""
 
     regime: str
     seed: int
@@ -139,7 +139,7 @@ class SuiteAdvice(Record):
 
 
 def append_line(line: SuiteRun | SuiteAdvice, path: Path) -> None:
-    """Append a complete line, even if other processes append at the same time or an earlier one was killed."""
+    """Append a complete line, even if other processes append too, or if a killed process left part of a line."""
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)

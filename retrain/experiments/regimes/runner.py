@@ -23,7 +23,7 @@ def run_suite(
 ) -> int:
     """Run every regime with every seed, and return the number of new results.
 
-    A sequence that fails is reported, and the others continue. Raises `StudyError` at the end if there was one.
+    If a sequence fails, the others continue. In this case the function raises `StudyError` at the end.
     """
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch in the worker processes
@@ -54,9 +54,10 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
 
 def run_sequence(regime: Regime, seed: int, root: Path, out: Path, commit: str, variants: Sequence[str]) -> int:
     """Run one sequence in this process, and return the number of new results."""
-    from retrain.experiments.regimes.sequence import DropSequence, Place
+    from retrain.experiments.regimes.sequence import DropSequence, SuiteContext
 
-    return DropSequence(regime, seed, Place(root, out, commit), {name: VARIANTS[name] for name in variants}).run()
+    suite = SuiteContext(root, out, commit)
+    return DropSequence(regime, seed, suite, {name: VARIANTS[name] for name in variants}).run()
 
 
 def _init_worker() -> None:

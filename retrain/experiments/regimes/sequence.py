@@ -1,6 +1,6 @@
 """Run the sequence of a regime and a seed: every method retrains drop by drop, in a separate store.
 
-All methods start from the same first model, and no store contains another method's models. The stores stay below the
+All methods start from the same first model, and no store contains another method's models. The stores stay in the
 output folder until every result is written. A killed sequence therefore resumes with its first missing result.
 """
 
@@ -44,7 +44,7 @@ ADVICE = "advice"
 """The store in which the presets race for `retrain study recommend`."""
 
 
-class Place(NamedTuple):
+class SuiteContext(NamedTuple):
     """Folders of the suite, and the commit of the code."""
 
     root: Path
@@ -56,20 +56,20 @@ class Place(NamedTuple):
 
 
 class DropSequence:
-    """All drops of one regime with one seed, and every method on them."""
+    """All drops of one regime with one seed, and the runs of every method on these drops."""
 
-    def __init__(self, regime: Regime, seed: int, place: Place, methods: dict[str, Method]) -> None:
-        self.regime, self.seed, self.place, self.methods = regime, seed, place, METHODS | methods
-        self.folder = place.out / "work" / f"{regime.name}-{seed}"
+    def __init__(self, regime: Regime, seed: int, suite: SuiteContext, methods: dict[str, Method]) -> None:
+        self.regime, self.seed, self.suite, self.methods = regime, seed, suite, METHODS | methods
+        self.folder = suite.out / "work" / f"{regime.name}-{seed}"
 
     def run(self) -> int:
-        """Execute the missing runs, append their results to the file, and return the number of new results."""
-        missing = [key for key in self._keys() if key not in read_runs(self.place.out)]
-        is_advised = (self.regime.name, self.seed) in read_advice(self.place.out)
+        """Execute the missing runs, append their results to the files, and return the number of new results."""
+        missing = [key for key in self._keys() if key not in read_runs(self.suite.out)]
+        is_advised = (self.regime.name, self.seed) in read_advice(self.suite.out)
         if not missing and is_advised:
             return 0
         pack_drops(
-            self.regime, self.seed, self._task({}), self._store("drops"), self.place.root, self.folder / "images"
+            self.regime, self.seed, self._task({}), self._store("drops"), self.suite.root, self.folder / "images"
         )
         self._run_first()
         for name in self.methods:
@@ -113,7 +113,7 @@ class DropSequence:
                 f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted: see `retrain history` "
                 "for the reason, or increase images.train"
             )
-        self._keep(store, FIRST, 1)
+        self._append_result(store, FIRST, 1)
 
     def _clone_first(self, name: str) -> None:
         """Create a method's store as a copy of the first model's, unless it exists."""
@@ -142,7 +142,7 @@ class DropSequence:
         purpose = "calibrate" if method.target == "none" else "retrain"
         if not _runs_on(store, drop, purpose) or _is_under_way(store, drop, purpose):
             stages.run_task(self._context(store), task, Request(purpose=purpose))  # type: ignore[arg-type]
-        self._keep(store, name, drop)
+        self._append_result(store, name, drop)
 
     def _race_presets(self) -> None:
         """Race the presets on the second drop, as `retrain study recommend` does, and append its advice."""
@@ -160,18 +160,18 @@ class DropSequence:
             why=found.advice.why,
             iterations=found.used,
             schedule=found.plan.scratch.schedule,
-            commit=self.place.commit,
+            commit=self.suite.commit,
         )
-        append_line(advice, self.place.out / ADVICE_FILE)
+        append_line(advice, self.suite.out / ADVICE_FILE)
         log.info("%s, seed %d: recommended preset %s: %s", advice.regime, advice.seed, advice.choice, advice.why)
 
-    def _keep(self, store: TaskStore, name: str, drop: int) -> None:
+    def _append_result(self, store: TaskStore, name: str, drop: int) -> None:
         """Append the result of a method on a drop, unless it is already written."""
         key = Key(self.regime.name, self.seed, name, drop)
-        if key in read_runs(self.place.out):
+        if key in read_runs(self.suite.out):
             return
-        run = summarize_drop(store, key, self.place.commit)
-        append_line(run, self.place.out / FILE)
+        run = summarize_drop(store, key, self.suite.commit)
+        append_line(run, self.suite.out / FILE)
         log.info("%s, seed %d: %s, drop %d: %s", *key[:2], name, drop, describe(run))
 
 
@@ -209,10 +209,10 @@ def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
 
 
 def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
-    """Copy the records of a scratch run on the drops up to this one into another store, as a source of its targets.
+    """Copy the records of a scratch run on the drops up to this one into another store, to give that store a target.
 
-    The copied plan gets the training settings of `task`. With different averaging settings, the planner would not use
-    the run.
+    The copied plan gets the training settings of `task`, because the planner ignores a run whose averaging settings
+    differ.
     """
     record = _runs_on(source, drop, "calibrate")[-1]
     if target.ledger.find(record.run_id):

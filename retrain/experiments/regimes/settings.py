@@ -30,18 +30,20 @@ class Images(ConfigModel):
     test: PositiveInt
     """Test images of each class, over all drops."""
     label_noise: Share = 0.0
-    """Share of training images with a wrong label, of another class of the drops so far. Val and test have none."""
+    """Share of training images with a wrong label (another class of the drops so far). All val and test labels are
+    correct."""
 
 
 class DropSetting(ConfigModel):
     """One drop: new classes, or more images of the classes of earlier drops."""
 
     new_classes: Annotated[int, Field(ge=0)] = 0
-    """Number of new classes in this drop. 0: it has images of all earlier classes instead."""
+    """Number of new classes in this drop. 0: the drop has images of all earlier classes instead."""
     percent: Annotated[int, Field(ge=1, le=100)] = 100
     """Percentage of the images of a class that this drop contains, for each class in it."""
     shift: tuple[Shift, ...] = ()
-    """Changes of all images of this drop, including val and test, in this order. They simulate another domain."""
+    """Changes that are applied to all images of this drop (val and test, too), in this order, to simulate another
+    domain."""
 
 
 class Regime(ConfigModel):
@@ -66,9 +68,9 @@ class Regime(ConfigModel):
 
     @model_validator(mode="after")
     def _check_drops(self) -> "Regime":
-        if (landed := sum(drop.new_classes for drop in self.drops)) != self.images.classes:
+        if (total := sum(drop.new_classes for drop in self.drops)) != self.images.classes:
             raise ValueError(
-                f"the drops have {landed} new classes in total, but images.classes is {self.images.classes}: make them "
+                f"the drops have {total} new classes in total, but images.classes is {self.images.classes}: make them "
                 "equal"
             )
         if not self.drops[0].new_classes:
@@ -104,7 +106,7 @@ def regimes_folder() -> Path:
 
 
 def load_regimes(names: Sequence[str] = ()) -> list[Regime]:
-    """Read the regimes of these names, or all. Raises `StudyError` at a name or file that is wrong."""
+    """Read the regimes with these names, or all regimes. Raises `StudyError` if a name or a file is wrong."""
     known = sorted(path.stem for path in regimes_folder().glob("*.yaml"))
     if missing := [name for name in names if name not in known]:
         raise StudyError(f"no regime {missing[0]!r} in {regimes_folder()}; allowed: {', '.join(known) or 'none'}")
@@ -112,7 +114,7 @@ def load_regimes(names: Sequence[str] = ()) -> list[Regime]:
 
 
 def read_regime(path: Path) -> Regime:
-    """Read a regime file. Raises `StudyError`, one line for every problem."""
+    """Read a regime file. Raises `StudyError` with one line for each problem."""
     try:
         return Regime.model_validate(load_yaml(path.read_text(encoding="utf-8"), str(path)))
     except ValidationError as error:
