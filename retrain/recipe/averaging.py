@@ -15,7 +15,7 @@ from retrain.config.task import Averaging, ExponentialAverage, NoAverage, PowerA
 
 
 def share_of_newest(setting: Averaging, count: int) -> float:
-    """Return the share of the newest weights in the average after `count` updates, 1 or more.
+    """Return the share of the newest weights in the average after `count` updates. `count` is at least 1.
 
     The first update copies the weights, so the weights before it have no share. `power`: 1 - (1 - 1/t)^(gamma + 1) at
     update t. `ema`: the exponential average, corrected for the small number of updates so far (Kingma & Ba, 2015,
@@ -32,7 +32,7 @@ def share_of_newest(setting: Averaging, count: int) -> float:
 
 
 class AveragedNetwork:
-    """A second network whose weights are the average of the trained network's.
+    """A second network whose weights are the average of the trained network's weights.
 
     Without averaging, it is the trained network.
     """
@@ -65,7 +65,7 @@ class AveragedNetwork:
     def add(self, share: float | Tensor) -> None:
         """Add the trained weights to the average with this share.
 
-        It is a number, or a scalar on the weights' device.
+        `share` is a number, or a scalar tensor on the weights' device.
         """
         if not self._average:
             return

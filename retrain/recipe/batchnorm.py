@@ -29,7 +29,7 @@ class StatisticsCorrection:
         self._collect()
 
     def _collect(self) -> None:
-        """Prepare to correct all statistics as one tensor. A call for each of them would take 1 ms per step."""
+        """Prepare to correct all statistics as one tensor. A separate call for each would take 1 ms per step."""
         if not self._layers:
             return
         self._end = min(layer.end for layer in self._layers)
@@ -71,8 +71,8 @@ class StatisticsCorrection:
 def correction_weights(kept: Tensor, batches: Tensor) -> Tensor:
     """Return the weights of the layers' own updates in the corrected statistics, after a total of N batches.
 
-    With r the layer's update of the last corrected statistic c, and q = 1 - momentum, the corrected one is
-    (r - q^N c) / (1 - q^N) = c + w (r - c), where w = 1 / (1 - q^N) is the weight. `kept` is q, float32 [L], and
+    Let c be the last corrected statistic, r the layer's update of c, and q = 1 - momentum. The new corrected statistic
+    is (r - q^N c) / (1 - q^N) = c + w (r - c), where w = 1 / (1 - q^N) is the weight. `kept` is q, float32 [L], and
     `batches` N, int64 [L]. Without a batch r equals c, and the weight has no effect.
     """
     return (1 - kept ** batches.clamp(min=1)).reciprocal()

@@ -195,10 +195,10 @@ def class_mean_rows(
     `means` [K, F] are the mean features of the classes, over `counts` [K] images. `old_mean` [F] is the mean feature of
     old samples. `old_rows` [C, F] and `old_bias` [C] are the parent's head.
 
-    A new row is the mean old row plus the direction in which the mean feature of its class differs from `old_mean`. The
-    length of this direction is the length by which old rows differ from their mean. Its component along `old_mean` is
-    removed: features after a ReLU have a large mean, and without normalization the network would predict new classes
-    for nearly all images. A class without images gets the mean old row.
+    A new row is the mean old row plus a vector. It has the direction in which the mean feature of the class differs
+    from `old_mean`. The length of this vector is the mean distance of the old rows from their mean. Its component along
+    `old_mean` is removed: features after a ReLU have a large mean, and without normalization the network would predict
+    new classes for nearly all images. A class without images gets the mean old row.
     """
     has_images = (counts > 0).unsqueeze(1)
     means = torch.where(has_images, means, old_mean)

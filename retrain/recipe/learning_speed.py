@@ -82,9 +82,10 @@ def difficulty(counters: Counters) -> Tensor:
 
 
 def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
-    """Return the joint distribution [bins, bins] of learning speeds before (rows) and after (columns), slow ones first.
+    """Return the joint distribution [bins, bins] of two learning speeds of each sample. Low speeds come first.
 
-    before, after: [N], in [0, 1]. A sample that is nan in one of them is left out. The shares sum to 1.
+    before (rows), after (columns): [N], in [0, 1]. A sample that is nan in one of them is left out. The shares sum to
+    1.
     """
     known = ~(before.isnan() | after.isnan())
     row, column = ((speed[known] * bins).long().clamp(max=bins - 1) for speed in (before, after))

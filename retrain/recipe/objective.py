@@ -40,7 +40,7 @@ def fgsm(forward: Forward, images: Tensor, labels: Tensor, epsilon: float) -> Te
 
 
 def adversarial(forward: Forward, images: Tensor, labels: Tensor, loss: Tensor, epsilon: float) -> Tensor:
-    """Return the mean of the loss on the images and on their adversaries (Goodfellow et al., 2015, section 6)."""
+    """Return the mean of the losses on images and on adversarial images (Goodfellow et al., 2015, section 6)."""
     adversaries = fgsm(forward, images, labels, epsilon)
     return (loss + functional.cross_entropy(forward(adversaries).float(), labels)) / 2
 

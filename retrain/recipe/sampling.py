@@ -1,8 +1,8 @@
 """Sampling: the samples of an epoch, and their order (Verwimp et al., section 3.3).
 
 An epoch is Poisson-thinned: every sample is kept with its own probability, independently of the others. The kept
-samples are shuffled. Therefore no sample appears twice in an epoch. Drawing an epoch takes tens of nanoseconds a sample
-at any size.
+samples are shuffled. A sample appears more than once in an epoch only if classes are balanced (`balanced_appearances`).
+Drawing an epoch takes tens of nanoseconds a sample at any size.
 """
 
 import math

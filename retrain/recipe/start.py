@@ -62,7 +62,7 @@ def resolve_initialization(
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
     if not normalized:
         start = _shrink(setting, gentle, _rate(relative_step))
-        return start, _describe(start, "without BatchNorm, shrinking more would destroy its function")
+        return start, _describe(start, "without BatchNorm, shrinking more would destroy what they compute")
     if relative_step is None:
         start = _shrink(setting, alpha)
     else:

@@ -2,9 +2,9 @@
 
 Every process draws every batch and its augmentation, and computes its own rows of the batch. The stream of samples, the
 averaged gradient and the counters therefore equal the result of one process, up to the order in which floats are added.
-Two things differ. First, batch normalization on GPUs uses the statistics of the whole batch (SyncBatchNorm). CPUs lack
-this, so each process normalizes by its own rows, and the first process's running statistics are used. Second, each
-process draws its own dropout masks.
+Two things differ. First, batch normalization: on GPUs, SyncBatchNorm uses the statistics of the whole batch. On CPUs,
+SyncBatchNorm does not work. There, each process normalizes by its own rows, and evaluations use the first process's
+running statistics. Second, each process draws its own dropout masks.
 """
 
 import functools
@@ -33,9 +33,9 @@ MAX_SILENCE = 60.0
 """Seconds without a heartbeat after which a rank counts as lost."""
 
 Votes = Callable[[], tuple[bool, ...]]
-"""Answers to yes-or-no questions, of one rank or of all ranks together."""
+"""Function that returns answers to yes-or-no questions, from one rank or from all ranks together."""
 
-LOST = "another training process was lost (%s); run the same command again to resume"
+LOST = "another training process ended or stopped responding (%s); run the same command again to resume"
 
 log = logging.getLogger("retrain")
 
@@ -50,7 +50,7 @@ class ProcessGroup:
         return Rows(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
-        """Return the whole batch's columns, each [B], from this process's rows of them."""
+        """Return columns of the whole batch, each [B]. `columns` are this process's rows of them."""
         return columns
 
     def sum_over_ranks(self, counts: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchrunGroup(ProcessGroup):
-    """One of several processes. Its collective operations wait for the other ranks."""
+    """The group of processes that torchrun started. Its collective operations wait for all ranks."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store
@@ -140,10 +140,10 @@ class TorchrunGroup(ProcessGroup):
         return buffer.numpy().tobytes()[: int(length)]
 
     def replicate(self, network: nn.Module) -> nn.Module:
-        """Start from the first process's weights. On GPUs, synchronize batch normalization."""
+        """Copy the first process's weights to all processes. On GPUs, synchronize batch normalization."""
         device = next(network.parameters()).device
         if device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's own
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch has no types here
         devices = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, devices, forward_sync_buffers=False)
 

@@ -214,7 +214,7 @@ def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) 
     """Return a network's predictions for N samples, on their device.
 
     The predictions are the most likely class, int64 [N], its probability, float32 [N], and the `TOP` most likely
-    classes, int64 [N, TOP]. If the network has fewer classes, they are all classes.
+    classes, int64 [N, TOP]. A network with fewer than `TOP` classes returns all its classes.
     """
     with _eval_mode(network):
         found = [_likeliest(_logits(network, images, normalize).float()) for images in _chunks(samples)]
@@ -248,7 +248,7 @@ def _chunk(device: torch.device) -> int:
 
 
 def count_exactly(run: Run) -> None:
-    """Count each training sample once, as the network classifies it now: not augmented, in evaluation mode.
+    """Classify each training sample once, without augmentation and in evaluation mode, and count the results.
 
     With several processes, each process counts all samples and gets the same counts.
     """
@@ -263,7 +263,7 @@ TRAIN_SAMPLES = 2000
 
 
 def measure_train_accuracy(run: Run) -> float:
-    """Return the accuracy on random training samples, without augmentation, of the weights that would be promoted.
+    """Return the accuracy of the run's final model on random training samples, without augmentation.
 
     The time and images of this evaluation are added to the run's cost.
     """

@@ -23,7 +23,7 @@ def compile_forward(
 ) -> nn.Module:
     """Return the compiled forward pass. Its backward pass is compiled during the first step.
 
-    With `step`, the forward pass is compiled without its own graphs, because `RecordedStep` records the whole
+    With `step`, the forward pass is compiled without CUDA graphs, because `RecordedStep` records the whole
     iteration. Without a C++ compiler, the iteration is recorded without compilation. Raises `TaskError` if this machine
     cannot compile the forward pass.
     """
@@ -40,7 +40,7 @@ def compile_forward(
             "none"
         )
     torch.compiler.reset()  # forget earlier trainings of this process: torch limits how often it compiles one function
-    mode = "reduce-overhead" if how == "graphs" else None  # torch's word for CUDA graphs
+    mode = "reduce-overhead" if how == "graphs" else None  # torch's name for CUDA graphs
     return cast(nn.Module, torch.compile(forward, mode=mode))
 
 
@@ -66,8 +66,8 @@ returned to the kernel."""
 def tune_malloc() -> None:
     """Make glibc keep freed memory, because the kernel fills every new page with zeros. Without glibc, do nothing.
 
-    glibc keeps at most the process's peak memory. Arithmetic and GPUs are not affected. If the environment sets one of
-    `MALLOC_VARIABLES`, nothing is changed.
+    glibc keeps at most the process's peak memory. The results of computations do not change. If the environment sets
+    one of `MALLOC_VARIABLES`, this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc" and not MALLOC_VARIABLES & os.environ.keys():
         libc = ctypes.CDLL(None)
@@ -106,22 +106,22 @@ def share_cores(asked: int | None, image_bytes: float, operations: float) -> Cor
 
     `image_bytes` is the mean size of an image file, and `operations` the cost of training on one image. `asked` is the
     requested number of decoding processes, or None to choose it. OMP_NUM_THREADS sets the number of computing threads.
-    The result depends only on data, network and machine. It does not depend on the current speed, because sums of
-    floats depend on the number of threads.
+    The result depends only on data, network and machine, and not on measured speeds. A repeated run therefore computes
+    with the same number of threads. Its sums of floats are then the same.
     """
     cores, threads = available_cores(), torch.get_num_threads()
     given = _decoding_cores(cores, DECODING + DECODING_BYTE * image_bytes, operations / OPERATIONS)
-    more = 1 if given else 0  # one more, to use the cores of training while it waits
+    more = 1 if given else 0  # one more process, to use the training's cores while the training waits
     workers = min(MAX_WORKERS, given + more) if asked is None else asked
     left = threads if "OMP_NUM_THREADS" in os.environ else max(1, min(threads, cores - min(given, workers)))
     return CoreShares(workers, left)
 
 
 def _decoding_cores(cores: int, decoding: float, computing: float) -> int:
-    """Return the number of cores for decoding, given the seconds that one core takes for an image in each part.
+    """Return the number of cores for decoding, given one core's seconds to decode and to train on an image.
 
-    Training does not use these cores. OpenMP threads wait for each other, so one thread on a shared core delays all.
-    The result is 0 if decoding between steps costs less than giving up a core.
+    Training does not use these cores. OpenMP threads wait for each other, so one thread on a shared core delays all
+    threads. The result is 0 if decoding between steps takes less time than training with one core less.
     """
     if decoding * cores < computing / cores:
         return 0

@@ -16,7 +16,7 @@ from retrain.records import Plan
 from retrain.training.seeds import fresh_network, make_generator
 
 EACH = 256
-"""Largest number of samples of a new class whose features are averaged. More would move the mean little."""
+"""Largest number of samples of a new class whose features are averaged. More would hardly change the mean."""
 
 OLD = 1000
 """Largest number of old samples whose features are averaged."""
@@ -36,7 +36,7 @@ def grow_head(plan: Plan, parent: Mapping[str, Tensor], train: Samples, normaliz
     """Return the parent's weights with rows for new classes, if the plan's initialization asks for class means.
 
     The weights are returned unchanged if there is no new class, if the last layer is not linear or its input is not a
-    vector, or if new rows start fresh. Raises `ModelError` if the parent does not fit.
+    vector, or if new rows are newly initialized. Raises `ModelError` if the parent's weights do not fit the network.
     """
     if not _asks_for_means(plan.recipe.initialization):
         return GrownHead(parent, 0)

@@ -22,7 +22,9 @@ def write_counters(files: RunFiles, dataset: Dataset, parts: Iterable[Counters])
 
 
 def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
-    """Return the counters over a dataset. The run was trained on its first `known` drops. All others get zeros.
+    """Return a run's counters of all samples of a dataset. The run was trained on the dataset's first `known` drops.
+
+    Samples of all other drops get zeros.
 
     Raises the same errors as `read_known_counters`.
     """
@@ -36,8 +38,9 @@ def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
 def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterator[Counters]:
     """Yield the counters of the first `known` drops of a dataset. The run was trained on them in this order.
 
-    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the first drop that
-    has another number of samples. Raises it at the end if the index does not have the digest in the run's result.
+    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the first drop
+    whose number of samples differs from the index. Raises it at the end if the index does not have the digest in the
+    run's result.
     """
     if not known:
         return
@@ -49,31 +52,32 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
                 f"{files.run_id} has learning-speed counters of {len(part.seen):,} samples of drop {drop.id}, but "
                 f"the drop has {drop.samples:,}"
             )
-        yield part if drop.digest == now[drop.id].digest else _follow(files, part, drop, now[drop.id])
+        yield part if drop.digest == now[drop.id].digest else _reorder_counters(files, part, drop, now[drop.id])
 
 
-def _follow(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
+def _reorder_counters(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
     """Return a drop's counters in its order after an amendment. Samples with a changed class get zeros."""
-    place = torch.from_numpy(_places_before(TaskStore(files.objects, files.keys.task), before, after))
-    followed = Counters.zeros(after.samples, dtype=STORED_DTYPE)
+    position = torch.from_numpy(_positions_before(TaskStore(files.objects, files.keys.task), before, after))
+    reordered = Counters.zeros(after.samples, dtype=STORED_DTYPE)
     for name in ("seen", "correct", "loss"):
-        getattr(followed, name)[place >= 0] = getattr(counters, name)[place[place >= 0]]
-    return followed
+        getattr(reordered, name)[position >= 0] = getattr(counters, name)[position[position >= 0]]
+    return reordered
 
 
-def _places_before(store: TaskStore, before: DropRef, after: DropRef) -> NDArray[np.int64]:
-    """Return the place of each training sample among the samples before an amendment, int64 [after.samples].
+def _positions_before(store: TaskStore, before: DropRef, after: DropRef) -> NDArray[np.int64]:
+    """Return the position that each training sample had before an amendment, int64 [after.samples].
 
-    It is -1 if the sample was not in train before, or had another class. An erased sample keeps its place.
+    The position counts training samples only. It is -1 if the sample was not in train before, or had another class. An
+    erased sample keeps its position.
     """
     then, now = store.drops.read_versions([before, after])
     old = read_or_make_table(then.model_copy(update={"erased": None}), store)
     new = read_or_make_table(now, store)
     train = USES.index("train")
-    place = np.full(len(old), -1, np.int64)
-    place[old.use == train] = np.arange(np.count_nonzero(old.use == train))
+    position = np.full(len(old), -1, np.int64)
+    position[old.use == train] = np.arange(np.count_nonzero(old.use == train))
     names = np.array([*old.classes, *new.classes])
     changed = names[old.label] != names[len(old.classes) + new.label]
-    place[changed] = -1
-    followed: NDArray[np.int64] = place[new.use == train]
-    return followed
+    position[changed] = -1
+    positions: NDArray[np.int64] = position[new.use == train]
+    return positions

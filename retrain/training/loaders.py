@@ -15,7 +15,7 @@ class EpochSampler:
     """A sampler of batches of `batch_size` indices. A batch may contain the end of one epoch and the start of the next.
 
     Epoch p is drawn by a separate generator with a seed from (seed, p). Therefore (`number`, `offset`) determines the
-    position completely. The order of an epoch does not change which samples it contains.
+    position completely. `arrange` changes only the order of an epoch, not its samples.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Position(NamedTuple):
 class Batch(NamedTuple):
     """The data of one iteration, on the device.
 
-    It has the indices of the whole batch, and this process's rows of it.
+    It has the indices of the whole batch, and the images and labels of this process's rows.
     """
 
     samples: Tensor
@@ -93,7 +93,7 @@ class Loader(Protocol):
         """Return the next batch. Raises `DamagedDrop` if one of its images cannot be read."""
 
     def close(self) -> None:
-        """Stop its worker processes, if it has any."""
+        """Stop the loader's worker processes, if it has any."""
 
 
 class InMemoryLoader:

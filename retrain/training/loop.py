@@ -1,7 +1,7 @@
 """The training loop.
 
-It is the same for all methods: `setup` builds their parts beforehand. The caller passes an observer and a function that
-saves a checkpoint.
+The loop is the same for all methods: `setup` builds the parts in which the methods differ. The caller passes an
+observer and a function that saves a checkpoint.
 """
 
 import math
@@ -111,7 +111,7 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
 
 
 def _measure_val(run: Run) -> MeasuredScores:
-    """Evaluate the weights that would be promoted now. Only with the metric accuracy may a part of val be enough."""
+    """Evaluate the weights that would be promoted now. If the metric is accuracy, a part of val may be enough."""
     plan, network = run.plan, run.average.network()
     run.ranks.sync_buffers(network)
     if plan.metric != "accuracy":
@@ -139,7 +139,7 @@ def outcome_at(run: Run, point: Point) -> Outcome | None:
 def has_fitted(point: Point, accuracy: float | None) -> bool:
     """Return whether the mean training accuracy since the evaluation before `point` is at least `accuracy`.
 
-    Ash & Adams (section 3.7) end runs by it.
+    Ash & Adams (section 3.7) end runs in this way.
     """
     return accuracy is not None and point.train_accuracy is not None and point.train_accuracy >= accuracy
 

@@ -15,7 +15,7 @@ class Losses(NamedTuple):
     """The losses of a batch: one is minimized, and one is counted."""
 
     mean: Tensor
-    """The scalar to minimize, with its graph. The recipe's objective is added to it."""
+    """The scalar to minimize, with its autograd graph. The recipe's objective is added to it."""
     each: Tensor
     """Cross-entropy of every image with its own label [B], for the learning-speed index."""
 

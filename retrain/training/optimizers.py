@@ -25,7 +25,7 @@ Columns = dict[str, list[Tensor]]
 
 
 class Optimizer:
-    """An optimizer of parameters. A parameter without a gradient is left unchanged, with its moments."""
+    """An optimizer of parameters. A step leaves parameters without a gradient, and their moments, unchanged."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Optimizer:
 
 
 def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Return a newly started, fused optimizer."""
+    """Return a new fused optimizer. Its moments are zero."""
     if isinstance(setting, Sgd):
         remembered = ("momentum_buffer",) if setting.momentum else ()
         return Optimizer(parameters, setting, remembered, partial(_sgd, setting=setting))
@@ -90,7 +90,7 @@ def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Opt
 
 
 def _groups(setting: Setting, parameters: Iterable[Tensor]) -> list[tuple[float, list[int]]]:
-    """Return weight decays, each with the positions of its parameters of one dtype. No group is empty."""
+    """Group the parameters by weight decay and dtype. Return each group's decay and the positions of its parameters."""
     groups: dict[tuple[float, torch.dtype], list[int]] = {}
     for position, parameter in enumerate(parameters):
         decays = setting.decayed == "all" or parameter.ndim > 1
@@ -110,7 +110,7 @@ def _adam(
 ) -> None:
     """Step like `torch.optim.Adam(..., fused=True)`, or like `AdamW` if weight decay is decoupled.
 
-    torch's functional interface would sort the tensors and count the steps one by one, which takes 0.2 ms per step.
+    torch's functional interface would sort the tensors and count the steps one by one. This would take 0.2 ms per step.
     """
     update = torch._fused_adamw_ if decoupled else torch._fused_adam_
     update(
@@ -155,7 +155,7 @@ def _sgd(
 
 
 def moments(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's tensors, such as Adam's moments, as `<parameter's position>.<name>`."""
+    """Return the optimizer's tensors, such as Adam's moments, named `<parameter's position>.<name>`."""
     return {
         f"{position}.{name}": tensor
         for name, column in optimizer.columns.items()
@@ -164,7 +164,7 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
+def load_moments(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
     """Copy the moments of another optimizer into a new optimizer. Rows for new classes start at zero.
 
     Raises `RunError` if the moments belong to another kind of optimizer or to another network.
@@ -172,8 +172,8 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
     for name, tensor in moments(optimizer).items():
         if name not in kept or not may_grow(kept[name].shape, tensor.shape):
             raise RunError(
-                f"the parent's optimizer state does not match at {name}: it is of another optimizer or network; set "
-                "training.optimizer_state to reset"
+                f"the parent's optimizer state does not match at {name}: it belongs to another optimizer or "
+                "network; set training.optimizer_state to reset"
             )
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)
 

@@ -77,7 +77,7 @@ def _cost(run: Run) -> Cost:
 def _measured_joules(run: Run) -> float | None:
     """Return the energy of all processes' devices.
 
-    It assumes that each process uses as much energy as this process's GPU or machine.
+    Only this process's GPU (on the CPU: this process's machine) is measured. The others are assumed to use as much.
     """
     joules, processes = run.progress.joules, run.ranks.size
     if joules is None:

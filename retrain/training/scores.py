@@ -1,8 +1,8 @@
 """Score a model's predictions by a metric, with the standard error due to the choice of the samples.
 
-The error is the infinitesimal jackknife's (Efron, 1982). `influence` is the change of the score with a sample's weight.
-The sum of the squared influences is the score's variance. If the score is a share of the samples, this is the binomial
-variance.
+The error is the infinitesimal jackknife's (Efron, 1982). `influence` is the derivative of the score with respect to a
+sample's weight. The sum of the squared influences is the score's variance. If the score is a share of the samples, this
+is the binomial variance.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Score(NamedTuple):
     hits: Tensor
     """True for each sample that counts as correct, bool [N]."""
     influence: Tensor
-    """Derivative of the value by each sample's weight, float64 [N]."""
+    """Derivative of the value with respect to each sample's weight, float64 [N]."""
     prior: float
     """Variance that one more disagreement in each class would add to the difference of two such scores."""
 
@@ -47,7 +47,7 @@ class Score(NamedTuple):
 
 
 def compute_score(metric: Metric, labels: Tensor, predictions: Predictions) -> Score:
-    """Return a score over N samples, at least one. labels: int64 [N].
+    """Return a score over N samples. N must be at least 1. labels: int64 [N].
 
     Averages over classes include only classes that have samples.
     """
@@ -76,7 +76,7 @@ def _macro_f1(classes: Tensor, own: Tensor, samples: Tensor, likeliest: Tensor, 
     is_known = classes[guess] == likeliest
     sizes = samples + guess[is_known].bincount(minlength=count)
     f1 = 2 * own[hits].bincount(minlength=count) / sizes
-    decrease = f1 / sizes  # of F1, by one more wrong sample that is of the class or predicted as the class
+    decrease = f1 / sizes  # of F1, if one more wrong sample has this class or is predicted as this class
     wrong = -decrease[own] - torch.where(is_known, decrease[guess], 0.0)
     influence = torch.where(hits, 2 / sizes[own] - 2 * decrease[own], wrong)
     return f1.mean(), influence / count

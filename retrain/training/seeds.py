@@ -1,4 +1,4 @@
-"""Seeds, random generators, and the initial networks of a lineage of models."""
+"""Seeds, random generators, and the initial networks of a lineage: a scratch run and all runs that continue from it."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

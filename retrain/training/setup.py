@@ -28,7 +28,7 @@ from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
 from retrain.training.head import GrownHead, grow_head
 from retrain.training.loaders import Batch, EpochSampler, InMemoryLoader, Loader
 from retrain.training.loss import Criterion, make_criterion
-from retrain.training.optimizers import Optimizer, build_optimizer, carry_over, gradient_changes, trained_parameters
+from retrain.training.optimizers import Optimizer, build_optimizer, gradient_changes, load_moments, trained_parameters
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive_seed, fresh_network, make_generator
 from retrain.training.streaming import StreamingLoader
@@ -208,7 +208,7 @@ def _start(
 def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> Optimizer:
     optimizer = build_optimizer(plan.task.training.optimizer, trained_parameters(network).values())
     if parent and parent.moments:
-        carry_over(optimizer, parent.moments)
+        load_moments(optimizer, parent.moments)
     return optimizer
 
 
@@ -223,7 +223,10 @@ def _peak_rate(plan: Plan) -> float:
 
 
 def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | None:
-    """Return the mean number of appearances of each training sample in an epoch, float32 [N] on the CPU. None: one."""
+    """Return the mean number of appearances of each training sample in an epoch, float32 [N] on the CPU.
+
+    None if every sample appears once.
+    """
     old = (train.drop < plan.known).cpu()
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old)
     if not plan.task.training.balanced_sampling:

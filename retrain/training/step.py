@@ -19,7 +19,7 @@ from retrain.training.optimizers import body_frozen_until
 from retrain.training.setup import Compute, Run
 
 WARM_UP = 3
-"""Number of iterations before the recording. Meanwhile, libraries choose their algorithms and allocate their
+"""Number of iterations before the recording. In these iterations, libraries choose their algorithms and allocate their
 workspaces."""
 
 

@@ -15,14 +15,15 @@ from retrain.records import AccuracyEstimate, Point, Target
 from retrain.records.plan import StopRule
 
 LOWEST_LEVEL = 99.0
-"""Percentage of the baseline's accuracy above which evaluations use all of val, because L_99 needs exact curves."""
+"""Percentage of the baseline's accuracy above which evaluations use all of val, because the speed-up L_99 needs exact
+curves."""
 
 RISK = 1e-3
 """Largest probability that an evaluation stops although all of val would reach the needed accuracy."""
 
 EARLY_RISK = 0.5
-"""The same probability for each check early in a run. The evaluation stops if its accuracy so far is below the needed
-one."""
+"""The same probability for each check early in a run. With this value, an evaluation stops if its accuracy so far is
+below the needed accuracy."""
 
 FIRST, GROWTH = 128, 1.5
 """Number of samples before the first check, and the factor by which the samples grow from check to check."""
@@ -51,12 +52,13 @@ def tail_probability(correct: int, seen: int, enough: int, total: int) -> float:
     if most < least:
         return 0.0
     right = torch.arange(least, most + 1, dtype=torch.float64)
-    logs = _ways(enough, right) + _ways(total - enough, seen - right) - _ways(total, torch.tensor(float(seen)))
+    logs = _log_binomial(enough, right) + _log_binomial(total - enough, seen - right)
+    logs -= _log_binomial(total, torch.tensor(float(seen)))
     return float(logs.exp().sum())
 
 
-def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
-    """Return the logarithm of the binomial coefficient."""
+def _log_binomial(total: int, chosen: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the binomial coefficient `total` over `chosen`."""
     return math.lgamma(total + 1) - torch.lgamma(chosen.double() + 1) - torch.lgamma(total - chosen.double() + 1)
 
 
@@ -71,21 +73,21 @@ def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> floa
 
 
 def is_early(target: Target | None, iteration: int) -> bool:
-    """Return whether this iteration is before the first one at which any of the task's runs came near its target."""
+    """Return whether this iteration is too early for the target, judged by the task's earlier runs."""
     return target is not None and iteration < target.expected_from
 
 
 def rejection_risk(early: bool, checks: int) -> float:
-    """Return the probability with which one of this many checks may stop an evaluation wrongly."""
+    """Return the probability with which each of `checks` checks may stop an evaluation wrongly."""
     return EARLY_RISK if early else RISK / checks
 
 
 MARGIN_ERRORS = 1.0
-"""Margin above the accuracy expected of scratch that a run needs to end at `improve_until` while it improves fast, in
-standard errors. The margin shrinks in proportion to the iterations, and is zero at twice `improve_until`. In trials,
-some runs could end in this way even before `improve_until`. If scratch does not fit its data, such runs ended 2 points
-too low, on images of clothes and with 450 images a class. If scratch fits its data, runs that could not end before
-`improve_until` took twice as long and were 3 points above scratch."""
+"""Margin above the accuracy expected of scratch, in standard errors. A run that still improves fast needs this margin
+to end at `improve_until`. The margin shrinks in proportion to the iterations, and is zero at twice `improve_until`. In
+trials, some runs could end in this way even before `improve_until`. If scratch does not fit its data, such runs ended 2
+points too low, on images of clothes and with 450 images a class. If scratch fits its data, runs that could not end
+before `improve_until` took twice as long and were 3 points above scratch."""
 
 TARGET_ERRORS = 0.5
 """Distance below a carried target at which a run may end from `improve_until` on, in standard errors."""
@@ -101,7 +103,7 @@ LEAST_POINTS = 4
 CurveName = Literal["score", "newest"]
 
 IMPROVING: tuple[CurveName, ...] = ("score", "newest")
-"""The curves that must stop improving: the score on all of val, and on the drops that the parent did not know."""
+"""The curves that must stop improving: the score on all of val, and on the drops that the parent was not trained on."""
 
 SMALL_ERROR = 0.01
 """Largest standard error of an accuracy that does not lengthen the windows. 80% on 1,600 images has this error."""
@@ -117,7 +119,7 @@ PATIENCE_SHARE = 0.7
 def judge(
     points: Sequence[Point], target: Target | None, rule: StopRule | None, budget: int
 ) -> Literal["reached", "plateau", "missed"] | None:
-    """Return the outcome if a run ends with its newest point, else None. All `points` must be on all of val.
+    """Return the outcome if a run ends with its newest point, else None. All `points` must be measured on all of val.
 
     - `reached`: the mean of its last evaluations is good enough. The rule states their number (`confirmations`). At the
       end of the budget, one evaluation is enough. Without a rule, a run ends when it first reaches its target.
@@ -187,9 +189,10 @@ def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate 
     samples, too. Therefore, if the run is more accurate there than the estimate, scratch is assumed to be as accurate
     as the run.
 
-    The run also shows how much accuracy new classes cost. It classifies some samples correctly among the baseline's
-    classes, and a share of these correctly among all classes. Scratch is assumed to keep the same share, and to be as
-    accurate on later classes as on its first. Both numbers are means over the later half of the run's evaluations.
+    The run also shows how much accuracy new classes cost. If it chooses only among the baseline's classes, it
+    classifies some samples correctly. If it chooses among all classes, it still classifies a share of these correctly.
+    Scratch is assumed to keep the same share, and to be as accurate on later classes as on the baseline's classes. Both
+    accuracies of the run are means over the later half of its evaluations.
     """
     planned = target.expected
     recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]

@@ -22,7 +22,7 @@ calls for a batch of 128 take a few milliseconds. One call for each image would 
 network."""
 
 Transform = Callable[[Tensor, int, Rows], Tensor]
-"""Function from (images uint8 [B, 3, H, W], iteration, their rows in the batch) to transformed images."""
+"""Function from (images uint8 [B, 3, H, W], iteration, rows of the images in the batch) to transformed images."""
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Function from (normalized images, labels int64 [B], iteration) to images and targets. Targets are labels, or shares
 of classes [B, K]."""

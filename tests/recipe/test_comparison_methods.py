@@ -169,14 +169,14 @@ def test_weight_correlation_is_1_if_scaled_and_falls_with_noise() -> None:
     assert weight_correlation(initial, other) == pytest.approx(covariance / norm)
 
 
-def test_optimizer_moments_carry_over_with_zeros_for_new_rows() -> None:
+def test_loaded_moments_are_zero_for_new_rows() -> None:
     small, grown = nn.Linear(3, 2), nn.Linear(3, 4)
     first = optimizers.build_optimizer(Adam(), small.parameters())
     small(torch.ones(1, 3)).sum().backward()
     first.step()
     second = optimizers.build_optimizer(Adam(), grown.parameters())
     weights = grown.weight.detach().clone()
-    optimizers.carry_over(second, optimizers.moments(first))
+    optimizers.load_moments(second, optimizers.moments(first))
     torch.testing.assert_close(second.columns["exp_avg"][0], torch.tensor([[0.1] * 3, [0.1] * 3, [0.0] * 3, [0.0] * 3]))
     assert second.columns["step"][0].item() == 1
     assert torch.equal(grown.weight, weights)

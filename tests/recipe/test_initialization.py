@@ -12,7 +12,7 @@ from retrain.recipe.initialization import initialize, shrink_factor, shrink_pert
 
 
 def network(classes: int, seed: int, width: int = 4) -> nn.Sequential:
-    """Return a small convolutional net with BatchNorm. Its running statistics have moved."""
+    """Return a small convolutional net with BatchNorm. Its running statistics differ from their initial values."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * 4, classes))
     for _ in range(seed):

@@ -1,4 +1,4 @@
-"""Gradients of the penalties equal autograd's."""
+"""Gradients of the penalties equal autograd's gradients."""
 
 from collections.abc import Callable
 

@@ -29,7 +29,7 @@ def test_level_stays_reached_if_accuracy_falls_again() -> None:
     assert first_reaching([10, 20, 30], [0.5, 0.8, 0.4], 0.7) == 20
 
 
-def test_empty_curve_reaches_nothing_and_ragged_is_refused() -> None:
+def test_empty_curve_reaches_nothing_and_unequal_lengths_fail() -> None:
     assert first_reaching([], [], 0.0) is None
     with pytest.raises(ValueError, match="shorter"):
         first_reaching([10, 20], [0.1], 0.9)

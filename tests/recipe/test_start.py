@@ -83,7 +83,7 @@ def test_run_from_an_under_fitted_parent_keeps_the_relative_step(alpha: float, r
     assert "The parent's weights are not shrunk: it is under-fitted" in why
 
 
-def test_initialization_passes_its_settings_on() -> None:
+def test_auto_initialization_keeps_its_other_settings() -> None:
     auto = Auto(alpha=0.6, beta=0.01, head_rows="fresh")
     assert resolve_initialization(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, least_norm=0.6)
     raised = ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5, least_norm=0.8)

@@ -162,4 +162,4 @@ def test_unusable_checkpoint_is_refused_and_changes_nothing(saved: bytes) -> Non
 def test_moments_of_another_optimizer_are_refused() -> None:
     adam, sgd = run_of(configured(Adam())), run_of(configured(Sgd()))
     with pytest.raises(RunError, match="the parent's optimizer state does not match at "):
-        optimizers.carry_over(adam.optimizer, optimizers.moments(sgd.optimizer))
+        optimizers.load_moments(adam.optimizer, optimizers.moments(sgd.optimizer))

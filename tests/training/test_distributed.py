@@ -43,7 +43,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 class Some(ProcessGroup):
-    """A process group of which only this process exists, so it cannot communicate."""
+    """A process group in which only this process exists. It cannot communicate."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -204,7 +204,7 @@ def test_rank_waiting_for_a_suspended_rank_exits_with_75(tmp_path: Path) -> None
     assert pair.join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
 
 
-def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
+def test_error_of_rank_0_ends_the_other_ranks_without_error(tmp_path: Path) -> None:
     plan = prepare(tmp_path, task_with())
     for shard in (tmp_path / "store").rglob("train-*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
@@ -223,7 +223,7 @@ def vote_in_turn(context: Context, folder: Path) -> None:
     assert told() == (True, False)
 
 
-def test_any_rank_reaches_all_ranks_without_waiting(tmp_path: Path) -> None:
+def test_vote_of_one_rank_reaches_all_ranks(tmp_path: Path) -> None:
     assert start(vote_in_turn, tmp_path, tmp_path).join() == [0, 0]
 
 
@@ -240,7 +240,7 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 5))
 
 
-def test_distributed_evaluation_gives_all_ranks_one_answer(tmp_path: Path) -> None:
+def test_distributed_evaluation_gives_all_ranks_the_same_result(tmp_path: Path) -> None:
     assert start(evaluate_together, tmp_path, tmp_path).join() == [0, 0]
     expected = measure(linear(), samples([CHUNK + 1], 5), torch.arange(CHUNK + 1), Normalize(TASK.data), 0.0)
     for rank in range(2):

@@ -141,7 +141,7 @@ def test_evaluation_stops_early_only_far_below_its_target() -> None:
 
 
 def curves(name: str) -> list[list[float]]:
-    """Return the accuracies of every run of a study, as it recorded them."""
+    """Return the accuracies that a study recorded for each of its runs."""
     lines = (ROOT / "docs" / "evidence" / name / "runs.jsonl").read_text().splitlines()
     return [run["curve"]["accuracy"] for run in map(json.loads, lines) if "curve" in run]
 
@@ -218,7 +218,7 @@ def test_groups_of_a_rejected_evaluation_have_no_accuracy(network: nn.Module) ->
     assert (measured.in_scope, measured.scope_among_all, measured.newest) == (None, None, None)
 
 
-def test_train_accuracy_is_of_the_saved_weights_and_charged() -> None:
+def test_train_accuracy_uses_saved_weights_and_counts_as_cost() -> None:
     run = run_of(plan_of(sizes=(TRAIN_SAMPLES + 100,)))
     chosen = measure_train_accuracy(run)
     assert run.progress.evaluated_images == TRAIN_SAMPLES

@@ -89,7 +89,7 @@ def test_requested_threads_are_kept_on_every_machine(cores: int, threads: int, m
     assert share_cores(None, PHOTOGRAPH, operations(DECODED)).training == threads
 
 
-def test_training_uses_its_own_threads_and_restores_others() -> None:
+def test_use_threads_sets_and_restores_the_number() -> None:
     before = torch.get_num_threads()
     with suppress(KeyError), use_threads(before + 1):
         assert torch.get_num_threads() == before + 1

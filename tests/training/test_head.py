@@ -1,4 +1,4 @@
-"""Rows of the head for new classes are computed once from the parent's features. The run is charged for this."""
+"""Rows of the head for new classes are computed from the parent's features. The images count as a cost of the run."""
 
 from collections.abc import Mapping
 
@@ -122,7 +122,7 @@ def test_head_rows_raise_accuracy_at_iteration_0(parent: Parent) -> None:
     assert newest[0] > newest[1] + 0.3
 
 
-def test_head_rows_charge_their_images(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_for_head_rows_count_as_evaluated(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "EACH", 16)
     monkeypatch.setattr(head, "OLD", 50)
     assert continued(MEANS[0], parent).progress.evaluated_images == 2 * 16 + 50

@@ -198,7 +198,7 @@ def test_same_seed_gives_the_same_curve_bit_for_bit() -> None:
     assert first.progress.points != other.progress.points
 
 
-def test_evaluations_are_on_the_grid_and_at_the_runs_end() -> None:
+def test_evaluations_are_at_each_interval_and_at_the_runs_end() -> None:
     plan = plan_of(task_with()).model_copy(update={"evaluate_every": 7, "iterations": 17})
     run, observer = run_of(plan), RecordingObserver()
     assert train(run, observer) == observer.outcome == "completed"

@@ -30,10 +30,10 @@ def test_tail_probability_is_exact_for_large_numbers() -> None:
 
 
 def _log_probability_of_half() -> float:
-    def ways(total: int, chosen: int) -> float:
+    def log_binomial(total: int, chosen: int) -> float:
         return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
-    return 2 * ways(500_000, 10_000) - ways(1_000_000, 20_000)
+    return 2 * log_binomial(500_000, 10_000) - log_binomial(1_000_000, 20_000)
 
 
 @pytest.mark.parametrize(("correct", "total"), [(50, 500), (300, 1000), (700, 1000), (990, 1000)])

@@ -1,4 +1,4 @@
-"""Processes are killed at chosen writes and restarted. The result equals that of an uninterrupted run."""
+"""Processes are killed at chosen writes and restarted. The result equals the result of an uninterrupted run."""
 
 import os
 import random

@@ -172,9 +172,9 @@ def test_setup_thins_the_easiest_and_hardest_old_samples() -> None:
 
 
 def test_parent_that_does_not_fit_is_refused() -> None:
-    stranger = Parent({"weight": torch.zeros(3)}, Counters.zeros(sum(SIZES)))
+    other = Parent({"weight": torch.zeros(3)}, Counters.zeros(sum(SIZES)))
     with pytest.raises(ModelError, match=r"the parent's weights do not fit the network at 0\.weight"):
-        run_of(plan_of(method="naive", sizes=SIZES, known=1, parent="scratch-0"), stranger)
+        run_of(plan_of(method="naive", sizes=SIZES, known=1, parent="scratch-0"), other)
 
 
 def test_scratch_uses_no_penalty_and_every_sample() -> None:

@@ -134,9 +134,10 @@ def test_judge_ends_a_fitted_parents_run_early(accuracy: float, is_rough: bool, 
 
 @pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.72, None), (0.7, "reached"), (0.45, "reached")])
 def test_judge_lowers_expected_accuracy_for_new_classes(among_all: float, ending: str | None) -> None:
-    """The run has 90% among the old classes, where scratch was expected to have 80%.
+    """Among the old classes, the run has an accuracy of 90%, and scratch was expected to have 80%.
 
-    Scratch is then assumed to have 90%, too, and to keep the same share of it among all classes as the run.
+    Scratch is then also assumed to have 90%. Among all classes, it is assumed to keep the same share of this accuracy
+    as the run.
     """
     points = [
         point.model_copy(update={"scope_among_all": among_all}) for point in curve([0.62, 0.66, 0.70, 0.73], [0.9] * 4)
@@ -216,7 +217,7 @@ def test_judge_ignores_dips_smaller_than_the_needed_gain() -> None:
 
 @pytest.mark.parametrize(("below", "ending"), [(0.019, "reached"), (0.021, "plateau")])
 @pytest.mark.parametrize("is_carried", [False, True])
-def test_judge_tells_a_plateau_from_a_target_within_error(below: float, ending: str, is_carried: bool) -> None:
+def test_judge_reports_a_plateau_only_below_the_tolerance(below: float, ending: str, is_carried: bool) -> None:
     rule, reading = RULE.model_copy(update={"tolerance": 0.02}), [0.8 - below] * 10
     target, points = (CARRIED, curve([0.5] * 10, reading)) if is_carried else (target_at(0.8), curve(reading))
     assert judge(points[:3], target, rule, 1000) is None
@@ -224,7 +225,7 @@ def test_judge_tells_a_plateau_from_a_target_within_error(below: float, ending: 
 
 
 def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
-    """A run that rises slowly ends from `improve_until` on, here iteration 50. Others end from iteration 100 on."""
+    """A run that rises slowly ends from `improve_until` on, here iteration 50. Other runs end from iteration 100 on."""
     limited = RULE.model_copy(update={"improve_until": 50})
     points = curve([0.3 + 0.05 * step for step in range(10)], [0.9] * 10)
     assert judge(points, CARRIED, RULE, 1000) is None
@@ -281,7 +282,7 @@ def test_judge_looks_back_further_on_few_samples(rise: float, ending: str | None
 
 
 NOISY = [0.70, 0.73, 0.71, 0.74, 0.72, 0.73, 0.74, 0.73, 0.74, 0.73, 0.74, 0.74]
-"""Scores that seem to have stopped rising after the first third, as far as few samples show it."""
+"""Scores on few samples. After the first third, they seem to stay the same."""
 
 
 def noisy_curve(fall: float, images: int) -> list[Point]:

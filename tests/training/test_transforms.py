@@ -108,7 +108,7 @@ def test_mixed_targets_are_the_shares_of_both_labels(setting: Augmentation) -> N
 def test_single_mixing_matches_torchvision_random_choice(
     setting: Augmentation, kind: type[v2.MixUp | v2.CutMix]
 ) -> None:
-    """Runs of earlier versions drew by RandomChoice; a resumed one must draw the same numbers."""
+    """Runs of earlier versions drew by RandomChoice. Such a run, when resumed, must draw the same numbers."""
     batch, labels, before = images().float(), torch.arange(len(images())) % 5, torch.get_rng_state()
     mixed = make_mix(setting, 5, seed=3)(batch, labels, 7)
     assert torch.equal(torch.get_rng_state(), before)

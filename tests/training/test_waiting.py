@@ -69,7 +69,8 @@ class Refusing(TorchFunctionMode):
 
 
 @contextmanager
-def nothing_is_read() -> Iterator[None]:
+def fail_on_host_reads() -> Iterator[None]:
+    """Make every read of a tensor's value on the host fail within the context."""
     with ExitStack() as modes:
         modes.callback(augment._channels.cache_clear)  # a fake tensor in the cache would reach later tests
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -91,7 +92,7 @@ def continued(task: Task) -> Run:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_step_reads_nothing_on_the_host(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> None:
     run = continued(task_with(recipe, optimizer, bf16))
-    with nothing_is_read():
+    with fail_on_host_reads():
         for _ in range(STEPS):
             train_step(run)
     assert (run.progress.iteration, run.loader.position.epoch) == (STEPS, 0)
@@ -102,7 +103,7 @@ def test_step_that_reads_on_the_host_is_detected(read: Callable[[Tensor], object
     run = continued(TASK)
     penalty = run.change_gradients
     run.change_gradients = lambda iteration: (penalty(iteration), read(run.counters.loss.sum(0, keepdim=True)))[0]
-    with pytest.raises((RuntimeError, AssertionError)), nothing_is_read():
+    with pytest.raises((RuntimeError, AssertionError)), fail_on_host_reads():
         train_step(run)
 
 
