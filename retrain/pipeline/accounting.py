@@ -51,10 +51,10 @@ def make_record(
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
-    """Return a run's savings compared with scratch (see `Savings`). None for a trial, because it replaces no
-    retraining.
+    """Return a run's savings compared with scratch (see `Savings`).
 
-    `is_delivered`: the run reached its target and the gate promoted its model.
+    Returns None for a trial, because a trial replaces no retraining. `is_delivered`: the run reached its target and the
+    gate promoted its model.
     """
     if plan.purpose == "trial":
         return None
@@ -91,7 +91,7 @@ def _compare_to_scratch(scratch: ScratchEstimate | None, used: int, all_in: floa
 
 
 def _scratch_estimate(plan: Plan) -> ScratchEstimate | None:
-    """Return the iterations of scratch on a plan's dataset: the plan's estimate, otherwise the baseline's."""
+    """Return scratch's iterations on a plan's dataset. A plan without an estimate uses its baseline's iterations."""
     if plan.scratch or plan.target is None:
         return plan.scratch
     s_scratch = plan.target.baseline_iterations

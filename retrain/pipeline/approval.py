@@ -32,14 +32,15 @@ def find_approval(store: TaskStore, plan: Plan, now: datetime) -> Approval | Non
 
 
 def is_waiting(approval: Approval | None) -> bool:
-    """Return whether a run waits for a verdict."""
+    """Return whether the run with this approval still waits for a verdict."""
     return approval is not None and approval.verdict is None
 
 
 class Candidate(NamedTuple):
-    """A run that awaits approval, with the record that it would have if it were approved, but without a decision."""
+    """A run that awaits approval."""
 
     record: RunRecord
+    """The record that the run would get if it were approved, but without the decision."""
     approval: Approval
     gate: Decision | None
     """Decision of the gate about the run's evaluation."""
@@ -70,7 +71,8 @@ def promote_by_hand(
     """Promote a run at a person's request.
 
     Raises `RunError` if another run was promoted first, or if `retrain gc` is removing the run's model. `retrain gc`
-    marks the run before it reads the champion, and this function reads the mark after the swap.
+    writes a marker for the run before it reads the champion, and this function reads the marker after the swap.
+    Therefore at least one of the two notices the other.
     """
     store.champion.promote_manually(seen, run_id, why, author)
     if store.run(run_id).removed() is None:

@@ -1,9 +1,9 @@
-"""Remove the files that no dataset needs from this machine's cache. Imports no torch.
+"""Clean this machine's cache: remove the files that no dataset needs. Imports no torch.
 
-All tasks of a machine share the cache. It keeps the decoded files of two groups of drops: the current drops of the
-given tasks, in the image size of their task files, and the drops of the tasks' unfinished runs. Other files, including
-the files of other tasks, are kept only if they were used recently. A missing file is made again from the store, so a
-mistake costs only time.
+All tasks of a machine share the cache. The decoded files of two groups of drops are needed: the current drops of the
+given tasks, in the image size of their task files, and the drops of the tasks' unfinished runs. All other files,
+including the files of other tasks, are removed unless they were used recently. If a run needs a removed file, it makes
+the file again from the store. A wrong removal therefore costs only time.
 """
 
 import logging
@@ -31,7 +31,7 @@ def plan_removal(folder: Path, tasks: OpenTasks, older_than: timedelta, now: dat
     """Return the files of a cache that can be removed now, and change nothing."""
     since = now - older_than
     found = find_unused(folder, (), since)
-    if found:  # else the stores need not be read
+    if found:  # without such files, the stores need not be read
         needed = _find_needed(tasks, since)
         found = [file for file in found if file.name not in needed]
     return _describe(found, since)
@@ -40,7 +40,7 @@ def plan_removal(folder: Path, tasks: OpenTasks, older_than: timedelta, now: dat
 def remove(folder: Path, tasks: OpenTasks, older_than: timedelta, now: datetime) -> Retention:
     """Remove the files of `plan_removal`, and return them. If a process reads the cache, remove nothing.
 
-    A run that starts meanwhile waits until the files are removed, and decodes missing drops again.
+    A run that starts meanwhile waits until the files are removed. It decodes missing drops again.
     """
     since = now - older_than
     planned = plan_removal(folder, tasks, older_than, now)
@@ -62,7 +62,7 @@ def _find_needed(tasks: OpenTasks, since: datetime) -> set[str]:
     names = set[str]()
     for task, store in tasks:
         for drop_id in store.drops.committed().usable:
-            with suppress(DamagedDrop):  # no run can read it
+            with suppress(DamagedDrop):  # no run can read a damaged drop
                 names |= _names(store.drops.read(drop_id), task)
         for plan in find_unfinished_plans(store, since):
             with suppress(DamagedDrop):

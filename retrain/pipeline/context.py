@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np  # noqa: F401  # torch's own import of numpy discards a Ctrl-C and leaves numpy half loaded
+# Before torch: if torch imported numpy, a Ctrl-C during this import would be discarded and leave numpy half loaded.
+import numpy as np  # noqa: F401
 import torch
 
 from retrain.config import Split
@@ -39,22 +40,22 @@ class Context(RecordContext):
     """Folder of decoded drops, kept between runs."""
     observer: Observer
     ranks: ProcessGroup = SINGLE_PROCESS
-    """The processes that train together, of which this is one."""
+    """The group of processes that train together. This process is one of them."""
     manifests: dict[tuple[int, DropRef], Drop] = field(default_factory=dict)
-    """Manifests that this process has read, by number of erasures and reference. They are read again only after an
-    erasure."""
+    """Manifests that this process has read. The key contains the number of erasures in the store. After an erasure, the
+    manifests are therefore read again."""
     champions: dict[str, EndedRunFiles] = field(default_factory=dict)
-    """The files of the run that was last continued from or compared with, by its id."""
+    """The files that `champion_files` returned last, by the id of their run."""
 
     def champion_files(self, run_id: str) -> EndedRunFiles:
-        """Return the files of a run to continue from or to compare with. The last run's files stay in memory."""
+        """Return the files of a run that another run starts from or is compared with. Keep them for the next call."""
         if run_id not in self.champions:
             self.champions.clear()
             self.champions[run_id] = self.store.ended_run(run_id)
         return self.champions[run_id]
 
     def drops(self, dataset: Dataset) -> list[Drop]:
-        """Return the drops in the versions that a dataset names (`Drops.read_versions`). Each is read only once."""
+        """Return the drops in the versions that a dataset names (`Drops.read_versions`). Read manifests only once."""
         erasures = self.store.erasures.count()
         missing = [ref for ref in dataset.drops if (erasures, ref) not in self.manifests]
         found = dict(zip(missing, self.store.drops.read_versions(missing), strict=True)) if missing else {}
@@ -96,7 +97,7 @@ def make_context(
 ) -> Context:
     """Return the context of the stages on a device. The default observer shows no progress.
 
-    Only the first of the processes that torchrun started is observed.
+    If torchrun started several processes, only the first one gets the observer.
     """
     _limit_threads()
     ranks = init_distributed(device)
@@ -105,7 +106,7 @@ def make_context(
 
 
 def with_device(context: RecordContext) -> Context:
-    """Return this context if it has a device, or else one that trains and evaluates in this process on the CPU."""
+    """Return this context if it has a device. Otherwise, return a context that trains and evaluates on the CPU."""
     if isinstance(context, Context):
         return context
     _limit_threads()

@@ -1,9 +1,9 @@
-"""Measure whether a new drop's images differ from the champion's held-out images.
+"""Measure whether a new drop's held-out images differ from the champion's held-out images.
 
-The result is only advice. Two sets of held-out images are compared by the champion's penultimate features, with the
-maximum mean discrepancy and a Gaussian kernel. A permutation test shows whether chance explains the distance (Gretton
-et al., "A Kernel Two-Sample Test", JMLR 2012; Rabanser et al., "Failing Loudly", 2019). Every run decodes these images
-anyway.
+The distance of the two sets of images is their maximum mean discrepancy, with a Gaussian kernel on the inputs of the
+champion's last layer. A permutation test shows whether chance explains the distance (Gretton et al., "A Kernel
+Two-Sample Test", JMLR 2012; Rabanser et al., "Failing Loudly", 2019). Drift causes a warning. With `trigger.drift:
+run`, it also starts a run.
 """
 
 import logging
@@ -32,8 +32,9 @@ log = logging.getLogger("retrain")
 MOST = 500
 """Largest number of images in each of the two sets. A shift that only more images would show is small."""
 OLD_DROPS = 10
-"""Number of the champion's newest drops whose images count as old."""
+"""Number of the champion's newest drops from which the old images are taken."""
 PERMUTATIONS = 999
+"""Number of random permutations in the test."""
 
 
 class Discrepancy(NamedTuple):
@@ -45,9 +46,9 @@ class Discrepancy(NamedTuple):
 
 
 def compare_features(old: Tensor, new: Tensor, generator: torch.Generator) -> Discrepancy:
-    """Return the squared maximum mean discrepancy of features [N, F] and [M, F], tested by permutations.
+    """Return the squared maximum mean discrepancy of features [N, F] and [M, F], with the permutation test's result.
 
-    The kernel's width is the median distance of two images.
+    The kernel's width is the median distance between the features of two images.
     """
     both = torch.cat([old, new]).double()
     squared = torch.cdist(both, both).square()
@@ -64,16 +65,17 @@ def compare_features(old: Tensor, new: Tensor, generator: torch.Generator) -> Di
 
 
 def measure_drifts(context: Context, task: Task) -> list[Drift]:
-    """Return the drift of every drop that waits for a run. Measure it unless this was done before, and store it.
+    """Return the drift of every drop that waits for a run. Measure and store each drift that is not stored yet.
 
-    Raises `RunError` if there is no champion, `ModelError` if its features cannot be compared, and `DamagedDrop`.
+    Raises `RunError` if there is no champion, `ModelError` if the champion's features cannot be compared, and
+    `DamagedDrop` for a damaged drop.
     """
     store = context.store
     champion = store.champion.read().run_id
     if champion is None:
         raise RunError(
-            f"task {task.name} has no champion yet, and drift is measured with its features: train one with "
-            "`retrain run`"
+            f"task {task.name} has no champion yet, and drift is measured with the champion's features: train one "
+            "with `retrain run`"
         )
     plan = context.files(champion).plan()
     trained = {ref.id for ref in plan.dataset.drops}
@@ -140,14 +142,14 @@ class _FeatureReader:
         features = self._head and compute_features(self._network, self._head[1], samples, rows, self._normalize)
         if features is None:
             raise ModelError(
-                f"drift compares the input of a linear last layer, and {self._champion.task.model.name} has none: set "
-                "trigger.drift to ignore"
+                f"drift is measured on the input of a linear last layer, and {self._champion.task.model.name} has no "
+                "such layer: set trigger.drift to ignore"
             )
         return features
 
 
 def try_measure_drifts(context: Context, task: Task) -> None:
-    """Measure the drift of the waiting drops if there is a champion. Log a new measurement. An error is only logged."""
+    """Measure the drift of the waiting drops if there is a champion. Log new measurements, and log errors."""
     champion = context.store.champion.read().run_id
     if champion is None:
         return
@@ -163,6 +165,6 @@ def try_measure_drifts(context: Context, task: Task) -> None:
 def measure_task(task: Task) -> None:
     """Measure the drift of the waiting drops for the watcher, in a separate process on the CPU.
 
-    A training may use all of the GPU's memory.
+    The measurement does not use the GPU, because a training process may need all of its memory.
     """
     try_measure_drifts(make_context(open_task_store(task), task, "cpu"), task)

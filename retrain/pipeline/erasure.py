@@ -37,7 +37,8 @@ class ErasureResult(NamedTuple):
     """The result of `erase`."""
 
     erasures: tuple[Erasure, ...]
-    """Completed erasures. Interrupted ones come first, then the requested one unless everything was already erased."""
+    """Completed erasures: first the erasures that were interrupted before, then the requested one. The requested one is
+    missing if all its samples were already erased."""
     deleted: tuple[str, ...]
     """Keys of the deleted objects. They are not recorded, because they may identify persons."""
     unread: tuple[str, ...]
@@ -209,7 +210,7 @@ def _find_plan(run_id: str, store: TaskStore) -> Plan | None:
 def _uses(ref: DropRef, rows: Iterable[int], store: TaskStore) -> set[str]:
     """Return the splits that the samples belong to in a version of their drop.
 
-    A sample outside of the splits gives the reason instead, such as `duplicate`.
+    For a sample that belongs to no split, the set contains the reason, such as `duplicate`.
     """
     [version] = store.drops.read_versions([ref])
     table = read_or_make_table(version.model_copy(update={"erased": None}), store)

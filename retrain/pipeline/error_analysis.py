@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
 
 
 class SampleView(NamedTuple):
-    """Place of a sample, and a thumbnail."""
+    """The place of a sample in its drop, and a thumbnail of the sample."""
 
     where: str
     thumbnail: str | None = None
@@ -41,7 +41,10 @@ def analyse_errors(
     describe: Callable[[int], SampleView],
     new: Collection[str] = (),
 ) -> ErrorAnalysis:
-    """Return the errors in N predictions. `describe` returns the place and the thumbnail of sample n."""
+    """Return the errors in N predictions.
+
+    `describe` returns the place and the thumbnail of sample n. `new` are the classes that are reported as new.
+    """
     pairs = Counter((one.true, one.predicted) for one in predictions)
     samples = Counter(one.true for one in predictions)
     predicted = Counter(one.predicted for one in predictions)

@@ -1,4 +1,4 @@
-"""Evaluate a run's model on the held-out test split, together with the champion's."""
+"""Evaluate a run's model and the champion's model on the held-out test split."""
 
 from collections.abc import Collection
 
@@ -22,14 +22,14 @@ from retrain.training.scores import Predictions, compute_score
 
 
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
-    """Evaluate a run's model and the champion's on the same samples of the dataset's test split.
+    """Evaluate a run's model and the champion's model on the same samples of the dataset's test split.
 
-    The errors of the model are written to the run's folder.
+    Write the errors of the run's model to the run's folder.
     """
     test = _test(context, plan, plan)
     learnable, labels = _is_learnable(context, plan, test), test.labels.cpu()
     predicted, probability, top = _predict(context, context.files(plan.run_id), plan, test)
-    ours = Predictions(predicted, _is_among(labels, top)).select(learnable)
+    candidate = Predictions(predicted, _is_among(labels, top)).select(learnable)
     comparison = None
     known: tuple[str, ...] = ()
     if champion:
@@ -38,16 +38,19 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
         known = before.dataset.classes
         same = before.task.data.frame == plan.task.data.frame  # no other setting changes the images
         seen = test if same else _test(context, before, plan)
-        theirs = _predict_as(context, files, plan, seen).select(learnable)
-        comparison = _compare(plan, champion, labels[learnable], theirs, ours)
+        opponent = _predict_as(context, files, plan, seen).select(learnable)
+        comparison = _compare(plan, champion, labels[learnable], opponent, candidate)
     context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
-    return _evaluation(plan, labels[learnable], test.drop.cpu()[learnable] < plan.known, ours, comparison)
+    return _evaluation(plan, labels[learnable], test.drop.cpu()[learnable] < plan.known, candidate, comparison)
 
 
 def _evaluation(
     plan: Plan, labels: Tensor, old: Tensor, predictions: Predictions, comparison: Comparison | None
 ) -> Evaluation:
-    """Score a run's predictions: over all samples, over the samples of old drops (bool [N]), and over all others."""
+    """Score a run's predictions on all samples, on samples of old drops, and on samples of new drops.
+
+    `old`, bool [N], selects the samples of old drops.
+    """
 
     def score(of: Tensor) -> float | None:
         return compute_score(plan.metric, labels[of], predictions.select(of)).value if of.any() else None
@@ -65,11 +68,11 @@ def _evaluation(
     )
 
 
-def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, ours: Predictions) -> Comparison:
+def _compare(plan: Plan, champion: str, labels: Tensor, opponent: Predictions, candidate: Predictions) -> Comparison:
     """Compare a candidate with the champion by the plan's metric. Negative flips always use the most likely class."""
     confidence = plan.task.gate.confidence
-    comparison = compare(champion, theirs.likeliest == labels, ours.likeliest == labels, confidence)
-    before, now = (compute_score(plan.metric, labels, one) for one in (theirs, ours))
+    comparison = compare(champion, opponent.likeliest == labels, candidate.likeliest == labels, confidence)
+    before, now = (compute_score(plan.metric, labels, one) for one in (opponent, candidate))
     if plan.metric in TOP_CLASSES:
         better, worse = int((now.hits & ~before.hits).sum()), int((before.hits & ~now.hits).sum())
         difference = paired_difference(better, worse, len(labels), confidence)
@@ -79,7 +82,7 @@ def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, our
 
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
-    """Return whether the class of each test sample has training samples, bool [N]. Other classes cannot be learnt."""
+    """Return whether the class of each test sample has training samples, bool [N]. If no class has any, return ones."""
     untrained = set(untrained_classes(context.drops(plan.dataset)))
     learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
     return learnable if learnable.any() else torch.ones_like(learnable)
@@ -103,7 +106,7 @@ def _predict_as(context: Context, files: RunFiles, evaluated: Plan, test: Sample
 
 
 def _is_among(labels: Tensor, top: Tensor) -> Tensor:
-    """Return whether each label, int64 [N], is among its sample's classes, [N, k]: bool [N]."""
+    """Return whether each label, int64 [N], is among the k classes predicted for its sample, [N, k]: bool [N]."""
     return (top == labels[:, None]).any(1)
 
 

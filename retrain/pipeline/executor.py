@@ -21,9 +21,9 @@ class Executor(Protocol):
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
         """Ensure that an unfinished run is running. Return True if this call started it.
 
-        One watcher at a time calls this repeatedly until the run's record is in the ledger. A run that ended without a
-        record gets one, because later drops would otherwise wait forever. `store` refuses writes once the task's lease
-        is lost. Raises `UserError` if the run cannot be started now.
+        One watcher at a time calls this repeatedly until the run's record is in the ledger. If a run ended without a
+        record, this method writes it, because later drops would otherwise wait forever. `store` refuses writes once
+        the task's lease is lost. Raises `UserError` if the run cannot be started now.
         """
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from retrain.training.scores import Score
 
 TYPICAL_DISAGREEMENT = 0.15
-"""Assumed share of test images that only one of two networks classifies correctly. It is used before any comparison.
-The value is typical of networks with 80 to 90% accuracy that were trained on similar data."""
+"""Assumed share of test images that only one of two networks classifies correctly. Plans use it, because the networks
+are compared only after the training. The value is typical of networks with 80 to 90% accuracy that were trained on
+similar data."""
 
 
 LEAST_GAP = 1e-4
@@ -33,9 +34,10 @@ The deficit is the champion's score minus the candidate's score.
 def paired_difference(better: int, worse: int, samples: int, confidence: float) -> Interval:
     """Return the difference of two accuracies on the same samples, with its confidence interval.
 
-    Only the first network classifies the `better` samples correctly, and only the second the `worse` samples. The
-    interval is Wald's with the adjustment of Agresti & Min (2005): half a sample is added to each of the four cells.
-    Therefore the interval never has zero width.
+    Only the first network classifies the `better` samples correctly. Only the second network classifies the `worse`
+    samples correctly. The interval is Wald's with the adjustment of Agresti & Min (2005): half a sample is added to
+    each of the four counts (both correct, only the first, only the second, none). Therefore the interval never has zero
+    width.
     """
     b, c, n = better + 0.5, worse + 0.5, samples + 2
     centre = (b - c) / n
@@ -61,8 +63,9 @@ def compare(champion: str, before: "Tensor", now: "Tensor", confidence: float) -
 def score_difference(before: "Score", now: "Score", confidence: float) -> Interval:
     """Return the difference of two scores on the same samples, `now` - `before`, with its confidence interval.
 
-    It is Wald's interval, from the paired influences of each sample. As in `paired_difference`, a prior is added: one
-    more differing sample of each class. Therefore the interval never has zero width.
+    It is Wald's interval, computed from each sample's influence on the two scores. As in `paired_difference`, a prior
+    is added: one more sample of each class on which the two models disagree. Therefore the interval never has zero
+    width.
     """
     error = math.sqrt(float((now.influence - before.influence).square().sum()) + now.prior)
     reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, now.value - before.value
@@ -79,8 +82,8 @@ def is_worse(gate: Gate, difference: Interval) -> bool:
     """Return whether a candidate is shown to be worse than the champion, and by more than the margin.
 
     Both conditions must hold: the candidate's score is lower by more than the margin, and the interval is below zero
-    (the paired test of McNemar, 1947, at the gate's confidence). A small test split alone therefore never refuses a
-    candidate that is not worse. A score that is lower by at most the margin always passes.
+    (the paired test of McNemar, 1947, at the gate's confidence). A small test split alone is therefore never a reason
+    for a refusal. A score that is lower by at most the margin always passes.
     """
     return difference.value < -gate.margin and difference.high < 0
 
@@ -130,7 +133,7 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
     needed = images_to_decide(gate, difference, evaluation.samples)
     measured = f"a difference of {difference.value:+.2%}"
     advice = (
-        f"about {needed:,} would be enough if they, too, show {measured} (a plan's number assumes no difference)"
+        f"about {needed:,} would be enough if they, too, show {measured} (the number in the plan assumes no difference)"
         if needed
         else f"with {measured}, no number of images decides so close a case"
     )
@@ -168,7 +171,10 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
     """
     if untrained := untrained_classes(drops):
         named = join_names(untrained[:10])
-        yield f"no training image of {named}: left out of the evaluation on the test split and of the gate"
+        yield (
+            f"there is no training image of {named}: the evaluation on the test split and the gate ignore classes "
+            "without training images"
+        )
     counts: Counter[str] = Counter()
     for drop in drops:
         counts.update(drop.counts.get("test", {}))
@@ -190,7 +196,8 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
     if few:
         yield (
             f"gate.min_class_accuracy {gate.min_class_accuracy} allows no error in the few test images of "
-            f"{', '.join(few[:5])}: it needs {_images_to_miss_one(gate.min_class_accuracy):,} of each class"
+            f"{', '.join(few[:5])}: {_images_to_miss_one(gate.min_class_accuracy):,} of each class are needed to allow "
+            "one error"
         )
 
 

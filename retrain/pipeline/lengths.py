@@ -20,8 +20,8 @@ MOST_EVALUATION = 0.1
 def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
     """Return the number of iterations between evaluations. It is the same for all methods.
 
-    auto: there are `EVALUATIONS` in scratch's schedule, or fewer if they would take more than `MOST_EVALUATION` of the
-    training.
+    If `training.evaluate_every` is auto, scratch's schedule has `EVALUATIONS` evaluations. It has fewer if these would
+    take more than `MOST_EVALUATION` of the training's work.
     """
     if task.training.evaluate_every != "auto":
         return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))

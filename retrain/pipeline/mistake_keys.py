@@ -1,7 +1,7 @@
 """Replace the positions of wrongly classified images by their keys, from the sample tables of their drops.
 
 The evaluation names the images by position, because it reads no sample table. Imports no torch, because the report uses
-this, too.
+this module, too.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from retrain.store.task_store import TaskStore
 def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) -> tuple[Mistake, ...]:
     """Return a run's mistakes on its test split, with the keys of their images instead of their positions.
 
-    A position is not replaced in three cases. The drop is missing, is damaged or has no sample table. Images of the
-    drop that this run used were erased. Or the sample table cannot be read, because the exporter's access policy does
-    not allow it.
+    A position is not replaced in three cases: the drop is missing, is damaged or has no sample table; images of the
+    drop were erased after the run had used them; or the access policy of this process, such as the exporter, does
+    not allow reading the sample table.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}

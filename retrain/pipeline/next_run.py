@@ -1,6 +1,6 @@
 """Plan the next run of a task from its store.
 
-Imports no torch: planning and submitting need little memory.
+Imports no torch, so that planning and submitting need little memory.
 """
 
 import logging
@@ -85,7 +85,7 @@ def plan_and_quarantine(
 
 
 def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
-    """Return the plan of the last run of a retraining. A run that missed its target was followed by an escalation."""
+    """Return the plan of the last run of a retraining. A run that missed its target may have an escalation."""
     while (entry := store.ledger.find(plan.run_id)) and entry.followed_by:
         plan = store.run(entry.followed_by).plan()
     return plan
@@ -108,7 +108,7 @@ def _check_champion_drops(store: TaskStore, drops: Iterable[Drop], past: History
 def keep_plan(store: TaskStore, plan: Plan) -> None:
     """Write a plan to the store.
 
-    First write the pretrained weights that it names, because pods may not have the file.
+    First write the pretrained weights that the plan names, because pods may not have the file of the weights.
     """
     read_pretrained(store, plan.task, keep=True)
     store.run(plan.run_id).write_plan(plan)
@@ -117,8 +117,8 @@ def keep_plan(store: TaskStore, plan: Plan) -> None:
 def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
     """Check that a plan's network can be built and accepts its pretrained weights. Raises `ModelError`.
 
-    If the run is executed `elsewhere`, a factory that is not installed here is not checked, and without torch nothing
-    is. The container image of the run may have them.
+    If the run is executed `elsewhere`, its container image may have packages that this machine lacks. A factory that is
+    not installed on this machine is then not checked. Without torch on this machine, nothing is checked.
     """
     if elsewhere and not has_torch():
         return
@@ -130,7 +130,7 @@ def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
 
 
 def history(store: TaskStore, task: Task, now: datetime) -> History:
-    """Read the task's history: the ledger, the champion's plan, and the newest scratch runs with equal settings."""
+    """Read the task's history: the ledger, the champion's plan, and the newest comparable scratch runs."""
     unfinished = store.approvals.unfinished()
     records = store.ledger.read()
     champion = store.champion.read().run_id
@@ -148,7 +148,7 @@ def history(store: TaskStore, task: Task, now: datetime) -> History:
 
 
 def read_scratch_run(store: TaskStore, task: Task, record: RunRecord) -> ScratchRun | None:
-    """Return a scratch run for targets. None if it has no result, or does other work than the task (`equal_work`)."""
+    """Return a scratch run for targets. None if it has no result or is not comparable with the task (`equal_work`)."""
     files = store.run(record.run_id)
     if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None

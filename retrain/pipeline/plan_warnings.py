@@ -13,7 +13,7 @@ UNCERTAIN_TARGET = 0.03
 FEW_ITERATIONS, ENOUGH_ITERATIONS = 150, 300
 """Scratch's iterations below which a plan warns, and the number of iterations that it suggests.
 
-With 399 digits, scratch ended at 65% after 47 iterations, at 90% after 140, and at 95% after 312.
+In trials on 399 images of digits, scratch runs of 47, 140 and 312 iterations ended at accuracies of 65%, 90% and 95%.
 """
 SMALL_BATCH = 16
 """Smallest batch that a warning suggests."""
@@ -56,7 +56,7 @@ def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every
 
 def length_warnings(task: Task, schedule: int) -> Iterable[str]:
     """Yield a warning if scratch's schedule, in iterations, is too short to fit the data."""
-    if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few
+    if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few iterations
         return
     known = f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what "
     yield f"{known}the data allow: set {settings_for(ENOUGH_ITERATIONS, task, schedule)}"

@@ -50,7 +50,7 @@ class History(NamedTuple):
     """Runs whose models were trained on samples that have been erased since."""
 
     def baseline_for(self, dataset: Dataset) -> ScratchRun | None:
-        """Return the scratch run that targets come from: one on this dataset, otherwise the newest."""
+        """Return the scratch run that targets come from: the newest one on this dataset, or else the newest of all."""
         same = (run for run in self.scratch_runs if run.record.dataset_digest == dataset.digest)
         return next(same, self.scratch_runs[0] if self.scratch_runs else None)
 
@@ -129,7 +129,7 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> NoRunNeeded | N
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue
         if record.decision and record.dataset_digest == dataset.digest:
-            how = "promoted, and since replaced" if record.decision.promoted else "refused"
+            how = "promoted, and later replaced" if record.decision.promoted else "refused"
             why = "".join(f" ({reason})" for reason in record.decision.reasons[:1])
             again = "to train on them again, pass --method and another --seed"
             return NoRunNeeded(f"{record.run_id} was trained on these drops and {how}{why}; {again}")
@@ -139,7 +139,7 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> NoRunNeeded | N
 def equal_work(one: Task, other: Task) -> bool:
     """Return whether the iterations of two tasks are comparable: same network, image size, training and metric.
 
-    Saving, compilation and the stop rule do not matter.
+    They may differ in `save_seconds`, `compile` and `stopping`.
     """
 
     def work(task: Task) -> tuple[object, ...]:
@@ -162,7 +162,7 @@ def escalate(plan: Plan) -> Plan | None:
     scale = longer_scale(plan.recipe.schedule, scale_of(plan.recipe)) if plan.method == "continuous" else None
     if scale:
         recipe = _at_scale(plan.recipe, scale)
-        reason = f"{plan.run_id} missed the target: the schedule is now {scale:g} times scratch's"
+        reason = f"{plan.run_id} missed the target: the schedule is now {scale:g} times as long as scratch's"
     elif plan.task.baseline.refresh.on_miss:
         recipe = recipe_for("scratch", plan.task.recipe)
         reason = (
@@ -192,7 +192,7 @@ def _choose_method(
     baseline: ScratchRun | None,
     unusable: str | None,
 ) -> tuple[Method, str]:
-    """Choose the method and its reason: the requested one, or scratch if it is needed or due, or else continuous."""
+    """Return a method with its reason: the request unless scratch is needed, or else scratch if due, or continuous."""
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
     champion = history.champion
@@ -218,7 +218,7 @@ def _choose_method(
 def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
     """Return the iterations of the last retrainings, as shares of scratch's iterations, with their outcomes.
 
-    Retrainings on the same dataset do not count, so that the plan of a retraining stays the same after it has ended.
+    Retrainings on this dataset do not count, so that the plan of a retraining stays the same after it has ended.
     """
     counted = [
         (record.result.iterations / record.scratch.iterations, record.outcome)
@@ -252,7 +252,7 @@ def _expect_iterations(
 ) -> float:
     """Return the mean iterations of the last retrainings, scaled to this dataset and within this run's own limits.
 
-    `length` is the length of the run's schedule. At a carried target, its stop rule ends the run earlier.
+    `length` is the length of the run's schedule. A stop rule ends a run at a carried target before this length.
     """
     at_target = length
     if rule and rule.improve_until and target and target.scope:
@@ -353,8 +353,8 @@ def _make_stop_rule(
 ) -> StopRule | None:
     """Return a run's stop rule. None if the run ends at its first evaluation at the target, or with its schedule.
 
-    A schedule without an end needs the rule. A carried target needs it because it does not cover the new drops. With
-    any other schedule, a run below its target is never stopped early, because accuracy rises most at the end.
+    A schedule without an end needs the rule. A carried target needs the rule because the target does not cover the new
+    drops. A run whose schedule has an end is never stopped below its target, because accuracy rises most at the end.
     """
     has_no_end = isinstance(recipe.schedule, OpenEnded)
     if target is None or scratch is None or not (has_no_end or target.scope):

@@ -1,7 +1,7 @@
 """The context of the stages that plan and record runs. Imports no torch.
 
-The watcher, a pod that submits, and a pod that only records use it. `Context` in `context.py` adds a device, and can
-also train and evaluate.
+The watcher, a pod that submits runs, and a pod that only records runs use it. `Context` in `context.py` adds a device,
+and can also train and evaluate.
 """
 
 import time
@@ -25,7 +25,8 @@ class RecordContext:
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
     factories: frozenset[str] = field(default=frozenset(), kw_only=True)
-    """Names `package.module:factory` in the task file. A stored plan that names other code is refused."""
+    """Network factories that the task file names, as `package.module:factory`. A stored plan with another factory is
+    refused."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:

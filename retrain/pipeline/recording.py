@@ -28,9 +28,9 @@ Ended = RunRecord | Approval
 
 
 def finish_approval(context: RecordContext, run_id: str) -> Ended:
-    """Execute the verdict on a candidate, or refuse the candidate after its time limit.
+    """Execute the verdict on a candidate, or refuse the candidate if its time limit for approval has passed.
 
-    Return the approval if there is no verdict yet.
+    Return the run's record, or the approval if there is no verdict yet.
     """
     plan = context.files(run_id).plan()
     promote(context, plan)
@@ -40,7 +40,8 @@ def finish_approval(context: RecordContext, run_id: str) -> Ended:
 def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
     """Compare a run's model with the champion on the test split. Return None if the run has no model.
 
-    The evaluation that the gate used is not computed again. For a promoted run, it compares with the previous champion.
+    The evaluation that the gate used is not computed again. The evaluation of a promoted run compares it with the
+    previous champion.
     """
     files = context.files(plan.run_id)
     result = files.result()
@@ -89,7 +90,7 @@ def promote(context: RecordContext, plan: Plan) -> Decision | None:
 
 
 def _refuse_by_verdict(context: RecordContext, plan: Plan) -> Decision | None:
-    """Return the refusal of a candidate that was rejected or not approved in time. It needs no evaluation."""
+    """Return the refusal of a candidate that was rejected or not approved in time, without an evaluation, or None."""
     approval = find_approval(context.store, plan, context.clock())
     return refusal(approval.verdict) if approval else None
 
@@ -132,7 +133,7 @@ def record(context: RecordContext, plan: Plan) -> Ended:
 def write_record(context: RecordContext, plan: Plan, error: str | None = None) -> RunRecord:
     """Write a run's record into the ledger, unless it has one. Return the record in the ledger.
 
-    A failed run is charged the iterations up to its last checkpoint, because no other run can use them.
+    The iterations of a failed run up to its last checkpoint count as its cost, because no other run can use them.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         found = context.store.ledger.find(plan.run_id)

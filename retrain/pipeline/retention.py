@@ -1,8 +1,8 @@
 """Find and remove a task's files that no later step needs. Imports no torch.
 
-Some runs keep all their files: the runs that a rollback, a resumed run, the next run or a report may read. All other
-runs lose their model, optimizer state, learning-speed index and checkpoints. Plans, results, curves and the ledger are
-kept, so all sums stay correct.
+Some runs keep all their files: the runs that a rollback, a resumed run, the next run or a report may read. The model,
+optimizer state, learning-speed index and checkpoints of all other runs are removed. All plans, results and curves and
+the ledger are kept, so the sums over all runs stay correct.
 """
 
 import logging
@@ -78,7 +78,7 @@ def _remove(store: TaskStore, removal: Removal, now: datetime) -> bool:
 def _roots(
     store: TaskStore, records: Sequence[RunRecord], unfinished: Sequence[Plan], keep_last: int, since: datetime
 ) -> Iterator[tuple[str, str]]:
-    """Yield the runs that keep their files, each with the reason. The last reason of a run is shown."""
+    """Yield the runs that keep their files, each with the reason. If a run has several reasons, the last is shown."""
     for record in records:
         if record.ended_at > since:
             yield record.run_id, "it ended recently"
@@ -99,7 +99,7 @@ def _roots(
 
 
 def find_unfinished_plans(store: TaskStore, since: datetime) -> list[Plan]:
-    """Return the plans of the runs that have not ended and were not abandoned before a time."""
+    """Return the plans of the runs that have not ended and were not abandoned before `since`."""
     return _unfinished_plans(store, _run_files(store), {record.run_id: record for record in store.ledger.read()}, since)
 
 
@@ -116,11 +116,11 @@ def _unfinished_plans(
 def _is_abandoned(
     store: TaskStore, plan: Plan, champion: RunRecord | None, champion_since: datetime | None, since: datetime
 ) -> bool:
-    """Return whether a run without a record is abandoned: a champion with all its drops was promoted long ago.
+    """Return whether a run without a record is abandoned: a champion with all its drops was promoted before `since`.
 
     Only runs that were started by hand can be abandoned. A watcher's run holds claims, and a candidate that awaits
-    approval has a request. A trial may repeat the champion's dataset. It is abandoned once the champion has further
-    drops.
+    approval has a request. A trial may use the champion's dataset again. Therefore it is abandoned only if the
+    champion has more drops than the trial.
     """
     if champion is None or champion_since is None or champion_since > since:
         return False
@@ -183,7 +183,7 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
     """Yield the shards that an interrupted `retrain drop pack` left behind: no manifest names them.
 
-    Shards of producers have other names than the shards of `retrain drop pack`, and are never removed.
+    Shards that producers upload have other names than the shards of `retrain drop pack`, and are never removed.
     """
     for drop_id in store.drops.committed().usable:
         try:

@@ -64,8 +64,9 @@ class Review(NamedTuple):
     held_out: list[Suspect]
     """Samples of val and test, the most likely label errors first."""
     alike: list[Alike]
+    """Near-duplicates."""
     odd: list[str]
-    """Odd images, in sentences."""
+    """A sentence for each odd image: nearly black, nearly white, small or narrow."""
     drops: tuple[Drop, ...]
     classes: tuple[str, ...]
 
@@ -189,7 +190,7 @@ class Reviewer:
 
 def _explain_counters(counters: Counters, number: int) -> str:
     correct, seen = float(counters.correct[number]), float(counters.seen[number])
-    return f"classified as labelled in {correct:.3g} of {seen:.3g} views"
+    return f"in training, classified as labelled {correct:.3g} times out of {seen:.3g}"
 
 
 def _explain_probability(own: Tensor, number: int) -> str:

@@ -69,7 +69,7 @@ def _record_champion(context: RecordContext) -> None:
 def train(context: "Context", plan: Plan) -> Plan:
     """Train a plan. While the target is missed, train its escalations. Return the plan of the last run."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
-        context.files(following.run_id).write_plan(following)  # first: no record may name a missing plan
+        context.files(following.run_id).write_plan(following)  # before the record, which names this plan
         write_record(context, plan)
         plan = following
     return plan
@@ -149,5 +149,5 @@ def is_permanent(error: Exception) -> bool:
 
 
 def error_text(error: Exception) -> str:
-    """Return an error as text for a record. For a `UserError` it is the message, for other errors also their type."""
+    """Return an error as text for a record: the message of a `UserError`, or the type and message of another error."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

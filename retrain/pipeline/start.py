@@ -13,7 +13,7 @@ WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convne
 """Names of networks without BatchNorm layers. All other torchvision networks have them."""
 
 
-FALLS = "The learning rate falls during the run, since its steps are large relative to the weights."
+FALLS = "The learning rate falls during the run, because its steps are large relative to the weights."
 
 
 def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None) -> tuple[Recipe, str]:
@@ -29,9 +29,10 @@ def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRe
 
 
 def read_missing_fit(parent: RunRecord | None) -> float:
-    """Return the missing fit of a parent, from its record: 0 if it has fitted its training data, and at most 1.
+    """Return the missing fit of a parent, from its record.
 
-    The result is 1 if the fit is unknown.
+    The missing fit rises from 0 (the parent has fitted its training data) to 1 (under-fitted). It is 1 if it is
+    unknown.
     """
     if parent is None or parent.result is None or parent.result.train_accuracy is None:
         return 1.0
@@ -81,7 +82,8 @@ def _is_pretrained(parent: Plan) -> bool:
 def _is_normalized(parent: Plan, record: RunRecord | None) -> bool:
     """Return whether the parent's network has BatchNorm layers, from its record or from its name.
 
-    A factory without such a record counts as having none, because too little shrinking does less harm than too much.
+    The name of a factory (`package.module:factory`) says nothing about BatchNorm. Without the record, its network
+    counts as one without BatchNorm, because too little shrinking does less harm than too much.
     """
     if record and record.result and record.result.normalised is not None:
         return record.result.normalised

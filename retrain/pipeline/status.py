@@ -142,7 +142,7 @@ def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeede
 
 
 def _describe_trigger(planned: Plan | NoRunNeeded | UserError, task: Task) -> str | None:
-    """Return the reason why a run on the waiting drops waits or would start now. None without a trigger."""
+    """Return whether a run on the waiting drops starts now, and why. None if it starts now and there is no trigger."""
     if isinstance(planned, DamagedDrop):
         return f"the next run will quarantine drop {planned.drop}: {planned}"
     if isinstance(planned, UserError):

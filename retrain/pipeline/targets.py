@@ -11,16 +11,17 @@ from retrain.config.task import Target as TargetSetting
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
-"""Share of the iterations of the task's fastest earlier run. Before it, no run is expected to be at its target."""
+"""Share of the iterations of the task's fastest earlier retraining. Before this share, no run is expected to be at its
+target."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
 """Share of scratch's schedule after which scratch first has its final accuracy, and the standard deviation of this
 share. Both are means over eight experiments (data sets of 10 to 100 classes), in which the share was 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
-"""Assumed standard deviation of this share between scratch runs of one task, relative to the share. This assumption
-counts as one more run. In small trials (250 validation images), the shares of different seeds differed by 4 to 65%.
-They differed less with larger validation splits."""
+"""Assumed standard deviation of the share in `TYPICAL_SHARE` between scratch runs of one task, relative to the share.
+This assumption counts as one more run. In trials with 250 validation images, the shares of runs with different seeds
+differed by 4 to 65%. With more validation images, they differed less."""
 
 
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
@@ -36,7 +37,7 @@ SAME_IMAGES = 1.05
 
 
 class ScratchRun(NamedTuple):
-    """A scratch run that can give a target, because its iterations are as much work as the task's iterations."""
+    """A scratch run that can give a target, because its iterations are comparable with the task's iterations."""
 
     record: RunRecord
     result: Result
@@ -85,8 +86,8 @@ def plateau_tolerance(target: Target, samples: int) -> float:
 
     The target was measured on `samples` samples. The tolerance is the distance to the lower bound of the target's
     one-sided 95% confidence interval. For a target of 100%, the standard error is computed as if there were two more
-    samples, one of them classified wrongly. In 4 trials, runs ended in this way, on 66 to 360 samples. On average,
-    their models were 0.4 points below scratch on test.
+    samples, one of them classified wrongly. In 4 trials with 66 to 360 validation samples, runs ended in this
+    way. On average, the test accuracy of their models was 0.4 points below scratch's.
     """
     return CONFIDENCE_95 * max(target.standard_error, standard_error(1 / (samples + 2), samples))
 
@@ -116,14 +117,15 @@ def expect_accuracy(dataset: Dataset, baseline: ScratchRun) -> AccuracyEstimate 
 
 
 TOP_CLASSES: dict[Metric, int] = {"accuracy": 1, "top5_accuracy": 5}
-"""Metrics that are shares of the samples, each with the number of classes that may be named for each sample."""
+"""Metrics that are shares of correct samples. A sample is correct if its label is among this number of most likely
+classes."""
 
 
 def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy") -> float:
     """Return the score of guessing without images, on the drops' validation samples.
 
-    The guess is the most common class or classes. For macro F1, random guesses score higher if classes are about
-    equally common.
+    The guess is always the most common class or classes. For macro F1, the result is the higher of two scores: of this
+    guess, and of random guesses. Random guesses score higher if classes are about equally common.
     """
     counts: Counter[str] = Counter()
     for drop in drops:
@@ -143,7 +145,7 @@ def why_no_target(
     """Return the reason why a dataset of these drops has no target, or None if it has one."""
     if baseline is None:
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
-        return f"no scratch run with this network and training has measured a baseline{by}"
+        return f"no scratch run with this network and these training settings has measured a baseline{by}"
     if why := why_near_chance(setting, baseline, drops):
         return why
     if baseline.record.dataset_digest == dataset.digest:
@@ -226,7 +228,7 @@ def age_of(dataset: Dataset, baseline: ScratchRun) -> int:
 def _earliest(records: Iterable[RunRecord], metric: Metric) -> float:
     """Return the smallest share of s_scratch after which a retraining of this task reached 99 percent of its target.
 
-    0 if none has reached it.
+    Returns 0 if no retraining has reached its target.
     """
     shares = (
         (record.result.reached_at["99"] or record.result.iterations) / record.target.baseline_iterations

@@ -125,10 +125,10 @@ def _keeps_moments(plan: Plan) -> bool:
 
 
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
-    """Write the model, the learning-speed index and the curve. Write the result last: it marks them as complete."""
+    """Write the model, the learning-speed index and the curve. Write the result last, to mark them as complete."""
     plan, files = run.plan, context.files(run.plan.run_id)
-    delivered = run.average.network()
-    model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None
+    final_network = run.average.network()
+    model_digest = files.write_model(final_network.state_dict()) if outcome != "diverged" else None
     train_accuracy = measure_train_accuracy(run) if outcome != "diverged" else None
     moments_digest = files.write_moments(moments(run.optimizer)) if _keeps_moments(plan) else None
     index_digest = write_counters(files, plan.dataset, _counters(context, run))
@@ -152,7 +152,7 @@ def _read_parent_counters(context: Context, run: Run) -> Iterable[Counters]:
 
 
 def _counters(context: Context, run: Run) -> Iterator[Counters]:
-    """Yield each drop's counters: those of this run plus `index_decay` times those of its parent."""
+    """Yield each drop's counters: this run's counters plus `index_decay` times the parent's counters."""
     plan = run.plan
     own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
     for old, new in zip_longest(_read_parent_counters(context, run), own):

@@ -16,7 +16,7 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 """Conditions that can postpone a run, by their fields in `trigger`."""
 
 WITHIN_A_WEEK = timedelta(days=6)
-"""Times up to this distance are named by their weekday."""
+"""Messages give the weekday of a moment at most this far ahead. They give the date of a later moment."""
 
 
 class Unmet(NamedTuple):
@@ -115,7 +115,7 @@ def _unmet(
 
 def _unmet_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[Unmet]:
     for spent in spent_budget(budget, records, now):
-        waits = f"until {_moment(spent.until, now)}, since {spent.why} this {budget.per}"
+        waits = f"until {_moment(spent.until, now)}, because {spent.why} this {budget.per}"
         yield Unmet("budget", waits, spent.until, is_overridden=False)
 
 
@@ -154,7 +154,7 @@ def _hours(record: RunRecord) -> float:
 
 
 def period_of(budget: Budget, now: datetime) -> tuple[datetime, datetime]:
-    """Return the start of the budget's period, and of the next one."""
+    """Return the start of the budget's period that contains `now`, and the start of the next period."""
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if budget.per == "day":
         return day, day + timedelta(days=1)

@@ -28,7 +28,7 @@ def describe_unfinished(
     watched = {plan.run_id for plan in claims.in_flight()}
     newest = _plan(task, store, Request(purpose="calibrate"), now)
     for run_id in sorted(started):
-        with suppress(RunError):  # it has no plan, or one that is damaged
+        with suppress(RunError):  # the run has no plan, or its plan is damaged
             plan, how = store.run(run_id).plan(), None
             state, effect = _describe_state(store, run_id)
             if isinstance(planned, Plan) and planned.run_id == run_id:
@@ -74,7 +74,7 @@ def _has_large_files(store: TaskStore, run_id: str) -> bool:
 
 
 def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime, effect: str) -> str | None:
-    """Return a sentence with the command that makes the same plan, and its `effect`. None if there is none."""
+    """Return a sentence with the command that makes the same plan, and its `effect`. None if no command makes it."""
     request = Request(plan.method, plan.purpose)
     if plan.purpose == "calibrate":
         request, command = Request(purpose="calibrate"), f"retrain baseline --task {task_argument(task.name)}"

@@ -147,7 +147,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(home: Path, command: Command
     asked = ("run", *T, "--method", "naive", "--dry-run", "--until", "99", "--seed", "4", "--set", "training.epochs=3")
     plan = Plan.model_validate_json(command(*asked, "--json").out)
     assert (plan.method, plan.seed, plan.task.training.epochs) == ("scratch", 4, 3)
-    assert "no scratch run with this network and training" in plan.reason
+    assert "no scratch run with this network and these training settings" in plan.reason
     plan = Plan.model_validate_json(command(*asked[:-2], "--json").out)
     assert plan.target
     assert (plan.method, plan.target.level, plan.seed) == ("naive", 99, 4)
@@ -185,11 +185,11 @@ def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: 
     champion = home / "store" / "pets" / "champion.json"
     assert command("rollback", *T).out == f"{first.run_id} is the champion of pets again\n"
     status = " ".join(command("status", *T).out.split())
-    assert "was trained on these drops and promoted, and since replaced" in status.partition(" next run ")[2]
+    assert "was trained on these drops and promoted, and later replaced" in status.partition(" next run ")[2]
     assert "nothing to roll back to" in command("rollback", *T).err
     waiting = Status.model_validate_json(command("status", *T, "--json").out).waiting
     assert waiting == last.new_drops
-    assert "promoted, and since replaced" in command("run", *T).out
+    assert "promoted, and later replaced" in command("run", *T).out
     assert command("promote", last.run_id, *T).out == f"{last.run_id} is the champion of pets\n"
     history = Champion.model_validate_json(champion.read_bytes()).history
     assert [entry.why for entry in history] == ["promoted", "promoted", "rolled back", "promoted by hand"]

@@ -151,7 +151,7 @@ def test_only_a_promoted_model_at_its_target_replaces_scratch(
 
 
 @pytest.mark.parametrize(("below", "expected"), [(0.01, True), (0.0, False)])
-def test_show_reports_a_run_that_ended_within_its_bound(below: float, expected: bool) -> None:
+def test_show_names_a_run_within_its_95_percent_bound(below: float, expected: bool) -> None:
     past = one_drop().landed(drop(2))
     record = past.ended(past.plan())
     score = record.target.accuracy - below

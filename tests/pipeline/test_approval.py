@@ -1,4 +1,4 @@
-"""Manual approval: a candidate that passed the gate waits until a person or the time limit decides, once."""
+"""Manual approval: a candidate that passed the gate waits for a verdict by a person or by the time limit."""
 
 import json
 import re
@@ -120,7 +120,7 @@ def test_interrupted_verdict_is_completed_by_the_next_run(workspace: Workspace, 
     assert workspace.store.ledger.find(waiting.run_id)
 
 
-def test_time_out_refuses_once_the_time_is_up(workspace: Workspace, waiting: Approval) -> None:
+def test_candidate_is_refused_when_the_time_limit_ends(workspace: Workspace, waiting: Approval) -> None:
     at(workspace, waiting.expires_at - timedelta(seconds=1))
     assert stages.finish_approval(workspace.context, waiting.run_id) == waiting
     at(workspace, waiting.expires_at)
@@ -191,8 +191,8 @@ def test_watcher_trains_on_later_drops_after_the_verdict(workspace: Workspace, t
     assert workspace.store.run(second.run_id).plan().parent == approval.run_id
 
 
-def test_verdict_is_carried_out_without_torch(workspace: Workspace, waiting: Approval) -> None:
-    """The watcher cannot evaluate. It uses the evaluation of the run's pod if the champion has not changed."""
+def test_verdict_is_executed_without_torch(workspace: Workspace, waiting: Approval) -> None:
+    """Without torch, the watcher cannot evaluate. It uses the pod's evaluation if the champion has not changed."""
     approve(workspace, waiting.run_id)
     ended = finish_approval(RecordContext(workspace.store), waiting.run_id)
     assert (ended.run_id, champion(workspace)) == (waiting.run_id, waiting.run_id)

@@ -51,7 +51,7 @@ print(int(samples.pixels(torch.arange(20)).sum()), flush=True)
 
 
 class Interrupted(RecordingObserver):
-    """An observer that ends its process after some iterations."""
+    """An observer that interrupts the training in iteration 7, as Ctrl-C does."""
 
     def stepped(self, progress: Progress) -> None:
         if progress.iteration == 7:
@@ -185,7 +185,7 @@ def test_gc_keeps_the_cache_while_a_process_streams_from_it(tmp_path: Path, read
 
 
 def test_loading_beside_gc_gives_the_same_images(workspace: Workspace) -> None:
-    """Remove every file from the cache again and again while another thread reads the cache."""
+    """Repeatedly remove every file from the cache while another thread reads the cache."""
     [first, _] = workspace.store.drops.all()
     expected = load_decoded(first, workspace.store, SIZE, workspace.context.cache)["train"].images.clone()
     other, ended, removed = TaskStore(LocalStore(workspace.folder / "other"), "other"), Event(), 0

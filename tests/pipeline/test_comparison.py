@@ -1,4 +1,4 @@
-"""The paired comparison's interval has the stated coverage, and its counts equal those of a simple loop."""
+"""The paired comparison's interval has the stated coverage, and its counts equal the counts of a simple loop."""
 
 import numpy as np
 import pytest

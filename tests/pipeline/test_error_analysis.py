@@ -67,7 +67,7 @@ def test_thumbnails_are_small_pictures() -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """Return a task with a champion that was continued on a new class.
+    """Return a task whose champion is the second run. This run continued from the first one, with a new class.
 
     Each training has only one epoch, so the champion is often wrong.
     """
@@ -117,7 +117,7 @@ def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFi
 
 
 def test_narrow_terminal_shows_all_of_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    """Check that a path as long as three lines is wrapped, and that no other column is."""
+    """Check that a path as long as three lines is wrapped, and that the texts in other columns are not wrapped."""
     path = "/".join(f"folder-{number:02d}" for number in range(20))
     predictions = [Prediction("a class of birds", "another class of birds", 0.5)]
     errors = analyse_errors(predictions, ("a class of birds",), lambda number: SampleView(path))

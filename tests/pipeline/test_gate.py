@@ -1,4 +1,4 @@
-"""Each condition of the gate refuses alone, if its limit is exceeded, and gives its reason."""
+"""Each condition of the gate can refuse a candidate alone, and gives its reason."""
 
 import math
 
@@ -81,10 +81,10 @@ def test_interval_within_the_margin_gets_no_note() -> None:
     (note,) = decide(Gate(margin=0.02), evaluation(low=-0.03, width=0.06)).notes
     assert "100 test images do not show" in note
     assert "is -3.00% to +3.00%; about 225 would be enough if they, too, show a difference of +0.00%" in note
-    assert "a plan's number assumes no difference" in note
+    assert "the number in the plan assumes no difference" in note
 
 
-def test_compare_counts_samples_that_one_model_alone_had_right() -> None:
+def test_compare_counts_samples_that_only_one_model_gets_right() -> None:
     ours = torch.tensor([True] * 6 + [True] * 2 + [False] * 1 + [False] * 3)
     theirs = torch.tensor([True] * 6 + [False] * 2 + [True] * 1 + [False] * 3)
     comparison = compare("scratch-0", theirs, ours, 0.9)
@@ -120,9 +120,11 @@ def test_small_test_split_rarely_refuses_an_equal_model() -> None:
 
 
 def test_refusal_agrees_with_mcnemars_exact_test() -> None:
-    """In McNemar's test (1947), p is the binomial probability of c or more of b + c disagreements for the champion.
+    """Compare the gate's refusals with p of McNemar's test (1947).
 
-    The gate's interval is an approximation. It refuses candidates up to p = 0.04, and an exact interval up to 0.025.
+    The two models disagree on some images. p is the binomial probability that the champion is right on at least as many
+    of these images as observed. The gate's interval is an approximation: it refuses candidates with p up to 0.04. An
+    exact interval would refuse them with p up to 0.025.
     """
     for better in range(12):
         for worse in range(30):
@@ -168,4 +170,4 @@ def test_gate_warns_of_conditions_that_need_more_images() -> None:
     flips = Gate(margin=0.5, max_negative_flips=0.004)
     assert "250 are needed to allow one" in next(gate_warnings(flips, small, has_champion=True))
     classes = list(gate_warnings(Gate(margin=0.5, min_class_accuracy=0.995), small, has_champion=True))
-    assert "test images of cat, dog: it needs 200 of each class" in classes[0]
+    assert "test images of cat, dog: 200 of each class are needed to allow one error" in classes[0]

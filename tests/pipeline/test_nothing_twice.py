@@ -1,4 +1,4 @@
-"""Nothing is read, hashed or decoded twice on one machine, counted at the store and at the decoder."""
+"""Nothing is read, hashed or decoded twice on one machine. The tests count the calls of the store and the decoder."""
 
 import io
 from collections import Counter
@@ -42,7 +42,7 @@ class CountingStore(LocalStore):
         return file
 
     def take(self, part: str) -> dict[str, int]:
-        """Return the counts of the objects whose keys contain this, by the last part of the key."""
+        """Return how often the objects whose keys contain `part` were opened, by the last part of their keys."""
         return {key.rpartition("/")[2]: count for key, count in self.opened.items() if part in key}
 
 
@@ -172,9 +172,9 @@ def test_next_run_reads_the_champion_once(counted: Counted) -> None:
     counted.clear()
     counted.run()
     found = counted.store.take(f"/{champion}/")
-    assert found["model.safetensors"] == 1, "one read for the start from it and for the comparison with it"
+    assert found["model.safetensors"] == 1, "one read for both the start from the champion and the comparison with it"
     assert found["first.safetensors"] == 1, (
-        "one read of its learning-speed index, for the sampling and for the end of the run"
+        "one read of its learning-speed index, for both the sampling and the end of the run"
     )
 
 
@@ -190,12 +190,12 @@ def test_task_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: p
     assert opened["train-000000.tar"] == 1
     assert list(counted.decoded.values()) == once(EACH * len(CLASSES))
     assert list(counted.hashed.values()) == once(3), (
-        "only the new drop's splits: those of the first drop are verified already"
+        "only the new drop's splits: the splits of the first drop are verified already"
     )
     assert opened["drop.json"] <= 3 * 2, "one read each by ingestion, plan and run, for two drops"
 
 
-def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_uses_the_pixels_that_validation_decoded(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation runs in a separate process, so only the work of the watcher and the run is counted."""
     watch = counted.watch(monkeypatch)
     retrain_on(counted, watch, "first", seed=0)
@@ -205,7 +205,7 @@ def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch:
 
 
 def retrain_on(counted: Counted, watch: TaskWatch, drop: str, seed: int) -> None:
-    """Upload a drop, and let the watch validate it and train on it. The model must be promoted."""
+    """Upload a drop, and let the watcher validate it and train on it. The model must be promoted."""
     counted.land(drop, seed)
     watch.check_drops()
     watch.advance()

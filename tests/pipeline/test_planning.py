@@ -259,7 +259,7 @@ def test_rollback_does_not_retrain_on_the_same_drops() -> None:
     past.landed(drop(2))
     past.ended(past.plan())
     past.champion = first
-    assert "promoted, and since replaced" in reason(past.next())
+    assert "promoted, and later replaced" in reason(past.next())
     assert past.landed(drop(3)).plan().parent == first.run_id
 
 
@@ -300,7 +300,7 @@ def test_plan_id_depends_on_every_training_setting() -> None:
         assert ids(**other)[1] != scratch
 
 
-def test_plan_id_depends_on_the_dataset_not_on_the_trigger() -> None:
+def test_plan_id_depends_on_the_dataset_not_on_the_reason() -> None:
     past = one_drop().landed(drop(2))
     plan = past.plan()
     assert past.landed(drop(3)).plan().run_id != plan.run_id

@@ -34,7 +34,7 @@ AGE = timedelta(0)
 
 
 class StopsAt(RecordingObserver):
-    """An observer that ends its process at this iteration."""
+    """An observer that interrupts the training in this iteration, as Ctrl-C does."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class StopsAt(RecordingObserver):
 
 
 def make_workspace(folder: Path, drops: int = 0) -> Workspace:
-    """Return a task in which this number of drops have been retrained on."""
+    """Return a task with this number of drops, and with one run after each drop."""
     workspace = Workspace(LocalStore(folder / "store"), folder / "work")
     for seed in range(drops):
         workspace.land(0, 1, seed=seed)
@@ -94,7 +94,7 @@ def test_gc_removes_old_models_but_not_champion_and_baseline(tmp_path: Path) -> 
     assert workspace.store.ledger.read() == [first, second, third]
 
 
-def test_gc_keeps_young_and_newest_runs(tmp_path: Path) -> None:
+def test_gc_keeps_recent_runs_and_the_newest_runs(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, drops=4)
     assert collect(workspace, age=timedelta(days=1)).removals == ()
     assert len(collect(workspace, keep_last=1).removals) == 1
@@ -234,7 +234,7 @@ def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str
 
 @pytest.fixture
 def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Return a function that runs `retrain gc`, a hundred days after three drops were retrained on."""
+    """Return a function that runs `retrain gc`, a hundred days after the last of three runs."""
     make_workspace(tmp_path, drops=3)
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))  # not the cache of the person who runs the tests

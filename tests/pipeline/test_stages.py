@@ -67,7 +67,7 @@ def test_network_that_cannot_be_built_is_refused_when_planning(local: Workspace)
     assert [entry.name for entry in Path(local.store.objects.url, "pets", "runs").iterdir()] == [first.run_id]
 
 
-def test_next_drop_continues_reaches_target_sooner_and_wins(workspace: Workspace) -> None:
+def test_run_on_next_drop_reaches_target_sooner_than_scratch(workspace: Workspace) -> None:
     workspace.land(0, 1, 2)
     first = run(workspace)
     workspace.land(0, 1, 2, seed=1)
@@ -250,7 +250,7 @@ class Overtaken(LocalStore):
         return super().replace(key, data, version)
 
 
-def test_candidate_that_lost_the_swap_is_judged_again(tmp_path: Path) -> None:
+def test_candidate_is_judged_again_after_another_promotion(tmp_path: Path) -> None:
     store = Overtaken(tmp_path / "store")
     workspace = Workspace(store, tmp_path / "work")
     workspace.land(0, 1, 2)

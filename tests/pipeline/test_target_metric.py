@@ -42,7 +42,7 @@ def test_metric_is_part_of_a_plans_id_unless_it_is_accuracy() -> None:
     ("metric", "level"),
     [("accuracy", 0.9), ("top5_accuracy", 1.0), ("balanced_accuracy", 0.5), ("macro_f1", 1.8 / 1.9 / 2)],
 )
-def test_chance_level_is_that_of_the_best_guess(metric: Metric, level: float) -> None:
+def test_chance_level_is_the_score_of_the_best_guess(metric: Metric, level: float) -> None:
     assert chance_level([UNEVEN], 2, metric) == pytest.approx(level)
 
 
@@ -164,7 +164,7 @@ def test_another_metric_needs_another_baseline(scored: tuple[Workspace, Task]) -
     plan = stages.plan(workspace.context, by("accuracy", task), Request())
     assert isinstance(plan, Plan)
     assert plan.method == "scratch"
-    assert "no scratch run with this network and training has measured a baseline" in plan.reason
+    assert "no scratch run with this network and these training settings has measured a baseline" in plan.reason
     again = stages.plan(workspace.context, task, Request())
     assert isinstance(again, Plan)
     assert again.method == "continuous"

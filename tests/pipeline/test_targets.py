@@ -1,4 +1,4 @@
-"""Targets and the iterations of scratch match arithmetic written out here."""
+"""Targets and the estimated iterations of scratch equal computations written out in this file."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_expected_accuracy_stays_if_only_classes_are_added() -> None:
     assert not expected.is_rough
 
 
-def test_baseline_of_this_dataset_precedes_a_newer_one() -> None:
+def test_baseline_on_this_dataset_is_preferred_to_a_newer_one() -> None:
     past = one_drop().landed(drop(2))
     calibration = past.plan(Request(purpose="calibrate"))
     past.ended(calibration, promoted=None)
@@ -165,7 +165,7 @@ def default_past() -> Past:
 
 
 def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
-    """Scratch trains for 1,000 iterations here. Evaluations are 67 iterations apart. A window has at least two."""
+    """Scratch trains for 1,000 iterations here. Evaluations are 67 iterations apart. A window contains at least two."""
     plan = default_past().plan()
     assert (plan.iterations, plan.recipe.schedule.name, plan.evaluate_every) == (1000, "constant", 67)
     stopping, rule = DEFAULT.training.stopping, plan.stop_rule
@@ -186,7 +186,7 @@ def test_expectation_is_used_earlier_for_a_fitted_parent(train_accuracy: float |
     assert plan.stop_rule.improve_until == round(0.4 * plan.scratch.iterations)
 
 
-def test_run_with_a_schedule_trains_to_its_end() -> None:
+def test_run_with_a_cosine_schedule_trains_to_its_end() -> None:
     plan = one_drop().landed(drop(2, samples=100)).plan()
     assert plan.recipe.schedule.name == "cosine"
     assert plan.stop_rule.patience is None
@@ -282,7 +282,7 @@ def test_rate_without_batchnorm_follows_from_the_weights(
 
 
 def test_rate_stays_constant_from_pretrained_weights() -> None:
-    """Weights are shrunk towards the pretrained weights. They keep their size in a network without BatchNorm, too."""
+    """Weights are shrunk towards the pretrained weights. Even without BatchNorm, they keep their size."""
     network = {"name": "convnext_tiny", "pretrained": "weights.safetensors", "pretrained_sha256": "0" * 64}
     task = Task.model_validate({"name": "pets", "model": network, "training": {"epochs": 10, "batch_size": 10}})
     past = one_drop(task).landed(drop(2))

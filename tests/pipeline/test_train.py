@@ -1,4 +1,4 @@
-"""A training stores the files of its run once, and verifies the parent's files before use."""
+"""A training stores the files of its run once, and verifies the parent's files before it uses them."""
 
 from pathlib import Path
 

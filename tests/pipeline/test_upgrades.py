@@ -99,7 +99,7 @@ def test_store_of_a_later_version_is_continued(
     }
 
 
-def test_plan_with_unknown_decisive_settings_is_refused(workspace: Workspace, task: Task, golden: Golden) -> None:
+def test_plan_with_unknown_training_settings_is_refused(workspace: Workspace, task: Task, golden: Golden) -> None:
     path = Path(task.store) / "pets" / "runs" / golden.champion / "plan.json"
     plan = json.loads(path.read_text())
     plan["task"]["training"] |= {"epochs": 7.0, "gradient_noise": 0.1}
