@@ -63,8 +63,8 @@ def _run(context: Context, task: Task, request: Request) -> RunRecord:
 
 def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
     """Return the cost and result of one week's retraining, and the cost and result of scratch on the same data."""
-    theirs, saved = scratch.result, retrained.savings
-    if not (retrained.result and retrained.evaluation and theirs and scratch.evaluation and saved):
+    scratch_result, saved = scratch.result, retrained.savings
+    if not (retrained.result and retrained.evaluation and scratch_result and scratch.evaluation and saved):
         raise RuntimeError(f"{retrained.run_id} or {scratch.run_id} has no result or evaluation")
     return {
         "method": retrained.method,
@@ -73,13 +73,13 @@ def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
         "credited": saved.baseline > 0,
         "used": saved.used,
         "used_all_in": round(saved.used_all_in, 1),
-        "s_scratch": theirs.reached_at["100"],
+        "s_scratch": scratch_result.reached_at["100"],
         "s_scratch_estimate": retrained.scratch.iterations if retrained.scratch else None,
         "s_scratch_error": retrained.scratch.standard_error if retrained.scratch else None,
-        "whole": theirs.iterations,
+        "whole": scratch_result.iterations,
         "val": retrained.result.final_accuracy,
         "target": retrained.target.accuracy if retrained.target else None,
-        "val_scratch": theirs.final_accuracy,
+        "val_scratch": scratch_result.final_accuracy,
         "test": retrained.evaluation.accuracy,
         "test_scratch": scratch.evaluation.accuracy,
         "test_images": retrained.evaluation.samples,
@@ -159,7 +159,7 @@ def format_table(lines: list[Line]) -> str:
 def _format_row(line: Line) -> tuple[str, ...]:
     weeks = line["weeks"][1:]
     used, s_scratch = sum(week["used_all_in"] for week in weeks), sum(week["s_scratch"] for week in weeks)
-    ours, theirs = (100 * mean(week[name] for week in weeks) for name in ("test", "test_scratch"))
+    champions, scratch = (100 * mean(week[name] for week in weeks) for name in ("test", "test_scratch"))
     return (
         str(line["seed"]),
         f"{sum(week['credited'] for week in weeks)} of {len(weeks)}",
@@ -168,8 +168,8 @@ def _format_row(line: Line) -> tuple[str, ...]:
         f"{used / s_scratch:.0%}",
         f"{line['net_ledger']:+,.0f} ± {line['net_ledger_error']:,.0f}",
         f"{line['net_measured']:+,.0f}",
-        f"{ours:.1f}",
-        f"{theirs:.1f}",
+        f"{champions:.1f}",
+        f"{scratch:.1f}",
     )
 
 

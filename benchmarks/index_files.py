@@ -44,8 +44,8 @@ def drop(number: int, samples: int) -> Drop:
     )
 
 
-def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
-    """Return a run that has ended, and its plan. The index of the run is in the store."""
+def write_finished_run(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
+    """Write a finished run with its index to a store. Return the run's files and its plan."""
     landed = [drop(number, samples // drops) for number in range(drops)]
     plan = make_plan(load_task(str(TASK)), landed, History({}, None), Request())
     result = record_of(0).result
@@ -58,20 +58,20 @@ def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
     return files, plan
 
 
-def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
+def measure(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
     """Return the cost of reading the index, and of adding it to a run's counters."""
     known = len(plan.dataset.drops)
 
     def read() -> None:
         read_counters(files, plan.dataset, known)
 
-    def adding() -> Iterator[Counters]:
+    def add_parent() -> Iterator[Counters]:
         own = split(counted, [drop.samples for drop in plan.dataset.drops])
         for old, new in zip(read_known_counters(files, plan.dataset, known), own, strict=True):
             yield add_decayed(old, new, 0.5)
 
     def write() -> None:
-        write_counters(replace(files, run_id="next"), plan.dataset, adding())
+        write_counters(replace(files, run_id="next"), plan.dataset, add_parent())
 
     reading = spent(read)
     counted = counters(samples, seed=1)
@@ -93,9 +93,9 @@ def main() -> None:
     chosen = options.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="retrain-index-") as folder:
-        files, plan = ended(Path(folder), chosen.drops, chosen.samples)
+        files, plan = write_finished_run(Path(folder), chosen.drops, chosen.samples)
         report(
-            {"samples": chosen.samples, "drops": chosen.drops, **measured(files, plan, chosen.samples)}, chosen.output
+            {"samples": chosen.samples, "drops": chosen.drops, **measure(files, plan, chosen.samples)}, chosen.output
         )
 
 

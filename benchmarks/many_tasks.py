@@ -64,20 +64,20 @@ def bucket(tasks: int, drops: int) -> dict[str, bytes]:
     return {TaskKeys(one.task).manifest(one.id): one.to_bytes() for one in landed}
 
 
-def counted() -> dict[str, int]:
+def count_requests() -> dict[str, int]:
     """Return this process's requests so far, by operation."""
     return {labels[0]: each.cumulative[-1] for labels, each in requests.REQUESTS.read().items()}
 
 
-def measured(work: Callable[[], object]) -> dict[str, object]:
+def measure_cost(work: Callable[[], object]) -> dict[str, object]:
     """Do some work, and return its requests by operation, and its processor time."""
-    before, cpu = counted(), time.process_time()
+    before, cpu = count_requests(), time.process_time()
     work()
-    asked = {name: number - before.get(name, 0) for name, number in counted().items()}
-    return {"requests": {name: number for name, number in asked.items() if number}, "cpu_s": spent(cpu)}
+    asked = {name: number - before.get(name, 0) for name, number in count_requests().items()}
+    return {"requests": {name: number for name, number in asked.items() if number}, "cpu_s": processor_time_since(cpu)}
 
 
-def spent(since: float) -> float:
+def processor_time_since(since: float) -> float:
     """Return the processor time since `since`, in seconds."""
     return round(time.process_time() - since, 2)
 
@@ -88,9 +88,9 @@ def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
     health = Health(names)
     watches = [TaskWatch(Task(name=name, store=URL, endpoint_url=endpoint_url), Idle(), health) for name in names]
     watcher = Watcher(watches, health, poll_seconds=0, queue=None)
-    first = measured(watcher.once)
+    first = measure_cost(watcher.once)
     watcher.once()
-    later = measured(watcher.once)
+    later = measure_cost(watcher.once)
     return {"tasks": tasks, "first turn": first, "later turn": later, "without a task_mb": bare, "peak_mb": peak_mb()}
 
 
@@ -98,8 +98,8 @@ def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
     """Return the cost of a task with this number of drops: two polls, and the plan of a run on all drops."""
     task = Task(name="task-00000", store=URL, endpoint_url=endpoint_url)
     bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
-    first, later = measured(watch.check_drops), measured(watch.check_drops)
-    plan = measured(lambda: plan_next_run(open_task_store(task), task, Request()))
+    first, later = measure_cost(watch.check_drops), measure_cost(watch.check_drops)
+    plan = measure_cost(lambda: plan_next_run(open_task_store(task), task, Request()))
     taken = {"first look": first, "later look": later, "plan": plan}
     return {"drops": drops, **taken, "without a task_mb": bare, "peak_mb": peak_mb()}
 

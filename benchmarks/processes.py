@@ -44,15 +44,15 @@ class Trials(NamedTuple):
     epochs: float
     image_size: int
 
-    def one(self, seed: int) -> float:
+    def train_in_one_process(self, seed: int) -> float:
         """Train in one process, and return the seconds per iteration."""
         return self._seconds(RETRAIN, self.stores[0], BATCH, self.epochs, seed)
 
-    def two(self, seed: int) -> float:
+    def train_in_two_ranks(self, seed: int) -> float:
         """Train in two ranks, and return the seconds per iteration."""
         return self._seconds([*TORCHRUN, *RETRAIN], self.stores[0], BATCH, self.epochs, seed) / 2
 
-    def separate(self, seeds: tuple[int, int]) -> float:
+    def train_separately(self, seeds: tuple[int, int]) -> float:
         """Train twice at the same time on half a batch each, with half the epochs for the same number of iterations.
 
         Return the seconds per iteration of the slower training.
@@ -82,7 +82,7 @@ class Trials(NamedTuple):
         return float(cost["device_seconds"]) / int(cost["iterations"])
 
 
-def exchanged() -> dict[str, int]:
+def count_exchanged_bytes() -> dict[str, int]:
     """Return the bytes that each process exchanges in an iteration, by kind. Votes are requests to save or stop."""
     task = load_task(str(TASK))
     network = factory.build_network(task.model, 10, task.data.image_size, seed=0)
@@ -99,7 +99,7 @@ def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
         pack = [sys.executable, *RETRAIN, "drop", "pack", str(folder / "digits"), "--task", str(TASK)]
         subprocess.run([*pack, "--set", f"store={store}"], check=True, stdout=subprocess.DEVNULL)
     speeds = {f"{size}x{size}": compare(turns, Trials(stores, environment, epochs, size)) for size in SIZES}
-    return {"turns": turns, **speeds, "bytes an iteration": exchanged()}
+    return {"turns": turns, **speeds, "bytes an iteration": count_exchanged_bytes()}
 
 
 def compare(turns: int, trials: Trials) -> dict[str, float]:
@@ -108,7 +108,14 @@ def compare(turns: int, trials: Trials) -> dict[str, float]:
     The seeds differ, because trials with the same plan are one run.
     """
     seeds = range(0, 4 * turns, 4)
-    taken = [(trials.one(seed), trials.two(seed + 1), trials.separate((seed + 2, seed + 3))) for seed in seeds]
+    taken = [
+        (
+            trials.train_in_one_process(seed),
+            trials.train_in_two_ranks(seed + 1),
+            trials.train_separately((seed + 2, seed + 3)),
+        )
+        for seed in seeds
+    ]
     one, two, separate = (round(1e3 * statistics.median(each), 1) for each in zip(*taken, strict=True))
     return {
         "one process, ms an iteration": one,

@@ -59,52 +59,57 @@ def speeds(works: Works, megabytes: int, rounds: int) -> dict[str, float]:
     return {name: round(statistics.median(each), 1) for name, each in taken.items()}
 
 
-def against(medians: dict[str, float], first: str) -> dict[str, float]:
+def compare_with_best(medians: dict[str, float], first: str) -> dict[str, float]:
     """Return the medians, and the ratio of the first client to the best of the others."""
     best = max(median for name, median in medians.items() if name != first)
     return {**medians, f"{first}, against the best other": round(medians[first] / best, 3)}
 
 
-def objects(
+def time_object(
     store: ObjectStore, client: Any, bucket: str, folder: Path, megabytes: int, rounds: int
 ) -> dict[str, object]:
     """Time the upload and the download of one large object."""
     source, target = folder / "source", folder / "target"
     source.write_bytes(os.urandom(megabytes * MB))
-    up: Works = {"store": partial(store.upload, source, "ours")}
-    down: Works = {"store": partial(store.download, "ours", target)}
+    up: Works = {"store": partial(store.upload, source, "by-retrain")}
+    down: Works = {"store": partial(store.download, "by-retrain", target)}
     for name, config in CONFIGS.items():
-        up[name] = partial(client.upload_file, str(source), bucket, "theirs", Config=config)
-        down[name] = partial(client.download_file, bucket, "theirs", str(target), Config=config)
-    return {name: against(speeds(works, megabytes, rounds), "store") for name, works in (("up", up), ("down", down))}
+        up[name] = partial(client.upload_file, str(source), bucket, "by-boto3", Config=config)
+        down[name] = partial(client.download_file, bucket, "by-boto3", str(target), Config=config)
+    return {
+        name: compare_with_best(speeds(works, megabytes, rounds), "store")
+        for name, works in (("up", up), ("down", down))
+    }
 
 
-def shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
+def time_shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
     """Time the upload and the download of shards of two sizes."""
     up, down = Works(), Works()
     for name, (count, megabytes) in SHARDS.items():
         paths = [folder / f"{megabytes}-{number}" for number in range(count)]
         for path in paths:
             path.write_bytes(os.urandom(megabytes * MB))
-        up[name] = partial(put, store, paths)
-        down[name] = partial(stream, store, [ref(path) for path in paths], folder / "cache")
+        up[name] = partial(upload_shards, store, paths)
+        down[name] = partial(fetch_shards, store, [reference_shard(path) for path in paths], folder / "cache")
     total, small = 126, next(iter(SHARDS))
-    return {name: against(speeds(works, total, rounds), small) for name, works in (("up", up), ("down", down))}
+    return {
+        name: compare_with_best(speeds(works, total, rounds), small) for name, works in (("up", up), ("down", down))
+    }
 
 
-def ref(path: Path) -> ShardRef:
+def reference_shard(path: Path) -> ShardRef:
     """Return the reference to a shard that a streamed run uses."""
     sha256, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
     return ShardRef("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
 
 
-def put(store: ObjectStore, paths: list[Path]) -> None:
+def upload_shards(store: ObjectStore, paths: list[Path]) -> None:
     """Upload files as `drop pack` does."""
     for _ in map_ahead(lambda path: store.upload(path, path.name), paths):
         pass
 
 
-def stream(store: ObjectStore, refs: list[ShardRef], folder: Path) -> None:
+def fetch_shards(store: ObjectStore, refs: list[ShardRef], folder: Path) -> None:
     """Fetch shards into an empty cache as a streamed run does."""
     cache = ShardCache(store, folder, limit=1 << 30)
     with ReadAhead(cache) as ahead:
@@ -129,10 +134,10 @@ def main() -> None:
         client: Any = boto3.client("s3", endpoint_url=endpoint)
         figures: dict[str, object] = {
             "MB a second": {
-                f"one object of {chosen.megabytes} MB": objects(
+                f"one object of {chosen.megabytes} MB": time_object(
                     store, client, chosen.bucket, folder, chosen.megabytes, chosen.rounds
                 ),
-                "shards": shards(store, folder, chosen.rounds),
+                "shards": time_shards(store, folder, chosen.rounds),
             },
             "rounds": chosen.rounds,
         }

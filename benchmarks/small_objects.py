@@ -21,7 +21,7 @@ from retrain.utils.parallel import map_ahead
 FRONTENDS = ("tcp_nodelay=0", "tcp_nodelay=1")
 
 
-def filled(endpoint: str, records: int) -> TaskStore:
+def fill_ledger(endpoint: str, records: int) -> TaskStore:
     """Return a store with this number of typical records in its ledger."""
     store = TaskStore(open_store(f"s3://{BUCKET}", endpoint), TASK.task)
     for _ in map_ahead(lambda number: store.ledger.write(record_of(number)), range(records)):
@@ -40,7 +40,7 @@ def by_sixteen(store: TaskStore) -> None:
     store.ledger.read()
 
 
-def timed(read: Callable[[TaskStore], None], store: TaskStore) -> tuple[float, float]:
+def time_read(read: Callable[[TaskStore], None], store: TaskStore) -> tuple[float, float]:
     """Return the wall and processor seconds of one reading of the ledger."""
     began, cpu = time.perf_counter(), time.process_time()
     read(store)
@@ -56,12 +56,13 @@ def main() -> None:
     taken: dict[str, list[tuple[float, float]]] = {}
     with ExitStack() as servers:
         stores = {
-            frontend: filled(servers.enter_context(serving_ceph(frontend)), chosen.records) for frontend in FRONTENDS
+            frontend: fill_ledger(servers.enter_context(serving_ceph(frontend)), chosen.records)
+            for frontend in FRONTENDS
         }
         for _ in range(chosen.rounds):
             for frontend, store in stores.items():
                 for read in (one_by_one, by_sixteen):
-                    taken.setdefault(f"{frontend}, {read.__name__}", []).append(timed(read, store))
+                    taken.setdefault(f"{frontend}, {read.__name__}", []).append(time_read(read, store))
     figures = {
         name: {
             "seconds": round(statistics.median(wall for wall, _ in each), 2),

@@ -29,7 +29,7 @@ class Start(NamedTuple):
     cpu: float
 
 
-def until(command: list[str], text: str, environment: dict[str, str]) -> Start:
+def time_until(command: list[str], text: str, environment: dict[str, str]) -> Start:
     """Start a process, return the time until it has printed a text on standard error, and wait for its end."""
     began = time.perf_counter()
     with subprocess.Popen(
@@ -44,7 +44,7 @@ def until(command: list[str], text: str, environment: dict[str, str]) -> Start:
     raise RuntimeError(f"{' '.join(command)} never printed {text!r}")
 
 
-def imported(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+def time_imports(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Return the import time of each top-level package that a command needs, in ms.
 
     It includes only the package's own files.
@@ -71,11 +71,11 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
     trial = [*retrain, "run", *common, "--device", "cpu", "--trial", "--method", "scratch"]
     once = [*trial, "--set", "training.epochs=0.1", "--seed"]
     import_torch = [sys.executable, "-c", "import sys, torch; print('imported', file=sys.stderr)"]
-    until([*once, "0"], "after 1 iteration", environment)
+    time_until([*once, "0"], "after 1 iteration", environment)
     runs, imports = list[Start](), list[Start]()
     for seed in range(1, rounds + 1):
-        runs.append(until([*once, str(seed)], "after 1 iteration", environment))
-        imports.append(until(import_torch, "imported", environment))
+        runs.append(time_until([*once, str(seed)], "after 1 iteration", environment))
+        imports.append(time_until(import_torch, "imported", environment))
     return {
         "rounds": rounds,
         "until the first iteration": median(runs),
@@ -83,7 +83,7 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         "wall ratio": round(
             statistics.median(run.wall / bare.wall for run, bare in zip(runs, imports, strict=True)), 2
         ),
-        "imported, ms": imported([*once, "1000"], environment),
+        "imported, ms": time_imports([*once, "1000"], environment),
     }
 
 
