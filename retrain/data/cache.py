@@ -1,4 +1,4 @@
-"""Cache decoded drops in safetensors files: one for each split of a drop (named by its digest) and image size."""
+"""Cache decoded drops in safetensors files: one file for each split of a drop and each image size."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Datasets: ordered drops and their class map, the splits of samples, and the place of decoded samples."""
+"""Datasets: ordered drops and their class map, the splits of samples, and where a run keeps decoded samples."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -45,7 +45,7 @@ class Search:
     keys: frozenset[str]
     """Keys of the samples that belong to this drop."""
     is_affected: bool
-    """Whether samples of this drop are erased."""
+    """Whether the erasure includes samples of this drop."""
     frame: Frame
 
     def run(self) -> Searched:

@@ -120,7 +120,7 @@ def removals(erasure: Erasure, intake: Intake) -> list[Change]:
 
 
 def read_keys(drop_id: str, rows: Collection[int], store: TaskStore) -> set[str]:
-    """Return the keys of a drop's samples that have not been erased."""
+    """Return the keys of the samples in `rows` of a drop, without samples that are already erased."""
     table = _read_base_table(_read_manifest(drop_id, store), store)
     return {table.keys[row] for row in rows} - {ERASED}
 

@@ -278,7 +278,7 @@ class Resolver:
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
-        """Move the images of a class that were drawn for val or test to train if the class has no training images.
+        """If a class has no training images in any drop, move its images that were drawn for val or test to train.
 
         Do nothing if the task would then have no val or no test samples.
         """

@@ -131,7 +131,7 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
             drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size
             yield OpenedImage(image, full_size, frame, width, height)
-    except UnidentifiedImageError as error:  # its own message names an address in memory
+    except UnidentifiedImageError as error:  # its own message shows only an address in memory
         raise DropError(f"cannot be decoded: {_unidentified(data)}") from error
     except Exception as error:  # Pillow's parsers may raise any error
         raise DropError(f"cannot be decoded: {error}") from error
@@ -183,7 +183,7 @@ def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height:
     scale = min(shape[0] / width, shape[1] / height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = Image.new("RGB", shape)
-    canvas.info = dict(image.info)  # the EXIF, by which it is turned upright
+    canvas.info = dict(image.info)  # keeps the EXIF orientation
     resized = image.resize(inner, Image.Resampling.BICUBIC, (0, 0, width, height))
     canvas.paste(resized, ((shape[0] - inner[0]) // 2, (shape[1] - inner[1]) // 2))
     return canvas
@@ -196,7 +196,7 @@ def _rgb(image: Image.Image, background: Background) -> Image.Image:
         )
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 where it should scale
         scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # a 16-bit value
+        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # it has 16 bits
         image = scaled
     if image.has_transparency_data and background != "none":
         return _on_background(image, background)
@@ -209,5 +209,7 @@ def _on_background(image: Image.Image, colour: str) -> Image.Image:
     canvas = Image.new("RGBA", image.size, colour)
     canvas.alpha_composite(image.convert("RGBA"))
     flat = canvas.convert("RGB")
-    flat.info = {name: value for name, value in image.info.items() if name != "transparency"}  # the EXIF, to turn it
+    flat.info = {
+        name: value for name, value in image.info.items() if name != "transparency"
+    }  # keeps the EXIF orientation
     return flat

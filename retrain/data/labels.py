@@ -44,7 +44,10 @@ class Sample:
 
 
 class Unread(NamedTuple):
-    """A file that is neither a sample nor litter, and the reason. `place` is its name, and `where` adds its source."""
+    """A file that is neither a sample nor a stray file (`litter.py`), and the reason.
+
+    `place` is the file's name in the source, and `where` also names the source.
+    """
 
     where: str
     place: str
@@ -106,10 +109,10 @@ class FoundFiles:
     """Files without an image next to them."""
     folders: list[SourceFile] = field(default_factory=list)
     filled: set[PurePosixPath] = field(default_factory=set)
-    """The folders that contain files other than litter."""
+    """The folders that contain files other than stray files."""
     unread: list[Unread] = field(default_factory=list)
     not_samples: Counter[str] = field(default_factory=Counter)
-    """Number of files by kind: litter, labels and other files next to images."""
+    """Number of files by kind: stray files, labels and other files next to images."""
 
 
 def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:

@@ -1,4 +1,4 @@
-"""List the files that operating systems, tools and stores leave next to images. Readers of sources skip them."""
+"""Recognize litter: stray files that operating systems, tools and stores leave next to images. Readers skip them."""
 
 from pathlib import PurePosixPath
 
@@ -15,7 +15,7 @@ FILES = {
 }
 """Names of other litter files in lower case, each with its kind of litter."""
 FOLDER_MARKER = "folder markers"
-"""Empty objects that stand for folders in S3."""
+"""Kind of the empty objects that represent folders in S3."""
 
 
 def litter_kind(name: PurePosixPath) -> str | None:

@@ -55,7 +55,7 @@ class Samples:
 
     @property
     def loader(self) -> Literal["device", "memory", "stream"]:
-        """Return the place of the decoded images."""
+        """Return where the decoded images are."""
         if not isinstance(self.images, Tensor):
             return "stream"
         return "device" if self.images.device == self.device else "memory"

@@ -61,7 +61,7 @@ def read_source(source: Path) -> tuple[Sample, ...]:
     """Return the samples of folders of classes, or of archives of such folders.
 
     A class may have the name of a split, because CIFAR-100 has a class `train`. Raises `DropError` for the first file
-    that is neither a sample nor litter.
+    that is neither a sample nor a stray file.
     """
     found = survey_source(source, Data(label_from="folder"))
     if found.unread:

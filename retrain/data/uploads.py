@@ -188,7 +188,7 @@ class _ShardReader:
 def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
     """Yield key and extension of every file of a shard, with the bytes of images and labels.
 
-    Raises `NotPlain` for a name that is not `key.extension`, and for litter.
+    Raises `NotPlain` for a name that is not `key.extension`, and for stray files.
     """
     for member in filter(TarInfo.isreg, read_members(stream, where)):
         named = split_name(member.name)

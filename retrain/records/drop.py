@@ -190,7 +190,7 @@ class DropRef(Record):
     id: str
     digest: str
     samples: int
-    """Training samples."""
+    """Number of training samples."""
 
 
 class Dataset(Record):

@@ -22,7 +22,7 @@ class ClassFigures(Record):
     predicted: NonNegativeInt
     """Images of any class that the model classifies as this class."""
     is_new: bool = False
-    """Whether the compared champion did not know the class."""
+    """Whether the champion that the model is compared with does not know the class."""
 
     @property
     def recall(self) -> float | None:

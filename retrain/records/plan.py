@@ -33,8 +33,8 @@ class AccuracyEstimate(Record):
     accuracy: float
     standard_error: float
     is_rough: Annotated[bool, IdentityIfSet] = False
-    """Whether the classes have got more images since that run. The effect of more images differs much between data
-    sets."""
+    """Whether the classes have got more images since that run. The effect of more images differs much from task to
+    task."""
 
 
 class Target(Record):
@@ -147,7 +147,8 @@ class Loading(Record):
 
 
 class Origin(Record):
-    """The first initialization of a model's lineage: the one of a scratch run with this seed, drops and classes."""
+    """The first initialization of a model's lineage: that of a scratch run with this seed, number of drops and number
+    of classes."""
 
     seed: int
     drops: int
@@ -157,9 +158,9 @@ class Origin(Record):
 class Plan(Record):
     """Everything that determines a run. Equal plans are the same run.
 
-    `purpose`: `retrain` yields a candidate. `calibrate` only measures the baseline. `trial` is only for comparison and
-    never promoted. `attempt` is the number of escalations of this retraining so far. `earlier` has the ids of its
-    earlier runs, which missed the target.
+    `purpose`: `retrain` yields a candidate. `calibrate` only measures the baseline. `trial` is only for comparison, and
+    the pipeline never promotes it. `attempt` is the number of escalations of this retraining so far. `earlier` has the
+    ids of this retraining's earlier runs, which missed the target.
     """
 
     task: Task

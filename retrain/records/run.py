@@ -135,7 +135,7 @@ class Comparison(Record):
     champion_accuracy: float
     champion_score: float = Field(default_factory=lambda fields: fields["champion_accuracy"])
     difference: Interval
-    """Confidence interval of the difference of the two scores."""
+    """The candidate's score minus the champion's, with its confidence interval."""
     negative_flips: float
     """Share of test samples that the champion classifies correctly and the candidate does not."""
 

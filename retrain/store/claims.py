@@ -82,7 +82,7 @@ class Claims:
         self.withdraw(plan)
 
     def _create(self, drop: str, run_id: str) -> str:
-        """Claim a drop for a run. Return the run that has the claim. This is another run if that run was faster."""
+        """Claim a drop for a run. Return the run that has the claim, which may be another run that claimed it first."""
         try:
             self._objects.create(self._keys.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
         except Conflict:
@@ -109,7 +109,10 @@ class Claims:
         return run_id in self._ended
 
     def _overtaken(self, plan: Plan) -> bool:
-        """Return whether the champion was already trained on all drops of this plan, as after a run started by hand."""
+        """Return whether the champion was already trained on all drops of this plan.
+
+        This happens after a person has started a run by hand.
+        """
         champion = self._champion.read().run_id
         if champion is None or not self._has_ended(champion):
             return False

@@ -8,7 +8,7 @@ from retrain.utils.parallel import map_ahead
 
 
 class DamagedRecord(StoreError):
-    """A record of the ledger is damaged, or has the format of a version of this project that cannot be read."""
+    """A record of the ledger is damaged, or this version of `retrain` cannot read its format."""
 
 
 class Ledger:

@@ -27,7 +27,7 @@ def crops_of(image: Tensor, padding: int) -> list[Tensor]:
     return [padded[:, y : y + height, x : x + width] for y in places for x in places]
 
 
-def test_crop_takes_its_offsets_from_the_generator() -> None:
+def test_crop_draws_its_offsets_from_the_generator() -> None:
     images, padding = batch(width=6), 3
     offsets = torch.randint(2 * padding + 1, (2, len(images)), generator=generator())
     expected = [crops_of(image, padding)[y * 7 + x] for image, y, x in zip(images, *offsets.tolist(), strict=True)]

@@ -84,7 +84,7 @@ def total(drop: Drop) -> int:
     ("route", "layout"),
     [("pack", name) for name in ("tree", "copies", "zip", "table")] + [("upload", name) for name in LAYOUTS],
 )
-def test_erased_sample_leaves_no_byte(route: str, layout: str, tmp_path: Path) -> None:
+def test_erased_sample_leaves_no_trace_in_the_store(route: str, layout: str, tmp_path: Path) -> None:
     where, drop = ingest_layout(route, layout, tmp_path)
     store, root = where.store, tmp_path / "store"
     before = {key for _, key, _ in where.samples(drop)}

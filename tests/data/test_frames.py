@@ -73,7 +73,7 @@ def test_frame_is_part_of_the_cache_file_name() -> None:
     ],
     ids=lambda model: model.name,
 )
-def test_networks_take_non_square_images(model: Model) -> None:
+def test_networks_accept_non_square_images(model: Model) -> None:
     check_network(model, 3, (32, 48))
     network = build_network(model, 3, (32, 48), seed=0).eval()
     assert network(torch.zeros(2, 3, 32, 48)).shape == (2, 3)

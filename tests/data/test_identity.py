@@ -1,4 +1,4 @@
-"""Samples are identified by their content, regardless of name, drop and route."""
+"""Samples are identified by their content, regardless of name, drop and route of ingestion."""
 
 import hashlib
 import os
@@ -217,7 +217,7 @@ def test_only_image_of_a_class_is_trained_on(ingest_files: IngestFunction, task:
     assert {found[content][0] for content in contents(range(100, 110))} == {"train"}
 
 
-def test_class_without_training_images_is_refused_if_asked(
+def test_class_without_training_images_can_be_refused(
     ingest_files: IngestFunction, task: Task, store: TaskStore
 ) -> None:
     strict = task.model_copy(update={"data": task.data.model_copy(update={"unseen_classes": "refuse"})})
@@ -268,7 +268,7 @@ def test_late_files_are_reported(ingest_files: IngestFunction, task: Task, store
     assert read_status(task, store).late == (sentence,)
 
 
-def test_rewritten_success_file_is_mentioned(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+def test_rewritten_success_file_is_reported(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     first = ingest_files(task, store, "first", images(range(40)))
     put_later(store, "_SUCCESS", b"")
     told = late_files(first, store.drops.committed())

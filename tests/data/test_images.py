@@ -104,7 +104,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_animation_is_read_by_its_first_frame(kind: str) -> None:
+def test_animation_is_read_as_its_first_frame(kind: str) -> None:
     frames = [Image.fromarray(picture(number)) for number in (5, 6)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -166,7 +166,7 @@ def test_image_with_damaged_metadata_is_decoded(tmp_path: Path, image: Callable[
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF", "HEIF", "MPO"])
-def test_further_still_formats_are_decoded(kind: str) -> None:
+def test_other_image_formats_are_decoded(kind: str) -> None:
     flat = Image.new("RGB", (16, 16), (200, 100, 50))
     flat = flat.quantize() if kind == "GIF" else flat
     assert np.abs(decode_image(encoded(flat, kind), 8)[:, 4, 4].astype(int) - [200, 100, 50]).max() <= 8

@@ -1,4 +1,4 @@
-"""Tables next to images give labels and splits, by pack and by upload, or are refused by row and column."""
+"""Tables next to images give labels and splits, by pack and by upload. Errors name the row or column."""
 
 import json
 from pathlib import Path

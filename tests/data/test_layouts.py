@@ -84,12 +84,12 @@ def test_tars_in_folders_of_splits_are_read(route: IngestRoute) -> None:
 # --- shards
 
 
-def test_dots_in_stems_keep_samples_and_labels(route: IngestRoute) -> None:
+def test_dots_in_file_stems_do_not_change_labels(route: IngestRoute) -> None:
     drop = route.ingest({"train.tar": tar(sidecars(stem="IMG.2024.{}"))})
     assert route.labels(drop) == {f"IMG%2E2024%2E{number:04d}": ("cat", "dog")[number % 2] for number in range(24)}
 
 
-def test_images_of_further_formats_are_samples(route: IngestRoute) -> None:
+def test_gif_tiff_jfif_and_avif_images_are_samples(route: IngestRoute) -> None:
     image = Image.fromarray(picture(1000))
     files = {f"gif.{kind}": encoded(image, form) for kind, form in [("gif", "GIF")]}
     files |= {

@@ -61,7 +61,7 @@ class Source(NamedTuple):
     files: Files
     rule: str
     labels: dict[str, str]
-    """The label of each image that has one, by its name."""
+    """Labels by the names of the images. Some images have none."""
     rows: int = 0
     """Rows of a table that name no image."""
 

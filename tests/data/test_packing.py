@@ -146,7 +146,7 @@ def test_splits_of_the_source_are_kept(tmp_path: Path, local: LocalStore) -> Non
     assert [shard.split for shard in drop.shards] == ["train", "test"]
 
 
-def test_each_staging_part_is_its_own_drop(tmp_path: Path, local: LocalStore) -> None:
+def test_each_staging_part_becomes_one_drop(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     staging = Staging.parse("classes", "1+1")
     [first, second] = pack(source, TASK, TaskStore(local, TASK.name), staging=staging)
@@ -235,7 +235,7 @@ def test_unreadable_image_is_refused_and_nothing_is_committed(tmp_path: Path, lo
     assert list(local.list()) == []
 
 
-def test_full_disk_while_packing_does_not_blame_the_drop(tmp_path: Path, local: LocalStore) -> None:
+def test_full_disk_while_packing_raises_no_drop_error(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -134,7 +134,7 @@ def test_processes_share_fetched_shards(store: LocalStore, shards: list[ShardRef
     assert downloads(store) == len(shards)
 
 
-def test_processes_that_want_different_shards_keep_to_the_limit(
+def test_processes_with_different_shards_stay_within_the_limit(
     store: LocalStore, shards: list[ShardRef], tmp_path: Path
 ) -> None:
     cache = cache_of(store, tmp_path, 4, shards)

@@ -187,7 +187,7 @@ def test_readable_key_is_the_path_that_was_packed(key: str, readable: str) -> No
 
 
 @given(st.lists(PARTS, min_size=1, max_size=3).map("/".join))
-def test_every_path_and_id_leads_to_its_key(path: str) -> None:
+def test_possible_keys_contain_the_key_of_a_path_or_id(path: str) -> None:
     for key in (escape_path(path), escape(path)):
         assert key in possible_keys(path)
         assert key in possible_keys(readable_key(key))

@@ -54,7 +54,7 @@ def test_staging_depends_only_on_the_seed(samples: tuple[Sample, ...], staging: 
     assert split_into_parts(samples, staging) != split_into_parts(samples, Staging(staging.by, staging.sizes, seed=1))
 
 
-def test_parts_keep_the_sources_order(samples: tuple[Sample, ...]) -> None:
+def test_parts_have_the_order_of_the_source(samples: tuple[Sample, ...]) -> None:
     for part in split_into_parts(samples, Staging("share", (50, 50))):
         assert [sample.sort_key for sample in part] == sorted(sample.sort_key for sample in part)
 

@@ -192,7 +192,7 @@ def spoil(train: Samples, row: int) -> None:
     path.write_bytes(data)
 
 
-def test_stream_from_any_store_keeps_the_cache_limit(store: ObjectStore, tmp_path: Path) -> None:
+def test_stream_from_any_store_respects_the_cache_limit(store: ObjectStore, tmp_path: Path) -> None:
     two_drops(store, tmp_path)
     train = streaming(store, tmp_path / "cache")["train"]
     whole = sum(ref.shard.size for ref in train.images.shards)

@@ -155,7 +155,7 @@ def test_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: di
     assert TaskStore(local, "pets").drops.all() == ()
 
 
-def test_member_outside_the_archive_is_refused(local: LocalStore, tmp_path: Path) -> None:
+def test_member_path_outside_the_archive_is_refused(local: LocalStore, tmp_path: Path) -> None:
     upload(local, {"train.tar": tar(tmp_path / "x.tar", [("../cat/1.png", png(1))]).read_bytes()})
     with pytest.raises(DropError, match=r"train\.tar: \.\./cat/1\.png: the path is absolute or contains"):
         ingest_drop(DROP, TASK, TaskStore(local, TASK.name))

@@ -47,7 +47,7 @@ def test_history_lists_every_promotion_in_order(store: ObjectStore) -> None:
     assert [entry.at for entry in seen.champion.history] == sorted(entry.at for entry in seen.champion.history)
 
 
-def test_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore) -> None:
+def test_swap_fails_if_another_candidate_was_promoted(store: ObjectStore) -> None:
     before = TaskStore(store, "pets").champion.read()
     TaskStore(store, "pets").champion.swap(before, "a", "promoted")
     with pytest.raises(Conflict):

@@ -63,7 +63,7 @@ def test_run_slower_than_scratch_has_negative_savings() -> None:
     assert (savings.gross, savings.net, savings.gross_whole, savings.net_whole) == (-30, -40, 260, 250)
 
 
-def test_missed_run_costs_and_next_run_is_credited() -> None:
+def test_missed_run_costs_iterations_and_next_run_is_credited() -> None:
     past = new_drop()
     missed = past.ended(past.plan(), "missed", promoted=None, iterations=40)
     assert missed.savings == make_savings(0, 40, 50, -40, -50)
@@ -109,7 +109,7 @@ def test_scratch_retraining_has_savings_of_zero() -> None:
     assert refresh.savings == make_savings(250, 250, 250, 0, 0, whole=250)
 
 
-def test_calibration_is_charged_to_the_net_saving_alone() -> None:
+def test_calibration_counts_only_in_the_net_savings() -> None:
     past = new_drop()
     calibration = past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     assert calibration.savings == make_savings(0, 250, 260, 0, -260)

@@ -53,7 +53,7 @@ def test_racing_swaps_lose_no_update(tmp_path: Path) -> None:
     assert sum(attempts) >= 21 * PROCESSES - 1  # all processes but one had to retry their first swap
 
 
-def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> None:
+def test_reader_never_sees_partial_objects_of_killed_writers(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("object", b"-" * SIZE)
     seen = Counter[bytes]()

@@ -46,7 +46,7 @@ def quarantined(workspace: Workspace) -> list[str]:
     return list(workspace.store.drops.quarantine_causes())
 
 
-def test_run_with_a_damaged_new_drop_uses_the_others(workspace: Workspace) -> None:
+def test_run_with_a_damaged_new_drop_uses_the_other_drops(workspace: Workspace) -> None:
     first = workspace.land(0, 1)
     run(workspace)
     bad, good = workspace.land(0, 1, seed=1), workspace.land(0, 1, seed=2)

@@ -333,7 +333,7 @@ def test_absent_credentials_are_reported(s3: str, monkeypatch: pytest.MonkeyPatc
         open_store("s3://models/t", s3).read("k")
 
 
-def test_further_stores_share_botocores_descriptions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_share_botocores_descriptions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Separate descriptions would take 12 GB of memory in a watcher of 1,000 tasks."""
     read, load_file = list[str](), JSONFileLoader.load_file
 
