@@ -34,11 +34,11 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
     if parent is None or runs.has_landed(cell) or not runs.has_model(parent):
         return
     context = make_context(runs.store(task.name), task, device)
-    landed = {key for drop in runs.drops(parent) for key in _keys(context, drop)}
+    used = {key for drop in runs.drops(parent) for key in _keys(context, drop)}
     with prepared_data(runs.study, root, task) as (sources, folder):
         samples = read_source(sources[0])
         count, held_out = _next_samples(samples, runs.study.splits[cell.split], cell.drops, draw_of(runs.study, task))
-        pool = [sample for sample in samples if is_train(sample) and sample.key not in landed]
+        pool = [sample for sample in samples if is_train(sample) and sample.key not in used]
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
         write_folder([*chosen, *held_out], folder / "next")
         own = drop_ids(runs.study, cell)  # other cells of the grid may have chosen the same samples

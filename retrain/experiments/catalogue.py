@@ -107,7 +107,7 @@ def list_missing(root: Path) -> Iterator[str]:
 
 def agreement(studies: list[Study]) -> str:
     """Return the table that compares results with the papers, with a row for each claim of each table or figure."""
-    lines = ["| | the paper | this project | agrees |", "| --- | --- | --- | --- |"]
+    lines = ["| table or figure | the paper | this project | agrees |", "| --- | --- | --- | --- |"]
     for item in (item for item, _ in _items() if not item.startswith("Ours")):
         found = [(study, claim) for study in studies for claim in study.claims if claim.item == item]
         lines.extend(_line(study, claim) for study, claim in found)

@@ -17,9 +17,9 @@ class Published(NamedTuple):
     kind: str
     """Name of torchvision's class."""
     files: str
-    """A file or folder that shows that the data set is present."""
+    """A file or folder of the data set. If it exists, the data set is present."""
     where: str
-    """What the user downloads by hand if this machine cannot: the instruction begins with a verb."""
+    """Instruction to get the files by hand if this machine cannot download them. It begins with a verb."""
 
 
 CIFAR = "https://www.cs.toronto.edu/~kriz"
@@ -40,10 +40,10 @@ BY_HAND = {
 """Data sets that must be fetched by hand, with their layout."""
 
 
-def find_data_set(name: str, root: Path, download: bool, scratch: Path) -> Path:
+def find_data_set(name: str, root: Path, download: bool, temporary: Path) -> Path:
     """Return a source of labelled images, in the form for `retrain drop pack`.
 
-    It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `scratch`. If it is
+    It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `temporary`. If it is
     missing, this raises `StudyError` with instructions to get it.
     """
     if (root / name).exists():
@@ -51,14 +51,14 @@ def find_data_set(name: str, root: Path, download: bool, scratch: Path) -> Path:
     if name != "digits" and name not in PUBLISHED:
         raise StudyError(f"data set {name} is missing: {how_to_get(name, root)}, or pass --root FOLDER")
     try:
-        _write(name, root, download, scratch)
+        _write(name, root, download, temporary)
     except ImportError as error:
         raise StudyError(f"data set {name} cannot be read: {error}; pip install 'retrain-classifiers[demo]'") from error
     except (RuntimeError, OSError) as error:
         raise StudyError(
             f"data set {name} is missing in {root} ({error}): {how_to_get(name, root)}, or pass --root FOLDER"
         ) from error
-    return scratch
+    return temporary
 
 
 def _write(name: str, root: Path, download: bool, folder: Path) -> None:

@@ -38,7 +38,7 @@ class DataRoot(NamedTuple):
 
 
 def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) -> tuple[Drop, ...] | None:
-    """Return a split's drops in order. None if a drop is missing that does not depend on the results of runs."""
+    """Return a split's drops in order, or None if drops are missing. Drops that depend on runs may be missing."""
     drops = TaskStore(objects, task.name).drops.all()
     beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
     return drops if len(drops) >= beforehand else None

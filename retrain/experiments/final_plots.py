@@ -81,13 +81,13 @@ def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 
 
 def _scatter(
-    study: Study, by_group: Groups, title: str, number: str, place: Callable[[EndedRun], float | None]
+    study: Study, by_group: Groups, title: str, number: str, x_of: Callable[[EndedRun], float | None]
 ) -> alt.TopLevelMixin:
     """Return a chart of final accuracies by start, with a point for each run.
 
     If there are several networks, each has a panel.
     """
-    points = list(_scattered(study, by_group, place))
+    points = list(_scattered(study, by_group, x_of))
     kinds = list(dict.fromkeys(point["method"] for point in points))
     scale = alt.Scale(zero=False)
     chart = (
@@ -108,10 +108,10 @@ def _scatter(
     return finish_chart(chart.properties(title=study.title))
 
 
-def _scattered(study: Study, by_group: Groups, place: Callable[[EndedRun], float | None]) -> Iterator[dict[str, Any]]:
+def _scattered(study: Study, by_group: Groups, x_of: Callable[[EndedRun], float | None]) -> Iterator[dict[str, Any]]:
     seen = set[str]()
     for one in (one for runs in compared(by_group).values() for one in runs):
-        x, result = place(one), one.record.result
+        x, result = x_of(one), one.record.result
         if x is None or result is None or one.record.run_id in seen:
             continue
         seen.add(one.record.run_id)  # scratch runs are in several groups: they do not depend on the first round

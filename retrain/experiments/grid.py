@@ -91,8 +91,8 @@ def plan_method(study: Study, cell: Cell) -> MethodName:
 
 def data_name(study: Study, split: str, task: Task) -> str:
     """Return a name for a split's data. Studies with the same drops share the name, the drops and common runs."""
-    landing = study.splits[split].model_dump(exclude_none=True)
-    content = [data.model_dump(exclude_defaults=True) for data in study.data], landing
+    setting = study.splits[split].model_dump(exclude_none=True)
+    content = [data.model_dump(exclude_defaults=True) for data in study.data], setting
     held_out = study.stop_on, task.data.val_share, task.data.test_share, *((task.seed,) if study.redraw else ())
     names = "-".join(data.name for data in study.data)
     sizes = study.splits[split].sizes.replace("+", "-")

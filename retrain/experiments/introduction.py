@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from retrain.experiments.grid import parts_of
 from retrain.experiments.settings import Split, Study
 
-SIZES = {"mini": "It is smaller than the papers' studies, and runs on a CPU.", "paper": "It has the paper's size."}
+SIZES = {
+    "mini": "It is smaller than the papers' studies, and runs on a CPU.",
+    "paper": "It has the size of the papers' studies.",
+}
 ASPECTS = (
     "The recipe of Verwimp et al. has four aspects. Initialization (shrink-and-perturb) shrinks the old weights and "
     "adds a small multiple of a new network's weights. Objective (L2-init) adds a penalty that pulls the weights "
@@ -22,8 +25,8 @@ PHRASES = {
     r"[×x]0\.(25|5|75)\b|\bx1\b": 'In the names of methods, and in "at ×0.5", ×0.5 (or x0.5) means a schedule with '
     "half of scratch's iterations. ×1 is the full schedule.",
     r"\bon val\b": '"On val" and "on test" mean on the validation split and on the test split.',
-    r"\brandom weights\b": 'In comparisons, "random weights" and "the warm start" stand for the runs that start '
-    "with them.",
+    r"\brandom weights\b": 'In comparisons, a start such as "random weights" or "the warm start" stands for the runs '
+    "that begin with it.",
     r"\bscratch\b": "Scratch is training from a new network on all drops that have arrived.",
     r"\bnaive\b": "The naive start continues from the weights of the previous run, with standard training.",
     r"\bparent": "A run's parent is the run whose weights it starts from.",
@@ -63,10 +66,10 @@ def describe_subject(study: Study) -> str:
 
 def explain_phrases(study: Study) -> Iterator[str]:
     """Yield the meanings of the phrases that a study's texts and the names of its methods contain."""
-    said = [study.title, study.regime, study.findings, *study.repeats, *study.methods]
-    said += [text for claim in study.claims for text in (claim.paper, claim.ours)]
+    texts = [study.title, study.regime, study.findings, *study.repeats, *study.methods]
+    texts += [text for claim in study.claims for text in (claim.paper, claim.ours)]
     for words, meaning in PHRASES.items():
-        if any(re.search(words, text) for text in said):
+        if any(re.search(words, text) for text in texts):
             yield meaning.format(cost=study.cost)
 
 

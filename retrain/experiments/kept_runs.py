@@ -1,4 +1,4 @@
-"""Read and write `runs.jsonl`, the runs of a study, stored next to its page.
+"""Read and write `runs.jsonl`, the runs of a study, which is stored next to the study's page.
 
 The page's numbers are computed from this file, without repeating a run.
 """
@@ -22,15 +22,17 @@ ABOUT = {
 """Fields of a study's file about its results. They do not affect its runs."""
 
 LEARNING_MAP = "map of samples by epoch"
-"""Shares of correctly classified samples: a row for each epoch, a column for each group of samples, easy ones first."""
+"""Name of a measure: shares of correctly classified samples, with a row for each epoch and a column for each group of
+samples, easy groups first."""
 GRADIENTS = "gradient norms"
-"""Mean norms along a training, as [iteration, norm]. In a measure's name, `, old` or `, new` follows."""
+"""Start of a measure's name, before `, old` or `, new`: mean norms during a training, as [iteration, norm]."""
 
 Measure = float | list[list[float]]
 """One number, or a table of numbers."""
 Figures = dict[str, Measure]
 MAP = "map of learning speeds"
-"""Shares of old samples by learning speed in the previous run (rows) and in this run (columns), slow samples first."""
+"""Name of a measure: shares of old samples by learning speed in the previous run (rows) and in this run (columns),
+slow samples first."""
 
 
 class EndedRun(NamedTuple):
@@ -47,10 +49,10 @@ class KeptRuns(NamedTuple):
     """The content of `runs.jsonl`: a study's ended runs, and their origin."""
 
     grid: str
-    """Digest of the study's file at that time, without the fields about results."""
+    """Digest of the study's file when the runs were made, without the fields about results."""
     commit: str
     """The commit of the code that wrote this file."""
-    ran: tuple[EndedRun, ...]
+    runs: tuple[EndedRun, ...]
 
 
 def grid_digest(study: Study) -> str:
@@ -61,7 +63,7 @@ def grid_digest(study: Study) -> str:
 def write_kept(kept: KeptRuns, folder: Path) -> None:
     """Write runs.jsonl: a header line, then a line for each run, with its curve as columns."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"grid": kept.grid, "commit": kept.commit}, *(_row(one) for one in kept.ran)]
+    lines = [{"grid": kept.grid, "commit": kept.commit}, *(_row(one) for one in kept.runs)]
     (folder / FILE).write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
 
 

@@ -39,7 +39,7 @@ def _squares(members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
     for method in dict.fromkeys(one.cell.method for one in members):
         maps = [one.measures[MAP] for one in members if one.cell.method == method and MAP in one.measures]
         rows = [each for each in maps if isinstance(each, list)]
-        for row, column in _places(rows):
+        for row, column in _bins(rows):
             share = sum(each[row][column] for each in rows) / len(rows)
             bins = len(rows[0])
             before = {"before": row / bins, "before_end": (row + 1) / bins}
@@ -47,7 +47,7 @@ def _squares(members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
             yield {"method": method, "share": share, **before, **after}
 
 
-def _places(maps: Sequence[list[list[float]]]) -> Iterator[tuple[int, int]]:
+def _bins(maps: Sequence[list[list[float]]]) -> Iterator[tuple[int, int]]:
     bins = range(len(maps[0]) if maps else 0)
     return ((row, column) for row in bins for column in bins)
 
@@ -58,9 +58,15 @@ def learning_map(study: Study, group: Group, members: Sequence[EndedRun]) -> alt
     if not maps:
         return None
     squares = [
-        {"epoch": epoch, "low": place / len(row), "high": (place + 1) / len(row), "share": share, "next": epoch + 1}
+        {
+            "epoch": epoch,
+            "low": position / len(row),
+            "high": (position + 1) / len(row),
+            "share": share,
+            "next": epoch + 1,
+        }
         for epoch, row in enumerate(maps[0])
-        for place, share in enumerate(row)
+        for position, share in enumerate(row)
     ]
     axis = alt.Axis(format=".0%", grid=False)
     y = alt.Y("low:Q", title="samples, those learnt first at the bottom", axis=axis, scale=alt.Scale(domain=[0, 1]))

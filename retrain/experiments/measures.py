@@ -59,7 +59,7 @@ def mean_gradient_norms(run: Run) -> dict[str, float]:
 
 
 def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield the rank correlation of the old samples' learning speeds in this run and the previous run, and a map."""
+    """Yield the rank correlation of old samples' learning speeds in the previous and this run, and a map of them."""
     plan = run.plan
     if plan.parent is None or not plan.known:
         return

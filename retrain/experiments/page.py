@@ -43,7 +43,7 @@ HARM = "▼"
 
 def page(study: Study, kept: KeptRuns) -> str:
     """Return the study's page, Markdown."""
-    by_group = groups(study, kept.ran)
+    by_group = groups(study, kept.runs)
     tables = "\n\n".join(_tables(study, by_group)) or "No run has ended yet."
     splits = " ".join(describe_split(study, name) for name in study.splits)
     sections = [
@@ -55,7 +55,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. This study's "
         f"numbers in the tables below come from `{study.name}/runs.jsonl`. `retrain study report --check` computes "
         "them again and compares them with this page.",
-        f"**Environment.** {_made_with(study, kept)}",
+        f"**Environment.** {_describe_environment(study, kept)}",
         *_findings(study),
         *_methods(study),
         *_paper_comparison(study, by_group),
@@ -70,7 +70,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"reached it. {HARM} "
         "marks a method with negative transfer: its mean final accuracy is lower than the mean final accuracy of "
         f"`{study.against[0]}` with the same seeds.",
-        "Each heading below names the split (the division of the training data into drops), the variant (`task` if "
+        "Each heading below states the split (the division of the training data into drops), the variant (`task` if "
         f"the study has none) and the number of drops that had arrived. {splits}",
         *_describe_accuracy_plot(study),
         tables,
@@ -81,7 +81,7 @@ def page(study: Study, kept: KeptRuns) -> str:
 def _describe_columns(study: Study) -> str:
     """Return sentences that explain the columns highest, final and test."""
     on_test = study.stop_on == "test"
-    same = " It equals the last accuracy." if on_test else ""
+    same = " Here *final* and *test* are accuracies of the same weights on the same split." if on_test else ""
     return (
         f"During training, this study evaluates on the {'test' if on_test else 'validation'} split. The column "
         "*highest* shows a run's highest accuracy on this split, and *final* its last accuracy. The column *test* "
@@ -156,7 +156,7 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
     lines = []
     for row in study.paper:
         ours = found.get(_group_of(study, row), {}).get(row.method)
-        pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
+        pairs = ((row.figures.get(column, ""), _study_figure(study, ours, column)) for column in columns)
         lines.append([row.row, row.method or ABSENT, *(figure for pair in pairs for figure in pair)])
     yield "## The paper's numbers and this study's"
     spread = SPREADS[study.spread]
@@ -185,7 +185,7 @@ def _group_of(study: Study, row: PaperRow) -> Group:
     return Group(variant, split, parts_of(study, split))
 
 
-def _own_figure(study: Study, ours: Row | None, column: str) -> str:
+def _study_figure(study: Study, ours: Row | None, column: str) -> str:
     """Return the study's number for a column of the paper's table, or `ABSENT`."""
     if ours is None:
         return ABSENT
@@ -204,15 +204,15 @@ def _own_figure(study: Study, ours: Row | None, column: str) -> str:
             return ABSENT
 
 
-def _made_with(study: Study, kept: KeptRuns) -> str:
-    results = [one.record.result for one in kept.ran if one.record.result]
+def _describe_environment(study: Study, kept: KeptRuns) -> str:
+    results = [one.record.result for one in kept.runs if one.record.result]
     machines = sorted({f"{each.machine.device}, {pluralize(each.machine.threads, 'thread')}" for each in results})
     versions = sorted({f"retrain {each.machine.retrain}, torch {each.machine.torch}" for each in results})
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600
     iterations = sum(each.cost.iterations for each in results)
-    seeds = ", ".join(map(str, sorted({one.cell.seed for one in kept.ran})))
+    seeds = ", ".join(map(str, sorted({one.cell.seed for one in kept.runs})))
     commit = kept.commit.replace("-dirty", " with uncommitted changes")
-    uncounted = "" if any(one.cell.drops == 1 for one in kept.ran) else " (runs on the first drop are not counted)"
+    uncounted = "" if any(one.cell.drops == 1 for one in kept.runs) else " (runs on the first drop are not counted)"
     return (
         f"{'; '.join(versions)}, commit {commit}; on {'; '.join(machines)}; seeds {seeds}; {len(results)} runs, "
         f"{iterations:,} iterations, {hours:.2f} device-hours{uncounted}."
@@ -248,7 +248,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
                 meaning for word, meaning in MEASURED.items() if any(name.startswith(word) for name in figures)
             )
             yield markdown_table(["method", *figures], lines)
-    yield from _firsts(study, by_group)
+    yield from _first_drop_table(study, by_group)
     yield from (f"![{PLOTS[plot]}]({study.name}/{plot}.svg)" for plot in study.plots if plot in OVERALL_PLOTS)
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
         if parts_of(study, split) > 2:
@@ -263,7 +263,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             yield f"{title}\n\n{note}\n\n{markdown_table(['method', 'iterations'], lines)}"
 
 
-def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:
+def _first_drop_table(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:
     """Yield the table of runs on the first drop, from which all methods but scratch continue."""
     lines = []
     for group, members in by_group.items():
@@ -275,7 +275,7 @@ def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
     if lines:
         yield "### Runs on the first drop"
         yield "The methods that do not start from scratch continue from these runs."
-        yield markdown_table(["", "highest", "final", "test", *fitted_title(study)], lines)
+        yield markdown_table(["split, variant", "highest", "final", "test", *fitted_title(study)], lines)
 
 
 def fitted_title(study: Study) -> list[str]:
@@ -314,14 +314,14 @@ def format_ratio(ratio: Estimate, spread: Spread = "error") -> str:
     """Return a speed-up with its spread, or `NOT_REACHED` if no seed has one."""
     if ratio.mean is None:
         return NOT_REACHED if ratio.of else ABSENT
-    return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_partly(ratio)}"
+    return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_reached_seeds(ratio)}"
 
 
 def format_count(count: Estimate, spread: Spread = "error") -> str:
     """Return a number of iterations with its spread, or `NOT_REACHED` if no seed has one."""
     if count.mean is None:
         return NOT_REACHED if count.of else ABSENT
-    return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_partly(count)}"
+    return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_reached_seeds(count)}"
 
 
 def _plain(figure: Estimate, spread: Spread) -> str:
@@ -333,7 +333,7 @@ def _spread(value: Estimate, spread: Spread, number: str, factor: float = 1.0) -
     return f" ± {factor * width:{number}}" if width is not None else ""
 
 
-def _partly(of_seeds: Estimate) -> str:
+def _reached_seeds(of_seeds: Estimate) -> str:
     return f" ({of_seeds.n}/{of_seeds.of})" if of_seeds.n < of_seeds.of else ""
 
 
@@ -350,7 +350,7 @@ def comma_separated(study: Study, kept: KeptRuns) -> str:
     figures = [f"{name}{part}" for name in ("highest", "final", "test", *levels) for part in ("", " se", " n")]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["variant", "split", "drops", "method", "seeds", "diverged", "negative transfer", *figures])
-    for group, members in groups(study, kept.ran).items():
+    for group, members in groups(study, kept.runs).items():
         for row in rows(study, members):
             estimates = [row.best, row.final, row.test, *(e for each in row.speed_ups.values() for e in each.values())]
             values = [value for each in estimates for value in (_rounded(each.mean), _rounded(each.error), each.n)]

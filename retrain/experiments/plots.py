@@ -92,10 +92,10 @@ def _axis(study: Study, plot: str) -> alt.Y:
     return alt.Y("mean:Q", title=title, axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False))
 
 
-def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[str, Any]]:
+def _means(spread: Spread, runs: Sequence[EndedRun], plot: str) -> Iterator[dict[str, Any]]:
     """Yield mean and band at every evaluation. All seeds are evaluated at the same iterations."""
     at: dict[tuple[str, int], list[float | None]] = defaultdict(list)
-    for one in ran:
+    for one in runs:
         for point in _drawn(one.curve, plot):
             at[one.cell.method, point.iteration].append(getattr(point, plot))
     for (method, iteration), values in at.items():
@@ -105,7 +105,7 @@ def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[
 
 
 def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
-    """Return the points to draw. A last training loss over only a few iterations is noise and is left out."""
+    """Return the points to draw. A last training loss of only a few iterations is left out, because it is noise."""
     points = curve.points
     is_short = len(points) > 1 and 2 * (points[-1].iteration - points[-2].iteration) < points[0].iteration
     return points[:-1] if plot.startswith("train") and is_short else points

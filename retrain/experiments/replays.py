@@ -10,7 +10,7 @@ from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
 MEASUREMENTS = 50
-"""Number of evenly spaced measurements in a training, besides the early ones."""
+"""Number of evenly spaced measurements in a training, besides the measurements of `EARLY`."""
 
 EARLY = (0, 1, 2, 5, 10, 20, 50, 100, 200)
 """Iterations after which the start of a training is measured."""

@@ -13,9 +13,9 @@ from retrain.experiments.settings import Study
 from retrain.experiments.statistics import groups
 
 
-def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
+def write_report(study: Study, runs: list[EndedRun], evidence: Path) -> Path:
     """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures, and return the page's path."""
-    kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(ran)), evidence / study.name)
+    kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(runs)), evidence / study.name)
     return rewrite_report(study, evidence)
 
 
@@ -23,7 +23,7 @@ def rewrite_report(study: Study, evidence: Path) -> Path:
     """Write a study's page, table and pictures from the runs in `runs.jsonl`. Raises `StudyError`."""
     folder = evidence / study.name
     kept = kept_runs.read_kept(folder)
-    plots.write_plots(study, groups(study, kept.ran), folder)
+    plots.write_plots(study, groups(study, kept.runs), folder)
     for path, text in (texts(study, kept, evidence) | readme(evidence)).items():
         path.write_text(text, encoding="utf-8")
     return evidence / f"{study.name}.md"

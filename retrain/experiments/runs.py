@@ -125,7 +125,7 @@ class Runs:
         record = self.record(cell)
         return record is not None and record.outcome == "completed"
 
-    def _ran(self, cell: Cell, record: RunRecord) -> EndedRun:
+    def _ended_run(self, cell: Cell, record: RunRecord) -> EndedRun:
         store = self.store(record.task)
         curve = store.run(record.run_id).curve()
         return EndedRun(cell, record, curve, _measures_of(store, record.run_id, self.study.measures))
@@ -133,7 +133,7 @@ class Runs:
     def ended_runs(self) -> list[EndedRun]:
         """Return all ended runs, in the grid's order."""
         grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, self.most_drops + 1))
-        return [self._ran(cell, record) for cell in grid if (record := self.record(cell))]
+        return [self._ended_run(cell, record) for cell in grid if (record := self.record(cell))]
 
 
 def _measures_of(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:

@@ -96,7 +96,7 @@ class Split(ConfigModel):
 
 
 class Variant(ConfigModel):
-    """One task of the grid: the study's own, with overrides."""
+    """One task of the grid: the study's task with overrides."""
 
     set: Settings = Field(default_factory=dict)
     """Overrides for all runs of the variant."""
@@ -110,7 +110,7 @@ class Method(ConfigModel):
     start: Literal["scratch", "naive"] = "naive"
     """The base method: training from scratch, or a naive warm start."""
     aspects: tuple[Aspect, ...] = ()
-    """The parts of the task's recipe that replace those of the base method."""
+    """The parts of the task's recipe that replace the same parts of the base method's recipe."""
     set: Settings = Field(default_factory=dict)
     """Overrides for this method. They are applied after the variant's overrides."""
     seeds: PositiveInt | None = None

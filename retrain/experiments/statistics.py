@@ -77,19 +77,19 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     return Estimate(fmean(found) if found else None, error, len(found), len(values))
 
 
-def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]:
+def groups(study: Study, runs: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]:
     """Return the ended runs by group, in the grid's order of variants and splits, then by drops.
 
     Runs on the first drop have `drops` 1 and the method `FIRST`.
     """
     variants, splits, methods = list(study.variants), list(study.splits), [FIRST, *study.methods]
 
-    def place(one: EndedRun) -> tuple[int, ...]:
+    def grid_order(one: EndedRun) -> tuple[int, ...]:
         cell = one.cell
         order = variants.index(cell.variant), splits.index(cell.split), cell.drops, methods.index(cell.method)
         return *order, study.seeds.index(cell.seed)
 
-    ordered = sorted(ran, key=place)
+    ordered = sorted(runs, key=grid_order)
     return {group: list(members) for group, members in groupby(ordered, key=lambda one: group_of(one.cell))}
 
 
@@ -219,11 +219,11 @@ def figure_names(runs: Iterable[EndedRun]) -> Iterator[str]:
 
 
 class ChainCost(NamedTuple):
-    """The cost of a method's runs, one for each drop after the first, to scratch's accuracy on each dataset."""
+    """A method's iterations to scratch's accuracy, over all drops after the first."""
 
     method: str
     iterations: Estimate
-    """Sum over drops. A seed that did not reach the accuracy on every drop has no value."""
+    """Sum over drops, estimated over seeds. A seed that did not reach the accuracy on every drop has no value."""
 
 
 def accumulated(

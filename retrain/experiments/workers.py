@@ -32,7 +32,7 @@ class Job(Protocol):
 
 
 class RunEach(Protocol):
-    """Applies a job to independent plans, and yields after each."""
+    """A function that applies a job to independent plans, and yields after each plan."""
 
     def __call__(self, job: Job, plans: Iterable[Plan]) -> Iterator[None]:
         """Execute the job, once per plan."""

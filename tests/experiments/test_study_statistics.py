@@ -51,7 +51,7 @@ def test_l_100_is_also_reported_for_fewer_evaluations() -> None:
         pytest.approx((30 / 10 + 30 / 5) / 2),
         pytest.approx((40 / 10 + 40 / 10) / 2),  # with every second evaluation: scratch at 40, init at 10
     ]
-    assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
+    assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, KeptRuns(grid="", commit="", runs=tuple(TWO_SEEDS)))
 
 
 def test_training_time_ends_at_the_required_training_loss() -> None:
@@ -70,7 +70,7 @@ def test_one_value_has_no_standard_error() -> None:
 
 def test_spread_is_the_standard_deviation_if_configured() -> None:
     error, deviation = (
-        page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
+        page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", runs=tuple(TWO_SEEDS)))
         for spread in ("error", "deviation")
     )
     # 0.6 and 0.8: the standard deviation is 0.1414, the standard error of their mean 0.1.

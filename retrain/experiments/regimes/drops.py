@@ -37,15 +37,15 @@ def drop_name(number: int) -> str:
     return f"drop-{number}"
 
 
-def pack_drops(regime: Regime, seed: int, task: Task, store: TaskStore, root: Path, scratch: Path) -> None:
+def pack_drops(regime: Regime, seed: int, task: Task, store: TaskStore, root: Path, temporary: Path) -> None:
     """Pack all drops of a regime into a store, unless they are committed."""
     committed = {drop.id for drop in store.drops.all()}
     if committed >= {drop_name(number) for number in range(1, len(regime.drops) + 1)}:
         return
-    pictures = choose_pictures(regime.images, seed, root, scratch)
+    pictures = choose_pictures(regime.images, seed, root, temporary)
     for number, drop in enumerate(choose_drop_images(regime, seed, pictures), 1):
         if drop_name(number) not in committed:
-            folder = scratch / drop_name(number)
+            folder = temporary / drop_name(number)
             _write_folder(drop, folder)
             pack(folder, task, store, drop_id=drop_name(number))
 

@@ -34,12 +34,12 @@ Pool = Mapping[str, list[Picture]]
 """Pictures by class."""
 
 
-def choose_pictures(images: Images, seed: int, root: Path, scratch: Path) -> dict[Split, Pool]:
+def choose_pictures(images: Images, seed: int, root: Path, temporary: Path) -> dict[Split, Pool]:
     """Return a regime's pictures by split, disjoint and chosen by the seed.
 
     CIFAR-100's test images come from the data set's test split. Raises `StudyError` if a class has too few images.
     """
-    pool, tests = _load(images, root, scratch)
+    pool, tests = _load(images, root, temporary)
     names = sorted(pool, key=lambda name: stable_hash(name, seed))[: images.classes]
     if len(names) < images.classes:
         raise StudyError(f"{images.source} has only {len(names)} classes: reduce images.classes ({images.classes})")
@@ -76,17 +76,17 @@ def _shuffle(pictures: list[Picture], seed: int) -> list[Picture]:
     return sorted(pictures, key=lambda picture: stable_hash(f"{picture.class_name}/{picture.name}", seed))
 
 
-def _load(images: Images, root: Path, scratch: Path) -> tuple[Pool, Pool | None]:
+def _load(images: Images, root: Path, temporary: Path) -> tuple[Pool, Pool | None]:
     """Return all pictures of a source. If it has a test split, return the pictures of this split separately."""
     if images.source in ("cifar100", "cifar100-coarse"):
-        samples = read_source(find_data_set("cifar100", root, False, scratch / "found"))
+        samples = read_source(find_data_set("cifar100", root, False, temporary / "found"))
         rename = coarse_class if images.source == "cifar100-coarse" else str
         return (
             _by_class([sample for sample in samples if sample.split != "test"], rename),
             _by_class([sample for sample in samples if sample.split == "test"], rename),
         )
     if images.source == "digits":
-        return _by_class(list(read_source(find_data_set("digits", root, False, scratch / "digits"))), str), None
+        return _by_class(list(read_source(find_data_set("digits", root, False, temporary / "digits"))), str), None
     draw, names = (_draw_glyph, GLYPHS) if images.source == "glyphs" else (_draw_shape, SHAPES)
     count = images.train + images.val + images.test
     return {name: [Picture(name, str(n), partial(draw, name, n)) for n in range(count)] for name in names}, None

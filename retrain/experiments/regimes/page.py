@@ -108,7 +108,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], folder: str, advised:
         "\n".join(f"- **{regime.title}** (`{regime.name}`): {regime.why}" for regime, _ in results),
         "## To repeat it",
         "`python -m retrain.experiments.regimes run --out FOLDER --jobs 2`, then "
-        "`python -m retrain.experiments.regimes report FOLDER`. " + _made_with(runs),
+        "`python -m retrain.experiments.regimes report FOLDER`. " + _describe_environment(runs),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -261,7 +261,7 @@ def _outcomes(found: RegimeFigures) -> str:
     return ", ".join(f"{ended.count(outcome)} {outcome}" for outcome in dict.fromkeys(ended))
 
 
-def _made_with(runs: Runs) -> str:
+def _describe_environment(runs: Runs) -> str:
     machines = sorted({f"{run.machine.device}, torch {run.machine.torch}" for run in runs.values()})
     commits = sorted({run.commit for run in runs.values()})
     hours = sum(run.device_seconds for run in runs.values()) / 3600
