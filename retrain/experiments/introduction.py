@@ -57,8 +57,8 @@ def describe_subject(study: Study) -> str:
     number = f"{drops[0]} to {drops[-1]}" if len(drops) > 1 else str(drops[0])
     sentences.append(f"The training data arrive in {number} drops. A drop is a batch of labelled images.")
     if study.claims:
-        questions = [claim.item.startswith(OWN) for claim in study.claims]
-        goals = "the question or the expected result" if all(questions) else "the papers' results"
+        beyond_papers = all(claim.item.startswith(OWN) for claim in study.claims)
+        goals = "the question or the expected result" if beyond_papers else "the papers' results"
         sentences.append(f"The column *goal* shows {goals}.")
     phrases = "\n".join(f"- {meaning}" for meaning in explain_phrases(study))
     return " ".join(sentences) + (f"\n\nPhrases on this page:\n\n{phrases}" if phrases else "")
