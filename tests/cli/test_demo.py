@@ -1,4 +1,4 @@
-"""Tests of the demo at a tiny size, and of the sentence at its end."""
+"""Tests of the demo with a tiny network, of its last sentence, and of the table of its results."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def test_write_weeks_puts_each_image_into_one_week(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Return the benchmark's results for one seed, with a tiny perceptron."""
+    """Return the results of the demo's benchmark for one seed, with a tiny perceptron."""
     import demo_seeds
 
     line: dict[str, object] = demo_seeds.run_seed(0, TINY, tmp_path_factory.mktemp("weeks"))
@@ -48,7 +48,7 @@ def test_demo_trains_scratch_once_and_continues_each_week(line: dict[str, list[d
     assert all(week["ending"] == "promoted" for week in line["weeks"][:1])
 
 
-def test_demo_summary_is_the_mean_of_its_lines(line: dict[str, object]) -> None:
+def test_benchmark_summary_is_the_mean_over_seeds(line: dict[str, object]) -> None:
     import demo_seeds
 
     summary = demo_seeds.summarize([line, line])
@@ -56,7 +56,7 @@ def test_demo_summary_is_the_mean_of_its_lines(line: dict[str, object]) -> None:
     assert summary["mean net by the ledger"] == round(line["net_ledger"])
 
 
-def test_demo_summary_reports_that_nothing_was_saved() -> None:
+def test_demo_says_if_no_iterations_were_saved() -> None:
     is_positive, text = summarize([])
     assert not is_positive
     assert text.startswith("Nothing was saved: training from scratch would have taken fewer iterations.")

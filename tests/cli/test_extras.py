@@ -1,4 +1,4 @@
-"""Without any optional package the core runs, and every other command names the extra that it needs."""
+"""Tests without optional packages: core commands run, and every other command names the extra that it needs."""
 
 import os
 import subprocess
@@ -87,8 +87,8 @@ def test_other_commands_name_their_extra(place: Path) -> None:
     assert named == list(needed.values()), ran.stderr
 
 
-def test_extras_are_the_known_ones() -> None:
-    """Check the names of all extras. For a new extra, add its packages to `OPTIONAL`, and its name here."""
+def test_pyproject_defines_exactly_the_listed_extras() -> None:
+    """If you add an extra, add its packages to `OPTIONAL`, and its name here."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras) == {
         *("azure", "demo", "energy", "experiments", "gcs", "heic", "kfp", "migrate", "mlflow", "onnx", "report"),

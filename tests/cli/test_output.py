@@ -1,4 +1,4 @@
-"""Output that cannot be written or encoded ends in a message and an exit code, without a traceback."""
+"""Output that cannot be written gives one message. Characters that cannot be encoded are replaced."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_ascii_output_replaces_other_characters(
 def test_ascii_output_replaces_other_characters_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tmp_path / "pets.yaml"
     task.write_text(f"name: pets\nstore: {tmp_path}/ställe\n", encoding="utf-8")
-    monkeypatch.setenv("COLUMNS", "200")  # for the whole path
+    monkeypatch.setenv("COLUMNS", "200")  # so that the path fits on one line
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     ended = subprocess.run([*RETRAIN, "status", "--task", str(task)], capture_output=True)
     assert (ended.returncode, ended.stderr) == (0, b"")

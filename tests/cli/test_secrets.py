@@ -1,4 +1,7 @@
-"""No output, log, file or object contains a secret: the tests plant secrets, run commands and search everything."""
+"""No output, log, file or object contains a secret.
+
+The tests set secrets in the environment and in addresses, run commands, and search everything that these write.
+"""
 
 import base64
 import json
@@ -47,7 +50,7 @@ ADDRESSES = (
 
 
 def forms(secret: str) -> set[bytes]:
-    """Return a secret in its plain form and as it is encoded in URLs, JSON texts and headers."""
+    """Return a secret as plain text, and as encoded in URLs, JSON texts and headers."""
     written = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()}
     return {text.encode() for text in written}
 

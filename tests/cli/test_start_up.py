@@ -23,7 +23,7 @@ IMPORTS: dict[str, tuple[int, set[str]]] = {
     "metrics -t pets": (0, set()),
     "gc -t pets": (0, set()),
     "watch -t cars --once": (0, set()),
-    "run -t cars --dry-run": (0, set()),  # with a drop, the network of the plan is built with torch
+    "run -t cars --dry-run": (0, set()),  # there is no drop: otherwise, the network of the plan is built with torch
     "run -t cars --dry-run --set tracking.mlflow=true": (0, set()),
     "run -t cars --dry-run --set tracking.model_registry=true": (0, set()),
     "run -t cars --on kubeflow --host http://127.0.0.1:1": (0, set()),
@@ -42,7 +42,7 @@ IMPORTS: dict[str, tuple[int, set[str]]] = {
 
 EACH = """
 import json, os, sys
-import retrain.config.loading, retrain.records, retrain.store.task_store  # what nearly all need
+import retrain.config.loading, retrain.records, retrain.store.task_store  # nearly all commands need these
 from retrain.cli import main
 
 SLOW = {"altair", "boto3", "kfp", "torch", "torchvision"}

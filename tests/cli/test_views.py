@@ -60,7 +60,7 @@ def test_runs_summary_counts_the_iterations_of_missed_runs() -> None:
     assert "earlier runs" not in summary
 
 
-def test_trials_summary_has_no_sum_of_its_drops() -> None:
+def test_summary_of_a_trial_has_no_sum_over_runs() -> None:
     past = one_drop()
     for seed in (1, 2):
         task = TASK.model_copy(update={"seed": seed})
@@ -170,7 +170,7 @@ def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
     assert "a.tar: cat/00: no image" in in_shard
 
 
-def test_drop_details_name_classes_without_training_images_in_it() -> None:
+def test_drop_details_name_its_classes_without_training_images() -> None:
     one = drop(1)
     moved = one.model_copy(update={"counts": {**one.counts, "train": {"cat": 500}}})
     assert "without training images  in this drop: dog" in printed(drop_details(moved))

@@ -1,4 +1,4 @@
-"""Tests of `retrain watch` on a local folder: as a process until it is stopped, and once in this process."""
+"""Tests of `retrain watch` on a local folder: as a separate process until it is stopped, and with --once."""
 
 import re
 import shutil
@@ -102,7 +102,7 @@ def test_watch_once_skips_a_drop_another_watcher_validates(place: Place) -> None
     assert not list(place.store.objects.list(place.store.keys.quarantine("week-1")))
 
 
-def test_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> None:
+def test_watcher_with_a_removed_store_is_alive_but_not_ready(place: Place) -> None:
     with watching() as (_, url):
         wait_until(lambda: get(f"{url}readyz")[0] == 200)
         shutil.rmtree("store")

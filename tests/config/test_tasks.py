@@ -1,4 +1,4 @@
-"""Task files: the search for them, overrides, schedules, and messages about mistakes."""
+"""Tests of task files: search by name, overrides, messages about mistakes, templates, schema and schedules."""
 
 import shlex
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def task_file(tmp_path: Path) -> Path:
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
-    """Return the lines of the error of a wrong task, without the test's folder."""
+    """Return the lines of the error of an invalid task, without the path of the test's folder."""
     with pytest.raises(TaskError) as caught:
         load_task(str(path), overrides)
     return str(caught.value).replace(f"{path.parent}/", "").splitlines()
@@ -47,7 +47,7 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-# Finding -----------------------------------------------------------------------------------------------------------
+# Search by name ----------------------------------------------------------------------------------------------------
 
 
 def test_missing_fields_of_a_task_file_have_their_defaults(task_file: Path) -> None:
@@ -57,7 +57,7 @@ def test_missing_fields_of_a_task_file_have_their_defaults(task_file: Path) -> N
     assert task.data == Task(name="flowers").data
 
 
-def test_name_is_looked_up_in_tasks_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_is_looked_up_in_the_local_tasks_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tasks").mkdir()
     written(tmp_path / "tasks/flowers.yaml", "name: flowers\nseed: 3\n")
     monkeypatch.delenv("RETRAIN_TASKS", raising=False)
@@ -76,7 +76,7 @@ def test_folder_in_retrain_tasks_is_searched_first(tmp_path: Path, monkeypatch: 
     assert load_task("birds").name == "birds"
 
 
-def test_unknown_task_lists_searched_places_and_near_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_task_lists_searched_and_similar_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tasks").mkdir()
     written(tmp_path / "tasks/flowers.yaml", "name: flowers\n")
     monkeypatch.setenv("RETRAIN_TASKS", "/nowhere")
@@ -115,7 +115,7 @@ def test_task_argument_repeats_the_overrides(task_file: Path) -> None:
     assert task_argument(task.name) == str(task_file)
 
 
-# Overriding --------------------------------------------------------------------------------------------------------
+# Overrides ---------------------------------------------------------------------------------------------------------
 
 
 def test_override_sets_sections_absent_from_the_file(task_file: Path) -> None:
@@ -155,7 +155,7 @@ def test_new_kind_takes_its_own_fields_in_either_order(task_file: Path, order: i
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_field_that_is_itself_overridden_is_never_dropped(task_file: Path, order: int) -> None:
+def test_overridden_field_of_another_kind_is_reported(task_file: Path, order: int) -> None:
     overrides = ["recipe.objective.name=l2", "recipe.objective.anchor=start"][::order]
     [problem] = problems(task_file, *overrides)
     assert problem == (
@@ -163,7 +163,7 @@ def test_field_that_is_itself_overridden_is_never_dropped(task_file: Path, order
     )
 
 
-def test_typing_error_in_the_file_survives_a_change_of_kind(task_file: Path) -> None:
+def test_typing_error_is_reported_after_a_change_of_kind(task_file: Path) -> None:
     written(task_file, "name: flowers\nrecipe: {objective: {name: l2_init, ancor: fresh}}\n")
     [problem] = problems(task_file, "recipe.objective.name=l2")
     assert "unknown field 'ancor'" in problem
@@ -186,7 +186,7 @@ def test_override_without_assignment_is_refused(task_file: Path, override: str) 
     ]
 
 
-# Mistakes ----------------------------------------------------------------------------------------------------------
+# Messages about mistakes -------------------------------------------------------------------------------------------
 
 
 def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -> None:
@@ -254,9 +254,7 @@ def test_field_paths_leave_out_the_kind(task_file: Path) -> None:
         ("recipe.schedule.factor=1", "recipe.schedule.factor", "; it is a field of multistep only"),
     ],
 )
-def test_unknown_field_names_those_allowed_and_the_nearest(
-    task_file: Path, override: str, where: str, hint: str
-) -> None:
+def test_unknown_field_lists_allowed_and_similar_fields(task_file: Path, override: str, where: str, hint: str) -> None:
     [problem] = problems(task_file, override)
     assert problem.startswith(f"--set: {where}: unknown field {where.rpartition('.')[2]!r}; allowed: ")
     assert problem.endswith(hint)
@@ -297,7 +295,7 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
         ("name: a\ntraining: {epochs: .inf}\n", "training.epochs: must be a finite number (got inf)"),
     ],
 )
-def test_invalid_task_file_is_refused_with_the_place(task_file: Path, text: str, problem: str) -> None:
+def test_invalid_task_file_is_refused_with_its_position(task_file: Path, text: str, problem: str) -> None:
     first, *_ = problems(written(task_file, text))
     assert first.startswith(f"flowers.yaml: {problem}")
 
@@ -308,7 +306,7 @@ def test_unreadable_task_file_is_named(tmp_path: Path) -> None:
     assert problems(tmp_path / "image.yaml") == ["image.yaml: cannot be read: not a text file in UTF-8"]
 
 
-# Starting ----------------------------------------------------------------------------------------------------------
+# Templates, schema and schedules -----------------------------------------------------------------------------------
 
 
 def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
@@ -343,7 +341,7 @@ def test_full_template_describes_every_field_above_it() -> None:
     assert shown >= Task.model_fields.keys() | {"alpha", "head_rows", "warmup", "scale", "betas", "on_miss", "margin"}
 
 
-def test_template_for_an_invalid_name_is_refused() -> None:
+def test_template_with_an_invalid_name_is_refused() -> None:
     with pytest.raises(
         TaskError, match=r"name: is not valid: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
     ):

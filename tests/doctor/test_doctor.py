@@ -94,7 +94,7 @@ def test_missing_credentials_are_reported_with_the_remedy(
     assert code == 1
     assert found["credentials"]["state"] == "failed"
     assert "AWS_ACCESS_KEY_ID" in found["credentials"]["mend"]
-    assert "store" not in found  # it would be the same failure again
+    assert "store" not in found  # this check would fail for the same reason
 
 
 def test_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
@@ -178,7 +178,7 @@ def huge_drop(folder: Path) -> Drop:
     return huge
 
 
-def test_disk_check_counts_all_decoded_data_or_only_a_stream(doctor: Doctor, tmp_path: Path) -> None:
+def test_disk_check_needs_less_for_streamed_data(doctor: Doctor, tmp_path: Path) -> None:
     huge_drop(tmp_path)
     code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
     assert (code, found["disk"]["state"]) == (1, "failed")
@@ -237,7 +237,7 @@ def champion(folder: Path) -> tuple[Workspace, str]:
     return workspace, run_id
 
 
-def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path: Path) -> None:
+def test_damaged_champion_or_model_skips_the_plan_check(doctor: Doctor, tmp_path: Path) -> None:
     workspace, run_id = champion(tmp_path)
     small = ("--set", "model.name=logistic")
     code, found = doctor(workspace.store.url, *small)
@@ -254,7 +254,7 @@ def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path
     code, found = doctor(workspace.store.url, *small)
     assert (code, found["champion"]["state"]) == (1, "failed")
     assert "champion.json was not written" in found["champion"]["found"]
-    assert "plan" not in found  # it would be the same failure again
+    assert "plan" not in found  # this check would fail for the same reason
 
 
 def test_unreadable_ledger_fails_the_plan_check(doctor: Doctor, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_unbuildable_network_fails_before_the_first_drop(doctor: Doctor, tmp_pat
     assert (code, found["model"]["state"]) == (1, "failed")
     assert name in found["model"]["found"]
     assert "model.name" in found["model"]["mend"]
-    assert "plan" not in found  # it would be the same failure again
+    assert "plan" not in found  # this check would fail for the same reason
 
 
 def test_pretrained_weights_of_another_network_fail(doctor: Doctor, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_pretrained_weights_of_another_network_fail(doctor: Doctor, tmp_path: Pa
     assert "1.weight is missing in the file" in found["model"]["found"]
 
 
-def test_factory_missing_outside_kubeflow_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:
+def test_factory_missing_on_this_machine_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:
     with serving() as kfp:
         code, found = doctor(str(tmp_path / "store"), "--host", kfp.url, "--set", "model.name=nomod:fn")
     assert (code, found["model"]["state"]) == (0, "warning")

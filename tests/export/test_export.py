@@ -32,7 +32,7 @@ from retrain.export.programs import Format, Program, write_program
 from retrain.utils import extras
 
 RESNET = {"name": "resnet18", "options": {"width": 4}}
-"""A network with BatchNorm and strided shortcuts. Prediction computes both in another way than training."""
+"""A network with BatchNorm and strided shortcuts. Both are computed differently in prediction and in training."""
 TRAINING = {"epochs": 4, "batch_size": 16, "evaluate_every": 2}
 
 
@@ -118,7 +118,7 @@ def test_documented_code_agrees_with_predict(
         *steps, label = code.splitlines()
         found: dict[str, Any] = {}
         exec("\n".join(steps), found)
-        step = 1 / 255 / min(found["given"]["std"])  # the distance of two values of 8 bits
+        step = 1 / 255 / min(found["given"]["std"])  # the distance between two consecutive 8-bit values
         expected = model.preprocess("a.jpg").numpy()
         np.testing.assert_allclose(found["pixels"].transpose(2, 0, 1), expected, atol=1.01 * step, err_msg=name)
         assert [eval(label, found)] == model.predict(["a.jpg"]).labels, name
@@ -143,7 +143,9 @@ def test_predict_agrees_with_the_api_on_the_test_split(
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
-def test_timm_loads_the_folder_of_its_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_timm_loads_the_exported_folder_of_a_timm_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     """The images have 32x32 pixels. timm's default for `test_vit` is 160x160."""
     model = {"name": f"timm/{name}", "stem": "standard", "options": {"drop_rate": 0.1}}
     served = make_served(tmp_path, 0, 1, model=model, data={"image_size": 32}, training={"epochs": 1, "batch_size": 16})

@@ -1,4 +1,4 @@
-"""Residual networks in bfloat16 on the CPU train in oneDNN's blocked layout as they train in channels_last."""
+"""In bfloat16 on the CPU, residual networks train in oneDNN's blocked layout as well as in channels_last."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def uses_blocks(network: nn.Module, autocast: bool = True) -> bool:
 
 
 def error(found: Tensor, exact: Tensor) -> float:
-    """Return the norm of the difference, relative to that of the exact values."""
+    """Return the norm of the difference, relative to the norm of the exact values."""
     return float((found - exact).norm() / exact.norm())
 
 
@@ -57,17 +57,17 @@ def gradient(network: nn.Module, stage: str) -> Tensor:
 
 @needs_bf16
 @pytest.mark.parametrize("stem", ["small", "standard"])
-def test_blocked_layout_rounds_as_channels_last_does(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact, theirs, ours = (network_of(stem=stem) for _ in range(3))
-    logits = [train_step(exact, autocast=False), train_step(ours)]
+def test_blocked_layout_rounds_no_worse_than_channels_last(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, channels_last, blocked = (network_of(stem=stem) for _ in range(3))
+    logits = [train_step(exact, autocast=False), train_step(blocked)]
     assert uses_blocks(network_of(stem=stem))
     monkeypatch.setattr(resnets, "is_mixed_precision_on_cpu", lambda images: False)
-    logits.append(train_step(theirs))
+    logits.append(train_step(channels_last))
     assert error(logits[1], logits[0]) < 1.25 * error(logits[2], logits[0]) < 0.1
     for stage in ("conv1", "layer1", "layer2", "layer3", "layer4", "fc"):
-        true, other, own = (gradient(network, stage) for network in (exact, theirs, ours))
+        true, other, own = (gradient(network, stage) for network in (exact, channels_last, blocked))
         assert own.dtype == torch.float32
-        assert error(own, true) < 1.25 * error(other, true) < 0.6  # another network's gradients have 1.4
+        assert error(own, true) < 1.25 * error(other, true) < 0.6  # for another network's gradients it is 1.4
 
 
 @needs_bf16

@@ -1,4 +1,4 @@
-"""Operations are counted as torch counts them, without importing its compiler for known networks."""
+"""Tests of the count of operations. It equals torch's count, without the import of torch's slow counter."""
 
 import copy
 

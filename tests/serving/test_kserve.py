@@ -1,4 +1,4 @@
-"""KServe's clients get answers from the example on KServe's SDK, and from `retrain serve`."""
+"""KServe's clients get answers from the example that uses KServe's SDK, and from `retrain serve`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_retrain_serve_answers_the_sdks_client(served: Served) -> None:
     assert answers["json"]["labels"] == load_champion(served.file).predict(list(images)).labels
 
 
-def test_kserve_example_has_metadata_and_both_sets_of_metrics(served: Served, server: Addresses) -> None:
+def test_kserve_example_serves_metadata_and_metrics(served: Served, server: Addresses) -> None:
     model = load_champion(served.file).run_id
     assert infer(server.url, served.test_files()[:2])["model_version"] == model  # the SDK's clients do not return it
     metadata = ask(f"{server.url}/v2/models/pets")
@@ -70,7 +70,7 @@ def test_kserve_example_refuses_invalid_images(server: Addresses, file: bytes, m
     assert message in refused.value.read().decode()
 
 
-def test_kserve_example_follows_a_promotion_without_a_gap(tmp_path: Path) -> None:
+def test_kserve_example_answers_all_requests_at_a_promotion(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
     with serving_with_kserve(served.file, tmp_path / "log") as addresses:
         ask_until_promoted(served, addresses.url)

@@ -133,9 +133,7 @@ def test_health_metadata_and_metrics_are_served(served: Served, address: str) ->
         ("/v2/models/dogs/infer", b"{}", 404, ""),
     ],
 )
-def test_bad_requests_are_refused_with_a_sentence(
-    address: str, path: str, body: bytes, code: int, message: str
-) -> None:
+def test_bad_requests_are_refused_with_a_message(address: str, path: str, body: bytes, code: int, message: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(address + path, body)
     assert refused.value.code == code
@@ -143,8 +141,8 @@ def test_bad_requests_are_refused_with_a_sentence(
     assert ask(f"{address}/v2/health/ready") == {"ready": True}
 
 
-def test_form_is_refused_with_the_body_to_send(address: str) -> None:
-    """Send a real image as a form, as `curl -F` does."""
+def test_form_is_refused_with_advice_on_the_body(address: str) -> None:
+    """Send a form, as `curl -F` does, instead of an image file."""
     form = urllib.request.Request(f"{address}/predict", b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(form, timeout=60)
@@ -152,7 +150,7 @@ def test_form_is_refused_with_the_body_to_send(address: str) -> None:
     assert "the body is a form: send only the image file" in json.load(refused.value)["error"]
 
 
-def test_promotion_is_followed_without_a_dropped_request(tmp_path: Path) -> None:
+def test_server_answers_all_requests_at_a_promotion(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
     with serving(served) as url:
         ask_until_promoted(served, url)
@@ -201,7 +199,7 @@ def test_old_model_is_served_while_the_new_one_cannot_be_loaded(tmp_path: Path) 
     weights, _ = served.workspace.store.objects.read(key)
     served.workspace.store.objects.write(key, b"torn")
     champion.start(every=0.01)
-    wait_for(lambda: load_errors(counts) or None, "an attempt to load the damaged model")
+    wait_for(lambda: load_errors(counts) or None, "a failed load of the damaged model")
     assert champion.model is first
     served.workspace.store.objects.write(key, weights)
     wait_for(lambda: champion.model.run_id == second or None, "the repaired model")

@@ -230,7 +230,7 @@ def test_versions_on_several_pages_are_found(store: TaskStore, address: str, mon
 def test_resource_that_another_process_creates_is_used(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process creates each resource after this one has searched for it. The server refuses a second one."""
+    """Another process creates each resource after this process has searched for it. The server refuses duplicates."""
     find, seen = RegistryClient.find, set()
 
     def find_too_early(client: RegistryClient, *what: Any) -> Any:

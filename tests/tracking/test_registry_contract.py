@@ -1,7 +1,7 @@
 """Replies of Kubeflow's Model Registry that the export relies on.
 
-The expected replies were recorded from a real server. The simulated server of the tests must give the same replies. So
-must a real server, if one is running.
+The expected replies were recorded from a real server. The tests send the requests to a simulated server, and to a real
+server if one is available.
 """
 
 from collections.abc import Callable, Iterator

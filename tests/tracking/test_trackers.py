@@ -1,4 +1,4 @@
-"""Trackers get every run: MLflow with champions and their alias, TensorBoard with curves and summaries.
+"""Trackers get every run: MLflow also gets the champions, and TensorBoard gets curves and summaries.
 
 Exports may be repeated, on any machine. The tests use MLflow's real client with a folder, and with a real server if one
 can be started.
