@@ -1,4 +1,4 @@
-"""Run the command line by `python -m retrain`."""
+"""Start the command line for `python -m retrain`."""
 
 from retrain.cli import main
 

@@ -37,7 +37,10 @@ def load_champion(
 def load_run(
     task_or_store: Task | str | Path, run_id: str, *, device: str = "auto", factories: Collection[str] = ()
 ) -> "Model":
-    """Load the model of any ended run. The other arguments are those of `load_champion`."""
+    """Load the model of an ended run. The other arguments are the same as in `load_champion`.
+
+    Raises `UserError` if the run does not exist or has no model.
+    """
     from retrain.inference.loading import find_source, load_model
 
     return load_model(find_source(task_or_store, factories), run_id, device)

@@ -1,11 +1,11 @@
-"""Errors for users: what is wrong, where, and what to do.
+"""Errors that users can correct. Each message says what is wrong, where, and what to do.
 
-A `UserError` ends the command with exit code 2 and prints its message without a traceback.
+After a `UserError`, a command prints the message without a traceback and exits with 2.
 """
 
 
 class UserError(Exception):
-    """A mistake of the caller or in the data. The message says how to correct it."""
+    """A mistake in the arguments, settings, files or data. The message says how to correct it."""
 
 
 class TaskError(UserError):

@@ -49,7 +49,7 @@ class NoPolicy(ConfigModel):
 
 
 class RandAugment(ConfigModel):
-    """A number of random operations of one magnitude (Cubuk et al., 2020)."""
+    """Several random operations with the same magnitude (Cubuk et al., 2020)."""
 
     name: Literal["rand_augment"] = "rand_augment"
     operations: PositiveInt = 2
@@ -71,11 +71,11 @@ class Augmentation(ConfigModel):
     """Random transforms of training images beyond `crop_padding` and `flip`. By default there are none."""
 
     resized_crop: ResizedCrop | None = None
-    """Random resized crops instead of crops from the padded image. {} takes the default sizes."""
+    """Random resized crops instead of crops from the padded image. {} uses the default sizes."""
     policy: Policy = NoPolicy()
     """none, rand_augment or trivial_augment. Eight consecutive images of a batch share their operations."""
     color_jitter: ColorJitter | None = None
-    """Random changes of colour, shared by eight consecutive images of a batch. {} takes the default strengths."""
+    """Random changes of colour, shared by eight consecutive images of a batch. {} uses the default strengths."""
     mixup: NonNegativeFloat = 0.0
     """alpha of mixup. Each image is mixed with another image. Each batch draws the share of the other image from
     Beta(alpha, alpha). 0 turns mixup off."""

@@ -27,7 +27,7 @@ class Trigger(ConfigModel):
     """Smallest share of the dataset's training samples that are new."""
     quiet_period: Duration | None = None
     """Time that must pass after the last drop landed (30m, 6h, 2d, 1w). Drops that land within this time of each other
-    are trained in one run."""
+    are used in one run."""
     expected_saving: Annotated[float, Field(lt=1)] | None = None
     """Smallest share of scratch's iterations that the run is expected to save. The expectation comes from the last
     runs."""
@@ -78,6 +78,6 @@ class Webhook(ConfigModel):
     """Address of the receiver, such as https://hooks.example.com/retrain, without credentials. $RETRAIN_WEBHOOK_HOSTS
     must list its host."""
     events: tuple[EventKind, ...] = EVENT_KINDS
-    """The kinds of events that it receives."""
+    """Kinds of events that the endpoint receives."""
     secret_variable: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = "RETRAIN_WEBHOOK_SECRET"
     """Environment variable with the secret that signs each message."""

@@ -1,4 +1,4 @@
-"""Field types of a task's settings (shares, bytes, durations, addresses), and markers of fields for a run's id."""
+"""Types of a task's settings (shares, bytes, durations, addresses), and markers of the fields that affect run ids."""
 
 from typing import Annotated, Any
 
@@ -87,7 +87,7 @@ def _is_identity(model: BaseModel, name: str, field: FieldInfo) -> bool:
 
 
 def _differs(value: object, default: object) -> bool:
-    """Return whether a setting differs from its default, in the fields that this version knows."""
+    """Return whether a setting differs from its default. Fields of later versions of retrain are ignored."""
     if isinstance(value, BaseModel) and type(value) is type(default):
         return any(_differs(getattr(value, name), getattr(default, name)) for name in type(value).model_fields)
     return value != default

@@ -12,8 +12,9 @@ Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 """Side of an image, in pixels."""
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre.
-letterbox resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping proportions."""
+"""The method that brings an image to the shape of the network's input. crop resizes it until it covers the shape, and
+crops the centre. letterbox resizes it to fit inside the shape, and pads it with black. stretch resizes it without
+keeping proportions."""
 
 
 Background = Literal["white", "black", "none"]
@@ -21,7 +22,10 @@ Background = Literal["white", "black", "none"]
 
 
 def _read_size(value: Any, read: ValidatorFunctionWrapHandler) -> int | tuple[int, int]:
-    """Return a size, a square as one number. Both forms share one error message, whereas pydantic has one for each."""
+    """Return an image size: one number for a square, otherwise height and width.
+
+    Both forms share one error message. Pydantic would write a message for each form.
+    """
     try:
         size: int | tuple[int, int] = read(value)
     except ValidationError:
@@ -38,7 +42,7 @@ ImageSize = Annotated[Side | tuple[Side, Side], WrapValidator(_read_size)]
 
 
 class Frame(NamedTuple):
-    """A shape, and the method that resizes images to it. The names of cached files contain its text."""
+    """A shape, and the method that resizes images to it. The names of cached files contain `str(frame)`."""
 
     height: int
     width: int

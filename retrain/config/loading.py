@@ -23,7 +23,7 @@ from retrain.utils.text import did_you_mean, name_some
 
 
 def own_folder(name: str) -> Path:
-    """Return the folder of this name that comes with the package: within it, or next to it in a checkout."""
+    """Return the folder of this name that is part of retrain: in the installed package, or in the checkout."""
     package = Path(retrain.__file__).parent
     return package / name if (package / name).is_dir() else package.parent / name
 
@@ -41,7 +41,8 @@ def task_names() -> list[str]:
 def find_task(name_or_path: str) -> Path:
     """Return the file of a task. Text with a suffix or a slash is a path. Other text is a name.
 
-    A name that no folder of the user has may be one of the package's examples. Raises `TaskError` if it is not.
+    If no folder of the user has a task of this name, return the package's example of this name. Raises `TaskError` if
+    there is none.
     """
     if "/" in name_or_path or Path(name_or_path).suffix:
         return Path(name_or_path)
@@ -63,7 +64,7 @@ def _suggest_task(name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader. It also refuses duplicate keys instead of silently keeping the last.
+    """PyYAML's safe loader. It also refuses duplicate keys instead of silently keeping the last value.
 
     The loader in C (libyaml) is 8 times as fast, but 200,000 nested brackets crash the process.
     """
@@ -172,13 +173,13 @@ def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Ta
 
 
 _GIVEN: dict[str, str] = {}
-"""The text after `--task` with which the user named each task, and its `--set` options, by the task's name."""
+"""The text that the user passed with `--task` for each task, and the `--set` options, by the task's name."""
 
 
 def task_argument(name: str) -> str:
-    """Return the text after `--task` with which a command in a message finds the task with this name.
+    """Return the text to write after `--task` in a command that a message suggests.
 
-    It ends with the user's `--set` options, because one of them may name another store.
+    It ends with the user's `--set` options, because one of them may choose another store.
     """
     return _GIVEN.get(name) or shlex.quote(name)
 

@@ -65,13 +65,13 @@ def migrate_task(text: str, source: str, unversioned: int | None = None) -> Migr
 
 
 def _find_version(task: Task, source: str, unversioned: int | None) -> int:
-    """Return the schema version of a task file. A file that states none may have any, so the caller must pass it."""
+    """Return the schema version of a task file. The caller must pass the version of a file without `schema_version`."""
     if "schema_version" in task.model_fields_set:
         return task.schema_version
     if unversioned is None:
         raise TaskError(
             f"{source}: it has no schema_version, so this command cannot tell what its defaults were: pass --from 0 if "
-            f"it was written for retrain 0.1, or --from {SCHEMA_VERSION} if for a later version"
+            f"it was written for retrain 0.1, or --from {SCHEMA_VERSION} if for a later one"
         )
     if unversioned > SCHEMA_VERSION:
         raise TaskError(f"--from {unversioned}: the newest schema version is {SCHEMA_VERSION}; pass a version up to it")

@@ -265,7 +265,7 @@ class Recipe(ConfigModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_preset(cls, document: Any) -> Any:
-        """Take absent aspects from the preset, and absent fields of aspects whose kind is the preset's."""
+        """Take absent aspects from the preset. Do the same for absent fields of an aspect of the preset's kind."""
         if not isinstance(document, dict) or document.get("preset", "default") not in list(PRESETS):
             return document
         preset = PRESETS[document.get("preset", "default")]
@@ -283,8 +283,9 @@ def _merge_aspect(given: Any, chosen: dict[str, Any]) -> Any:
 def recipe_for(method: Method, recipe: Recipe) -> Recipe:
     """Return the method's recipe, given the task's recipe.
 
-    `continuous` uses the task's recipe. `scratch` and `naive` have their own initialization and a full schedule. It is
-    of the same kind as the task's schedule, or a cosine if that schedule has no fixed length.
+    `continuous` uses the task's recipe. `scratch` and `naive` have their own initialization and a full schedule.
+    The full schedule is of the same kind as the task's schedule, or a cosine if the task's schedule has no fixed
+    length.
     """
     match method:
         case "scratch":

@@ -77,11 +77,11 @@ class Resources(ConfigModel):
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT_KEY or AZURE_STORAGE_ACCOUNT_KEY.
     Not needed if the service account has a role or a workload identity."""
     service_account: str | None = None
-    """Service account of all pods of a run (default: the cluster's for pipelines)."""
+    """Service account of all pods of a run (default: the cluster's service account for pipelines)."""
     pod_labels: dict[str, str] = Field(default_factory=dict)
     """Labels of all pods, such as {azure.workload.identity/use: "true"}."""
     gpus: Gpus = Gpus()
-    """Accelerators of a pod. With several, each trains its share of every batch."""
+    """Accelerators of a pod. If there are several, each trains on its share of every batch."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of pods that train together. More than one needs `retrain pipeline trainjob`."""
     cpu: Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")] = "4"
@@ -99,7 +99,7 @@ class Resources(ConfigModel):
     queue: Queue | None = None
     """The Kueue queue, as in {name: training, priority_class: nightly}."""
     timeout_seconds: PositiveInt | None = None
-    """Longest run time of a pod. A training that is cut off resumes from its last saved state."""
+    """Longest run time of a pod. A training that is stopped after this time resumes from its last saved state."""
     separate_evaluation: bool = False
     """Evaluate, promote and record in separate pods. This costs three more pods and image pulls, and the test split is
     decoded once more."""

@@ -61,8 +61,8 @@ class Data(ConfigModel):
     """Side of the square, or [height, width], that every image is resized to, in pixels. If image_size, mean or std are
     absent, timm networks and pretrained torchvision networks use their own."""
     fit: Annotated[Fit, IdentityIfSet] = "crop"
-    """The method that brings an image to this shape. crop resizes it until it covers the shape, and crops the centre.
-    letterbox resizes it to fit inside the shape, and pads it with black. stretch resizes it without keeping
+    """The method that brings an image to image_size. crop resizes it until it covers this size, and crops the centre.
+    letterbox resizes it to fit inside this size, and pads it with black. stretch resizes it without keeping
     proportions."""
     background: Annotated[Background, IdentityIfSet] = "white"
     """Background of transparent images: white or black. With none, transparency is ignored."""
@@ -95,9 +95,9 @@ class Data(ConfigModel):
     """Action if a class has held-out images but no training images. exclude leaves the class out of the evaluation on
     the test split and out of the gate. refuse refuses the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
-    """Place of decoded training images. device and memory keep all of them there. stream reads shards as needed. auto
-    is stream if the images exceed half of resources.memory. Otherwise it is device if they fit there, and else memory.
-    """
+    """Place of the decoded training images: device (memory of the training device), memory (main memory), or stream
+    (none: shards are read as needed). auto is stream if the images exceed half of resources.memory. Otherwise it is
+    device if they fit there, and else memory."""
     stream: Annotated[Stream, NotIdentity] = Stream()
     """Settings of streaming samples from shards, for a dataset that is too large to keep decoded in memory."""
 
@@ -120,7 +120,7 @@ class Model(ConfigModel):
     """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
     a timm network in Hugging Face's local cache. The last layer is newly initialized."""
     pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
-    """SHA-256 of that file (default: each plan records the SHA-256 of the file that it finds)."""
+    """SHA-256 of the file that pretrained names (default: each plan records the SHA-256 of the file that it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments of the factory, such as width (channels of a resnet's first stage, hidden units of an mlp) and
     norm (of a resnet: batch, group or none)."""
@@ -181,12 +181,13 @@ class Stopping(ConfigModel):
     until twice this share. If the parent has fitted its data, a run far above that accuracy can end from half of this
     share on."""
     patience: PositiveFloat = 1.5
-    """Number of windows (plateau_window) without a sufficient gain after which a run below its target ends. The run
-    counts as at its target if it is at most 1.64 standard errors below it."""
+    """Number of windows (plateau_window) without a sufficient gain after which a run below its target ends. If the
+    run is then at most 1.64 standard errors below the target, it counts as having reached it."""
 
 
 class Training(ConfigModel):
-    """Settings of training, the same for every method. L_r compares iterations, so each must be the same work."""
+    """Settings of training, the same for every method. L_r compares numbers of iterations, so an iteration
+    must cost the same for all methods."""
 
     epochs: PositiveFloat = 100
     """Length of scratch's schedule, in epochs over the whole dataset."""
@@ -242,7 +243,7 @@ class Training(ConfigModel):
 
 
 class Refresh(ConfigModel):
-    """Conditions under which a scratch run measures the baseline again, after the first."""
+    """Conditions under which a scratch run measures the baseline again."""
 
     every: PositiveInt | None = None
     """Measure again once the baseline is this many drops old."""
@@ -274,10 +275,10 @@ class Gate(ConfigModel):
     """Conditions that a candidate must meet on the test split to replace the champion."""
 
     margin: Share = 0.02
-    """Largest amount by which the candidate's score (target.metric) may always be below the champion's. If the score is
+    """Largest amount by which the candidate's score (target.metric) may always be below the champion's. If it is even
     lower, the candidate is refused if the whole confidence interval of (candidate - champion) is below zero."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Two-sided confidence of that interval."""
+    """Two-sided confidence level of the interval of (candidate - champion)."""
     min_accuracy: Share = 0.0
     """Lowest allowed score (target.metric) of the candidate on all test samples."""
     min_old_accuracy: Share = 0.0
@@ -305,8 +306,8 @@ class Task(ConfigModel):
     schema_version: Annotated[PositiveInt, NotIdentity] = SCHEMA_VERSION
     """Version of the file's format. `retrain task migrate` updates a file of an earlier version."""
     store: Annotated[str, Field(min_length=1), NoCredentials, NotIdentity] = "store"
-    """s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or a local folder (relative to where the command
-    runs)."""
+    """s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or a local folder (relative to the working
+    directory)."""
     endpoint_url: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
     """Address of an S3-compatible server, or of the Azure account (https://ACCOUNT.blob.core.windows.net), without
     credentials (default: the cloud's own)."""

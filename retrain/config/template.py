@@ -50,13 +50,12 @@ def task_template(name: str) -> str:
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors and other programs.
 
-    A kind other than the default must be named. In a recipe, the preset may name it instead. A part without a name may
-    then match several kinds.
+    By the schema, a part must state its kind, unless it has the default kind. A part of a recipe need not state it,
+    because the preset may choose the kind. Such a part may match several kinds.
     """
     document = Task.model_json_schema()
-    document["properties"]["schema_version"]["maximum"] = (
-        SCHEMA_VERSION  # a record may have the version of a later release
-    )
+    # the model has no maximum, because a record may contain the version of a later release
+    document["properties"]["schema_version"]["maximum"] = SCHEMA_VERSION
     for aspect in PRESETS["default"]:
         kinds = document["$defs"]["Recipe"]["properties"][aspect]
         kinds["anyOf"] = kinds.pop("oneOf")
@@ -66,7 +65,10 @@ def task_schema() -> dict[str, Any]:
 
 
 def _kinds_to_name(model: type[ConfigModel]) -> Iterator[tuple[type[ConfigModel], str]]:
-    """Yield the models that must name their kind, with the field for it. A recipe's preset may name its parts."""
+    """Yield the models whose kind a task file must state, with the field that states it.
+
+    The parts of a recipe are left out, because the preset may choose their kinds.
+    """
     for field in model.model_fields.values():
         if (discriminator := field.discriminator) and model is not Recipe:
             default = getattr(field.default, str(discriminator))

@@ -185,7 +185,7 @@ def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[F
 
 
 def _unknown(path: FieldPath, model: type[ConfigModel]) -> str:
-    """Return the message for an unknown field: the allowed fields, and the nearest name here or anywhere in a task."""
+    """Return the message for an unknown field: the allowed fields, and the most similar name, if there is one."""
     word, allowed = path[-1], list(model.model_fields)
     if owners := [name for name, kind in models_by_name_at(path[:-1]).items() if word in kind.model_fields]:
         hint = f"; it is a field of {' and '.join(owners)} only"

@@ -25,10 +25,10 @@ WEIGHTS = "model.safetensors"
 def export_model(
     source: Source, run_id: str | None, output: Path, formats: tuple[programs.Format, ...] = ()
 ) -> list[Parity]:
-    """Write a run's model, or the champion's, to a new folder, and return a comparison of each program with it.
+    """Write a run's model, or the champion's, to a new folder, and compare each program with the network.
 
-    Raises `UserError` if the folder is there already or a format's packages are not installed, `OSError` if the folder
-    cannot be written, and `ModelError` if a program gives any test image another label than the network.
+    Raises `UserError` if the folder already exists or a format's packages are not installed, `OSError` if the folder
+    cannot be written, and `ModelError` if a program and the network give a test image different labels.
     """
     programs.check_installed(formats)
     if output.exists():
@@ -47,7 +47,7 @@ def export_model(
 def _write(source: Source, model: Model, folder: Path, formats: tuple[programs.Format, ...]) -> list[Parity]:
     plan, files = model.plan, source.store.run(model.run_id)
     weights = folder / WEIGHTS
-    # save_file raises no OSError if the disk is full, and lets only the owner read the file
+    # not save_file: it raises no OSError if the disk is full, and lets only the owner read the file
     weights.write_bytes(save(files.weights(), {"format": "pt", "run_id": plan.run_id}))
     _write_text(folder / "config.json", json.dumps(make_configuration(plan), indent=2, ensure_ascii=False) + "\n")
     parities = _write_programs(source, model, folder, formats) if formats else []

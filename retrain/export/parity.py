@@ -23,7 +23,7 @@ class Parity(Record):
     format: Format
     images: int
     other_labels: int
-    """Images that the program gives another class."""
+    """Number of images that the program and the network give different classes."""
     largest_difference: float
     """Largest absolute difference of a logit."""
 
@@ -35,7 +35,7 @@ def read_test_samples(source: Source, plan: Plan) -> Samples:
 
 
 def compare_program(program: Program, model: Model, samples: Samples) -> Parity:
-    """Compare a program with the model. Raises `ModelError` if it gives any image another label."""
+    """Compare a program with the model. Raises `ModelError` if they give an image different labels."""
     other, largest = 0, 0.0
     for images in _normalized(samples, model.plan):
         expected, found = model.predict(images).logits, program.run(images)

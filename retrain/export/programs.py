@@ -43,15 +43,16 @@ def check_installed(formats: tuple[Format, ...]) -> None:
 
 
 def write_program(kind: Format, network: nn.Module, shape: tuple[int, int, int], folder: Path) -> Program:
-    """Write a network in evaluation mode as a program, and load it. It accepts any number of images of one shape.
+    """Write a network in evaluation mode as a program, and load it.
 
-    Raises `ModelError` if torch cannot trace the network, and `OSError` if the file cannot be written.
+    The program accepts any number of images of this shape. Raises `ModelError` if torch cannot trace the network,
+    and `OSError` if the file cannot be written.
     """
     path = folder / FILES[kind]
     with _quiet():
         traced = _trace(network, shape)
         if kind == "torch":
-            written = BytesIO()  # on a full disk torch would end the process
+            written = BytesIO()  # torch would crash the process on a full disk
             torch.export.save(traced, written)
             path.write_bytes(written.getvalue())
             return Program(kind, torch.export.load(path).module())

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 16
-"""Channels of a block. oneDNN pads other numbers of channels: at width 24, steps took 5% longer than channels_last."""
+"""Channels of a block. oneDNN pads other numbers of channels: at width 24, steps took 5% longer than in
+channels_last."""
 
 
 def fits_blocks(width: int, normalization: nn.Module) -> bool:
@@ -23,7 +24,7 @@ def fits_blocks(width: int, normalization: nn.Module) -> bool:
 
 
 def is_mixed_precision_on_cpu(images: Tensor) -> bool:
-    """Return whether these are bfloat16 images under autocast, on a CPU with fast bfloat16, and not being compiled."""
+    """Return whether the images are bfloat16 under autocast on a CPU with fast bfloat16, and torch is not compiling."""
     return (
         images.dtype == torch.bfloat16
         and images.device.type == "cpu"
@@ -34,7 +35,8 @@ def is_mixed_precision_on_cpu(images: Tensor) -> bool:
 
 
 def apply_in_blocks(body: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return the body's output for bfloat16 images, computed in the blocked layout. It is float32 in torch's layout.
+    """Return the body's output for bfloat16 images, computed in the blocked layout. The output is float32 in
+    torch's layout.
 
     The gradients of the body's weights are float32. BatchNorm layers must be in training mode.
     """

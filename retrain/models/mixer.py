@@ -1,4 +1,4 @@
-"""A small MLP-mixer (Tolstikhin et al., 2021). Perceptrons mix its patches across places and across channels."""
+"""A small MLP-mixer (Tolstikhin et al., 2021). Perceptrons mix the features across patches and across channels."""
 
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ class MixerBlock(nn.Module):
 
 
 class Mixer(nn.Module):
-    """[N, 3, S, S] -> [N, classes] logits."""
+    """An MLP-mixer: [N, 3, height, width] -> [N, classes] logits."""
 
     def __init__(self, classes: int, image_size: Shape, width: int, depth: int, patch: int) -> None:
         super().__init__()

@@ -22,18 +22,18 @@ def avoid_strided_convolutions(network: nn.Module) -> None:
     for module in network.modules():
         if not isinstance(module, nn.Conv2d) or max(module.stride) == 1:
             continue
-        if _is_narrow_and_bare(module):
+        if _is_narrow_1x1(module):
             module.register_forward_pre_hook(_Subsample(*module.stride))
             module.stride = (1, 1)
-        elif _keeps_single_pixels(module) and not _is_mended(module):
+        elif _keeps_single_pixels(module) and not _has_stride_hook(module):
             module.register_forward_pre_hook(_Stride(*module.stride))
 
 
-def _is_mended(convolution: nn.Conv2d) -> bool:
+def _has_stride_hook(convolution: nn.Conv2d) -> bool:
     return any(isinstance(hook, _Stride) for hook in convolution._forward_pre_hooks.values())
 
 
-def _is_narrow_and_bare(convolution: nn.Conv2d) -> bool:
+def _is_narrow_1x1(convolution: nn.Conv2d) -> bool:
     narrow = convolution.in_channels // convolution.groups < VECTOR
     return narrow and set(convolution.kernel_size) == {1} and convolution.padding in ((0, 0), "valid")
 

@@ -1,7 +1,7 @@
 """Residual networks (He et al., 2016) as torchvision builds them, bit for bit. They can have any width and a small
 stem.
 
-They are the default network. They are built here because importing torchvision takes longer than importing torch.
+The default network is one of them. They are built here because importing torchvision takes longer than importing torch.
 """
 
 import math
@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        shortcut = _shortcut(inputs, channels, stride, norm)  # first, as torchvision draws its random weights
+        shortcut = _shortcut(inputs, channels, stride, norm)  # first, to draw random weights in torchvision's order
         self.conv1 = _conv(inputs, channels, 3, norm, stride)
         self.bn1 = _norm(channels, norm)
         self.relu = nn.ReLU(inplace=True)
@@ -69,7 +69,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones.
+    """A 3x3 convolution between two 1x1 convolutions.
 
     It computes [N, inputs, S, S] -> [N, 4 * channels, S / stride, S / stride].
     """

@@ -86,7 +86,7 @@ class Endpoints:
         return protocol.inference_response(self._name, model, request, predictions), len(predictions)
 
     async def _answer(self, request: Request, answer: Callable[[Model, bytes], Answer]) -> Response:
-        """Answer a request with the model that is loaded when its body has arrived, and count it."""
+        """Answer a request with the model that is loaded when the request's body has arrived, and count it."""
         began, images = time.monotonic(), 0
         try:
             body = await _read_body(request)
@@ -97,7 +97,7 @@ class Endpoints:
             response = JSONResponse({"error": str(error)}, 413)
         except (protocol.BadRequest, ImageError) as error:
             response = JSONResponse({"error": str(error)}, 400)
-        except ClientDisconnect:  # it gets no answer
+        except ClientDisconnect:  # no answer was sent, so nothing is counted
             raise
         except Exception:
             self._counts.answered(500, 0, time.monotonic() - began)

@@ -28,7 +28,7 @@ class Counts(Collector):
             self._seconds += seconds
 
     def loaded(self, run_id: str) -> None:
-        """Set the model that is served."""
+        """Record the run whose model is served from now on."""
         with self._lock:
             self._run_id = run_id
 

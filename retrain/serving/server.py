@@ -12,7 +12,7 @@ from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
 
 GRACE_SECONDS = 30
-"""Seconds that running requests get when the server is asked to stop."""
+"""Seconds that requests in progress may still take after SIGTERM or SIGINT."""
 
 
 class Server(uvicorn.Server):
@@ -26,13 +26,13 @@ class Server(uvicorn.Server):
 
     @property
     def port(self) -> int:
-        """Return the port that it listens on: a free one for port 0."""
+        """Return the port that the server listens on. For port 0, the system has chosen a free port."""
         address: tuple[str, int] = self.servers[0].sockets[0].getsockname()
         return address[1]
 
 
 def serve(source: Source, host: str, port: int, every: float, device: str) -> None:
-    """Serve a task's champion until SIGTERM or SIGINT, and check for a new one every `every` seconds.
+    """Serve a task's champion until SIGTERM or SIGINT, and check for a new champion every `every` seconds.
 
     Raises `UserError` if there is no champion or the port is taken.
     """
@@ -51,7 +51,7 @@ def serve(source: Source, host: str, port: int, every: float, device: str) -> No
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)  # uvicorn handles them, and raises them again after it has ended
+        signal.signal(number, _ignore)  # uvicorn handles these signals, and sends them again after it has ended
     try:
         Server(config).run()
     except SystemExit as end:  # uvicorn exits if it cannot listen

@@ -10,7 +10,7 @@ from retrain.utils.clock import Clock, utc_now
 from retrain.utils.logs import LOGGER
 
 PAUSE = timedelta(minutes=5)
-"""Time between two exports while exports fail."""
+"""Time to wait after a failed export."""
 
 
 def update_trackers(task: Task, store: TaskStore) -> bool:
@@ -58,7 +58,7 @@ class TrackerUpdates:
         self._not_before: datetime | None = None
 
     def follow(self) -> None:
-        """Export new entries. Raises `StoreError`."""
+        """Export new runs and promotions, unless the last failed export is too recent. Raises `StoreError`."""
         now = self._clock()
         if self._task.tracking == Tracking() or (self._not_before and now < self._not_before):
             return

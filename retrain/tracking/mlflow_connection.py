@@ -24,10 +24,11 @@ DEFAULTS = {
 
 
 def probe_mlflow(task: str) -> str:
-    """Ask the MLflow server of $MLFLOW_TRACKING_URI for a task's experiment, and return that it answers.
+    """Ask the MLflow server of $MLFLOW_TRACKING_URI for a task's experiment, and return a sentence about the
+    answer.
 
-    Raises `UserError` as `connect` does. Also raises it if the address is not a web address, because opening a file's
-    address could create files.
+    Raises `UserError` as `connect` does, or if the address is not a web address. A connection to the address of a
+    folder could create files.
     """
     address = _find_address(None)
     if not is_web_address(address):
@@ -43,7 +44,7 @@ def connect(uri: str | None = None) -> "Iterator[MlflowClient]":
     """Yield a client of an MLflow server that has answered. The default is the server at $MLFLOW_TRACKING_URI.
 
     Raises `UserError` if MLflow's client is not installed, there is no address, or the server is unreachable or
-    refuses.
+    refuses a request.
     """
     address = _find_address(uri)
     for name, value in DEFAULTS.items():
@@ -71,7 +72,7 @@ def _check_answers(address: str) -> None:
 
     Any answer counts, even a refusal, because MLflow's client reports a refusal immediately.
     """
-    import requests  # which MLflow uses, so that the environment's proxies apply
+    import requests  # MLflow uses it, so the same proxies apply
 
     if not is_web_address(address):
         return

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
-"""Tags of an MLflow run: its id in the ledger, and, written last, that it was exported completely."""
+"""Tags of an MLflow run: its id in the ledger, and a mark of a complete export. The mark is written last."""
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Largest numbers of metrics and of settings in one request to MLflow."""
@@ -37,13 +37,14 @@ class Exported(NamedTuple):
     runs: int
     versions: int
     champion: str | None
-    """Version that the alias names now. None if there is no champion."""
+    """Version that now has the alias `champion`. None if there is no champion."""
 
 
 def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
     """Update an MLflow server with a task's store. The default is the server at $MLFLOW_TRACKING_URI.
 
-    Raises `UserError` if MLflow's client is not installed, there is no address, or the server refuses.
+    Raises `UserError` if MLflow's client is not installed, there is no address, or the server is unreachable or
+    refuses a request.
     """
     with connect(uri) as client:
         return _Export(client, source).export()
@@ -126,7 +127,7 @@ class _Export:
         return Exported(0, len(versions) - known, version)
 
     def _versions(self) -> dict[str, str]:
-        """Return the registered model's versions by their runs' ids in the ledger. Register the model if absent."""
+        """Return the versions of the registered model by their runs' ids. Register the model if it is absent."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -138,7 +139,7 @@ class _Export:
         return {one.tags[RUN_ID]: str(one.version) for one in found if RUN_ID in one.tags}
 
     def _export_version(self, entry: Promotion, run: "Run") -> dict[str, str]:
-        """Upload and register a promoted model, and return its version by run id, or {} if `retrain gc` removed it."""
+        """Upload and register a promoted model. Return its version by run id, or {} if `retrain gc` removed it."""
         with tempfile.TemporaryDirectory() as folder:
             exported = Path(folder) / FOLDER
             try:

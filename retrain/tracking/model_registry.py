@@ -1,8 +1,8 @@
 """Register a task's champions in a Kubeflow Model Registry.
 
 The task becomes a registered model. Every promoted model becomes a version of it, named after its run, with an artifact
-that names the weights in the store. A version's property `status` says whether it is the champion, and the property
-`champion` of the registered model names the champion's version. An interrupted export is completed by the next one.
+that has the address of the weights in the store. A version's property `status` says whether it is the champion, and the
+property `champion` of the registered model names the champion's version. The next export completes an interrupted one.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from retrain.utils.parallel import map_ahead
 STATE_OF = {"champion": "LIVE", "replaced": "LIVE", "rolled back": "ARCHIVED", "removed": "ARCHIVED"}
 """States of versions, by their status. `removed`: `retrain gc` has removed the model from the store."""
 STATUS, LABEL = "status", "champion"
-"""Properties of a version. The second has no text, so Kubeflow's pages show it as a label."""
+"""Properties of a version. The value of the second is empty, so Kubeflow's pages show it as a label."""
 OWNER = "retrain"
 
 
@@ -28,14 +28,15 @@ class Registered(NamedTuple):
 
     versions: int
     champion: str | None
-    """Version that is marked now. None if there is no champion."""
+    """Version that is now marked as the champion. None if there is no champion."""
 
 
 def export_to_registry(store: TaskStore, address: str | None = None) -> Registered:
     """Update a Model Registry with a task's champions. The default is the registry at $MODEL_REGISTRY_URL.
 
-    The export is repeated if the champion has changed meanwhile. If several processes export, the last one to write is
-    then up to date. Raises `UserError` if there is no address, or the server refuses.
+    The export is repeated if the champion has changed meanwhile. If several processes export at the same time, the
+    last one to write therefore writes the current champion. Raises `UserError` if there is no address, or the server is
+    unreachable or refuses a request.
     """
     client, added = RegistryClient(address), 0
     while True:
@@ -49,7 +50,7 @@ def export_to_registry(store: TaskStore, address: str | None = None) -> Register
 
 
 def probe_registry(task: str) -> str:
-    """Ask the Model Registry of $MODEL_REGISTRY_URL for a task's model, and return that it answers.
+    """Ask the Model Registry of $MODEL_REGISTRY_URL for a task's model, and return a sentence about the answer.
 
     Raises `UserError` as `export_to_registry` does.
     """
@@ -60,7 +61,7 @@ def probe_registry(task: str) -> str:
 
 
 class _Export:
-    """One export of one task. Its champion is known."""
+    """One export of a task that has a champion."""
 
     def __init__(self, client: RegistryClient, store: TaskStore, champion: Champion) -> None:
         self._client, self._store, self._champion = client, store, champion
@@ -69,7 +70,7 @@ class _Export:
         """Version that is marked as the champion."""
 
     def export(self) -> int:
-        """Return the number of added versions."""
+        """Add the missing versions, mark the champion's version, and return the number of added versions."""
         model = {"name": self._store.task, "owner": OWNER, "description": "Champions of retrain."}
         model = self._find_or_create("registered_model", "/registered_models", model)
         versions = self._client.find_all(f"/registered_models/{model['id']}/versions")
@@ -96,7 +97,7 @@ class _Export:
         return "replaced" if run_id in self._standing else "rolled back"
 
     def _add_version(self, entry: Promotion, model_id: str) -> Resource | None:
-        """Create a version. Return None if the run's record is not in the ledger yet. A later export adds it then."""
+        """Create a version. If the ledger does not have the run yet, return None: a later export adds the version."""
         record = self._store.ledger.find(entry.run_id)
         if record is None:
             return None
@@ -105,7 +106,7 @@ class _Export:
         return self._find_or_create("model_version", "/model_versions", version, model_id)
 
     def _mark_version(self, version: Resource, status: str) -> None:
-        """Set a version's state if its status has changed, after its artifact is there."""
+        """If a version's status has changed, create its artifact if it is absent, and then set status and state."""
         if status == "champion":
             self.marked = version["name"]
         properties = version["customProperties"]
@@ -131,7 +132,7 @@ class _Export:
         }
 
     def _mark_model(self, model: Resource) -> None:
-        """Name the champion's version in the registered model. Do not change the model's state and other properties."""
+        """Write the champion's version into the registered model. Keep the model's state and other properties."""
         properties = model["customProperties"]
         if self.marked and properties.get(LABEL) != _property(self.marked):
             properties = properties | {LABEL: _property(self.marked)}
@@ -139,7 +140,7 @@ class _Export:
             self._client.change(f"/registered_models/{model['id']}", changes)
 
     def _find_or_create(self, kind: str, collection: str, resource: Resource, parent: str | None = None) -> Resource:
-        """Return the resource of this name, and create it if it is absent, even if another process does the same."""
+        """Return the resource of this name. Create it if it is absent, even if another process does so meanwhile."""
         name = resource["name"]
         found = self._client.find(kind, name, parent) or self._client.create(collection, resource)
         found = found or self._client.find(kind, name, parent)
@@ -149,7 +150,7 @@ class _Export:
 
 
 def _describe(entry: Promotion, record: RunRecord, plan: Plan) -> Resource:
-    """Return a new version. It stays archived until its artifact is there."""
+    """Return the content of a new version. The version is archived until it has an artifact."""
     properties: dict[str, str | int | float] = dict(summary_of(record))
     properties |= {"method": record.method, "metric": record.metric, "dataset": record.dataset_digest}
     properties |= {"classes": len(plan.dataset.classes), "drops": len(record.drops)}

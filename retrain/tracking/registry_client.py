@@ -24,20 +24,20 @@ servers will not support it."""
 ADDRESS, TOKEN, TOKEN_FILE = "MODEL_REGISTRY_URL", "MODEL_REGISTRY_TOKEN", "MODEL_REGISTRY_TOKEN_FILE"
 """Environment variables. A pod's token is in a file, because Kubernetes renews it."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
-"""Seconds for one request. No request is repeated, because the next export continues."""
+"""Time limits of one request, in seconds. Failed requests are not repeated: the next export completes this one."""
 PROBE = urllib3.Timeout(connect=5, read=5)
-"""Seconds for a request of `retrain doctor`."""
+"""Time limits of a request of `retrain doctor`, in seconds."""
 NETWORK = check_network(f"${ADDRESS}")
 PAGE = 100
 """Largest number of resources in one reply."""
 MAX_MESSAGE = 200
-"""Largest number of letters of a reply in an error message."""
+"""Largest number of characters of a reply in an error message."""
 
 Resource = dict[str, Any]
 
 
 class RegistryClient:
-    """Finds, creates and changes resources. Its methods raise `UserError` if the server refuses."""
+    """Finds, creates and changes resources. Its methods raise `UserError` if the server is unreachable or refuses."""
 
     def __init__(self, address: str | None = None, timeout: urllib3.Timeout = TIMEOUT) -> None:
         """Use the server at an address, by default at $MODEL_REGISTRY_URL. Raises `UserError` without an address."""
@@ -78,7 +78,7 @@ class RegistryClient:
         return reply if status == 201 else None
 
     def change(self, path: str, changes: Resource) -> None:
-        """Change a resource. Properties that the changes lack are removed, and without a state it becomes LIVE."""
+        """Change a resource. Given properties replace all properties. Without a given state, the state becomes LIVE."""
         self._request("PATCH", path, changes)
 
     def _request(
@@ -104,7 +104,7 @@ class RegistryClient:
         return status, content
 
     def _send(self, method: str, path: str, body: Resource | None, query: dict[str, str] | None) -> tuple[int, bytes]:
-        """Return a reply. Redirects are not followed, because they could lead the token elsewhere."""
+        """Return a reply. Redirects are not followed, because they could send the token to another server."""
         url = f"{self._url}{PREFIX}/{self._version}{path}"
         content = {"fields": query} if body is None else {"json": body}
         try:

@@ -36,7 +36,7 @@ def import_extra(module: str, purpose: str) -> Any:
 
 
 def has_torch() -> bool:
-    """Return whether torch is installed. The image of watcher and exporter has none."""
+    """Return whether torch is installed. The container image of the watcher has no torch."""
     return importlib.util.find_spec("torch") is not None
 
 

@@ -1,4 +1,4 @@
-"""Write log lines to standard error: text for people, or one JSON object a line for log collectors."""
+"""Write log lines to standard error: text for people, or one JSON object per line for log collectors."""
 
 import json
 import logging

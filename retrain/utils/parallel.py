@@ -13,7 +13,8 @@ READERS = 16
 RESULTS_AHEAD = 500
 """Largest number of results of `map_ahead` in memory at the same time."""
 CHUNK_SIZE = 16
-"""Items that a thread of `parallel_map` gets at a time. With single small images, threads are slower than a loop."""
+"""Number of items that a thread of `parallel_map` gets at a time. With one small image at a time, threads are slower
+than a loop."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,7 +25,7 @@ def map_ahead(
 ) -> Iterator[Result]:
     """Yield function(item) for every item, in order, with at most `ahead` results in memory. Raises the first error.
 
-    For functions that wait, such as reads of a store.
+    It suits functions that wait, such as reads of a store.
     """
     remaining = iter(items)
     with ThreadPoolExecutor(READERS) as pool:
@@ -47,7 +48,7 @@ def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield function(item) for every item, in order, with a thread for each core. Raises the first error.
 
-    For functions that compute without Python's lock, such as the decoding of images.
+    It suits functions that release Python's global lock, such as the decoding of images.
     """
     threads = available_cores()
     pending: deque[Future[list[Result]]] = deque()

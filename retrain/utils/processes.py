@@ -46,7 +46,7 @@ def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcom
         process.join()
     if isinstance(outcome, Exception):
         raise outcome
-    return outcome  # type: ignore[no-any-return]  # a pipe carries anything
+    return outcome  # type: ignore[no-any-return]  # a pipe can send any object
 
 
 def _describe_exit(exitcode: int | None) -> str:
