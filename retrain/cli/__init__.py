@@ -1,4 +1,5 @@
-"""The command line: one file for each group of commands. A command parses its options, calls the library and prints.
+"""The command line: one file for each group of commands. A command parses its options, calls the library and prints the
+result.
 
 Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` is fast.
 """
@@ -28,9 +29,10 @@ from retrain.utils.extras import EXTRA_OF, install_command
 
 
 class _Commands(TyperGroup):
-    """The commands.
+    """The group of all commands.
 
-    Options of the program, such as `--quiet`, belong before the command. If one follows it, the error says so.
+    Options of the program, such as `--quiet`, must be written before the command. If such an option is written after
+    the command, the error message says so.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -38,7 +40,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except TyperException as raised:
-            error: Any = raised  # of a class that typer does not export: `NoSuchOption`
+            error: Any = raised  # `NoSuchOption`, a class that typer does not export
             name = getattr(error, "option_name", None)
             if any(name in option.opts for option in self.params):
                 line = f"{ctx.command_path} {name} {ctx.invoked_subcommand} ..."
@@ -86,7 +88,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also log details, including the details of libraries.")
+        bool, typer.Option("--verbose", "-v", help="Also log debug messages, and informational messages of libraries.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
     log_format: Annotated[
@@ -129,7 +131,9 @@ def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
     """Return the error that says how to install a missing package. None if the package is always installed."""
     package = (missing.name or "").partition(".")[0]
     if package in ("torch", "torchvision"):
-        return UserError(f"this command needs {package}, which is not installed: use the image without -slim")
+        return UserError(
+            f"this command needs {package}, which is not installed: use the container image whose tag has no -slim"
+        )
     return UserError(f"this command needs {install_command(package)}") if package in EXTRA_OF else None
 
 

@@ -14,16 +14,16 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def review(
     task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("review.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("review.html"),
     csv: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the suspects to a CSV file for `retrain drop amend`, each with the proposed class."
+            help="Also write the likely wrong labels to a CSV file for `retrain drop amend`, with the proposed classes."
         ),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, help="Largest number of suspects to list: of training samples, and of held-out samples."),
+        typer.Option(min=1, help="Largest number of training samples, and of held-out samples, to list."),
     ] = 100,
     device: Device = "auto",
     overrides: Overrides = NONE,
@@ -44,6 +44,7 @@ def review(
     leaks = sum(pair.leaks for pair in found.alike)
     typer.echo(
         f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out samples to review; "
-        f"{pluralize(len(found.alike), 'near-duplicate')}, {leaks:,} of them between a training and a held-out sample"
+        f"{pluralize(len(found.alike), 'pair')} of near-duplicates, {leaks:,} of them of a training and a held-out "
+        "sample"
     )
     typer.echo(output.resolve().as_uri())

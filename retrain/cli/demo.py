@@ -1,7 +1,7 @@
 """`make demo`: four weekly drops of scikit-learn's scanned digits on a local store.
 
 The demo replaces an earlier demo's store. Each step is a `retrain` command, shown as it runs. The demo exits with 1 if
-continuing saved no iterations.
+the runs that continued from a champion saved no iterations.
 """
 
 import argparse
@@ -45,7 +45,7 @@ WEEKS = (
 
 
 def write_weeks(folder: Path) -> list[Path]:
-    """Write the digits as one image folder a week, and return these folders."""
+    """Write the digits as one image folder for each week, and return these folders."""
     write_digits(folder / "all")
     weeks = [folder / f"week-{number}" for number in range(1, len(WEEKS) + 1)]
     for source in sorted((folder / "all").iterdir()):
@@ -107,10 +107,10 @@ def summarize(records: list[RunRecord]) -> tuple[bool, str]:
     """Return whether the ledger's net saving is positive, and a sentence with the saving and the accuracies."""
     continued = [record for record in records if record.purpose == "retrain" and record.method == "continuous"]
     savings = total_savings(continued)
-    share = f", {savings.net / savings.baseline:.0%}" if savings.baseline else ""
+    share = f" ({savings.net / savings.baseline:.0%})" if savings.baseline else ""
     text = (
-        f"Continuing saved {savings.net:,.0f} of the {savings.baseline:,} iterations that scratch would take to its "
-        f"accuracy{share}."
+        f"Continuing from champions saved {savings.net:,.0f} of the {savings.baseline:,} iterations{share} that "
+        "scratch would take to its accuracy."
     )
     trial = next((record for record in records if record.purpose == "trial"), None)
     if continued and continued[-1].evaluation and trial and trial.evaluation:

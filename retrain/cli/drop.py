@@ -32,16 +32,18 @@ def pack(
     task: TaskName,
     label_from: Annotated[
         str | None,
-        typer.Option(help="folder, cls, txt, json:FIELD or csv (default: data.label_from of the task)."),
+        typer.Option(
+            help="Source of the labels: folder, cls, txt, json:FIELD or csv (default: data.label_from of the task)."
+        ),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Split into drops by class: 70+30 makes a drop of 70 classes and one of 30.")
+        str | None, typer.Option(help="Split into drops by class: 70+30 makes drops of 70 and of 30 classes.")
     ] = None,
     share: Annotated[
         str | None, typer.Option(help="Split into drops by share of the samples, in percent: 50+50 makes two halves.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into drops.")] = 0,
-    part: Annotated[int | None, typer.Option(help="Commit only this part of the split, counted from 1.")] = None,
+    part: Annotated[int | None, typer.Option(help="Commit only this drop of the split; 1 is the first.")] = None,
     drop_id: Annotated[str | None, typer.Option("--id", help="The drop's id (default: from its digest).")] = None,
     dry_run: Annotated[
         bool,
@@ -65,7 +67,7 @@ def pack(
 
 
 def _print_packed(packed: "Packed") -> None:
-    """Print a line for a drop, with the files of its source that are not samples."""
+    """Print a drop's id and numbers, and how many files of its source are not samples."""
     from retrain.cli.drop_tables import samples
 
     drop = packed.drop
@@ -80,7 +82,7 @@ def _print_packed(packed: "Packed") -> None:
 
 
 def _preview(packed: "Packed") -> None:
-    """Print the manifest that would be committed, its classes by split, and whether it would be refused.
+    """Print the manifest that would be committed, the samples of each class, and whether it would be refused.
 
     A refused drop without new images has no manifest.
     """

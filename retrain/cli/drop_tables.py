@@ -12,7 +12,7 @@ from retrain.records import Drift, Drop
 from retrain.utils.text import join_names, pluralize
 
 LEFT_OUT = 20
-"""Number of bad samples that a drop's table names. A folder of another layout can have thousands."""
+"""Largest number of bad samples that a drop's table lists. A folder with a wrong layout can have thousands."""
 
 
 DROPS = (
@@ -63,7 +63,10 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
 
 
 def _describe_held_out(drop: Drop) -> Iterator[str]:
-    """Yield the real share of each split that was held out of train. The images are drawn, so it can differ."""
+    """Yield a text for each split that was held out of train, with its real share.
+
+    The images are drawn at random, so the real share can differ from the setting.
+    """
     total = sum(drop.samples(split) for split in ("train", *drop.held_out))
     for split, share in drop.held_out.items():
         held_out = drop.samples(split)
@@ -72,7 +75,7 @@ def _describe_held_out(drop: Drop) -> Iterator[str]:
 
 
 def class_table(drop: Drop) -> Table:
-    """Return a table with a line for each class: its samples by split."""
+    """Return a table with a line for each class: its number of samples in each split."""
     columns = [
         Column("class", str, "left"),
         *(Column(split, lambda name, of=counts: f"{of.get(name, 0):,}") for split, counts in drop.counts.items()),

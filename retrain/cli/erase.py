@@ -58,8 +58,8 @@ def erase(
 
     if drop and not key:
         raise UserError(
-            f"--drop needs --key: {drop} says which drop's sample --key names. To erase a whole drop, name its samples "
-            "in a table and pass it with --list"
+            f"--drop {drop} needs --key: it selects the drop in which --key is looked up. To erase all samples of a "
+            "drop, list them in a table and pass it with --list"
         )
     opened, store = open_task(task, overrides)
     named = [Selection("--content", "", "", one) for one in content]
@@ -85,7 +85,7 @@ def _read_selections(task: "Task", images: list[Path], listed: Path | None) -> "
 
 
 def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
-    """Print what was erased, and exit with 1 if some objects could not be searched."""
+    """Print what was erased, and exit with 1 if some objects of the store could not be searched."""
     from retrain.cli.formatting import erasure_details, print_record
 
     if as_json:

@@ -42,7 +42,8 @@ def error_tables(errors: ErrorAnalysis) -> Iterator[str | Table]:
     if errors.mistakes:
         mistakes: Sequence[Mistake] = errors.mistakes[:MISTAKES]
         table = grid(MISTAKE_COLUMNS, mistakes)
-        table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path that is cut off cannot be opened
+        path = table.columns[-1]  # users open the image, so its path must be complete
+        path.no_wrap, path.overflow = False, "fold"
         yield ""
         yield table
 
@@ -58,5 +59,5 @@ def summarize_errors(errors: ErrorAnalysis) -> str:
 
 
 def worst_classes(errors: ErrorAnalysis, count: int) -> list[ClassFigures]:
-    """Return the classes with the lowest accuracy, lowest first. Those without images come last."""
+    """Return the classes with the lowest accuracy, lowest first. Classes without images come last."""
     return sorted(errors.classes, key=lambda one: 2.0 if one.recall is None else one.recall)[:count]

@@ -171,8 +171,8 @@ def _describe_end(rule: StopRule, target: Target | None) -> str:
         at_target += f" and accuracy rises too little, or after {rule.improve_until:,} iterations"
         at_target += f", at most {2 * rule.improve_until:,} if accuracy rises fast"
     if rule.patience:
-        near = f" (if then at most {rule.tolerance:.2%} below, it counts as reached)" if rule.tolerance else ""
-        return f"{at_target}; below the target, after {rule.patience:,} iterations with too little rise{near}"
+        near = f" (at most {rule.tolerance:.2%} below, the run counts as reached)" if rule.tolerance else ""
+        return f"{at_target}; below the target, after {rule.patience:,} iterations with too small a rise{near}"
     return f"{at_target}; below the target, at the end of its schedule"
 
 

@@ -23,14 +23,14 @@ def gc(
     keep_last: Annotated[
         int,
         typer.Option(
-            min=0, help="Number of newest runs that keep all files, and of newest promotions that can be rolled back."
+            min=0, help="Number of newest runs that keep all files, and of newest promotions that a rollback can undo."
         ),
     ] = 5,
     older_than: Annotated[
         str,
         typer.Option(
             metavar="DURATION",
-            help="Files of younger runs, and cached files used within this time, stay. Examples: 30m, 12h, 90d, 26w.",
+            help="Keep files of younger runs, and cached files used within this time. Examples: 30m, 12h, 90d, 26w.",
         ),
     ] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
@@ -39,7 +39,8 @@ def gc(
 ) -> None:
     """Remove models, checkpoints and learning-speed indices that no rollback, resumed run or future run needs.
 
-    Also remove from this machine's cache the files that no run of these tasks needs and that were not used for a time.
+    Also remove from this machine's cache the files that no run of these tasks needs and that were
+    not used within --older-than.
     """
     from retrain.cli.formatting import print_record
     from retrain.errors import UserError
@@ -57,7 +58,7 @@ def gc(
             done.append(_clean_store(store, keep_last, age, now, dry_run))
         except UserError as error:  # continue with the other tasks
             failed.append(error)
-    if not failed and (folder := _find_cache()) is not None:  # needed files are known only from all tasks
+    if not failed and (folder := _find_cache()) is not None:  # all stores must be read to find the needed files
         clean = cache_retention.plan_removal if dry_run else cache_retention.remove
         done.append(clean(folder, opened, age, now))
     if done:
@@ -67,7 +68,7 @@ def gc(
 
 
 def _clean_store(store: "TaskStore", keep_last: int, age: "timedelta", now: "datetime", dry_run: bool) -> "Retention":
-    """Remove files that the store no longer needs. With `dry_run`, only list them. Raises the errors of the store."""
+    """Remove files that the store no longer needs. With `dry_run`, only list them. Raises `UserError`."""
     from retrain.pipeline import retention
 
     with nullcontext(store) if dry_run else store.lock() as opened:

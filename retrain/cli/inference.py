@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 UNREADABLE = 1
-"""Exit code if some images could not be read. The others were predicted."""
+"""Exit code if some images could not be read. The other images were predicted."""
 
 
 def predict(
@@ -33,14 +33,19 @@ def predict(
     task: TaskName,
     run: Annotated[str | None, typer.Option(help="A run's id (default: the champion).")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .csv, .jsonl or .parquet file (default: standard output).")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write: .csv, .jsonl or .parquet (default: standard output)."),
     ] = None,
     form: Annotated[
         Literal["csv", "jsonl"] | None, typer.Option("--format", help="Format of standard output (default: csv).")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of most likely classes to write for each image.")] = 1,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Show the errors; the true class is the name of an image's folder.")
+        bool,
+        typer.Option(
+            "--evaluate",
+            help="Show the errors. The true class is the name of the image's folder, or --label-column of a table.",
+        ),
     ] = False,
     image_column: Annotated[str, typer.Option(help="Column of a table with the paths.")] = "image",
     label_column: Annotated[str, typer.Option(help="Column of a table with the true classes.")] = "label",
@@ -88,7 +93,7 @@ def _print_errors(errors: "ErrorAnalysis", model: "Model") -> None:
 
     print_tables(*error_tables(errors))
     if unknown := [one.name for one in errors.classes if one.name not in model.classes]:
-        typer.echo(f"classes that the model does not know (all their images count as wrong): {join_names(unknown)}")
+        typer.echo(f"classes that the model does not have (all their images count as wrong): {join_names(unknown)}")
 
 
 class Unreadable:
@@ -129,10 +134,12 @@ def _with_progress(answers: "Iterable[Answer]", model: "Model") -> "Iterator[Ans
 
 def export(
     task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write. It must not exist yet.")],
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or champion.")] = CHAMPION,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too (extra onnx).")] = False,
-    torch_export: Annotated[bool, typer.Option("--torch-export", help="Write model.pt2 too, by torch.export.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx (needs the extra onnx).")] = False,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Also write model.pt2, by torch.export.")
+    ] = False,
     overrides: Overrides = NONE,
 ) -> None:
     """Write a model to a folder: weights, classes, preprocessing and model card, and optionally exported programs."""
@@ -155,7 +162,7 @@ def export(
 
 def serve(
     task: TaskName,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free port.")] = 8080,
     listen: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 allows other machines.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for a new champion.")] = 30,
     device: Device = "auto",

@@ -24,7 +24,7 @@ def exporter(
     from retrain.monitoring.server import serve_exporter, stop_on_signals
 
     tasks = [load_task(name, overrides) for name in task]
-    LOGGER.info("serving /metrics, /healthz and the page on http://%s:%d/", host, port)
+    LOGGER.info("serving /metrics, /healthz and the pages on http://%s:%d/", host, port)
     serve_exporter(tasks, host, port, every, stop_on_signals())
 
 
@@ -45,7 +45,7 @@ def fleet(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("fleet.html"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Write one HTML page for all tasks: savings, state, age, waiting drops, and cost by month."""
+    """Write one HTML page for all tasks: savings, state, age of the champions, waiting drops, and cost by month."""
     from retrain.config.loading import load_task
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 

@@ -42,12 +42,14 @@ TaskNames = Annotated[
         "-t",
         envvar="RETRAIN_TASK",
         autocompletion=_complete_task,
-        help="A task's name or its file (repeatable). The variable takes several tasks, separated by spaces.",
+        help="A task's name or its file (repeatable). The variable may name several tasks, separated by spaces.",
     ),
 ]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: recipe.schedule.scale=0.5 (repeatable)."),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Override a setting, as in recipe.schedule.scale=0.5 (repeatable)."
+    ),
 ]
 NONE: list[str] = []
 """Default of options that may be given several times."""
@@ -60,7 +62,7 @@ def _prepare_json(wanted: bool) -> bool:
 
 
 AsJson = Annotated[bool, typer.Option("--json", callback=_prepare_json, help="Print JSON for programs.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto uses a GPU if there is one.")]
 MetricsPort = Annotated[
     int | None,
     typer.Option(

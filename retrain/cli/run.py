@@ -57,7 +57,9 @@ def run(
     at_once: Annotated[
         bool, typer.Option("--at-once", help="Start now, without waiting for the task's trigger.")
     ] = False,
-    trial: Annotated[bool, typer.Option("--trial", help="Train and record for comparison, without promotion.")] = False,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="Train and record a run only for comparison, without promotion.")
+    ] = False,
     on: Annotated[
         Literal["here", "kfp-local", "kubeflow"],
         typer.Option(help="Where the stages run: in this process, in KFP's local runner, or on Kubeflow."),

@@ -45,7 +45,7 @@ def run(
     on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs train.")] = "here",
     host: KubeflowHost = None,
 ) -> None:
-    """Run a study's missing runs. It can be stopped at any moment and resumed later."""
+    """Run a study's missing runs. The command can be stopped at any time, and resumed by running it again."""
     from retrain.experiments.files import load_study
 
     loaded = load_study(study)  # before importing torch, which takes seconds
@@ -88,7 +88,8 @@ def report(
     store: StudyStore = STORE,
     out: Evidence = EVIDENCE,
     kept: Annotated[
-        bool, typer.Option("--kept", help="Use the runs in runs.jsonl next to the page instead of those in the store.")
+        bool,
+        typer.Option("--kept", help="Use the runs in runs.jsonl next to the page instead of the runs in the store."),
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Check every study's page against the runs in runs.jsonl next to it.")

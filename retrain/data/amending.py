@@ -60,7 +60,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
         for line, row in read(text, path, columns)
     ]
     if not found:
-        raise DropError(f"{path}: no line in it names a sample; expected columns {', '.join(columns)}")
+        raise DropError(f"{path}: has no line with a sample; expected columns {', '.join(columns)}")
     return found
 
 
@@ -94,7 +94,8 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     where = f"{path}: line {line}"
     if not texts["key"] and not texts["content"]:
         raise DropError(
-            f"{where}: names no sample: give its key or its content, as in the table of `retrain data review --csv`"
+            f"{where}: has neither a key nor a content: give one of them, as in the table of `retrain data "
+            "review --csv`"
         )
     if (remove := texts["remove"].lower()) not in YES + NO:
         raise DropError(f"{where}: remove is {texts['remove']!r}; allowed: yes, no")

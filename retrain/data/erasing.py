@@ -52,7 +52,7 @@ def select_listed(path: Path) -> list[Selection]:
     ]
     for one in found:
         if not (one.key or one.content):
-            raise DropError(f"{one.where}: names no sample: give its key or its content")
+            raise DropError(f"{one.where}: has neither a key nor a content: give one of them")
     return found
 
 

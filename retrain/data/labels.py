@@ -280,7 +280,7 @@ def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
     for name in rule.field.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        return DropError(f"{file.name.name} has no text or whole number as its field {rule.field!r}")
+        return DropError(f"{file.name.name}: its field {rule.field!r} must be a text or a whole number")
     return str(value)
 
 

@@ -65,7 +65,8 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
         if len(row) == 1 and re.search(r"[;\t]", str(*row)):
             advice = "Separate columns by commas"
         raise DropError(
-            f"{where}: needs one column called {' or '.join(names)}, and has {', '.join(map(str, row))}. {advice}"
+            f"{where}: needs one column called {' or '.join(names)}; its columns are {', '.join(map(str, row))}. "
+            f"{advice}"
         )
     return found[0]
 

@@ -105,7 +105,7 @@ class HashingReader:
     def seek(self, position: int) -> None:
         """Read and discard the bytes up to a position. Raises `ValueError` if the stream is already beyond it."""
         if position < self.size:
-            raise ValueError("a header of the archive points to a place before it")
+            raise ValueError("a header of the archive points to an earlier position in the file")
         while self.size < position and self.read(min(position - self.size, 1 << 20)):
             pass
 

@@ -17,7 +17,7 @@ class Finding(Record):
     """Name of the check: credentials, store, conditional writes, clock, files of drops, disk, device, model, champion,
     plan, MLflow, Model Registry or kubeflow."""
     state: Literal["ok", "warning", "failed"]
-    """A warning does not stop the next run. A failure does."""
+    """A failure prevents the next run. A warning does not."""
     found: str
     """Result of the check, or the problem."""
     mend: str | None = None

@@ -17,18 +17,19 @@ from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 FEWEST = 2
-"""Number of classes with which a network is built before any drop has landed."""
+"""Number of classes of the network that is built if no drop has landed yet."""
 
 MODEL = "Set model.name, options and pretrained in the task; a factory's module must be installed or on $PYTHONPATH."
 CHAMPION = (
     "Restore the object from a copy of the store. Without a copy: if it is the model, `retrain rollback` restores the "
     "previous champion; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
 )
-PLAN = "Restore the object that it names from a copy of the store, then check with `retrain run --dry-run`."
+PLAN = "Restore the named object from a copy of the store, then check with `retrain run --dry-run`."
 
 
 def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
-    """Yield findings about the store, this machine and the next run. If the store cannot be used, stop after the store.
+    """Yield findings about the store, this machine and the next run. If the store cannot be used, yield only
+    findings about the store.
 
     A drop with a damaged manifest is skipped with a warning, because the next run quarantines it and continues.
     """
@@ -65,7 +66,10 @@ def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
         return Finding(
-            check="model", state="warning", found=found, mend="Install it in the image that --on kubeflow uses."
+            check="model",
+            state="warning",
+            found=found,
+            mend="Install its package in the container image, resources.image.",
         )
     task = resolve_task(task)
     classes = len(make_dataset(drops).classes) or FEWEST

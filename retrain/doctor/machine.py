@@ -70,7 +70,9 @@ def _check_device(task: Task) -> Finding | str:
             found=f"{cores}. {BF16_SLOW}",
             mend="Set training.bf16 to false, or use a GPU.",
         )
-    return Finding(check="device", state="warning", found=cores, mend="Train large tasks on a GPU: --on kubeflow.")
+    return Finding(
+        check="device", state="warning", found=cores, mend="Train large tasks on a GPU, for example with --on kubeflow."
+    )
 
 
 def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: TaskStore, folder: Path) -> int:

@@ -11,11 +11,14 @@ from retrain.utils.text import name_some, pluralize
 
 FILES = "files of drops"
 """Name of the check of the drops' files."""
-RESTORE = "Restore them from a copy of the store. A run that reads an incomplete drop ends, and quarantines the drop."
+RESTORE = (
+    "Restore the missing files from a copy of the store. A run that reads an incomplete drop ends, and quarantines the "
+    "drop."
+)
 
 SKEW = 10.0
 """Largest difference, in seconds, between the clocks of this machine and the store. Machines compare the times at which
-leases expire, so the limit is stricter than that of S3: it refuses requests only from 15 minutes on."""
+leases expire, so this limit is stricter than the limit of S3, which refuses requests from 15 minutes on."""
 
 
 def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
@@ -53,7 +56,7 @@ def _file_names(drop: Drop) -> list[str]:
 def _credentials(store: ObjectStore) -> Finding | str:
     scheme, separator, _ = store.url.partition("://")
     if not separator:
-        return "a local folder needs none"
+        return "none needed: the store is a local folder"
     if scheme != "s3":
         from retrain.store.cloud.services import credentials_method as cloud_credentials_method
 
@@ -89,5 +92,5 @@ def _clock(store: ObjectStore) -> Finding | str:
         check="clock",
         state="failed",
         found=found,
-        mend=f"Set this machine's clock (timedatectl set-ntp true): leases need it within {SKEW:.0f} s.",
+        mend=f"Set this machine's clock (timedatectl set-ntp true): leases allow a difference of {SKEW:.0f} s.",
     )

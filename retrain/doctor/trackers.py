@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from retrain.config.task import Task
 from retrain.doctor import Check, Finding
 
-ADVICE = "Runs do not depend on it. The next run, or `retrain track`, exports the missing runs."
+ADVICE = "Runs do not depend on this tracker. The next run, or `retrain track`, exports the missing runs."
 
 
 def check_trackers(task: Task) -> Iterator[Finding]:
@@ -19,7 +19,7 @@ def check_trackers(task: Task) -> Iterator[Finding]:
 
 
 def _probes(task: Task) -> dict[str, Callable[[], str]]:
-    """Return functions that ask the task's trackers for an answer, by the trackers' names.
+    """Return functions that send a request to the task's trackers, by the trackers' names.
 
     Each function returns a description of the server that answered. It takes a few seconds at most, and changes
     nothing. It raises `UserError` if no export is possible.

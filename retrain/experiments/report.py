@@ -52,7 +52,7 @@ def check(evidence: Path) -> list[str]:
     """
     names = sorted(path.parent.name for path in evidence.glob(f"*/{kept_runs.FILE}"))
     if not names:
-        raise StudyError(f"there is no study's {kept_runs.FILE} in {evidence}: pass the folder of the pages with --out")
+        raise StudyError(f"no folder in {evidence} has a {kept_runs.FILE}: pass the folder of the pages with --out")
     for name in names:
         study, kept = load_study(name), kept_runs.read_kept(evidence / name)
         if kept.grid != grid_digest(study):

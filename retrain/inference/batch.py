@@ -49,7 +49,7 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
     found = iter(model.predict(torch.from_numpy(np.stack(readable))).top(top) if readable else ())
     for row, pixels in batch:
         if isinstance(pixels, ImageError):
-            yield Answer(row, [], str(pixels).removeprefix(f"{row.image}: "))  # its own column has the path
+            yield Answer(row, [], str(pixels).removeprefix(f"{row.image}: "))  # another column has the path
         else:
             yield Answer(row, next(found))
 
@@ -80,9 +80,10 @@ class LabelledPredictions:
             yield answer
 
     def analyze(self, classes: Sequence[str], new: Collection[str] = ()) -> ErrorAnalysis:
-        """Return the errors. `new` are the classes that earlier models did not know. Unknown classes count as wrong.
+        """Return the errors. `new` are the classes that the previous champion did not have.
 
-        Raises `UserError` if all true classes are unknown, because the folders are then not named after classes.
+        An image whose true class the model does not have counts as wrong. Raises `UserError` if this is so for all
+        images, because the folders are then not named after classes.
         """
         named = {prediction.true for prediction in self._predictions}
         if named and not named & set(classes):

@@ -52,10 +52,7 @@ def champion_of(store: TaskStore) -> str:
 
 
 def new_classes(store: TaskStore, run_id: str) -> set[str]:
-    """Return the classes of a run's model that its previous champion did not know.
-
-    Empty if the run was never tested.
-    """
+    """Return the classes of a run's model that the previous champion did not have. Empty if the run was not tested."""
     errors = store.run(run_id).errors()
     return {figures.name for figures in errors.classes if figures.is_new} if errors else set()
 

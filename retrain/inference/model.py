@@ -101,8 +101,10 @@ class Model:
     def _check_shape(self, images: Tensor) -> None:
         expected = image_shape(self.plan.task.data.frame)
         if images.shape[1:] != expected:
-            takes = ", ".join(["N", *map(str, expected)])
-            raise UserError(f"a tensor of shape {list(images.shape)} does not fit: model {self.run_id} takes [{takes}]")
+            sizes = ", ".join(["N", *map(str, expected)])
+            raise UserError(
+                f"a tensor of shape {list(images.shape)} does not fit: model {self.run_id} expects [{sizes}]"
+            )
 
     def _decoded_batches(self, images: Iterable[ImageInput], batch_size: int) -> Iterator[Tensor]:
         decoded = parallel_map(self.preprocess.decode, images)

@@ -21,7 +21,7 @@ TABLES = (".csv", ".jsonl", ".parquet")
 
 
 class Row(NamedTuple):
-    """An image to be predicted: its path, and its true class where that is known."""
+    """An image to be predicted: its path, and its true class if that is known."""
 
     image: str
     label: str | None = None
@@ -38,11 +38,11 @@ COLUMNS = Columns()
 
 
 def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool = False) -> Iterator[Row]:
-    """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
+    """Return the images of the sources: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
 
-    An image has the name of its folder as its label, unless a table names it. Standard input has one path on each line.
-    Before any image is returned, this raises `UserError` in these cases: a source is none of these, a folder has no
-    images, no source names an image, or a table lacks the column of the paths or, if `labelled`, of the labels.
+    The label of an image is its folder's name, unless the image is listed in a table. Standard input has one path on
+    each line. Before any image is returned, this raises `UserError` in these cases: a source is none of these, a folder
+    has no images, no source has an image, or a table lacks the column of the paths or, if `labelled`, of the labels.
     """
     sources = list(sources)
     for source in sources:
@@ -53,7 +53,7 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool
             raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
     rows = _rows(sources, columns, labelled)
     if (first := next(rows, None)) is None:
-        raise UserError(f"{', '.join(sources)}: no images are named in it")
+        raise UserError(f"{', '.join(sources)}: no image is listed")
     return chain([first], rows)
 
 
@@ -86,9 +86,9 @@ def _read_table(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
     for number, row in enumerate(_read_records(path), 1):
         where = f"{path}: row {number}"
         if columns.image not in row:
-            raise _lacks(where, row, columns.image, "paths with --image-column")
+            raise _missing_column(where, row, columns.image, "paths with --image-column")
         if labelled and columns.label not in row:
-            raise _lacks(where, row, columns.label, "true classes with --label-column")
+            raise _missing_column(where, row, columns.label, "true classes with --label-column")
         image = cell_text(row[columns.image], columns.image, where)
         if not image:
             raise UserError(f"{where}: no path in column {columns.image!r}")
@@ -96,9 +96,9 @@ def _read_table(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
         yield Row(image, label or None)
 
 
-def _lacks(where: str, row: dict[str, Any], column: str, option: str) -> UserError:
+def _missing_column(where: str, row: dict[str, Any], column: str, option: str) -> UserError:
     has = ", ".join(map(str, row))
-    return UserError(f"{where} has no column {column!r}; it has {has}. Name the column of the {option}")
+    return UserError(f"{where} has no column {column!r}; its columns are {has}. Pass the column of the {option}")
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:

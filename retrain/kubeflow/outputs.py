@@ -49,7 +49,7 @@ def write_outputs(
         name_model(model, store, records[-1])
         Path(report.path).write_text(_draw_report(task))
     except UserError as error:
-        log.warning("%s: Kubeflow's UI will lack some of its outputs: %s", run_id, error)
+        log.warning("%s: some outputs will be missing in Kubeflow's UI: %s", run_id, error)
 
 
 def read_records(store: TaskStore, run_id: str) -> list[RunRecord]:

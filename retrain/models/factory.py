@@ -62,7 +62,7 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != [2, classes]:
         raise ModelError(
-            f"model {model.name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed"
+            f"model {model.name}: returns {shape} for 2 images and {classes} classes; it must return [2, {classes}]"
         )
     if pretrained is not None:
         body_weights(network, pretrained)
@@ -80,7 +80,8 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
 def has_normalization(network: nn.Module) -> bool:
     """Return whether a network has BatchNorm layers. Shrinking its weights then does not change its outputs.
 
-    Other normalizations do not count. A network with GroupNorm ended 7 points lower when it was shrunk.
+    Other normalizations do not count. A network with GroupNorm ended at an accuracy 7 points lower if its
+    parent's weights were shrunk.
     """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
@@ -165,7 +166,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "logistic": logistic, "m
 
 def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a network by torchvision's name. Raises `ModelError` if there is none."""
-    from torchvision import models  # imports torch's compiler for seconds: only for torchvision's networks
+    from torchvision import models  # this takes seconds, and other networks do not need it
 
     if model.name not in (names := models.list_models(module=models)):
         hint = did_you_mean(model.name, {name: name for name in [*OWN, *names]})
@@ -177,7 +178,7 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     builder = models.get_model_builder(model.name)
     own = _inception_arguments(model)
 
-    @wraps(builder)  # its signature states the options
+    @wraps(builder)  # the signature of the builder states the options
     def build(classes: int, image_size: Shape, **options: Any) -> nn.Module:
         return builder(num_classes=classes, **own | options)  # type: ignore[no-any-return]
 
@@ -198,7 +199,9 @@ def _inception_arguments(model: Model) -> dict[str, Any]:
 
 def _refuse_small_stem(model: Model) -> None:
     if model.stem == "small":
-        raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
+        raise ModelError(
+            f"model.stem: small exists only for {', '.join(RESNETS)}; set `stem: standard` for {model.name}"
+        )
 
 
 def timm_factory(model: Model) -> Callable[..., nn.Module]:

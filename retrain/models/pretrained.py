@@ -70,7 +70,7 @@ def timm_config(model: Model) -> Any:
     name = model.name.removeprefix(TIMM)
     try:
         config = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # it has the network, but no such weights
+    except RuntimeError as error:  # timm has the network, but no such weights
         raise ModelError(f"model.name: {model.name}: {str(error).rstrip('.')}{_nearest_timm_name(name)}") from error
     if config is None:
         hint = _nearest_timm_name(name)
@@ -86,7 +86,7 @@ def _nearest_timm_name(name: str) -> str:
 
 
 def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
-    """Return the bytes of the pretrained weights from the place in the task file. Raises `ModelError`."""
+    """Return the bytes of the pretrained weights from the place that `model.pretrained` states. Raises `ModelError`."""
     location = str(model.pretrained)
     if location == HF_CACHE:
         location = _cached_by_hugging_face(model)
@@ -117,7 +117,7 @@ def _cached_by_hugging_face(model: Model) -> str:
     repository = timm_config(model).hf_hub_id
     if repository is None:
         raise ModelError(
-            f"model.pretrained: Hugging Face has no weights of {model.name} that timm knows: set it to a file"
+            f"model.pretrained: timm lists no weights of {model.name} on Hugging Face: set it to a .safetensors file"
         )
     from huggingface_hub import try_to_load_from_cache
 
@@ -133,8 +133,8 @@ def _cached_by_hugging_face(model: Model) -> str:
 def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes | None:
     """Return the initial weights of a resolved task, or None if it has none.
 
-    They are read from the task's store, or else from the place in the task file. `keep` copies them to the store.
-    Raises `ModelError` if they are in neither place, and `TaskError` if they have another SHA-256.
+    They are read from the task's store, or else from the place that `model.pretrained` states. `keep` copies them to
+    the store. Raises `ModelError` if they are in neither place, and `TaskError` if they have another SHA-256.
     """
     sha256 = task.model.pretrained_sha256
     if sha256 is None:
@@ -179,7 +179,7 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
     try:
         weights = load(data)
     except SafetensorError as error:
-        raise ModelError(f"model.pretrained: the file holds no tensors: {error}") from error
+        raise ModelError(f"model.pretrained: not a valid safetensors file: {error}") from error
     head = head_prefix(network)
     state = network.state_dict()
     heads = (head, *_other_heads(state, weights, head))

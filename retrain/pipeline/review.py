@@ -194,7 +194,7 @@ def _explain_counters(counters: Counters, number: int) -> str:
 
 
 def _explain_probability(own: Tensor, number: int) -> str:
-    return f"its class has a probability of {float(own[number]):.1%}"
+    return f"the champion gives its class a probability of {float(own[number]):.1%}"
 
 
 def _places(tables: Sequence[SampleTable], split: Split) -> NDArray[np.int64]:

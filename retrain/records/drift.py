@@ -40,6 +40,6 @@ class Drift(Record):
         return (
             f"drop {self.drop} {'has drifted' if self.has_drifted else 'shows no drift'}: {self.new:,} of its "
             f"validation and test images were compared with {self.old:,} of champion {self.run_id}. Their distance is "
-            f"{ratio:.1f} times the largest distance that counts as chance: groups of similar images are at least this "
-            f"far apart in {self.p_value:.1%} of cases, and less than {LEVEL:.0%} counts as drift"
+            f"{ratio:.1f} times the largest distance that counts as chance. If the images were similar, they would be "
+            f"at least this far apart in {self.p_value:.1%} of cases; less than {LEVEL:.0%} counts as drift"
         )

@@ -254,4 +254,6 @@ def _load_tensors(data: bytes, where: str) -> "dict[str, Tensor]":
     try:
         return load(data)
     except SafetensorError as error:
-        raise RunError(f"{where} contains no tensors: {error}. Restore it from a copy of the store") from error
+        raise RunError(
+            f"{where} is not a valid safetensors file: {error}. Restore it from a copy of the store"
+        ) from error

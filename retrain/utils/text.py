@@ -48,7 +48,7 @@ def has_credentials(address: str) -> bool:
 
 
 def is_address(path: str) -> bool:
-    """Return whether a path that does not exist is meant as an address. `Path` leaves one slash of `s3://bucket`."""
+    """Return whether a path looks like an address. It may have one slash, because `Path` turns `//` into `/`."""
     return re.match(r"[a-z][a-z0-9]+:/", path) is not None
 
 
@@ -59,7 +59,7 @@ def is_web_address(address: str) -> bool:
 
 def check_network(address: str) -> str:
     """Return advice for a server that cannot be reached. `address` names the setting or variable of its address."""
-    return f"Check {address}, that the server is up, and the network between."
+    return f"Check {address}, the server, and the network connection to it."
 
 
 def mask_credentials(text: str) -> str:

@@ -260,7 +260,7 @@ WRONG = [
     ("run -t pets --method naive --on kubeflow", "no address of Kubeflow Pipelines: pass --host"),
     ("watch -t pets --on kubeflow", "no address of Kubeflow Pipelines: pass --host"),
     ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must look like https://sqs."),
-    ("study report --check --out nowhere", "there is no study's runs.jsonl in nowhere"),
+    ("study report --check --out nowhere", "no folder in nowhere has a runs.jsonl"),
     ("task check nowhere.yaml", "nowhere.yaml"),
     ("task check unknown-field.yaml", "unknown-field.yaml"),
     ("rollback -t newborn.yaml", "task newborn has no champion yet"),
@@ -302,7 +302,7 @@ def test_wrong_input_gives_one_message_and_changes_nothing(
     message = " ".join(ran.err.replace("│", " ").split())
     assert said in message
     assert "Traceback" not in ran.err
-    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # the store is a local folder
+    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # about the store, which is a local folder
     assert message.startswith(("retrain: ", "Usage: ", *warned))
     assert ran.err.count("retrain: ") <= 1
 
@@ -363,7 +363,7 @@ def test_tables_fit_the_terminal_with_one_line_per_run(
 
 
 def test_narrow_terminal_cuts_no_number(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal wraps long lines."""
+    """The table is wider than the terminal, which wraps its lines."""
     monkeypatch.setenv("COLUMNS", "40")
     newest = records(home)[-1]
     assert newest.result

@@ -97,7 +97,7 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
     [
         ("key,class\ncat/001,dog\ncat/999,dog\n", r"corrections\.csv: line 3: cat/999 matches no sample of any drop"),
         ("key,drop,class\ncat/001,other,dog\n", "line 2: cat/001 matches no sample of drop other"),
-        ("key,class\n,dog\n", "line 2: names no sample"),
+        ("key,class\n,dog\n", "line 2: has neither a key nor a content"),
         ("key,class,remove\ncat/001,dog,yes\n", "line 2: has both a class and remove: yes; give one of them"),
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
@@ -106,7 +106,7 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
             "key,class\ncat/001,dog\ncat/001,bird\n",
             "line 3: cat/001 has another correction in .*: remove one of them",
         ),
-        ("key,class\n", "no line in it names a sample; expected columns"),
+        ("key,class\n", "has no line with a sample; expected columns"),
     ],
 )
 def test_wrong_correction_is_refused_and_changes_nothing(

@@ -281,5 +281,5 @@ def test_erase_command_refuses_a_drop_without_a_key(tmp_path: Path, capfd: pytes
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {where.store.url}\ndata: {{image_size: 8}}\n")
     ran = retrain(["drop", "erase", "--task", str(tmp_path / "pets.yaml"), "--drop", drop.id], capfd)
     assert (ran.code, ran.out) == (2, "")
-    assert f"--drop needs --key: {drop.id} says which drop's sample --key names" in ran.err
-    assert "To erase a whole drop, name its samples in a table and pass it with --list" in ran.err
+    assert f"--drop {drop.id} needs --key: it selects the drop" in ran.err
+    assert "To erase all samples of a drop, list them in a table and pass it with --list" in ran.err

@@ -98,7 +98,7 @@ def test_missing_source_is_refused(tmp_path: Path) -> None:
 
 def test_error_explains_a_table_with_semicolons(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path;label\na.png;cat\n")
-    with pytest.raises(DropError, match=r"and has path;label\. Separate columns by commas"):
+    with pytest.raises(DropError, match=r"its columns are path;label\. Separate columns by commas"):
         survey_source(tmp_path / "labels.csv", Data())
 
 

@@ -71,7 +71,7 @@ def test_predict_agrees_with_the_network_on_every_kind_of_input(served: Served) 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGB", "TIFF"), ("CMYK", "JPEG"), ("LA", "PNG")])
 @pytest.mark.parametrize("side", [8, 12])
 def test_opened_image_gives_the_same_pixels_as_its_file(served: Served, mode: str, kind: str, side: int) -> None:
-    """Decode images with an EXIF orientation of 90 degrees, of the model's size, 8, and of a larger size.
+    """Decode images of the model's size (8 pixels) and of a larger size. EXIF turns them by 90 degrees.
 
     The opened image must not change.
     """
@@ -116,7 +116,7 @@ def test_unreadable_image_is_named(served: Served, tmp_path: Path) -> None:
 def test_tensor_of_another_size_is_refused(served: Served) -> None:
     model = retrain.load_champion(served.file)
     for shape in ((2, 3, 9, 9), (3, 8, 8)):
-        with pytest.raises(retrain.UserError, match=r"a tensor of shape .* does not fit: .* takes \[N, 3, 8, 8\]"):
+        with pytest.raises(retrain.UserError, match=r"a tensor of shape .* does not fit: .* expects \[N, 3, 8, 8\]"):
             model.predict(torch.zeros(shape))
 
 

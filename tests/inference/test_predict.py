@@ -64,7 +64,7 @@ def test_formats_contain_the_same_predictions(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl", "p.parquet"]
 
 
-def test_tables_and_standard_input_name_images(
+def test_images_are_read_from_tables_and_standard_input(
     served: Served, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [str(path) for path in sorted(images.rglob("*.png"))][:4]
@@ -101,7 +101,7 @@ def test_path_with_a_zero_byte_is_a_row_with_an_error(
     assert "is not a path: it contains a zero byte" in json.loads(ran.out)["error"]
 
 
-def test_evaluation_refuses_folders_without_a_class_of_the_model(
+def test_evaluation_needs_at_least_one_class_of_the_model(
     served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(images / "class-0", tmp_path / "inbox")
@@ -109,9 +109,9 @@ def test_evaluation_refuses_folders_without_a_class_of_the_model(
     assert (ran.code, ran.out) == (2, "")
     assert "none of the true classes is a class of the model: inbox. Its classes are class-0, class-1" in ran.err
     ran = predict(served, capsys, tmp_path / "inbox", images, "--evaluate")
-    assert ran.code == 0, "images of a class that the model does not know count as wrong"
+    assert ran.code == 0, "images of a class that the model does not have count as wrong"
     assert "of 12 images classified correctly" in ran.out
-    assert ran.out.endswith("classes that the model does not know (all their images count as wrong): inbox\n")
+    assert ran.out.endswith("classes that the model does not have (all their images count as wrong): inbox\n")
 
 
 @pytest.mark.parametrize("content", ["", "image\n"])
@@ -120,11 +120,11 @@ def test_table_without_rows_is_refused(
 ) -> None:
     (tmp_path / "t.csv").write_text(content)
     ran = predict(served, capsys, tmp_path / "t.csv", "-o", tmp_path / "p.csv")
-    assert (ran.code, ran.err) == (2, f"retrain: {tmp_path}/t.csv: no images are named in it\n")
+    assert (ran.code, ran.err) == (2, f"retrain: {tmp_path}/t.csv: no image is listed\n")
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_folder_of_a_single_file_names_its_class(
+def test_true_class_of_a_single_file_is_its_folders_name(
     served: Served, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(images / "class-1")
@@ -169,10 +169,13 @@ def test_table_row_without_a_path_is_named(tmp_path: Path) -> None:
         (["nowhere"], "nowhere: no such file or folder"),
         (["s3://bucket/a.png"], "s3://bucket/a.png: not a path on this machine: download it first"),
         (["empty"], "empty: no images in it"),
-        (["t.csv"], "row 1 has no column 'image'; it has path. Name the column of the paths with --image-column"),
+        (
+            ["t.csv"],
+            "row 1 has no column 'image'; its columns are path. Pass the column of the paths with --image-column",
+        ),
         (
             ["t.csv", "--image-column", "path", "--evaluate", "--label-column", "kind"],
-            "row 1 has no column 'kind'; it has path. Name the column of the true classes with --label-column",
+            "row 1 has no column 'kind'; its columns are path. Pass the column of the true classes with --label-column",
         ),
         (["t.jsonl"], "t.jsonl: line 1 is not JSON"),
         (["t.parquet"], "t.parquet: cannot be read"),

@@ -1,4 +1,4 @@
-"""Networks equal torchvision's, or are variants of them, or come from users. Messages name each mistake."""
+"""Tests of networks by name: torchvision's, variants of them, and users' factories. Messages name each mistake."""
 
 import math
 
@@ -146,7 +146,10 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         ),
         (Model(name="resnet81"), r"there is no model 'resnet81'; .*; did you mean resnet18\?$"),
         (Model(name="fcn_resnet50"), "there is no model 'fcn_resnet50'"),
-        (Model(name="squeezenet1_1"), "model.stem: small exists for resnet18, .*; set `stem: standard` for squeezenet"),
+        (
+            Model(name="squeezenet1_1"),
+            "model.stem: small exists only for resnet18, .*; set `stem: standard` for squeezenet",
+        ),
         (
             Model(name="resnet18", options={"widht": 4}),
             r"^model\.options\.widht: resnet18 has no such option; allowed: width, norm; did you mean .*\.width\?$",
@@ -184,8 +187,8 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         (Model(name=f"{HERE}:HERE"), "is not callable: name a function"),
         (Model(name=f"{HERE}:divides_by_zero"), "divides_by_zero: cannot be built: integer division"),
         (Model(name=f"{HERE}:no_module"), "the factory returned str, not a torch.nn.Module"),
-        (Model(name=f"{HERE}:two_outputs"), r"gives tuple for 2 images of 4 classes; \[2, 4\] is needed"),
-        (Model(name=f"{HERE}:wrong_width"), r"gives \[2, 5\] for 2 images of 4 classes; \[2, 4\] is needed"),
+        (Model(name=f"{HERE}:two_outputs"), r"returns tuple for 2 images and 4 classes; it must return \[2, 4\]"),
+        (Model(name=f"{HERE}:wrong_width"), r"returns \[2, 5\] for 2 images and 4 classes; it must return \[2, 4\]"),
     ],
     ids=lambda value: value.name if isinstance(value, Model) else "",
 )

@@ -1,4 +1,4 @@
-"""Networks and weights of timm and torchvision: found offline, identified by digest, with a new head."""
+"""Networks and weights of timm and torchvision: found offline, identified by digest, with a new last layer."""
 
 import hashlib
 from pathlib import Path
@@ -152,7 +152,9 @@ def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
         small(tmp_path / "weights.pth")
     with pytest.raises(ModelError, match=r"hf download timm/test_resnet\.r160_in1k"):
         resolve_task(task_with(name=TINY, pretrained="hf-cache"))
-    with pytest.raises(ModelError, match=r"no weights of timm/gcvit_xxtiny\.in1k that timm knows: set it to a file"):
+    with pytest.raises(
+        ModelError, match=r"timm lists no weights of timm/gcvit_xxtiny\.in1k on Hugging Face: set it to"
+    ):
         resolve_task(task_with(name="timm/gcvit_xxtiny.in1k", pretrained="hf-cache"))
     wrong = task_with(name=TINY, pretrained=str(path), pretrained_sha256="0" * 64)
     with pytest.raises(TaskError, match="SHA-256"):
@@ -161,8 +163,10 @@ def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
         body_weights(timm.create_model("test_resnet", num_classes=3, in_chans=1), path.read_bytes())
 
 
-def test_scratch_starts_from_the_pretrained_body_with_a_new_head(tmp_path: Path) -> None:
-    task = small(weights_of(tmp_path, classes=5))  # the head is replaced even with equal classes
+def test_scratch_starts_with_pretrained_weights_and_a_new_head(tmp_path: Path) -> None:
+    task = small(
+        weights_of(tmp_path, classes=5)
+    )  # the last layer is replaced even if the number of classes is the same
     network, pretrained = build_network(task.model, 5, 32, 0), body(task)
     head = network.fc.weight.detach().clone()
     initialize(plan_of(task).recipe.initialization, network, None, pretrained)
@@ -173,7 +177,7 @@ def test_scratch_starts_from_the_pretrained_body_with_a_new_head(tmp_path: Path)
 
 
 def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
-    """With alpha 0.5, weights become the mean of the parent's and the pretrained ones. The head's rows are halved."""
+    """With alpha 0.5, weights become the mean of the parent's and the pretrained weights. The head is halved."""
     task = small(weights_of(tmp_path))
     old, network = build_network(task.model, 3, 32, 7).state_dict(), build_network(task.model, 5, 32, 8)
     pretrained = body(task)
@@ -183,13 +187,13 @@ def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
             torch.testing.assert_close(parameter, (old[name] + pretrained[name]) / 2)
     torch.testing.assert_close(network.fc.weight[:3], old["fc.weight"] / 2)
     batches = [buffer for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked")]
-    assert batches  # statistics start new, and are corrected
+    assert batches  # the counters of BatchNorm start at 0
     assert not any(batches)
 
 
 @pytest.mark.parametrize("anchor", ["fresh", "origin"])
 def test_l2_init_is_anchored_at_the_pretrained_weights(tmp_path: Path, anchor: str) -> None:
-    """Check that a step by only the penalty moves the weights towards the pretrained ones."""
+    """Check that a step by only the penalty moves the weights towards the pretrained weights."""
     task = small(weights_of(tmp_path))
     recipe = Recipe(initialization=Warm(), objective=L2Init(anchor=anchor, strength=1.0))
     plan = plan_of(task.model_copy(update={"recipe": recipe}), "continuous", known=1, parent="scratch-0")

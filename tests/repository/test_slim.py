@@ -83,7 +83,10 @@ def test_command_that_needs_torch_names_the_other_image(tmp_path: Path, environm
     command = [*RETRAIN, "run", "--task", str(tmp_path / "pets.yaml")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 2
-    assert ended.stderr == "retrain: this command needs torch, which is not installed: use the image without -slim\n"
+    assert (
+        ended.stderr
+        == "retrain: this command needs torch, which is not installed: use the container image whose tag has no -slim\n"
+    )
 
 
 def read(url: str, process: "subprocess.Popen[str]") -> str:
