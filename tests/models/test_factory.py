@@ -119,7 +119,7 @@ def test_users_factory_gets_classes_image_size_and_options() -> None:
     assert state(network)["1.weight"].unique().tolist() == [0.5]
 
 
-def test_seed_decides_weights_and_leaves_global_random_state() -> None:
+def test_seed_sets_weights_and_keeps_global_random_state() -> None:
     model = Model(name="resnet18", options={"width": 4})
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -50,7 +50,7 @@ def body(task: Task, classes: int = 5) -> dict[str, torch.Tensor]:
     return body_weights(build_network(task.model, classes, 32, 0), Path(str(task.model.pretrained)).read_bytes())
 
 
-def test_timm_networks_state_their_own_input() -> None:
+def test_timm_networks_set_image_size_and_normalization() -> None:
     task = resolve_task(task_with(name=TINY))
     assert (task.data.image_size, task.data.mean, task.data.std) == (160, (0.5,) * 3, (0.5,) * 3)
     assert task.model.stem == "standard"
@@ -58,7 +58,7 @@ def test_timm_networks_state_their_own_input() -> None:
     assert (with_size.data.image_size, with_size.data.std) == (64, (0.5,) * 3)
 
 
-def test_pretrained_torchvision_networks_state_their_own_input(tmp_path: Path) -> None:
+def test_pretrained_torchvision_networks_set_image_size(tmp_path: Path) -> None:
     given = task_with(name="resnet18", pretrained=str(weights_of(tmp_path)))
     task = resolve_task(given)
     assert (task.data.image_size, task.data.mean) == (224, (0.485, 0.456, 0.406))
@@ -118,7 +118,7 @@ def test_weights_in_hugging_faces_cache_are_found(tmp_path: Path, monkeypatch: p
     assert task.model.pretrained_sha256 == small(weights_of(tmp_path, classes=1000)).model.pretrained_sha256
 
 
-def test_pretrained_weights_are_pinned_by_digest_and_kept(tmp_path: Path) -> None:
+def test_pretrained_weights_are_pinned_and_copied_to_the_store(tmp_path: Path) -> None:
     path, store = weights_of(tmp_path), TaskStore(LocalStore(tmp_path / "store"), "pets")
     task = small(path)
     assert task.model.pretrained_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -15,7 +15,7 @@ def test_parallel_map_keeps_the_order_of_items() -> None:
     assert list(parallel_map(abs, [])) == []
 
 
-def test_parallel_map_takes_only_items_it_works_on() -> None:
+def test_parallel_map_takes_only_a_few_items_ahead() -> None:
     taken = count()
     results = parallel_map(abs, taken)
     assert next(results) == 0
@@ -50,7 +50,7 @@ def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
     assert list(map_ahead(answer, range(100))) == [-key for key in range(100)]
 
 
-def test_map_ahead_takes_only_keys_whose_answers_fit() -> None:
+def test_map_ahead_takes_at_most_results_ahead_keys() -> None:
     keys = iter(range(10 * RESULTS_AHEAD))
     assert next(map_ahead(lambda key: key, keys)) == 0
     assert next(keys) == RESULTS_AHEAD
