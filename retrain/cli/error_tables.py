@@ -49,7 +49,7 @@ def error_tables(errors: ErrorAnalysis) -> Iterator[str | Table]:
 
 
 def summarize_errors(errors: ErrorAnalysis) -> str:
-    """Return a sentence with the accuracy over all images, over old classes and over new ones."""
+    """Return a sentence with the accuracy over all images, over old classes and over new classes."""
     text = f"{errors.accuracy:.2%} of {pluralize(errors.samples, 'image')} classified correctly"
     old, new = errors.accuracy_of(new=False), errors.accuracy_of(new=True)
     if old is not None and new is not None:

@@ -258,7 +258,7 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
 def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
     """Yield the savings compared with s_scratch, and compared with scratch's full training.
 
-    s_scratch is scratch's number of iterations to its accuracy. `counted` says how it was counted.
+    s_scratch is scratch's number of iterations to its accuracy. `counted` is a text about what it includes.
     """
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
     of = f", of {savings.baseline:,} that scratch takes to its accuracy{counted}{error}" if savings.baseline else ""

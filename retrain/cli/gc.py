@@ -39,8 +39,7 @@ def gc(
 ) -> None:
     """Remove models, checkpoints and learning-speed indices that no rollback, resumed run or future run needs.
 
-    Also remove from this machine's cache the files that no run of these tasks needs and that were
-    not used within --older-than.
+    Also remove this machine's cached files that no run of these tasks needs and that were unused for --older-than.
     """
     from retrain.cli.formatting import print_record
     from retrain.errors import UserError

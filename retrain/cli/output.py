@@ -38,7 +38,7 @@ def _discard_output() -> None:
 
 
 def check_output() -> None:
-    """Replace `sys.stdout` by one that raises `OutputError` and replaces characters that its encoding lacks."""
+    """Replace `sys.stdout` by a stream that raises `OutputError` and replaces characters that the encoding lacks."""
     stdout = sys.stdout
     if stdout is None or stdout is not sys.__stdout__ or not isinstance(stdout, io.TextIOWrapper):
         return  # a test has replaced it

@@ -11,9 +11,9 @@ class Budget(ConfigModel):
     """Limits of a task's costs in a period. When a limit is reached, no run starts before the next period."""
 
     device_hours: PositiveFloat | None = None
-    """Device hours, evaluation included (default: no limit)."""
+    """Device hours of training and evaluation (default: no limit)."""
     cost: PositiveFloat | None = None
-    """Cost in the task's currency, by costs.price_per_device_hour (default: no limit)."""
+    """Cost in costs.currency, computed with costs.price_per_device_hour (default: no limit)."""
     per: Literal["day", "week", "month"] = "month"
     """Calendar period in UTC. Weeks begin on Monday."""
 
@@ -35,8 +35,8 @@ class Trigger(ConfigModel):
     """Time after which the conditions above no longer apply, counted from the landing of the oldest new drop (30m,
     12h, 7d, 2w)."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
-    """Action if a new drop's images differ from the champion's held-out images. advise reports the difference. run
-    starts a run, as max_wait does. ignore does not measure the difference."""
+    """Action if a new drop's images differ from the champion's held-out images. advise reports the difference. With
+    run, the conditions above no longer apply, as after max_wait. ignore does not measure the difference."""
     budget: Budget = Budget()
     """Limits of the runs' costs in a period."""
     pause: bool = False

@@ -21,7 +21,7 @@ def _check_cron(cron: str) -> str:
 
 
 def _pattern() -> str:
-    """Return the pattern for the JSON schema: fields and their values. It does not refuse ranges that run backwards."""
+    """Return the pattern for the JSON schema: fields and their values. It also accepts ranges that run backwards."""
     months = _any_case("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC")
     days = f"[0-7]|{_any_case('SUN MON TUE WED THU FRI SAT')}"
     values = ("[0-5]?[0-9]", "1?[0-9]|2[0-3]", "0?[1-9]|[12][0-9]|3[01]", f"0?[1-9]|1[0-2]|{months}", days)

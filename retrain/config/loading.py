@@ -124,9 +124,10 @@ def parse_override(text: str) -> Override:
 
 
 def apply_overrides(document: Document, overrides: Iterable[Override]) -> Document:
-    """Return the document with all overrides, in any order.
+    """Return the document with all overrides applied.
 
-    If an override changes a part's `name` or `kind`, the fields that the new kind lacks are removed first.
+    If an override changes a part's `name` or `kind`, the fields that the new kind lacks are removed first, whatever the
+    order of the overrides.
     """
     overrides = list(overrides)
     return reduce(_put, overrides, reduce(_change_kind, overrides, document))
@@ -157,8 +158,8 @@ def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Ta
     """Read a task and check it.
 
     `name_or_path` is a path if it has a suffix or a slash. Otherwise it is a name, looked up in the folder
-    `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
-    `recipe.schedule.scale=0.5`, or parsed. Raises `TaskError` with one line for each problem.
+    `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are texts such as
+    `recipe.schedule.scale=0.5`, or parsed overrides. Raises `TaskError` with one line for each problem.
     """
     path = find_task(name_or_path)
     settings = [parse_override(given) if isinstance(given, str) else given for given in overrides]

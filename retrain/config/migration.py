@@ -1,7 +1,7 @@
 """Rewrite a task file of an earlier schema version without changing its meaning.
 
-`schema_version` counts the changes after which the same file would mean something else. Settings that a file leaves out
-and whose default has changed are written into it; comments and order stay.
+`schema_version` rises with each change that would alter the meaning of existing files. If a file leaves out a setting
+whose default has changed, the former default is written into the file. Comments and order stay.
 """
 
 import io
@@ -23,7 +23,7 @@ FORMER_DEFAULTS: Mapping[int, Mapping[str, Any]] = {
         "baseline.refresh.on_miss": True,
     },
 }
-"""Settings whose defaults changed with a schema version, and their defaults before it, by schema version."""
+"""Former defaults of settings, by the schema version that changed the defaults."""
 
 
 class Migrated(NamedTuple):

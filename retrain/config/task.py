@@ -275,8 +275,9 @@ class Gate(ConfigModel):
     """Conditions that a candidate must meet on the test split to replace the champion."""
 
     margin: Share = 0.02
-    """Largest amount by which the candidate's score (target.metric) may always be below the champion's. If it is even
-    lower, the candidate is refused if the whole confidence interval of (candidate - champion) is below zero."""
+    """Largest amount by which the candidate's score (target.metric) may always be below the champion's. A
+    candidate that is further below is refused if the whole confidence interval of (candidate - champion) is below
+    zero."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence level of the interval of (candidate - champion)."""
     min_accuracy: Share = 0.0
@@ -294,8 +295,8 @@ class Gate(ConfigModel):
 
 
 SCHEMA_VERSION = 1
-"""Version of the format of task files. It rises when an old file would get another meaning: `retrain.config.migration`
-updates such files."""
+"""Version of the format of task files. It rises when existing files would get another meaning.
+`retrain.config.migration` updates such files."""
 
 
 class Task(ConfigModel):
@@ -318,7 +319,8 @@ class Task(ConfigModel):
     model: Model = Model()
     """The network."""
     factories: Annotated[tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...], NotIdentity] = ()
-    """package.module:factory names of the task's earlier models. Plans in the store can run only these factories."""
+    """package.module:factory names of the task's earlier models. Plans in the store can run only these factories
+    and the factory in model.name."""
     recipe: Annotated[Recipe, NotIdentity] = Recipe()
     """The four aspects of the continuous method."""
     training: Training = Training()

@@ -62,7 +62,9 @@ def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iter
 
 
 def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
-    """Check the model. A missing factory is only a warning, because the image of Kubeflow's pods may have it."""
+    """Check the model. A missing factory is only a warning, because the container image of Kubeflow's pods may have
+    it.
+    """
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
         return Finding(

@@ -1,4 +1,4 @@
-"""Check that a task's trackers take exports from this machine.
+"""Check that a task's trackers accept exports from this machine.
 
 This file imports no torch, so that `retrain run --dry-run` needs none.
 """
@@ -12,7 +12,7 @@ ADVICE = "Runs do not depend on this tracker. The next run, or `retrain track`, 
 
 
 def check_trackers(task: Task) -> Iterator[Finding]:
-    """Yield a finding about each of the task's trackers. A failure is a warning: no run depends on a tracker."""
+    """Yield a finding about each of the task's trackers. A failure counts as a warning: no run depends on a tracker."""
     for name, probe in _probes(task).items():
         finding = Check(name, probe).run()
         yield finding if finding.state == "ok" else finding.model_copy(update={"state": "warning", "mend": ADVICE})

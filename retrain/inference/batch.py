@@ -55,7 +55,7 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
 
 
 class LabelledPredictions:
-    """Collects the predictions for labelled images. Their classes are named as in drops, with the task's aliases."""
+    """Collects the predictions for labelled images. True classes are named as in drops, with the task's aliases."""
 
     def __init__(self, aliases: Mapping[str, str]) -> None:
         self._aliases = aliases
@@ -82,8 +82,8 @@ class LabelledPredictions:
     def analyze(self, classes: Sequence[str], new: Collection[str] = ()) -> ErrorAnalysis:
         """Return the errors. `new` are the classes that the previous champion did not have.
 
-        An image whose true class the model does not have counts as wrong. Raises `UserError` if this is so for all
-        images, because the folders are then not named after classes.
+        An image whose true class the model does not have counts as wrong. Raises `UserError` if the model has none of
+        the true classes, because the folders are then not named after classes.
         """
         named = {prediction.true for prediction in self._predictions}
         if named and not named & set(classes):

@@ -37,7 +37,7 @@ def write_file(answers: Iterable[Answer], output: Path, top: int) -> None:
 
 
 def write_stream(answers: Iterable[Answer], stream: TextIO, kind: Literal["csv", "jsonl"], top: int) -> None:
-    """Write answers as text, each as soon as it is available. If the first one raises an error, write nothing."""
+    """Write answers as text, each as soon as it is available. If the first answer raises an error, write nothing."""
     if kind == "jsonl":
         for answer in answers:
             stream.write(json.dumps(_document(answer), ensure_ascii=False) + "\n")

@@ -69,7 +69,7 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
 
 
 def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
-    """Raise `ModelError` if a model is a factory that the task file does not name, because a factory is code."""
+    """Raise `ModelError` if a model is a factory that is not in the allowed `factories`, because a factory is code."""
     if ":" in model.name and model.name not in factories:
         raise ModelError(
             f"model {model.name}: a plan in the store names this factory, but the task file does not allow it; if you "

@@ -54,7 +54,7 @@ def check_options(model: Model, build: Callable[..., Any]) -> None:
 
     The message lists the options that exist.
     """
-    if model.name.startswith(TIMM):  # its functions also take arguments that their classes do not
+    if model.name.startswith(TIMM):  # timm's functions also accept options that are not parameters of a network
         return
     try:
         taken = find_options(build)

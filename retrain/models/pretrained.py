@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # planning without pretrained weights needs no torch
     from torch import Tensor, nn
 
 HF_CACHE = "hf-cache"
-"""Setting for the weights of a timm name in Hugging Face's local cache."""
+"""Value of `model.pretrained` for the weights of a timm network in Hugging Face's local cache."""
 
 TIMM = "timm/"
 """Prefix of the names of timm's networks."""

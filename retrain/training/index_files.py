@@ -50,7 +50,7 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
         if len(part.seen) != drop.samples:
             raise RunError(
                 f"{files.run_id} has learning-speed counters of {len(part.seen):,} samples of drop {drop.id}, but "
-                f"the drop has {drop.samples:,}"
+                f"the drop has {drop.samples:,}: restore the run's learning-speed index from a copy of the store"
             )
         yield part if drop.digest == now[drop.id].digest else _reorder_counters(files, part, drop, now[drop.id])
 
