@@ -1,7 +1,8 @@
 """Erase samples from everything that a task stores: drops, uploads, amendments, thumbnails and the local cache.
 
-The record `erasures/<sequence>.json` is written first. It names the runs that saw the samples. If the erasure is then
-interrupted, the next `retrain drop erase` completes it. The ledger does not change, so its totals stay correct.
+The record `erasures/<sequence>.json` is written first. It lists the runs that were trained or evaluated on the samples.
+If the erasure is then interrupted, the next `retrain drop erase` completes it. The ledger does not change, so its
+totals stay correct.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -172,9 +173,9 @@ def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Eras
 
 
 def find_affected_runs(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[AffectedRun]:
-    """Yield the runs that saw samples.
+    """Yield the runs that the erasure of samples affects.
 
-    These are the runs trained or evaluated on them, and the runs that continue from a run trained on them.
+    These are the runs trained or evaluated on the samples, and the runs that continue from a run trained on them.
     """
     rows: dict[str, list[int]] = {}
     for sample in samples:

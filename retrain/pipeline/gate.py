@@ -36,8 +36,8 @@ def paired_difference(better: int, worse: int, samples: int, confidence: float) 
 
     Only the first network classifies the `better` samples correctly. Only the second network classifies the `worse`
     samples correctly. The interval is Wald's with the adjustment of Agresti & Min (2005): half a sample is added to
-    each of the four counts (both correct, only the first, only the second, none). Therefore the interval never has zero
-    width.
+    each of the four counts (both correct, only the first, only the second, neither). Therefore the interval never has
+    zero width.
     """
     b, c, n = better + 0.5, worse + 0.5, samples + 2
     centre = (b - c) / n
@@ -109,12 +109,12 @@ def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
         yield f"{score} on old drops {evaluation.old:.4f} is below gate.min_old_accuracy {gate.min_old_accuracy}"
     weak = [name for name, accuracy in evaluation.by_class.items() if accuracy < gate.min_class_accuracy]
     if weak:
-        yield f"accuracy in {', '.join(weak[:5])} is below gate.min_class_accuracy {gate.min_class_accuracy}"
+        yield f"accuracy in class {', '.join(weak[:5])} is below gate.min_class_accuracy {gate.min_class_accuracy}"
     if comparison := evaluation.comparison:
         difference = comparison.difference
         if is_worse(gate, difference):
             yield (
-                f"it is worse than the champion {comparison.champion} by {-difference.value:.2%} "
+                f"the candidate is worse than the champion {comparison.champion} by {-difference.value:.2%} "
                 f"({gate.confidence:.0%} interval {-difference.high:.2%} to {-difference.low:.2%}), "
                 f"more than gate.margin {gate.margin}"
             )
@@ -138,7 +138,7 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
         else f"with {measured}, no number of images decides so close a case"
     )
     yield (
-        f"{evaluation.samples:,} test images do not show whether it is worse than the champion "
+        f"{evaluation.samples:,} test images do not show whether the candidate is worse than the champion "
         f"{evaluation.comparison.champion} by more than gate.margin {gate.margin}: the {gate.confidence:.0%} interval "
         f"is {difference.low:+.2%} to {difference.high:+.2%}; {advice}"
     )

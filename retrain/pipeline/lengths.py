@@ -7,7 +7,7 @@ from retrain.config.task import Task
 from retrain.records import Dataset
 
 EVALUATION_SHARE = 1 / 3
-"""Cost of an evaluated image relative to a trained one: the forward pass without the backward pass."""
+"""Cost of evaluating an image, relative to training on it: the forward pass without the backward pass."""
 
 EVALUATIONS = 60
 """Number of evaluations in scratch's schedule if `training.evaluate_every` is auto. A run can meet its target only at

@@ -44,13 +44,13 @@ def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every
     if (batch_size := task.training.batch_size) > dataset.samples:
         yield (
             f"training.batch_size {batch_size:,} is larger than the {dataset.samples:,} training samples, so each "
-            "iteration takes the same samples several times: lower it, for more iterations in the same epochs"
+            "iteration takes samples several times: set a smaller batch size, which gives more iterations per epoch"
         )
     if FEW_EVALUATIONS * evaluate_every > schedule > 1 and task.training.evaluate_every != "auto":
         yield (
             f"training.evaluate_every {task.training.evaluate_every:g} counts epochs, so scratch's training has only "
             f"{pluralize(max(1, schedule // evaluate_every), 'evaluation')}. A run can end only at an evaluation, and "
-            "saves little if there are few: lower it"
+            "saves little if there are few: set a smaller value"
         )
 
 

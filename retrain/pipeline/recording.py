@@ -90,7 +90,7 @@ def promote(context: RecordContext, plan: Plan) -> Decision | None:
 
 
 def _refuse_by_verdict(context: RecordContext, plan: Plan) -> Decision | None:
-    """Return the refusal of a candidate that was rejected or not approved in time, without an evaluation, or None."""
+    """Return the refusal of a candidate that was rejected or not approved in time, or None. Evaluates nothing."""
     approval = find_approval(context.store, plan, context.clock())
     return refusal(approval.verdict) if approval else None
 

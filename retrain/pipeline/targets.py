@@ -86,8 +86,8 @@ def plateau_tolerance(target: Target, samples: int) -> float:
 
     The target was measured on `samples` samples. The tolerance is the distance to the lower bound of the target's
     one-sided 95% confidence interval. For a target of 100%, the standard error is computed as if there were two more
-    samples, one of them classified wrongly. In 4 trials with 66 to 360 validation samples, runs ended in this
-    way. On average, the test accuracy of their models was 0.4 points below scratch's.
+    samples, one of them classified wrongly. In 4 trials with 66 to 360 validation samples, runs ended in this way. On
+    average, the test accuracy of their models was 0.4 points below scratch's.
     """
     return CONFIDENCE_95 * max(target.standard_error, standard_error(1 / (samples + 2), samples))
 
@@ -221,7 +221,7 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Scr
 
 
 def age_of(dataset: Dataset, baseline: ScratchRun) -> int:
-    """Return the number of a dataset's drops that the baseline did not see."""
+    """Return the number of a dataset's drops that the baseline was not trained on."""
     return len({drop.id for drop in dataset.drops} - set(baseline.record.drops))
 
 

@@ -41,7 +41,7 @@ log = logging.getLogger("retrain")
 
 
 class ProcessGroup:
-    """The group of processes that train together. This base class is a group of one process, which shares nothing."""
+    """The group of processes that train together. This base class is a group of only one process."""
 
     rank, size = 0, 1
 

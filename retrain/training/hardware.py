@@ -23,9 +23,9 @@ def compile_forward(
 ) -> nn.Module:
     """Return the compiled forward pass. Its backward pass is compiled during the first step.
 
-    With `step`, the forward pass is compiled without CUDA graphs, because `RecordedStep` records the whole
-    iteration. Without a C++ compiler, the iteration is recorded without compilation. Raises `TaskError` if this machine
-    cannot compile the forward pass.
+    With `step`, the forward pass is compiled without CUDA graphs, because `RecordedStep` records the whole iteration.
+    Without a C++ compiler, the iteration is recorded without compilation. Raises `TaskError` if this machine cannot
+    compile the forward pass.
     """
     if how == "none":
         return forward

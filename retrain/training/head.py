@@ -87,7 +87,7 @@ def _groups(labels: Tensor, old_classes: int) -> Tensor:
 
 
 def _average(features: Tensor, labels: Tensor, old_classes: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the mean feature of all old classes together and of every new class, and the numbers of samples."""
+    """Return the mean feature of all old classes together and of every new class, and their numbers of samples."""
     groups = _groups(labels, old_classes)
     counts = torch.bincount(groups, minlength=classes - old_classes + 1)
     sums = torch.zeros(len(counts), features.shape[1]).index_add_(0, groups, features)

@@ -24,9 +24,7 @@ def write_counters(files: RunFiles, dataset: Dataset, parts: Iterable[Counters])
 def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
     """Return a run's counters of all samples of a dataset. The run was trained on the dataset's first `known` drops.
 
-    Samples of all other drops get zeros.
-
-    Raises the same errors as `read_known_counters`.
+    Samples of all other drops get zeros. Raises the same errors as `read_known_counters`.
     """
     whole = Counters.zeros(dataset.samples, dtype=STORED_DTYPE)
     views = split(whole, [drop.samples for drop in dataset.drops])
@@ -56,7 +54,7 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
 
 
 def _reorder_counters(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
-    """Return a drop's counters in its order after an amendment. Samples with a changed class get zeros."""
+    """Return counters in the order of a drop's samples after an amendment. Samples with a changed class get zeros."""
     position = torch.from_numpy(_positions_before(TaskStore(files.objects, files.keys.task), before, after))
     reordered = Counters.zeros(after.samples, dtype=STORED_DTYPE)
     for name in ("seen", "correct", "loss"):

@@ -25,7 +25,7 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
 
 
 def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mixed: bool = False) -> Criterion:
-    """Return the loss of a training on samples with these labels, int64 [N], indices into `classes`.
+    """Return the loss for training on samples with these labels: int64 [N], positions in `classes`.
 
     `mixed` states whether targets may differ from the labels.
     """
@@ -44,8 +44,8 @@ def plain_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Losses:
 def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
     """Return the mean over images of sum_k -w_k q_k log p_k, with q = (1 - smoothing) · target + smoothing / K.
 
-    The mean divides by the number of images, not by their weights. The parts of a batch in several processes then add
-    up to the loss of the whole batch. `weights` [K] have mean 1 over the training samples.
+    The mean divides by the number of images, not by the sum of their weights. The parts of a batch in several processes
+    then add up to the loss of the whole batch. `weights` [K] have mean 1 over the training samples.
     """
     losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
     return Losses(losses.mean(), functional.cross_entropy(logits.detach(), labels, reduction="none"))

@@ -66,9 +66,9 @@ class Run:
     peak_rate: float
     """Highest learning rate of the schedule."""
     criterion: Criterion
-    """The loss of a batch."""
+    """Function that returns the losses of a batch."""
     batch_loss: BatchLoss
-    """The objective of an iteration on its batch."""
+    """Function that returns the scalar that an iteration minimizes."""
     change_gradients: Callable[[int], None]
     """Function that applies the recipe's changes to gradients between `backward()` and `step()`, in iteration i."""
     loader: Loader
@@ -90,7 +90,8 @@ class Run:
     rows: Rows
     """This process's rows of every batch."""
     weight: Tensor
-    """Weight of the mean loss of `rows`, float32 scalar: their number divided by the mean number per process."""
+    """Weight of the mean loss of `rows`, float32 scalar: the number of these rows divided by the mean over all
+    processes."""
     compute: Compute | None = None
     """Function that does the device work of an iteration instead of `compute_step`."""
     parent_counters: Counters | None = None

@@ -74,7 +74,7 @@ class CudaGraphRecorder:
 
 
 class _Inputs(NamedTuple):
-    """Tensors with fixed addresses. The recorded work reads the values from them that change between iterations."""
+    """Tensors with fixed addresses. The recorded work reads from them the values that change between iterations."""
 
     pixels: Tensor
     batch: Batch

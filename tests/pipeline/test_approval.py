@@ -158,7 +158,7 @@ def test_first_of_two_verdicts_counts(workspace: Workspace, waiting: Approval) -
         approve(workspace, waiting.run_id)
 
 
-def test_approved_candidate_is_judged_against_a_newer_champion(workspace: Workspace, waiting: Approval) -> None:
+def test_approved_candidate_is_compared_with_a_newer_champion(workspace: Workspace, waiting: Approval) -> None:
     """Another run was promoted while the candidate waited, so the candidate must be compared again."""
     workspace.land(0, 1, seed=2)
     newer = stages.run_task(workspace.context, make_task(gate={"margin": 0.2}), Request())

@@ -49,9 +49,9 @@ def test_interval_stays_within_minus_1_and_1() -> None:
 
 def test_flips_and_accuracies_match_a_naive_count() -> None:
     generator = torch.Generator().manual_seed(0)
-    theirs, ours = torch.rand(500, generator=generator) < 0.8, torch.rand(500, generator=generator) < 0.7
-    comparison = compare("scratch-0", theirs, ours, 0.9)
-    pairs = list(zip(theirs.tolist(), ours.tolist(), strict=True))
+    champion, candidate = torch.rand(500, generator=generator) < 0.8, torch.rand(500, generator=generator) < 0.7
+    comparison = compare("scratch-0", champion, candidate, 0.9)
+    pairs = list(zip(champion.tolist(), candidate.tolist(), strict=True))
     assert comparison.negative_flips == sum(1 for was, now in pairs if was and not now) / 500
     assert comparison.champion_accuracy == sum(was for was, _ in pairs) / 500
     assert comparison.difference.value == pytest.approx(sum(now - was for was, now in pairs) / 500)

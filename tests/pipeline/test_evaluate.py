@@ -53,24 +53,24 @@ def test_accuracies_match_a_count_by_drop_and_by_class(workspace: Workspace) -> 
     plan = stages.plan(workspace.context, TASK, Request("naive"))
     assert isinstance(plan, Plan)
     train(workspace, plan)
-    ours, theirs = (
+    candidate, champion = (
         guesses(workspace, plan, plan.dataset),
         guesses(workspace, workspace.context.files(plan.parent).plan(), plan.dataset),
     )
     evaluation = evaluate_run(workspace.context, plan, plan.parent)
-    assert evaluation.samples == len(ours)
-    assert evaluation.accuracy == share([label == guess for label, guess, _ in ours])
-    assert evaluation.old == share([label == guess for label, guess, drop in ours if drop == 0])
-    assert evaluation.new == share([label == guess for label, guess, drop in ours if drop == 1])
+    assert evaluation.samples == len(candidate)
+    assert evaluation.accuracy == share([label == guess for label, guess, _ in candidate])
+    assert evaluation.old == share([label == guess for label, guess, drop in candidate if drop == 0])
+    assert evaluation.new == share([label == guess for label, guess, drop in candidate if drop == 1])
     assert evaluation.by_class == {
-        name: share([label == guess for label, guess, _ in ours if label == name]) for name in plan.dataset.classes
+        name: share([label == guess for label, guess, _ in candidate if label == name]) for name in plan.dataset.classes
     }
     comparison = evaluation.comparison
     assert comparison
     assert comparison.champion == first.run_id
-    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs])
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in champion])
     assert comparison.negative_flips == share(
-        [was == label != now for (label, was, _), (_, now, _) in zip(theirs, ours, strict=True)]
+        [was == label != now for (label, was, _), (_, now, _) in zip(champion, candidate, strict=True)]
     )
 
 
@@ -78,15 +78,15 @@ def test_models_with_reordered_classes_compare_by_name(workspace: Workspace) -> 
     first = stages.plan(workspace.context, TASK, Request())
     assert isinstance(first, Plan)
     workspace.land(1, 2, 3, seed=1)
-    ours = stages.plan(workspace.context, TASK, Request())
-    assert isinstance(ours, Plan)
-    turned = Dataset(drops=ours.dataset.drops[::-1], classes=("class-1", "class-2", "class-3", "class-0"))
-    theirs = ours.model_copy(update={"dataset": turned, "seed": 1})
-    for plan in (ours, theirs):
+    candidate = stages.plan(workspace.context, TASK, Request())
+    assert isinstance(candidate, Plan)
+    turned = Dataset(drops=candidate.dataset.drops[::-1], classes=("class-1", "class-2", "class-3", "class-0"))
+    champion = candidate.model_copy(update={"dataset": turned, "seed": 1})
+    for plan in (candidate, champion):
         train(workspace, plan)
-    assert ours.dataset.classes == ("class-0", "class-1", "class-2", "class-3")
-    comparison = evaluate_run(workspace.context, ours, theirs.run_id).comparison
-    expected = share([label == guess for label, guess, _ in guesses(workspace, theirs, ours.dataset)])
+    assert candidate.dataset.classes == ("class-0", "class-1", "class-2", "class-3")
+    comparison = evaluate_run(workspace.context, candidate, champion.run_id).comparison
+    expected = share([label == guess for label, guess, _ in guesses(workspace, champion, candidate.dataset)])
     assert comparison
     assert comparison.champion_accuracy == expected > 0.7
 
@@ -99,9 +99,9 @@ def test_champion_is_wrong_on_classes_it_never_saw(workspace: Workspace) -> None
     train(workspace, plan)
     comparison = evaluate_run(workspace.context, plan, first.run_id).comparison
     assert comparison
-    theirs = guesses(workspace, workspace.context.files(first.run_id).plan(), plan.dataset)
-    assert {guess for _, guess, _ in theirs} <= {"class-0", "class-1"}
-    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
+    champion = guesses(workspace, workspace.context.files(first.run_id).plan(), plan.dataset)
+    assert {guess for _, guess, _ in champion} <= {"class-0", "class-1"}
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in champion]) < 0.7
 
 
 def test_champion_is_evaluated_at_its_own_image_size(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,16 +138,16 @@ def test_evaluation_leaves_the_random_state_unchanged(workspace: Workspace) -> N
 
 
 def test_champion_guessing_a_class_the_run_lacks_is_wrong(workspace: Workspace) -> None:
-    ours = stages.plan(workspace.context, TASK, Request())
-    assert isinstance(ours, Plan)
+    candidate = stages.plan(workspace.context, TASK, Request())
+    assert isinstance(candidate, Plan)
     workspace.land(0, 2, seed=1, mislabelled=True)
-    theirs = stages.plan(workspace.context, TASK, Request())
-    assert isinstance(theirs, Plan)
-    for plan in (ours, theirs):
+    champion = stages.plan(workspace.context, TASK, Request())
+    assert isinstance(champion, Plan)
+    for plan in (candidate, champion):
         train(workspace, plan)
-    guessed = guesses(workspace, theirs, ours.dataset)
+    guessed = guesses(workspace, champion, candidate.dataset)
     assert any(guess == "class-2" for label, guess, _ in guessed if label == "class-0")
-    comparison = evaluate_run(workspace.context, ours, theirs.run_id).comparison
+    comparison = evaluate_run(workspace.context, candidate, champion.run_id).comparison
     assert comparison
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in guessed])
 

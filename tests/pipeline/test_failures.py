@@ -52,7 +52,7 @@ class BreaksAt(RecordingObserver):
             raise RuntimeError("no space left on device")
 
 
-def test_failed_run_is_charged_and_its_checkpoints_removed(workspace: Workspace) -> None:
+def test_failed_run_is_a_cost_and_its_checkpoints_are_removed(workspace: Workspace) -> None:
     workspace.land(0, 1)
     saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
     with pytest.raises(RuntimeError):

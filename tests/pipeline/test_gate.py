@@ -32,7 +32,7 @@ def test_candidate_that_meets_all_conditions_passes() -> None:
     [
         (Gate(min_accuracy=0.901), {}, "accuracy 0.9000 is below gate.min_accuracy 0.901"),
         (Gate(min_old_accuracy=0.93), {}, "accuracy on old drops 0.9200 is below gate.min_old_accuracy 0.93"),
-        (Gate(min_class_accuracy=0.86), {}, "accuracy in dog is below gate.min_class_accuracy 0.86"),
+        (Gate(min_class_accuracy=0.86), {}, "accuracy in class dog is below gate.min_class_accuracy 0.86"),
         (
             Gate(margin=0.02),
             {"low": -0.04},
@@ -85,9 +85,9 @@ def test_interval_within_the_margin_gets_no_note() -> None:
 
 
 def test_compare_counts_samples_that_only_one_model_gets_right() -> None:
-    ours = torch.tensor([True] * 6 + [True] * 2 + [False] * 1 + [False] * 3)
-    theirs = torch.tensor([True] * 6 + [False] * 2 + [True] * 1 + [False] * 3)
-    comparison = compare("scratch-0", theirs, ours, 0.9)
+    candidate = torch.tensor([True] * 6 + [True] * 2 + [False] * 1 + [False] * 3)
+    champion = torch.tensor([True] * 6 + [False] * 2 + [True] * 1 + [False] * 3)
+    comparison = compare("scratch-0", champion, candidate, 0.9)
     assert comparison.difference == paired_difference(2, 1, 12, 0.9)
     assert comparison.difference.value == 1 / 12
     assert comparison.champion_accuracy == 7 / 12
@@ -110,10 +110,10 @@ def test_small_test_split_rarely_refuses_an_equal_model() -> None:
     draws = np.random.default_rng(20260103).multinomial(200, [0.75, 0.075, 0.075, 0.1], size=2000)
     refused = 0
     for both, better, worse, neither in draws:
-        ours = torch.tensor([True] * both + [True] * better + [False] * worse + [False] * neither)
-        theirs = torch.tensor([True] * both + [False] * better + [True] * worse + [False] * neither)
+        candidate = torch.tensor([True] * both + [True] * better + [False] * worse + [False] * neither)
+        champion = torch.tensor([True] * both + [False] * better + [True] * worse + [False] * neither)
         judged = Evaluation.model_validate(
-            {**BEST, "samples": 200, "comparison": compare("scratch-0", theirs, ours, 0.95)}
+            {**BEST, "samples": 200, "comparison": compare("scratch-0", champion, candidate, 0.95)}
         )
         refused += not decide(Gate(margin=0.02), judged).promoted
     assert refused / len(draws) < 0.05

@@ -178,7 +178,7 @@ def test_next_run_reads_the_champion_once(counted: Counted) -> None:
     )
 
 
-def test_task_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_on_one_machine_reads_and_decodes_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a task from the upload to the promotion, with the validation in this process so that it is counted too."""
     monkeypatch.setattr(ingestion, "run_in_subprocess", lambda label, seconds, work, *arguments: work(*arguments))
     watch = counted.watch(monkeypatch)

@@ -17,7 +17,7 @@ def test_nothing_is_planned_before_a_drop_has_landed() -> None:
     assert "no drop has landed yet" in reason(Past().next())
 
 
-def test_first_drop_is_trained_from_scratch_in_full() -> None:
+def test_first_drop_is_trained_from_scratch_at_full_length() -> None:
     plan = Past().landed(drop(1)).plan()
     assert (plan.method, plan.parent, plan.target, plan.known) == ("scratch", None, None, 0)
     assert (plan.recipe.initialization.name, plan.recipe.objective.name) == ("fresh", "none")
@@ -61,7 +61,7 @@ def test_baseline_on_the_same_dataset_gives_a_measured_target() -> None:
     assert target.baseline_run == calibration.run_id
 
 
-def test_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
+def test_baseline_age_counts_drops_it_was_not_trained_on() -> None:
     past = one_drop()
     for number in (2, 3):
         past.landed(drop(number))
@@ -69,7 +69,7 @@ def test_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
     assert past.landed(drop(4), drop(5)).plan().target.age == 4
 
 
-def test_target_is_expected_from_the_fastest_runs_iterations() -> None:
+def test_expected_from_follows_from_the_fastest_run() -> None:
     """Check that `expected_from` is three quarters of the iterations of the fastest run: 40, then 30 iterations."""
     past = one_drop().landed(drop(2))
     assert past.plan().target.expected_from == 0
@@ -117,7 +117,7 @@ def test_new_classes_refresh_the_baseline_if_set() -> None:
     assert one_drop().landed(drop(2, classes=("cat", "eel"))).plan().method == "continuous"
 
 
-def test_calibration_on_new_classes_replaces_their_refresh() -> None:
+def test_calibration_on_new_classes_replaces_the_refresh() -> None:
     past = one_drop(configured(baseline={"refresh": {"on_new_classes": True, "every": 1}})).landed(
         drop(2, classes=("eel",))
     )

@@ -93,7 +93,7 @@ def test_run_on_next_drop_reaches_target_sooner_than_scratch(workspace: Workspac
     assert records(workspace) == [first, second]
 
 
-def test_missed_target_escalates_and_charges_every_run(workspace: Workspace) -> None:
+def test_missed_target_escalates_and_every_run_is_a_cost(workspace: Workspace) -> None:
     workspace.land(0, 1, 2)
     first = run(workspace)
     workspace.land(0, 1, 2, seed=1, mislabelled=True)
@@ -200,42 +200,42 @@ def test_promoted_run_gets_its_record_before_the_next_drop(local: Workspace) -> 
     assert [record.run_id for record in records(local)] == [first.run_id, second.run_id]
 
 
-def test_later_candidate_is_judged_against_the_earlier(workspace: Workspace) -> None:
+def test_later_candidate_is_compared_with_the_promoted_one(workspace: Workspace) -> None:
     workspace.land(0, 1, 2)
     first = run(workspace)
     workspace.land(0, 1, 2, seed=1)
-    ours, theirs = (plan(workspace, request=Request(method)) for method in ("continuous", "naive"))
-    for candidate in (ours, theirs):
+    later, earlier = (plan(workspace, request=Request(method)) for method in ("continuous", "naive"))
+    for candidate in (later, earlier):
         stages.train(workspace.context, candidate)
         evaluation = stages.evaluate(workspace.context, candidate)
         assert evaluation
         assert evaluation.comparison
         assert evaluation.comparison.champion == first.run_id
-    stages.promote(workspace.context, theirs)
-    stages.promote(workspace.context, ours)
-    record = stages.record(workspace.context, ours)
+    stages.promote(workspace.context, earlier)
+    stages.promote(workspace.context, later)
+    record = stages.record(workspace.context, later)
     assert record.evaluation
     assert record.evaluation.comparison
-    assert record.evaluation.comparison.champion == theirs.run_id
-    assert champion(workspace) == ours.run_id
+    assert record.evaluation.comparison.champion == earlier.run_id
+    assert champion(workspace) == later.run_id
 
 
 def test_promotion_is_recorded_against_the_replaced_champion(workspace: Workspace) -> None:
     workspace.land(0, 1, 2)
     run(workspace)
     workspace.land(0, 1, 2, seed=1)
-    ours, theirs = (plan(workspace, request=Request(method)) for method in ("continuous", "naive"))
-    for candidate in (ours, theirs):
+    later, earlier = (plan(workspace, request=Request(method)) for method in ("continuous", "naive"))
+    for candidate in (later, earlier):
         stages.train(workspace.context, candidate)
-    late = stages.evaluate(workspace.context, ours)
+    late = stages.evaluate(workspace.context, later)
     assert late
-    stages.promote(workspace.context, theirs)
-    stages.promote(workspace.context, ours)
-    workspace.context.files(ours.run_id).write_evaluation(late)
-    record = stages.record(workspace.context, ours)
+    stages.promote(workspace.context, earlier)
+    stages.promote(workspace.context, later)
+    workspace.context.files(later.run_id).write_evaluation(late)
+    record = stages.record(workspace.context, later)
     assert record.evaluation
     assert record.evaluation.comparison
-    assert record.evaluation.comparison.champion == theirs.run_id
+    assert record.evaluation.comparison.champion == earlier.run_id
 
 
 class Overtaken(LocalStore):

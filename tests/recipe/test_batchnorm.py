@@ -42,8 +42,8 @@ def test_statistics_equal_layers_whose_momentum_is_corrected(momentum: float) ->
     for iteration, images in enumerate(batches(30)):
         plain[1].momentum = momentum / (1 - (1 - momentum) ** (iteration + 1))  # type: ignore[assignment]
         plain(images)
-        for ours, theirs in zip(found[iteration], statistics(plain), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        for corrected, expected in zip(found[iteration], statistics(plain), strict=True):
+            torch.testing.assert_close(corrected, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_each_forward_pass_counts_as_a_batch() -> None:
@@ -53,8 +53,8 @@ def test_each_forward_pass_counts_as_a_batch() -> None:
             count += 1
             plain[1].momentum = 0.1 / (1 - 0.9**count)  # type: ignore[assignment]
             plain(images + 0.01 * number)
-        for ours, theirs in zip(found[iteration], statistics(plain), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        for corrected, expected in zip(found[iteration], statistics(plain), strict=True):
+            torch.testing.assert_close(corrected, expected, rtol=1e-3, atol=1e-5)
 
 
 def two_layers() -> nn.Sequential:
@@ -66,20 +66,20 @@ def two_layers() -> nn.Sequential:
 
 def test_each_layer_is_corrected_by_its_own_momentum_and_batches() -> None:
     """Every third iteration skips the second layer."""
-    ours, plain, seen = two_layers(), two_layers(), {1: 0, 3: 0}
-    correction = StatisticsCorrection(ours)
+    corrected, plain, seen = two_layers(), two_layers(), {1: 0, 3: 0}
+    correction = StatisticsCorrection(corrected)
     for iteration, images in enumerate(batches(60)):
         used = 2 if iteration % 3 == 1 else 4
         correction.before_forward(iteration)
-        ours[:used](images)
+        corrected[:used](images)
         correction.after_backward()
         for position, momentum in ((1, 0.5), (3, 0.1)):
             if position < used:
                 seen[position] += 1
                 plain[position].momentum = momentum / (1 - (1 - momentum) ** seen[position])  # type: ignore[assignment]
         plain[:used](images)
-        for (name, own), theirs in zip(ours.named_buffers(), plain.buffers(), strict=True):
-            torch.testing.assert_close(own, theirs, rtol=1e-3, atol=1e-5, msg=f"{name} after {iteration}")
+        for (name, own), expected in zip(corrected.named_buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-5, msg=f"{name} after {iteration}")
     assert seen == {1: 60, 3: 40}
 
 
@@ -122,5 +122,5 @@ def test_other_batchnorm_statistics_are_not_corrected(kind: str) -> None:
     run(net, count=5)
     for images in batches(5):
         plain(images)
-    for (name, ours), theirs in zip(net.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
+    for (name, corrected), expected in zip(net.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(corrected, expected, rtol=0, atol=0, msg=name)

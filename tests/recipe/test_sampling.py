@@ -99,7 +99,7 @@ def test_sampling_that_keeps_no_sample_is_refused() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(700, 300), (300, 700), (500, 500), (999, 1)])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_old_new_meets_its_share_by_thinning_one_group(old: int, new: int, share: float) -> None:
+def test_old_new_reaches_its_share_by_thinning_one_group(old: int, new: int, share: float) -> None:
     found = keep_probability(OldNew(new=share), Counters.zeros(old + new), group(old, new))
     assert found is not None
     assert (found[old:].double().sum() / found.double().sum()).item() == pytest.approx(share, rel=1e-6)

@@ -93,12 +93,12 @@ def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe, averaging:
 
 def assert_alike(one: Path, two: Path, plan: Plan) -> None:
     """Check that curves, weights and losses are equal within float tolerance, and that the counters are equal."""
-    ours, theirs = (context_of(folder).files(plan.run_id) for folder in (one, two))
-    for point, other in zip(ours.curve().points, theirs.curve().points, strict=True):
+    single, double = (context_of(folder).files(plan.run_id) for folder in (one, two))
+    for point, other in zip(single.curve().points, double.curve().points, strict=True):
         assert other.model_dump() == pytest.approx(point.model_dump(), abs=1e-5)
-    for name, weights in ours.weights().items():
-        torch.testing.assert_close(theirs.weights()[name], weights, **CLOSE)
-    expected, merged = (read_counters(files, plan.dataset, len(plan.dataset.drops)) for files in (ours, theirs))
+    for name, weights in single.weights().items():
+        torch.testing.assert_close(double.weights()[name], weights, **CLOSE)
+    expected, merged = (read_counters(files, plan.dataset, len(plan.dataset.drops)) for files in (single, double))
     assert expected.seen.max() > 1
     assert torch.equal(merged.seen, expected.seen)
     assert torch.equal(merged.correct, expected.correct)

@@ -52,8 +52,8 @@ def naive_rows(
     classes = sorted({label for label in labels if label >= old_classes})
     means = []
     for wanted in classes:
-        mine = [feature for feature, label in zip(features, labels, strict=True) if label == wanted]
-        means.append(sum(mine) / len(mine))
+        own = [feature for feature, label in zip(features, labels, strict=True) if label == wanted]
+        means.append(sum(own) / len(own))
     centre = (sum(means) + old_classes * old_mean) / (len(means) + old_classes)
     base = sum(old_rows) / len(old_rows)
     length = sum(float((row - base).norm()) for row in old_rows) / len(old_rows)

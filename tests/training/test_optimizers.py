@@ -38,19 +38,19 @@ def parameters() -> list[nn.Parameter]:
 )
 def test_steps_equal_torchs_optimizer_bit_for_bit(setting: Optimizer, make: "partial[torch.optim.Optimizer]") -> None:
     """The last parameter has no gradient."""
-    ours, theirs = parameters(), parameters()
-    optimizer, expected = build_optimizer(setting, ours), make(theirs)
+    tested, reference = parameters(), parameters()
+    optimizer, expected = build_optimizer(setting, tested), make(reference)
     random = torch.Generator().manual_seed(1)
     for step in range(5):
         optimizer.zero_grad()
         expected.zero_grad()
-        for mine, their in list(zip(ours, theirs, strict=True))[:2]:
-            mine.grad = torch.randn(mine.shape, generator=random).to(mine)
-            their.grad = mine.grad.clone()
+        for one, other in list(zip(tested, reference, strict=True))[:2]:
+            one.grad = torch.randn(one.shape, generator=random).to(one)
+            other.grad = one.grad.clone()
         optimizer.rate = expected.param_groups[0]["lr"] = setting.learning_rate / (1 + step)
         optimizer.step()
         expected.step()
-        assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(tested, reference, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_steps_equal_torchs_optimizer_bit_for_bit(setting: Optimizer, make: "par
 def test_biases_and_norms_decay_only_if_requested(
     setting: Optimizer, kind: Callable[..., torch.optim.Optimizer], extra: dict[str, float]
 ) -> None:
-    ours, theirs = parameters(), parameters()
-    groups = [{"params": theirs[:2], "weight_decay": 0.2}, {"params": theirs[2:], "weight_decay": 0.0}]
-    optimizer, expected = build_optimizer(setting, ours), kind(groups, lr=0.1, fused=True, **extra)
+    tested, reference = parameters(), parameters()
+    groups = [{"params": reference[:2], "weight_decay": 0.2}, {"params": reference[2:], "weight_decay": 0.0}]
+    optimizer, expected = build_optimizer(setting, tested), kind(groups, lr=0.1, fused=True, **extra)
     for step in range(3):
-        for mine, their in zip(ours, theirs, strict=True):
-            mine.grad, their.grad = torch.full_like(mine, step - 0.5), torch.full_like(their, step - 0.5)
+        for one, other in zip(tested, reference, strict=True):
+            one.grad, other.grad = torch.full_like(one, step - 0.5), torch.full_like(other, step - 0.5)
         optimizer.step()
         expected.step()
-    assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(tested, reference, strict=True))
 
 
 def test_mixed_types_and_missing_gradients_step_as_in_torch() -> None:
@@ -82,17 +82,17 @@ def test_mixed_types_and_missing_gradients_step_as_in_torch() -> None:
     def mixed() -> list[nn.Parameter]:
         return [*parameters(), nn.Parameter(torch.ones(4, 2, dtype=torch.float64)), nn.Parameter(torch.ones(2))]
 
-    ours, theirs = mixed(), mixed()
-    matrices, vectors = ([each for each in theirs if (each.ndim > 1) == wanted] for wanted in (True, False))
-    optimizer = build_optimizer(AdamW(learning_rate=0.1, weight_decay=0.2), ours)
+    tested, reference = mixed(), mixed()
+    matrices, vectors = ([each for each in reference if (each.ndim > 1) == wanted] for wanted in (True, False))
+    optimizer = build_optimizer(AdamW(learning_rate=0.1, weight_decay=0.2), tested)
     groups = [{"params": matrices, "weight_decay": 0.2}, {"params": vectors, "weight_decay": 0.0}]
     expected = torch.optim.AdamW(groups, lr=0.1, fused=True)
     for used in (5, 2, 4, 0, 5):
         optimizer.zero_grad()
         expected.zero_grad()
-        for mine, their in list(zip(ours, theirs, strict=True))[:used]:
-            mine.grad, their.grad = torch.full_like(mine, used - 2.5), torch.full_like(their, used - 2.5)
+        for one, other in list(zip(tested, reference, strict=True))[:used]:
+            one.grad, other.grad = torch.full_like(one, used - 2.5), torch.full_like(other, used - 2.5)
         optimizer.step()
         expected.step()
-        assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(tested, reference, strict=True))
     assert [step.item() for step in optimizer.columns["step"]] == [4, 4, 3, 3, 2]

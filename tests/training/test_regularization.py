@@ -70,9 +70,9 @@ def test_training_matches_a_script_with_the_same_settings() -> None:
         label_smoothing=SMOOTHING,
         class_weights=WEIGHTS,
     )
-    ours, theirs = train(run_of(plan)), by_hand(plan)
-    for name, tensor in ours.network.state_dict().items():
-        torch.testing.assert_close(tensor, theirs.network.state_dict()[name], rtol=1e-4, atol=1e-5)
+    trained, expected = train(run_of(plan)), by_hand(plan)
+    for name, tensor in trained.network.state_dict().items():
+        torch.testing.assert_close(tensor, expected.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("setting", [{"warmup": 9}, {"clip_norm": 0.1}, {"label_smoothing": 0.3}])

@@ -32,7 +32,7 @@ def processes() -> ForkServerContext:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Return a folder whose store holds two drops and a parent trained on the first."""
+    """Return a folder whose store holds two drops and a parent that was trained on the first drop."""
     commit_drops(tmp_path)
     train_in(tmp_path, stored_plan(tmp_path, drops=1))
     return tmp_path

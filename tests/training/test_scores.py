@@ -83,12 +83,14 @@ def test_difference_interval_has_its_stated_coverage(metric: Metric, count: int)
     """The interval of the difference between two equally good networks contains 0 in 95% of the test splits."""
     covered = []
     for seed in range(400):
-        labels, theirs = drawn(count, seed)
+        labels, first_logits = drawn(count, seed)
         generator = torch.Generator().manual_seed(1000 + seed)
         other = torch.randn(count, CLASSES, generator=generator)
         other[torch.arange(count), labels] += 1.0
-        ours = torch.where(torch.rand(count, 1, generator=generator) < 0.5, theirs, other)
-        first, second = (compute_score(metric, labels, predictions_of(labels, logits)) for logits in (theirs, ours))
+        second_logits = torch.where(torch.rand(count, 1, generator=generator) < 0.5, first_logits, other)
+        first, second = (
+            compute_score(metric, labels, predictions_of(labels, logits)) for logits in (first_logits, second_logits)
+        )
         interval = score_difference(first, second, 0.95)
         covered.append(interval.low <= 0 <= interval.high)
     assert 0.93 <= np.mean(covered) <= 0.995

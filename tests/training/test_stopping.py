@@ -198,7 +198,7 @@ def test_judge_needs_more_gain_only_above_the_expected_accuracy(expected: float,
     assert judge(points, target, RULE.model_copy(update={"excess": 0.02}), 1000) == ending
 
 
-def test_judge_needs_less_gain_if_new_data_meets_the_target() -> None:
+def test_judge_needs_less_gain_if_new_data_reaches_the_target() -> None:
     """A high accuracy on old classes does not show that new classes have been learnt."""
     lenient = RULE.model_copy(update={"excess": 0.02})
     rising = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
