@@ -164,7 +164,7 @@ def check(route: IngestRoute, source: Source, form: str) -> None:
 @pytest.mark.parametrize("form", ["tree", "tar", "zip", "shards", "mixed"])
 @QUICK
 @given(route=st.sampled_from(["pack", "upload"]), source=sources())
-def test_every_file_is_a_sample_or_is_reported(form: str, route: str, source: Source) -> None:
+def test_every_file_is_a_sample_or_is_named_or_counted(form: str, route: str, source: Source) -> None:
     if form in ("shards", "mixed") and source.rule == "csv":
         return  # a table must be next to its images, and these archives separate them
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +176,7 @@ BUCKETS = count()
 
 @settings(QUICK, max_examples=3)
 @given(source=sources(), split=st.sampled_from(SPLITS), odd=st.sampled_from(["cow//x.png", "/x.png", "cow/./x.png"]))
-def test_every_object_is_a_sample_or_is_reported(s3: str, source: Source, split: str, odd: str) -> None:
+def test_every_object_is_a_sample_or_is_named_or_counted(s3: str, source: Source, split: str, odd: str) -> None:
     bucket = f"nothing-lost-{next(BUCKETS)}"
     boto3.client("s3", endpoint_url=s3).create_bucket(Bucket=bucket)
     files = {**source.files, f"{split}/{odd}": png(1000, 4), f"{split}/hen/": b""}
