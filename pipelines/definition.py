@@ -54,9 +54,10 @@ def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.Pipel
 
 
 def steps_after_planning(task: Task, outputs: bool = True) -> tuple[str, ...]:
-    """Return the components after planning: one for all stages, unless `resources.separate_evaluation` is set.
+    """Return the names of the components after planning.
 
-    With `outputs`, the last one writes the outputs for Kubeflow's UI.
+    There is one component for all stages, unless `resources.separate_evaluation` is set. With `outputs`, the last
+    component writes the outputs for Kubeflow's UI.
     """
     if task.resources.separate_evaluation:
         return ("train_only", "evaluate", "promote", "record" if outputs else "record_only")
@@ -69,7 +70,7 @@ def define_locally(task: Task, image: str, configure: ConfigurePod) -> GraphComp
 
 
 def define(task: Task, image: str, configure: ConfigurePod, outputs: bool = True) -> GraphComponent:
-    """Return the pipeline with its steps in an image, each configured by `configure`."""
+    """Return the pipeline. Its steps run in an image, and `configure` configures their pods."""
     step = step_factory(image, configure)
     default = write_parameter(task)
     functions = [getattr(components, name) for name in steps_after_planning(task, outputs)]

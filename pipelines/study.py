@@ -1,4 +1,4 @@
-"""A study as one Kubeflow run: a ParallelFor over the runs on one drop, then over those on two drops, and so on."""
+"""A study as one Kubeflow run: a ParallelFor over the runs on one drop, then over the runs on two drops, and so on."""
 
 from collections.abc import Sequence
 
@@ -21,9 +21,7 @@ Levels = Sequence[Sequence[Plan]]
 def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
     """Submit the runs of a study, with the pod settings and the Kubeflow server of a task.
 
-    The plans must already be in the store.
-
-    The same runs are submitted only once. Raises `SubmitError`.
+    The plans must already be in the store. The same runs are submitted only once. Raises `SubmitError`.
     """
     run_name = f"study-{name}-{digest([[plan.run_id for plan in level] for level in levels])[:8]}"
     pipeline = define_study(
@@ -33,7 +31,7 @@ def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
 
 
 def define_study(name: str, levels: Levels, image: str, configure: ConfigurePod) -> GraphComponent:
-    """Return the pipeline of a study's runs, each configured by `configure`."""
+    """Return the pipeline of a study's runs. `configure` configures their pods."""
     parts = [_level(number, level, image, configure) for number, level in enumerate(levels, 1)]
 
     def pipeline(device: str = "auto") -> None:

@@ -50,7 +50,7 @@ DEVICE = "auto"
 
 
 def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted:
-    """Submit the retraining of this name, unless it is already submitted, and return it. Raises `SubmitError`."""
+    """Submit the retraining with this name, unless it is already submitted, and return it. Raises `SubmitError`."""
     return submit(task, run_id, build(task), pipeline_arguments(task, Request(), DEVICE, submission=run_id))
 
 
@@ -185,7 +185,7 @@ def _to_submitted(run: V2beta1Run, new: bool) -> Submitted:
 
 
 def _equals(key: str, name: str) -> str:
-    """Return a filter by name. The server decodes it once more than other parameters."""
+    """Return a filter by name, quoted, because the server decodes a filter once more than other parameters."""
     return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": name}]}))
 
 
@@ -234,9 +234,12 @@ def _explain(error: ApiException) -> str:
 
 
 def _explain_upload(error: ApiException, message: str) -> str:
-    """Return only the message. The reply to an upload also has a stack trace, and does not mention a missing right."""
+    """Return the message without the stack trace that follows it in the reply, and name a possible cause.
+
+    For a missing permission, the server only answers that the request is bad.
+    """
     if error.status == HTTPStatus.BAD_REQUEST:
-        return f"{message}. The right to create `pipelines` may be missing"
+        return f"{message}. The permission to create `pipelines` may be missing"
     return message
 
 
@@ -261,7 +264,10 @@ def _connect(settings: Kubeflow) -> Client:
 
 
 class _Client(Client):  # type: ignore[misc]  # kfp has no types
-    """A client that asks for the server's health once. kfp's asks five times within 25 s, and omits the reason."""
+    """A client that asks for the server's health once.
+
+    kfp's own client asks five times within 25 s, and does not report why the server failed.
+    """
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> V2beta1GetHealthzResponse:
         """Return the server's health."""
@@ -269,7 +275,7 @@ class _Client(Client):  # type: ignore[misc]  # kfp has no types
 
 
 def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
-    """Return the pipeline's arguments. `submission` is a new id, under which the result of planning is stored."""
+    """Return the pipeline's arguments. The result of planning is stored under the id `submission`, or the job's id."""
     return {
         "task": write_parameter(task),
         "method": request.method or "",

@@ -1,4 +1,4 @@
-"""Start a step in several processes on this machine, as torchrun does, and exit with their exit code.
+"""Start a step in several processes on this machine, as torchrun does. If a process fails, exit with its exit code.
 
 Each process is `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
 """
@@ -18,8 +18,8 @@ from retrain.utils.processes import available_cores
 def launch(processes: int, *arguments: str) -> None:
     """Run a step in several processes that discover each other (torchrun's `--standalone`) and share the cores.
 
-    After SIGTERM, this forwards it to the processes and raises `Preempted`. Raises `SystemExit` with the exit code of
-    the process that failed first.
+    Forwards SIGTERM to the processes, and then raises `Preempted`. Raises `SystemExit` with the exit code of the
+    process that failed first.
     """
     config = LaunchConfig(
         min_nodes=1,

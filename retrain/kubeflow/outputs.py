@@ -110,8 +110,8 @@ def log_confusions(matrix: dsl.ClassificationMetrics, errors: ErrorAnalysis) -> 
 def name_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
     """Write the run's id and the address of its weights into the model's metadata, and into its file as JSON.
 
-    The artifact's own address stays in the pipeline root. With an S3 address outside of it, KFP's launcher would fail
-    the step.
+    The artifact's address stays in the pipeline root. With an S3 address outside the pipeline root, KFP's launcher
+    would fail the step.
     """
     has_ended = store.ledger.find(record.run_id) is not None
     model.framework = "pytorch"

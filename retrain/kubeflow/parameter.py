@@ -16,8 +16,8 @@ from retrain.config.validation import validate_document
 from retrain.errors import TaskError
 
 Parameter = str | dict[str, Any]
-"""The task in the form in which a step gets it: a STRUCT, or a text of JSON. Pipelines of version 0.1 and of studies
-pass a text, and so do the processes that torchrun starts."""
+"""The task in the form in which a step gets it: a STRUCT, or a text of JSON. Steps of studies, steps of pipelines of
+version 0.1, and processes that torchrun starts get a text."""
 
 LAST_CHARACTER = "\uffff"
 """The last character that Kubeflow can store. Its connection to MySQL uses at most 3 bytes of UTF-8 for a character."""
@@ -28,7 +28,7 @@ SOURCE = "the pipeline's parameter task"
 def write_parameter(task: Task) -> dict[str, Any]:
     """Return a task as a STRUCT, without fields that are null, because kfp cannot pass null.
 
-    Raises `TaskError` if a step would read another task.
+    Raises `TaskError` if a step would read a different task.
     """
     document = task.model_dump(mode="json", exclude_none=True)
     read = read_parameter(json.loads(json.dumps(document), parse_int=float))
@@ -56,7 +56,7 @@ def _changes(before: Any, after: Any, path: tuple[str, ...] = ()) -> Iterator[st
 def require_storable(task: Task) -> None:
     """Raise a `TaskError` if Kubeflow cannot store one of the task's texts.
 
-    Kubeflow would create the workflow, but answer with an error and not list the run.
+    With such a text, Kubeflow would create the workflow, but answer with an error and not list the run.
     """
     refused = [
         f"{task.name}: {field}: Kubeflow's database cannot store {max(text)!r}. Use characters up to U+FFFF"

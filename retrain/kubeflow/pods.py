@@ -26,7 +26,7 @@ CREDENTIALS = (
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
 )
-"""Keys that become environment variables of the same name, if the Secret has them."""
+"""Keys of the Secret `resources.credentials`. Each key that the Secret has becomes an environment variable."""
 RETRY_WINDOW = "2160h"
 """Time in which a step may be retried, from the start of its first pod. At its end, Argo kills a running pod. KFP's
 default is one hour."""
@@ -44,7 +44,10 @@ def configure_pod(step: "PipelineTask", name: str, resources: Resources) -> None
 
 
 def _configure_every_pod(step: "PipelineTask", resources: Resources) -> None:
-    """Set Secrets and labels, and forbid root, as the *restricted* Pod Security Standard demands and KFP does not."""
+    """Set Secrets and labels, and forbid root.
+
+    The *restricted* Pod Security Standard requires that root is forbidden, and KFP does not forbid it.
+    """
     from kfp import kubernetes
 
     kubernetes.set_security_context(step, run_as_non_root=True)
@@ -57,7 +60,7 @@ def _configure_every_pod(step: "PipelineTask", resources: Resources) -> None:
 
 
 def _configure_data(step: "PipelineTask", resources: Resources) -> None:
-    """Set cores, memory and cache. Limits equal requests, because a pod below its request is evicted last."""
+    """Set cores, memory and cache. Limits equal requests: a pod that never exceeds its request is evicted last."""
     from kfp import kubernetes
 
     step.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)

@@ -40,9 +40,9 @@ log = logging.getLogger("retrain")
 
 
 def plan(parameter: Parameter, method: str, purpose: str, submission: str, job: str) -> str:
-    """Return the id of the run that a submission is bound to, or plan the next run and return its id.
+    """Return the id of the run that is already planned for a submission, or plan the next run and return its id.
 
-    Returns an empty text if no run is needed, or if another job executes this submission.
+    Return an empty text if no run is needed, or if another job executes this submission.
     """
     task, store = open_store(parameter)
     found = read_submission(store, submission)
@@ -83,7 +83,7 @@ def request(method: str, purpose: str) -> Request:
 def train(parameter: Parameter, run_id: str, device: str) -> str:
     """Train a run and its escalations, with a process for each GPU, and return the id of the last run.
 
-    The later stages run here too, unless `resources.separate_evaluation` is set.
+    The later stages run in this step too, unless `resources.separate_evaluation` is set.
     """
     task, store = open_store(parameter)
     step = "train" if task.resources.separate_evaluation else "complete"
@@ -181,7 +181,7 @@ def worker_main() -> None:
     """Run the step that the command line names: `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
 
     `launch`, or torchrun in a TrainJob, starts several of these processes to train together. A `UserError`, such as a
-    task of a newer version than the image's, is logged as one message and ends the process with 2.
+    task of a newer version than the image's, is logged as one message and ends the process with exit code 2.
     """
     signal.signal(signal.SIGTERM, raise_preempted)
     step, *arguments = sys.argv[1:]

@@ -21,7 +21,7 @@ from retrain.utils.clock import Clock, utc_now
 from retrain.utils.processes import run_in_subprocess
 
 SUBMIT_SECONDS = 120.0
-"""Time limit of a subprocess, in seconds: a request to the API server, a check of a model, or the end of a run."""
+"""Seconds that a subprocess may take to submit a run, check a model, or record the end of a run."""
 log = logging.getLogger("retrain")
 
 
@@ -36,9 +36,9 @@ def require_submittable(task: Task) -> None:
 def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:
     """Submit a plan in the store, unless it is already submitted.
 
-    First, the submission's record names the plan. Its pods therefore execute this run even if drops land meanwhile.
-    Then the record also names the job, so that no other job of the same name executes the run. Raises `SubmitError`.
-    Raises `ModelError` before anything is submitted.
+    A record of the submission is written first. It names the run, so the pods execute this run even if drops land
+    meanwhile. After the submission, the record also names the job, so that no other job with the same name executes the
+    run. Raises `SubmitError`. Raises `ModelError` if the model has an error. Then nothing is submitted.
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:
@@ -69,10 +69,10 @@ class KubeflowExecutor:
         self._build, self._clock = build, clock
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Submit the run, unless it is submitted. Record it as failed if it cannot start or ended without a record.
+        """Submit the run, unless it is already submitted. Return whether this call submitted it.
 
-        A run that awaits approval stays unchanged until it has a verdict. Then it is promoted and recorded. Raises
-        `SubmitError`.
+        Record the run as failed if it cannot start, or if it ended without a record. A run that awaits approval stays
+        unchanged until it has a verdict. Then the verdict is applied and the run is recorded. Raises `SubmitError`.
         """
         last = next_run.latest_attempt(store, plan)
         if approval := find_approval(store, last, self._clock()):
@@ -106,7 +106,7 @@ def _record_failure_in_subprocess(task: Task, plan: Plan, error: str) -> None:
 
 
 def _finish_approval(task: Task, run_id: str) -> None:
-    """Promote and record a candidate that has its verdict."""
+    """Apply the verdict to a candidate, and record its run."""
     from retrain.pipeline.record_context import RecordContext
     from retrain.pipeline.recording import finish_approval
 

@@ -18,7 +18,7 @@ RUNTIME = "torch-distributed"
 """The ClusterTrainingRuntime that Trainer installs. Its only job and its container are named `NODE`."""
 NODE = "node"
 MANAGER = "retrain/trainjob"
-"""The owner of the patch. Trainer's webhook requires a name with a domain and a slash, although its type does not."""
+"""The owner of the patch. Trainer's webhook requires a name with a domain and a slash, although the API does not."""
 SHARED_MEMORY = "shared-memory"
 USER = 65532
 """The id of the image's user. It is also the group of the volumes' files, so that the user can write to them."""

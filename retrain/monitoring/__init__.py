@@ -1,5 +1,5 @@
 """Show tasks and runs to people: metrics, exporter, report and dashboards.
 
-All numbers come from the ledger, except the numbers of active trainings. Every metric has its name in `names`.
-`observers.make_observers` shows a training as it runs. Imports pipeline and the packages below it.
+The numbers of ended runs come only from the ledger. `names` lists all metrics. `observers.make_observers` shows an
+active training. This package imports pipeline and the packages below it.
 """

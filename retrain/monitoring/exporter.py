@@ -1,4 +1,4 @@
-"""The exporter: reads ledgers and the state of tasks, and serves them as Prometheus metrics."""
+"""Read ledgers and the current state of tasks, and serve them as Prometheus metrics."""
 
 import logging
 import time
@@ -155,7 +155,7 @@ class WatchedTask:
             self.read_at = time.time()
 
     def figures(self) -> Iterator[tuple[Name, Values]]:
-        """Yield the metrics of the task's state, and of reading it."""
+        """Yield the metrics of the task's state, and of the exporter's reads."""
         task = (self.store.task,)
         yield names.LEDGER_READ, [(task, self.read_at)]
         yield names.LEDGER_ERRORS, [(task, self.ledger.errors)]
@@ -188,7 +188,7 @@ class Exporter(Collector):
         return self._families
 
     def _states(self) -> Iterator[Metric]:
-        """Yield one metric family for each name, over all tasks."""
+        """Yield one metric family for each name, with the values of all tasks."""
         figures: defaultdict[Name, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
         for task in self._tasks:
             for name, values in task.figures():

@@ -22,7 +22,7 @@ TREND = 4
 
 
 def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
-    """Serve /metrics until the process ends, and return the observer that fills it.
+    """Serve /metrics until the process ends, and return the observer that supplies the values.
 
     Raises `OSError` if the port cannot be opened.
     """

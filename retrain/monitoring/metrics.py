@@ -80,7 +80,7 @@ def mean_watts(record: RunRecord) -> float | None:
 
 
 def is_final(record: RunRecord) -> bool:
-    """Return whether a record ends a retraining. A run that missed its target and was followed by another does not."""
+    """Return whether a record ends a retraining. A run that missed its target does not, if another run followed."""
     escalated = record.outcome == "missed" and record.evaluation is None
     return record.purpose == "retrain" and not escalated
 
@@ -192,10 +192,9 @@ def _speed_ups(record: RunRecord) -> Values:
 
 
 def _target_met(record: RunRecord) -> float | None:
-    """Return 1 if the retraining met its target, 0 if not, and None if it had none.
+    """Return 1 if the retraining met its target, 0 if not, and None if it never had a target.
 
-    A retraining's first run without a target cannot miss it. A later run without a target is scratch. It follows runs
-    that missed their targets with all schedules.
+    After runs that missed the target with all schedules, a last run trains from scratch without a target. It gives 0.
     """
     if record.target is None and record.attempt == 0:
         return None
@@ -232,8 +231,8 @@ NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
     names.LAST_RUN: (is_final, _gauge(lambda r: r.ended_at.timestamp())),
     names.LAST_SUCCESS: (_succeeded, _gauge(lambda r: r.ended_at.timestamp())),
 }
-"""Conditions, and functions of each task's newest record that meets the condition. A value that this record lacks is
-left out."""
+"""For each metric: a condition, and a function that is applied to each task's newest record that meets the condition. A
+value that this record lacks is left out."""
 
 
 def _run_duration(record: RunRecord) -> Values:
@@ -304,7 +303,7 @@ def render(records: Iterable[RunRecord]) -> bytes:
 
 
 class ProcessMetrics(Collector):
-    """The build, and the durations of requests to the store."""
+    """Metrics that every process has: its version, and the durations of its requests to the store."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""

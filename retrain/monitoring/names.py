@@ -71,8 +71,8 @@ def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
 
 _SCRATCH, _WHOLE = "s_scratch", "full trainings from scratch"
 _GROSS, _NET = (
-    "Evaluations and calibrations are not subtracted. Can fall.",
-    "Evaluations and calibrations are subtracted. Can fall.",
+    "Evaluations and calibrations are not subtracted. The value can fall.",
+    "Evaluations and calibrations are subtracted. The value can fall.",
 )
 BASELINE = _replaced(
     "baseline",
@@ -118,7 +118,7 @@ MEASURED_ENERGY = Name(
     "retrain_measured_energy_joules_total",
     "counter",
     METHOD,
-    "Energy that NVML (GPUs) or RAPL (processors) measured in all runs on machines that have it.",
+    "Energy that NVML (GPUs) or RAPL (processors) measured in all runs on machines that support the measurement.",
 )
 
 ACCURACY = Name("retrain_accuracy_ratio", "gauge", TASK, "Accuracy of the newest run's model on the test split.")
@@ -164,7 +164,7 @@ TARGET_CARRIED = Name(
     "1 if the newest run's target is carried over from a scratch run on fewer drops. 0 if the drops are the same.",
 )
 BASELINE_AGE = Name(
-    "retrain_baseline_age_drops", "gauge", TASK, "Drops that landed between the newest run and its baseline."
+    "retrain_baseline_age_drops", "gauge", TASK, "Drops that the newest run was trained on and its baseline was not."
 )
 SPEED_UP = Name(
     "retrain_speed_up_ratio",
@@ -228,7 +228,8 @@ AWAITING_APPROVAL = Name(
     "retrain_awaiting_approval_timestamp_seconds",
     "gauge",
     TASK,
-    "Time since which the oldest candidate has awaited approval. Absent if no candidate awaits approval.",
+    "Time at which approval was requested for the candidate that has awaited it longest. Absent if no candidate awaits "
+    "approval.",
 )
 STORE_BYTES = Name(
     "retrain_store_bytes",
@@ -270,7 +271,7 @@ STORE_REQUESTS = Name(
 LEDGER_READ = Name(
     "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "Time of the last complete read of the ledger. 0 if never."
 )
-LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Times that the ledger could not be read.")
+LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Failed reads of the ledger.")
 LEDGER_RECORDS = Name("retrain_ledger_records", "gauge", TASK, "Records that the exporter has read.")
 
 TRAINING_ITERATION = Name("retrain_training_iteration", "gauge", METHOD, "Iterations done.")
@@ -339,7 +340,7 @@ WATCHER_ERRORS = Name(
     "retrain_watcher_errors_total",
     "counter",
     TASK,
-    "Times that a task could not be checked, or that a run could not be started.",
+    "Failed checks of a task, and failed starts of runs.",
 )
 WATCHER_QUEUE_ERRORS = Name(
     "retrain_watcher_queue_errors_total",
@@ -361,7 +362,7 @@ SERVED_REQUESTS = Name("retrain_serving_requests_total", "counter", ("task", "co
 SERVED_IMAGES = Name("retrain_serving_images_total", "counter", TASK, "Images that were predicted.")
 SERVED_SECONDS = Name("retrain_serving_seconds_total", "counter", TASK, "Time that requests for predictions took.")
 SERVED_ERRORS = Name(
-    "retrain_serving_load_errors_total", "counter", TASK, "Times that the champion could not be read or loaded."
+    "retrain_serving_load_errors_total", "counter", TASK, "Failed attempts to read or load the champion."
 )
 
 GROUPS: dict[str, tuple[Name, ...]] = {
@@ -380,7 +381,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
         *(BASELINE_AGE, SPEED_UP),
         *(TARGET_MET, PROMOTED, LAST_RUN, LAST_SUCCESS, RECENT_SAVED),
     ),
-    "The task now": (
+    "The current state of a task": (
         *(DROPS, DRIFTED, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, CHAMPION_SCORE),
         *(AWAITING_APPROVAL, STORE_BYTES, SCHEDULE_PERIOD),
     ),
@@ -390,7 +391,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
         *(WATCHER_QUEUE_ERRORS, WATCHER_WEBHOOKS),
     ),
     "`retrain serve`": (SERVED_MODEL, SERVED_REQUESTS, SERVED_IMAGES, SERVED_SECONDS, SERVED_ERRORS),
-    "A training while it runs": (
+    "An active training": (
         *(TRAINING_ITERATION, TRAINING_SCHEDULE, TRAINING_IMAGES),
         *(TRAINING_ACCURACY, TRAINING_SCORE, TRAINING_TARGET),
         *(TRAINING_LOSS, TRAINING_RATE, TRAINING_SECONDS, TRAINING_ASIDE, TRAINING_ETA),

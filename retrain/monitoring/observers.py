@@ -47,9 +47,9 @@ class Pace:
     """Mean speed since the start or resumption of the training in this process."""
 
     HINT_AFTER = 10.0
-    """Seconds of training after which the speed is known well enough."""
+    """Seconds of training after which the speed is known well enough for a hint."""
     LONG = 1200.0
-    """Least number of seconds that a training must still take to get the hint."""
+    """Seconds. A training that takes less than this from now on gets no hint."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._iterations = plan.task.training.batch_size, plan.iterations
@@ -66,7 +66,7 @@ class Pace:
         return (self._iterations - iteration) * (time.monotonic() - self._since) / done if done else 0.0
 
     def hint(self, iteration: int) -> str | None:
-        """Return a hint, once, if a training without a GPU still takes long after its first seconds."""
+        """Return a hint how to shorten a long training without a GPU. Return it at most once."""
         if self._hinted or time.monotonic() - self._since < self.HINT_AFTER:
             return None
         self._hinted = True
@@ -113,8 +113,9 @@ def _short_score(point: Point, plan: Plan) -> str:
 
 
 class LogLines:
-    """Writes log lines at the start and end, at evaluations (limited in frequency), and after a long time without a
-    line.
+    """Writes log lines at the start, at the end, and at evaluations, but not more often than every `EVERY_SECONDS`.
+
+    Also writes a line after `SILENT_SECONDS` without a line.
     """
 
     EVERY_SECONDS = 1.0
@@ -175,7 +176,7 @@ class ProgressBar:
         self._line = self._bar.add_task("", total=plan.iterations, completed=progress.iteration, score="", rate="")
 
     def stepped(self, progress: Progress) -> None:
-        """Advance the bar, a few times a second."""
+        """Advance the bar, at most once in `REFRESH_SECONDS`."""
         now = time.monotonic()
         if now - self._drawn > self.REFRESH_SECONDS:
             self._drawn = now

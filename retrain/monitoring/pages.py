@@ -12,9 +12,9 @@ from retrain.utils.processes import run_in_subprocess
 FRESH_SECONDS = 60.0
 """Seconds for which a page is served before it is rendered again."""
 DRAW_SECONDS = 300.0
-"""Longest time to render a page, including reading its ledger."""
+"""Seconds that the rendering of a page may take, including the reading of the ledger."""
 WAIT_SECONDS = 20.0
-"""Longest wait of a request while another page is rendered. Waiting requests occupy the exporter's threads."""
+"""Seconds that a request waits while another page is rendered. Waiting requests occupy the exporter's threads."""
 
 
 def draw_page(task: Task) -> bytes:
@@ -33,7 +33,7 @@ def draw_fleet(tasks: Sequence[Task], prefix: str) -> bytes:
 
 
 class Pages:
-    """The page over all tasks, and one for each task by name. At most one page is rendered at a time."""
+    """One page over all tasks, and a page for each task. At most one page is rendered at a time."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self.tasks = tasks
@@ -43,13 +43,16 @@ class Pages:
     def get(self, name: str) -> bytes:
         """Return a task's page, at most `FRESH_SECONDS` old.
 
-        Raises `UserError` if the task's store cannot be read or another page is still being rendered, and
+        Raises `UserError` if the task's store cannot be read or another page is still being rendered. Raises
         `WorkerCrashed` if the rendering process dies or takes too long.
         """
         return self._drawn(name, name, draw_page, self.tasks[name])
 
     def fleet(self, prefix: str) -> bytes:
-        """Return the page over all tasks, as `get` does. Links to task pages are `prefix` and the task's name."""
+        """Return the page over all tasks, with the age and the errors of `get`.
+
+        Links to task pages are `prefix` and the task's name.
+        """
         return self._drawn(None, "all tasks", draw_fleet, list(self.tasks.values()), prefix)
 
     def _drawn(self, key: str | None, name: str, draw: Callable[..., bytes], *arguments: object) -> bytes:

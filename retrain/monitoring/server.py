@@ -16,10 +16,11 @@ from retrain.monitoring.web import App, Environ, StartResponse, reply, serving
 from retrain.store.task_store import open_task_store
 
 FLEET, TASKS = "/fleet", "/tasks/"
+NOT_FOUND = b"not found; use /, /fleet, /tasks/NAME, /metrics or /healthz\n"
 
 
 def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, stop: Event) -> None:
-    """Serve until `stop` is set, and read new records every `every` seconds, the first time before serving.
+    """Serve until `stop` is set. Read new records before the start, and then every `every` seconds.
 
     Raises `UserError` if the port or a task's store cannot be opened.
     """
@@ -44,7 +45,7 @@ def stop_on_signals() -> Event:
 
 
 def exporter_app(exporter: Exporter, pages: Pages) -> App:
-    """Return the WSGI application."""
+    """Return the WSGI application of the exporter."""
     metrics: App = make_wsgi_app(make_registry(exporter))
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -62,7 +63,7 @@ def _page(path: str, pages: Pages, start_response: StartResponse) -> Iterable[by
     name = next(iter(pages.tasks)) if path == "/" else path.removeprefix(TASKS)
     is_fleet = path == FLEET or (path == "/" and len(pages.tasks) > 1)
     if not is_fleet and name not in pages.tasks:
-        return reply(start_response, "404 Not Found", "text/plain", b"available: /, /fleet, /metrics and /healthz\n")
+        return reply(start_response, "404 Not Found", "text/plain", NOT_FOUND)
     try:
         page = pages.fleet(TASKS) if is_fleet else pages.get(name)
         return reply(start_response, "200 OK", "text/html", page)

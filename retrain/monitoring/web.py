@@ -1,4 +1,4 @@
-"""Serve WSGI applications over HTTP by waitress: read-only, with headers that keep browsers from running scripts."""
+"""Serve WSGI applications over HTTP with waitress: read-only, with headers that keep browsers from running scripts."""
 
 import hashlib
 import socket
@@ -16,8 +16,8 @@ from waitress.wasyncore import close_all, loop
 from retrain.errors import UserError
 
 CONNECTIONS = 1000
-"""Largest number of open connections. Waitress needs no thread to read a request, so slow clients do not delay
-others."""
+"""Largest number of open connections. Waitress needs no thread to read a request, so a slow client does not delay the
+other clients."""
 THREADS = 16
 """Number of requests that are answered at the same time. Other requests wait."""
 REQUEST_BYTES = 16 * 1024
@@ -42,7 +42,7 @@ class Posts(NamedTuple):
 
 
 class WebServer:
-    """Serve an application in a separate thread until `close`."""
+    """Serves an application in a separate thread until `close`."""
 
     def __init__(self, host: str, port: int, application: App, posts: Posts | None = None) -> None:
         """Listen on an address. Port 0 selects a free port. Raises `OSError` if the address cannot be opened."""
@@ -58,7 +58,7 @@ class WebServer:
             connection_limit=CONNECTIONS,
             channel_timeout=IDLE_SECONDS,
             max_request_header_size=REQUEST_BYTES,
-            max_request_body_size=posts.body_bytes if posts else 1,  # else no request has a body: reply 413
+            max_request_body_size=posts.body_bytes if posts else 1,  # 1 byte: a request with a body gets 413
             outbuf_overflow=ANSWER_BYTES,
             ident="retrain",
             clear_untrusted_proxy_headers=True,
@@ -73,7 +73,7 @@ class WebServer:
         self._server.pull_trigger()
         self._thread.join()
         self._server.task_dispatcher.shutdown()
-        close_all(self._map)  # last, since threads write to the pipe that wakes the server
+        close_all(self._map)  # last, because threads write to the pipe that wakes the server
 
     def _serve(self) -> None:
         while not self._ended.is_set():
@@ -82,9 +82,9 @@ class WebServer:
 
 @contextmanager
 def serving(host: str, port: int, application: App, posts: Posts | None = None) -> Iterator[int]:
-    """Run the server within the context and yield the port (0 selects a free one).
+    """Run the server within the context, and yield its port. Port 0 selects a free port.
 
-    Raises `UserError` if it cannot be opened.
+    Raises `UserError` if the address cannot be opened.
     """
     try:
         server = WebServer(host, port, application, posts)
@@ -106,7 +106,7 @@ def guard(application: App, posts: Posts | None = None) -> App:
             return application(environ, start_guarded)
         if method not in ("GET", "HEAD"):
             return reply(
-                start_guarded, "405 Method Not Allowed", "text/plain", b"GET or HEAD\n", ("Allow", "GET, HEAD")
+                start_guarded, "405 Method Not Allowed", "text/plain", b"use GET or HEAD\n", ("Allow", "GET, HEAD")
             )
         body = application(environ | {"REQUEST_METHOD": "GET"}, start_guarded)
         return body if method == "GET" else []
@@ -126,7 +126,7 @@ def _guard_headers() -> Headers:
 
 
 def reply(start_response: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]) -> list[bytes]:
-    """Start the response with this media type and more headers, and return its body."""
+    """Start a response with this status, this media type and `more` headers. Return its body as a list."""
     start_response(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body))), *more])
     return [body]
 

@@ -18,7 +18,8 @@ class EventError(ValueError):
 
 
 FINAL_FILES = ("drop.json", "_SUCCESS")
-"""The objects that complete a drop. Events about other objects are ignored."""
+"""Names of the objects that complete a drop: its manifest, and the marker of a finished upload. Events about other
+objects are ignored."""
 
 
 class WrittenObject(NamedTuple):
@@ -102,7 +103,7 @@ class _Pushed(BaseModel):
 
 
 AZURE_BLOB = re.compile(r"/?blobServices/default/containers/([^/]+)/blobs/(.+)")
-"""Subject of an Event Grid event about a blob, with the container and the name."""
+"""Pattern of the subject of an Event Grid event about a blob. Its groups are the container's and the blob's name."""
 
 
 def parse_event(body: str) -> list[WrittenObject]:
@@ -115,40 +116,40 @@ def parse_event(body: str) -> list[WrittenObject]:
     try:
         document = json.loads(body)
         batch = document if document and isinstance(document, list) else [document]
-        return [written for event in batch for written in _unwrapped(event)]
+        return [written for event in batch for written in _parse_one(event)]
     except ValueError as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise EventError(f"not an event of an object store: {what}: {body[:200]!r}") from error
 
 
-def _unwrapped(document: object) -> Iterator[WrittenObject]:
-    """Yield the objects of one event. The fields of its envelope determine its kind."""
+def _parse_one(document: object) -> Iterator[WrittenObject]:
+    """Yield the objects of one event. The fields of its envelope show which service sent it."""
     if isinstance(document, dict) and document.get("Type") == "Notification":
         document = json.loads(_Wrapped.model_validate(document).message)
     if isinstance(document, dict) and "specversion" in document:
         event = _CloudEvent.model_validate(document)
         if event.type.startswith("Microsoft.Storage."):
-            yield from _of_azure(event)
+            yield from _parse_azure(event)
             return
         document = event.data
     pushed = isinstance(document, dict) and "subscription" in document
-    yield from _of_google(document) if pushed else _written(document)
+    yield from _parse_google(document) if pushed else _parse_s3(document)
 
 
-def _of_azure(event: _CloudEvent) -> Iterator[WrittenObject]:
+def _parse_azure(event: _CloudEvent) -> Iterator[WrittenObject]:
     if event.type == "Microsoft.Storage.BlobCreated":
         if not (blob := AZURE_BLOB.fullmatch(event.subject)):
             raise ValueError(f"subject {event.subject!r} does not name a blob")
         yield WrittenObject(*blob.groups())
 
 
-def _of_google(document: object) -> Iterator[WrittenObject]:
+def _parse_google(document: object) -> Iterator[WrittenObject]:
     written = _Pushed.model_validate(document).message.attributes
     if written.event_type == "OBJECT_FINALIZE":
         yield WrittenObject(written.bucket, written.key)
 
 
-def _written(document: object) -> Iterator[WrittenObject]:
+def _parse_s3(document: object) -> Iterator[WrittenObject]:
     if isinstance(document, dict) and document.get("Event") == "s3:TestEvent":
         return
     if isinstance(document, dict) and "detail-type" in document:

@@ -35,7 +35,7 @@ class Health(Collector):
         self._alive_at, self._working = time.monotonic(), False
 
     def heartbeat(self, *, working: bool = False) -> None:
-        """Record a heartbeat. `working`: the next one may be late, at the end of a run or a validation."""
+        """Record a heartbeat. With `working`, the next one may come only at the end of a run or a validation."""
         with self._lock:
             self._alive_at, self._working = time.monotonic(), working
 
@@ -86,7 +86,7 @@ class Health(Collector):
             return [f"{task}: {problem}" for task, problem in sorted(self._problems.items())]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the watcher's metrics, every task with a value from the start."""
+        """Yield the watcher's metrics. Each has a value for every task from the start."""
         with self._lock:
             oldest, counts, in_flight = dict(self._oldest), self._counts.copy(), self._in_flight.copy()
             deferred, failing = dict(self._deferred), self._failing_webhooks.copy()

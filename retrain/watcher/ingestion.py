@@ -34,7 +34,7 @@ class ValidationAttempts(Record):
     drop: str
     begun: int = 0
     how: str = "the watcher died during the validation"
-    """Cause of the interruption of the last of these validations."""
+    """Why the last of these validations did not end."""
 
 
 class CountedValidation(NamedTuple):
@@ -48,9 +48,9 @@ class CountedValidation(NamedTuple):
 def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS) -> Iterator[CountedValidation]:
     """Hold a drop's lease inside the context, and count the context's body as one validation of the drop.
 
-    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` if another process holds the lease, or if it was
-    lost before a write. A validation stays counted if its subprocess or this process died. Any other end resets the
-    count, including an error and a request to stop.
+    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` if another process holds the lease, or if this
+    process lost it before a write. A validation stays counted if its subprocess or this process died. Any other end
+    resets the count, including an error and a request to stop.
     """
     key = store.keys.validations(drop)
     with store.validation(drop).try_lease(seconds) as lease:
@@ -109,7 +109,7 @@ class ValidationOutcome(NamedTuple):
 
 
 def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:
-    """Commit a drop, or return the reason for its quarantine, with the findings. Raises `StoreError`."""
+    """Commit a drop, or find out why it must be quarantined. Return the outcome. Raises `StoreError`."""
     from retrain.data import decoded  # imports numpy and Pillow; only the subprocess needs them
     from retrain.data.uploads import ingest_drop
 
@@ -122,7 +122,7 @@ def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> Valid
 
 
 class Ingestion:
-    """Validates the drops of one task. It can be interrupted at any point and repeated, here or by another watcher."""
+    """Validates the drops of one task. It can be interrupted at any point. Any watcher can then repeat it."""
 
     def __init__(
         self, task: Task, store: TaskStore, health: Health, lease: float, cache_dir: Path | None = None
@@ -178,7 +178,10 @@ class Ingestion:
         return not outcome.amended
 
     def _commit_or_explain(self, drop: str, before: ValidationAttempts) -> ValidationOutcome:
-        """Commit a drop, or return the reason for its quarantine. Raises `UserError` if this cannot be decided now."""
+        """Commit a drop, or find out why it must be quarantined. Return the outcome.
+
+        Raises `UserError` if this cannot be decided now.
+        """
         if before.begun >= MAX_ATTEMPTS:
             return ValidationOutcome(
                 f"{before.begun} validations began and never ended; cause of the last: {before.how}", ()

@@ -28,8 +28,8 @@ def collect_notifications(
 ) -> list[Notification]:
     """Return every event of a task, oldest first, given the records of its ledger and all its approvals.
 
-    Events whose cause is over, such as an approval with a verdict, are included, because an endpoint may not have them
-    yet.
+    Events whose cause is over, such as an approval with a verdict, are included, because an endpoint may not have
+    received them yet.
     """
     found = [*_runs(records), *_champions(store), *_approvals(store, approvals, now), *_quarantined(store, now)]
     found += _budget(task, records, now)
@@ -83,7 +83,10 @@ def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
 
 
 def _budget(task: Task, records: Sequence[RunRecord], now: datetime) -> Iterator[Notification]:
-    """Yield the limits reached in this period and in the previous one, whose events may not have been sent yet."""
+    """Yield an event for each limit that was reached in this period or in the previous one.
+
+    The events of the previous period may not have been sent yet.
+    """
     budget, now = task.trigger.budget, now.astimezone(UTC)
     previous = period_of(budget, now)[0] - timedelta(microseconds=1)
     for moment in (previous, now):

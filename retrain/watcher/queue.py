@@ -1,4 +1,4 @@
-"""Receive events from a queue: the drops of the watched tasks whose upload has ended."""
+"""Receive events from a queue, and find the drops that they complete."""
 
 import logging
 import time
@@ -13,17 +13,17 @@ from retrain.watcher.events import EventError, WrittenObject, parse_event
 from retrain.watcher.health import Health
 
 if TYPE_CHECKING:
-    from retrain.store.s3.sqs import Message, SqsQueue  # boto3 is slow to import: not for a watcher that polls folders
+    from retrain.store.s3.sqs import Message, SqsQueue  # imports boto3 slowly; a watcher of folders needs no queue
 
 MAX_MESSAGES = 1000
-"""Largest number of messages in a turn. Many messages about one drop cause one check. The turn ends before SQS delivers
-them again."""
+"""Largest number of messages in a turn. Several messages about a drop cause only one check of it. With more messages, a
+turn could take so long that SQS delivers them again."""
 
 log = logging.getLogger("retrain")
 
 
 class ReceivedEvents(NamedTuple):
-    """Messages that could be parsed, each with its tasks, and the ids of the drops by task."""
+    """Messages that could be parsed, each with the tasks whose drops it completes, and the ids of the drops by task."""
 
     messages: "list[tuple[Message, frozenset[str]]]"
     drops: dict[str, set[str]]

@@ -25,7 +25,7 @@ TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
 """Environment variable with the token that authenticates requests. Without it, no events are accepted."""
 ORIGIN = "HTTP_WEBHOOK_REQUEST_ORIGIN"
 SHORTEST_TOKEN = 16
-"""Least number of characters. A shorter token can be guessed."""
+"""Least number of characters of the token. A shorter token can be guessed."""
 BODY_BYTES = 1 << 20
 """Largest size of a request's body, in bytes. An event has about 1 KB."""
 MOST_WAITING = 10_000
@@ -46,7 +46,7 @@ class EventReceiver:
         self._landed = Condition()
 
     def receive(self, wait: float) -> ReceivedEvents:
-        """Return the drops since the last call, and wait at most `wait` seconds for the first one."""
+        """Return the drops completed since the last call, and wait at most `wait` seconds for the first one."""
         with self._landed:
             self._landed.wait_for(lambda: self._drops, wait)
             drops, self._drops = self._drops, {}
@@ -57,12 +57,12 @@ class EventReceiver:
 
     def answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request with an event in its body."""
-        status, text = self._take(environ)
+        status, text = self._handle(environ)
         allowed = environ["REQUEST_METHOD"] == "OPTIONS" and status == HTTPStatus.OK
         more = [("WebHook-Allowed-Origin", str(environ.get(ORIGIN, "*")))] if allowed else []
         return reply(start_response, f"{status.value} {status.phrase}", "text/plain", f"{text}\n".encode(), *more)
 
-    def _take(self, environ: Environ) -> tuple[HTTPStatus, str]:
+    def _handle(self, environ: Environ) -> tuple[HTTPStatus, str]:
         if environ["REQUEST_METHOD"] not in ("POST", "OPTIONS"):
             return HTTPStatus.METHOD_NOT_ALLOWED, "send an event with the method POST"
         if not hmac.compare_digest(_token_of(environ).encode(), self._token):
@@ -79,9 +79,9 @@ class EventReceiver:
             log.warning("%s", error)
             self._health.count(names.WATCHER_QUEUE_ERRORS)
             return HTTPStatus.BAD_REQUEST, "not an event of an object store"
-        return self._note(drops)
+        return self._add_drops(drops)
 
-    def _note(self, drops: dict[str, set[str]]) -> tuple[HTTPStatus, str]:
+    def _add_drops(self, drops: dict[str, set[str]]) -> tuple[HTTPStatus, str]:
         with self._landed:
             if sum(map(len, self._drops.values())) >= MOST_WAITING:
                 return HTTPStatus.SERVICE_UNAVAILABLE, "too many drops wait; the next poll finds this one"

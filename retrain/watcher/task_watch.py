@@ -37,15 +37,15 @@ class Pace(NamedTuple):
     lease: float = LEASE_SECONDS
     """Duration of the lease without a heartbeat."""
     check: float = 300.0
-    """Time between checks of a run in flight. A cancelled run leaves no record."""
+    """Time between checks of a run in flight. Without them, a cancelled run would stay unnoticed: it has no record."""
     retry: float = 20.0
     """Time between attempts to start a run after a failure."""
 
 
 DEFAULT_PACE = Pace()
 MANY = 0.1
-"""Share of a task's drops above which all objects are listed, with 1,000 objects per request. For a smaller share, the
-drops are read one by one, with three requests per drop."""
+"""Largest share of a task's drops that are read one by one, with three requests per drop. If a larger share is new, all
+objects of the task's drops are listed, with 1,000 objects per request."""
 DRIFT_SECONDS = 3600.0
 """Seconds that measuring the drift of the waiting drops may take."""
 
@@ -58,7 +58,7 @@ def measure_drifts(task: Task) -> None:
 
 
 class TaskWatch:
-    """Watches one task. `check_drops` and `advance` can be interrupted and repeated, here or by another watcher."""
+    """Watches one task. `check_drops` and `advance` can be interrupted. Any watcher can then repeat them."""
 
     def __init__(
         self,
@@ -69,7 +69,10 @@ class TaskWatch:
         clock: Clock = utc_now,
         cache_dir: Path | None = None,
     ) -> None:
-        """Prepare the watch. `cache_dir` has the decoded drops of runs on this machine. None: runs train elsewhere."""
+        """Prepare the watch. `cache_dir` has the decoded drops for runs on this machine.
+
+        It is None if runs train elsewhere.
+        """
         self.task = task
         self.store = open_task_store(task)
         self._executor, self._health = executor, health
@@ -91,10 +94,11 @@ class TaskWatch:
         return min([*self._waiting.values(), *self._corrections.values()], default=None)
 
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
-        """Validate the drops with these ids whose upload has ended, or all of them. Record which ones wait for a run.
+        """Validate the drops whose uploads have ended, and record which drops wait for a run.
 
-        Raises `TaskLocked` only if the single problem is that another watcher is validating a drop. The caller must
-        check again, because that watcher may die. Raises any other `UserError` if the store refuses.
+        `drops` limits the check to the drops with these ids. Raises `TaskLocked` only if the single problem is that
+        another watcher is validating a drop. The caller must check again, because that watcher may die. Raises another
+        `UserError` for any other problem.
         """
         self._claims.refresh()
         found = list(self.store.objects.folders(self.store.keys.drops) if drops is None else drops)
@@ -197,7 +201,7 @@ class TaskWatch:
             return error
 
     def _log_late_files(self, drops: set[str]) -> None:
-        """Log a warning for each committed drop among these that has late files, which no run will use."""
+        """Log a warning for each of these drops whose files were added or changed after its commit."""
         if drops:
             committed = self.store.drops.committed()
             for drop in self.store.drops.read_many(sorted(drops.intersection(committed.usable))):
@@ -209,11 +213,12 @@ class TaskWatch:
         return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
-        """Return whether a drop or correction waits for a run, and a scheduled time has passed since it came.
+        """Return whether a drop or correction waits for a run, and a scheduled time has passed since it arrived.
 
         That time may have passed while no watcher was running.
 
-        A trigger that postponed the run is evaluated again when a drop lands, when its time comes, and regularly.
+        A trigger that postponed the run is evaluated again when a drop lands, and at the latest after `Pace.check`
+        seconds.
         """
         now = self._clock()
         if self.oldest is None or (self._deferred_until and now < self._deferred_until):
@@ -243,7 +248,7 @@ class TaskWatch:
             self._forget_waiting()
 
     def _forget_waiting(self) -> None:
-        """Forget the waiting drops and corrections, because a run has them or none is needed."""
+        """Forget the waiting drops and corrections, because a run has claimed them or no run is needed."""
         self._waiting.clear()
         self._corrections.clear()
 

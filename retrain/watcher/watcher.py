@@ -12,7 +12,8 @@ from retrain.watcher.queue import EventSource, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
-"""Seconds between turns if nothing lands. This is the longest delay between the end of a run and the next start."""
+"""Seconds between turns if nothing lands. This is the longest delay between the end of a run and the start of the next
+run."""
 RETRY_SECONDS = 20.0
 """Seconds until all drops are checked again, after a failure or while another watcher validates one."""
 
@@ -22,8 +23,8 @@ log = logging.getLogger("retrain")
 class Watcher:
     """Watches tasks independently. A broken task does not stop the others. SIGKILL is safe at any point.
 
-    Events from a queue name drops that are checked immediately. All drops are also checked every `poll_seconds`,
-    because events can get lost.
+    A drop that an event names is checked immediately. All drops are also checked every `poll_seconds`, because events
+    can get lost.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Watcher:
         return ReceivedEvents([], {})
 
     def _delete(self, events: ReceivedEvents, failed: Collection[str]) -> None:
-        """Delete the messages, except those that name a failed task. Messages about other tasks do not wait for it."""
+        """Delete the messages, except messages that name a failed task."""
         if self._queue:
             self._queue.delete(events.deletable(failed))
 

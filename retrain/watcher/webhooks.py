@@ -32,15 +32,15 @@ from retrain.watcher.notifications import Notification, collect_notifications
 HOSTS = "RETRAIN_WEBHOOK_HOSTS"
 """Environment variable with the allowed hosts, separated by commas. A task file cannot add hosts."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
-"""Seconds for one delivery."""
+"""Longest time to connect to an endpoint, and longest wait for its reply, in seconds."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
-"""Pauses after failures of an endpoint: the first, doubled with each further failure, and the longest."""
+"""Pauses after failures of an endpoint. Each further failure doubles the first pause, up to the longest."""
 
 log = logging.getLogger("retrain")
 
 
 class Delivered(Record):
-    """`notifications/<endpoint>/<event>.json` marks an event that the endpoint has confirmed."""
+    """`notifications/<endpoint>/<event>.json`: an event that the endpoint has confirmed."""
 
     id: str
     at: datetime
@@ -54,7 +54,10 @@ class Delivery(NamedTuple):
 
 
 class Endpoint:
-    """One webhook of one task: signs, sends and marks events, with a longer pause after each failure."""
+    """One webhook of one task. It signs and sends events, and records which ones the receiver has confirmed.
+
+    After each failure, it pauses for longer.
+    """
 
     def __init__(self, webhook: Webhook, store: TaskStore) -> None:
         self.webhook, self._store = webhook, store
@@ -66,21 +69,21 @@ class Endpoint:
         self._prefix = store.keys.notifications(hashlib.sha256(webhook.url.encode()).hexdigest()[:16])
 
     def deliver(self, events: Sequence[Notification], now: datetime) -> Delivery:
-        """Send the unconfirmed events, oldest first, until one is refused."""
+        """Send the unconfirmed events, oldest first, until a delivery fails."""
         if self._not_before and now < self._not_before:
             return Delivery(0, f"will be tried again at {format_moment(self._not_before)}")
         since = self._first_seen(now)
-        marks = self._store.objects.list(self._prefix)
-        known = {entry.key.removeprefix(self._prefix).removesuffix(".json") for entry in marks}
+        entries = self._store.objects.list(self._prefix)
+        confirmed = {entry.key.removeprefix(self._prefix).removesuffix(".json") for entry in entries}
         wanted = [event for event in events if event.kind in self.webhook.events and event.at >= since]
         sent = 0
         for event in wanted:
-            if event.id in known:
+            if event.id in confirmed:
                 continue
             if (problem := self._send(event, now)) is not None:
                 self._back_off(problem, now)
                 return Delivery(sent, problem)
-            self._mark(event.id, now)
+            self._record_delivery(event.id, now)
             self._pause, sent = FIRST_PAUSE, sent + 1
         return Delivery(sent)
 
@@ -93,7 +96,7 @@ class Endpoint:
             return read_record(self._store.objects, key, Delivered)[0].at
         return now
 
-    def _mark(self, event_id: str, now: datetime) -> None:
+    def _record_delivery(self, event_id: str, now: datetime) -> None:
         self._store.objects.write(f"{self._prefix}{event_id}.json", Delivered(id=event_id, at=now).to_bytes())
 
     def _back_off(self, problem: str, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Submission to Kubeflow Pipelines over HTTP, with the Python client that users have."""
+"""Submission to Kubeflow Pipelines over HTTP, with KFP's own Python client."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kfp_server import NO_IDENTITY, NO_RIGHT_TO_UPLOAD, NO_TOKEN, PAGE, TOO_LONG, KfpServer, serving
+from support.kfp_server import NO_IDENTITY, NO_PERMISSION_TO_UPLOAD, NO_TOKEN, PAGE, TOO_LONG, KfpServer, serving
 
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.resources import Kubeflow, Resources
@@ -196,9 +196,9 @@ def test_website_at_kubeflows_address_is_reported(kfp: KfpServer, namespace: str
         reach(Kubeflow(host=kfp.url, namespace=namespace))
 
 
-def test_refused_upload_names_the_missing_right(kfp: KfpServer) -> None:
-    kfp.refuses["upload_version"] = NO_RIGHT_TO_UPLOAD
-    with pytest.raises(SubmitError, match=r"pipeline version\. The right to create `pipelines` may be missing$"):
+def test_refused_upload_names_the_missing_permission(kfp: KfpServer) -> None:
+    kfp.refuses["upload_version"] = NO_PERMISSION_TO_UPLOAD
+    with pytest.raises(SubmitError, match=r"pipeline version\. The permission to create `pipelines` may be missing$"):
         register(task(kfp), build_pipeline)
 
 

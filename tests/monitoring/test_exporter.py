@@ -123,7 +123,7 @@ def test_unreadable_task_does_not_affect_other_tasks(store: RecordingStore, tmp_
     assert values[of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
 
 
-def test_drops_are_counted_by_state_and_oldest_wait_is_served(store: RecordingStore) -> None:
+def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore) -> None:
     for day, drop in enumerate(("d-1", "d-2", "d-3", "d-4"), start=10):
         known_ledger.commit(store, "pets", drop, january(day))
     store.write(PETS.quarantine("d-9"), b"{}")
@@ -164,13 +164,20 @@ def test_exporter_serves_exactly_the_metrics_of_its_groups(store: RecordingStore
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
     exporter.refresh()
-    told = {re.sub(r"_duration_seconds_(bucket|count|sum)$", "_duration_seconds", name) for name, _ in served(exporter)}
+    found = {
+        re.sub(r"_duration_seconds_(bucket|count|sum)$", "_duration_seconds", name) for name, _ in served(exporter)
+    }
     groups = [name for title, group in names.GROUPS.items() if title in EXPORTED for name in group]
     groups.remove(names.AWAITING_APPROVAL)  # no candidate waits here
-    assert told == {name.name.replace(names.CURRENCY, "eur") for name in groups}
+    assert found == {name.name.replace(names.CURRENCY, "eur") for name in groups}
 
 
-EXPORTED = ("Work and savings, from the ledger", "The newest run, from the ledger", "The task now", "The exporter")
+EXPORTED = (
+    "Work and savings, from the ledger",
+    "The newest run, from the ledger",
+    "The current state of a task",
+    "The exporter",
+)
 
 
 @pytest.mark.parametrize(

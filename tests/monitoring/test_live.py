@@ -1,4 +1,4 @@
-"""Live metrics match the progress of the training, and take below half a percent of its time."""
+"""Live metrics match the progress of the training, and take less than half a percent of its time."""
 
 import subprocess
 import time
@@ -119,12 +119,12 @@ def test_training_serves_exactly_the_metrics_of_its_group() -> None:
     live, progress = LiveMetrics(), Progress()
     live.started(plan_of(target=0.9), progress)
     progress.iteration, progress.points = 5, [at(5, 0.5)]
-    group = names.GROUPS["A training while it runs"]
+    group = names.GROUPS["An active training"]
     assert served_metrics(live).keys() == {name.name for name in group}
 
 
 def test_time_to_target_follows_the_last_evaluations() -> None:
-    """The last points rise by 0.15 in 60 iterations. They reach 0.75 at iteration 140, 20 after the current one."""
+    """The last points rise by 0.15 in 60 iterations. So they reach 0.75 at iteration 140. The current one is 120."""
     progress = Progress(iteration=120, points=[at(20, 0.1), at(40, 0.5), at(60, 0.55), at(80, 0.6), at(100, 0.65)])
     assert iterations_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
     assert iterations_to_target(progress, 0.65) == 0
@@ -150,7 +150,7 @@ def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.Monk
 
 
 def seconds(action: Callable[[], object], times: int) -> float:
-    """Return the seconds of processor time of an action: the smallest mean of five series of calls."""
+    """Return the processor time of one call, in seconds: the smallest mean of five series of calls."""
 
     def once() -> float:
         start = time.thread_time()

@@ -130,7 +130,7 @@ def test_carried_target_is_drawn_with_scores_in_its_scope(sources: ReportData) -
     assert drawn == [(point.iteration, point.score / 2) for point in points]
     assert shown.curves["scratch"] == curves[target.baseline_run]
     page = render_page(replace(sources, records=records, curves=curves))
-    assert "samples and 2 classes; on all of val this run ended at " in page
+    assert "samples and 2 classes. On all of val, this run ended at " in page
 
 
 def test_numbers_on_the_page_match_the_ledger(browser: Browser, html: Path, sources: ReportData) -> None:
@@ -162,7 +162,7 @@ def test_opened_run_lists_its_plan_target_costs_and_gate(browser: Browser, html:
     assert plan.reason in text
     assert f"measured by {plan.target.baseline_run}" in text
     assert run.locator("dt").all_inner_texts() == [
-        "Plan", "Why", "Recipe", "Target", "Result", "Costs", "Scratch", "Saved", "Gate", "Against",
+        "Plan", "Why", "Recipe", "Target", "Result", "Costs", "Scratch", "Saved", "Gate", "Comparison",
     ]  # fmt: skip
     page.close()
 

@@ -54,14 +54,14 @@ NO_TOKEN: Reply = (
 )
 """The reply of a real multi-user server to a request without a token."""
 
-NO_RIGHT_TO_UPLOAD: Reply = (
+NO_PERMISSION_TO_UPLOAD: Reply = (
     400,
     {
         "error_message": "Failed to create a pipeline version",
         "error_details": "Failed to create a pipeline version\nthe stack of\n\tserver/pipeline_upload_server.go:315",
     },
 )
-"""The reply of a real multi-user server to an upload without the right to create pipelines."""
+"""The reply of a real multi-user server to an upload without the permission to create pipelines."""
 
 TOO_LONG: Reply = (
     500,
@@ -91,7 +91,7 @@ class KfpServer:
     tokens: list[str | None] = field(default_factory=list)
     """The Authorization header of every request."""
     refuses: dict[str, Reply] = field(default_factory=dict)
-    """Replies by text. The server gives this reply to each request whose path contains the text."""
+    """Replies by a part of a path. The server gives the reply to each request whose path contains this part."""
     down: bool = False
     """Whether the server cuts every connection."""
     refused: int = 0

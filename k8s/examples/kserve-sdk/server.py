@@ -27,7 +27,7 @@ from retrain.serving.protocol import model_metadata
 
 
 class Champion(kserve.Model):
-    """A task's champion. Each request keeps the model that it began with; the next one gets a new champion."""
+    """A task's champion. A request uses one model to its end, even if a new champion is loaded meanwhile."""
 
     def __init__(self, source: Source, device: str, every: float) -> None:
         """Load the champion, and check for a new one every `every` seconds."""
@@ -69,7 +69,8 @@ class Champion(kserve.Model):
 def image_files(inputs: list[InferInput]) -> list[bytes]:
     """Return the image files of a request. Raises `InvalidInput`.
 
-    They are raw in gRPC, and base64 over HTTP: there the SDK decodes BYTES tensors as UTF-8, binary ones too.
+    A gRPC request contains raw files. An HTTP request contains files in base64, because the SDK decodes the BYTES
+    tensors of HTTP requests as UTF-8, even binary tensors.
     """
     if len(inputs) != 1 or inputs[0].datatype != "BYTES" or len(inputs[0].shape) != 1:
         raise InvalidInput("pass one input of datatype BYTES and shape [N], one image file per element")

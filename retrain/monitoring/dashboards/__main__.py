@@ -1,4 +1,4 @@
-"""Write the dashboards into a folder, a JSON file each."""
+"""Write each dashboard into a folder as a JSON file."""
 
 import json
 import sys

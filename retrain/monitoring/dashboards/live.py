@@ -4,7 +4,7 @@ from retrain.monitoring.dashboards.panels import RUNBOOK, Json, dashboard, serie
 
 
 def _of(metric: str, more: str = "") -> str:
-    """Return a metric of the chosen tasks' trainings."""
+    """Return the PromQL query of a metric of the chosen tasks' trainings."""
     return f'max by (task, method{more}) ({metric}{{task=~"$task"}})'
 
 
@@ -32,7 +32,8 @@ NOW = [
 COURSE = [
     series(
         "Score against target",
-        "By the task's target.metric, on the validation split at each evaluation, and the score that ends the run.",
+        "Score by the task's target.metric on the validation split at each evaluation, and the score that ends the run "
+        "(target).",
         {
             "{{task}} {{method}} {{metric}}": _of("retrain_training_score_ratio", ", metric"),
             "{{task}} target": _of("retrain_training_target_score_ratio"),
@@ -41,7 +42,7 @@ COURSE = [
     ),
     series(
         "Loss",
-        "Mean on the validation split at each evaluation, and mean of training since the previous evaluation.",
+        "Mean loss on the validation split at each evaluation, and mean training loss since the previous evaluation.",
         {"{{task}} {{split}}": _of("retrain_training_loss", ", split")},
         "none",
     ),
@@ -63,8 +64,8 @@ TIME = [
     ),
     series(
         "Share of time not spent on training steps",
-        "Evaluation, saving of checkpoints, and data (reading, decoding, moving to the device), as shares of all the "
-        "time.",
+        "Evaluation, saving of checkpoints, and data (reading, decoding, moving to the device), as shares of the "
+        "training's duration.",
         {
             "{{task}} {{phase}}": f"{_of('retrain_training_aside_seconds_total', ', phase')} "
             f"/ on (task, method) group_left () {_of('retrain_training_seconds_total')}"

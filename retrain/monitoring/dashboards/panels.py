@@ -86,7 +86,7 @@ def series(
 
 
 def table(title: str, description: str, query: str) -> Json:
-    """Return a table: a row for each series, a column for each label."""
+    """Return a table with a row for each series and a column for each label."""
     panel = _panel("table", title, description, {"": query}, "none", NEUTRAL)
     panel["targets"][0] |= {"instant": True, "format": "table"}
     hidden = dict.fromkeys(("Time", "Value"), True)

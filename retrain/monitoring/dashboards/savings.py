@@ -17,7 +17,10 @@ from retrain.monitoring.dashboards.panels import (
 
 
 def _of(metric: str, more: str = "") -> str:
-    """Return a metric of the chosen tasks by task and more labels, once for all replicas of the exporter."""
+    """Return the PromQL query of a metric of the chosen tasks, by task and `more` labels.
+
+    If the exporter has several replicas, each series counts only once.
+    """
     return f'max by (task{more}) ({metric}{{task=~"$task"}})'
 
 
@@ -26,7 +29,7 @@ def _sum(metric: str) -> str:
 
 
 def _money(metric: str) -> str:
-    """Return a metric in money, summed by currency. The currency is the end of its name."""
+    """Return the PromQL query of a metric in money, summed by currency. The metric's name ends with the currency."""
     selected = f'{{__name__=~"{metric}_[a-z]{{3}}",task=~"$task"}}'
     named = (
         f'label_replace(max by (__name__, task, method) ({selected}), "currency", "$1", "__name__", ".*_([a-z]{{3}})")'
@@ -133,7 +136,7 @@ COMPUTE = [
     ),
     series(
         "GPU-hours used",
-        "Cumulative, by method: measured on the device, with evaluation, data, saving and trials.",
+        "Cumulative hours on the device by method, including evaluation, loading of data, saving, and trials.",
         {"{{method}}": f"sum by (method) ({_of('retrain_device_seconds_total', ', method')}) / 3600"},
         "h",
     ),
@@ -143,14 +146,16 @@ QUALITY = [
     series(
         "Speed-up by run",
         "L_99 and L_100 of each run: the iterations after which the baseline reached its final accuracy, divided by "
-        "those after which this run reached 99 or 100 percent of it (Verwimp et al., eq. 2). A gap: not reached.",
+        "the iterations after which this run reached 99 or 100 percent of that accuracy (Verwimp et al., eq. 2). A gap "
+        "means that the run did not reach it.",
         {"{{task}} L_{{level}}": _of("retrain_speed_up_ratio", ", level")},
         "suffix:×",
     ),
     series(
         "Score against target",
-        "By the task's target.metric: each run's score on the validation split, which decides when a run ends, with "
-        "the run's target; and the champion's score on the test split, which influences no training.",
+        "Scores by the task's target.metric: each run's score on the validation split (val) and on the test split, its "
+        "target on the validation split, and the champion's score on the test split. The validation split decides "
+        "when a run ends. The test split influences no training.",
         {
             "{{task}} {{metric}} {{split}}": _of("retrain_score_ratio", ", metric, split"),
             "{{task}} target": _of("retrain_target_score_ratio"),
@@ -160,7 +165,7 @@ QUALITY = [
     ),
     series(
         "Old against new data",
-        "Each run's score on the test samples of old drops, which its parent was trained on, and of new drops.",
+        "Each run's score on the test samples of old drops and of new drops. Its parent was trained on the old drops.",
         {"{{task}} {{part}}": _of("retrain_part_score_ratio", ", part")},
         "percentunit",
     ),
@@ -189,7 +194,7 @@ RUNS = [
     ),
     bars(
         "Baseline's age",
-        "Drops that have landed since the scratch run to which targets and savings refer.",
+        "Drops that have landed since the baseline: the scratch run to which targets and savings refer.",
         {"{{task}}": _of("retrain_baseline_age_drops")},
         "short",
         rising((None, GOOD), (6, DOUBTFUL), (11, BAD)),

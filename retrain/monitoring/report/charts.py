@@ -19,17 +19,17 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
 """Format of times on axes: 24 hours, as on the rest of the page. Days, months and years keep their default format."""
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
-"""The renderer's output for a link within the page."""
+"""Start of a link within the page, as the renderer writes it."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""Replacement of `LINK` that the Tab key skips. Otherwise a reader would tab through hundreds of links in the charts
-to get to the table, which has the same links."""
+"""Replacement of `LINK`: a link that the Tab key skips. Otherwise a reader would tab through hundreds of links in the
+charts before the table. The table has the same links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
-"""A title describes the mark as the label did, and is also shown as a tooltip."""
+"""Replacement of `LABELLED`. A title has the label's text, and browsers also show it as a tooltip."""
 
 
 def svg(chart: Chart, width: int, height: int) -> Markup:
-    """Draw a chart in this size, in pixels, axes included."""
+    """Draw a chart, and return it as SVG. The size is in pixels and includes the axes."""
     quiet: Row = {"labelColor": "var(--muted)", "titleColor": "var(--muted)", "labelFontSize": 12, "titleFontSize": 12}
     styled = (
         chart.properties(width=width, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
@@ -43,7 +43,7 @@ def svg(chart: Chart, width: int, height: int) -> Markup:
 
 
 def table(rows: Sequence[Row]) -> alt.Chart:
-    """Return a chart over these rows."""
+    """Return a chart with these rows as its data."""
     return alt.Chart({"values": list(rows)})
 
 
@@ -53,7 +53,7 @@ def milliseconds(time: datetime) -> int:
 
 
 def time_axis(span: tuple[datetime, datetime] | None = None, labels: bool = True) -> alt.X:
-    """Return the column `at` as times in UTC along x. Charts with the same span line up."""
+    """Return an x axis with the column `at` as times in UTC. Charts with the same span have the same axis."""
     domain = [milliseconds(end) for end in span] if span else alt.Undefined
     axis = alt.Axis(grid=False, tickCount=5, format=CLOCK, labels=labels, labelFlush=True, labelOverlap=True)
     return alt.X("at:T", title=None, axis=axis, scale=alt.Scale(type="utc", domain=domain, padding=10))
@@ -78,7 +78,7 @@ TENTHS = alt.Axis(grid=False, format=".1f", tickCount=6)
 
 
 def spent_chart(steps: Sequence[Step]) -> Chart:
-    """Return a chart of cumulative iterations: of training from scratch each time, and of the actual runs."""
+    """Return a chart of cumulative iterations: of always training from scratch, and of the actual runs."""
     base = table(_rows(steps)).encode(x=time_axis())
     gain, loss = _gap(base, "higher", "net"), _gap(base, "lower", "bad")
     lines = _lines(
@@ -89,7 +89,7 @@ def spent_chart(steps: Sequence[Step]) -> Chart:
 
 
 def saved_chart(steps: Sequence[Step]) -> Chart:
-    """Return a chart of iterations saved so far, gross and net. Below zero, scratch would have taken fewer."""
+    """Return a chart of iterations saved so far, gross and net. Below zero, scratch would have been cheaper."""
     zero = table([{"zero": 0}]).mark_rule(color="var(--muted)", aria=False).encode(y="zero:Q")
     lines = _lines(steps, {"gross": ("gross", "gross"), "net": ("net", "net")})
     base = table(_rows(steps)).encode(x=time_axis())
@@ -111,13 +111,13 @@ def _rows(steps: Sequence[Step]) -> list[Row]:
 
 
 def _gap(base: alt.Chart, edge: str, colour: str) -> alt.Chart:
-    """Return the area between the iterations spent and this edge. It is empty where they are equal."""
+    """Return the area between the iterations used and the field `edge`."""
     area: alt.Chart = base.mark_area(interpolate="step-after", color=f"var(--{colour})", opacity=0.14, aria=False)
     return area.encode(y=f"{edge}:Q", y2="used_all_in:Q")
 
 
 def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.Chart:
-    """Return two step lines, the first dashed. `series` has a field of the savings and a colour by a line's name."""
+    """Return two step lines, the first dashed. `series` maps a line's name to a field of the savings and a colour."""
     rows = [
         {"at": milliseconds(step.at), "iterations": getattr(step.savings, figure), "series": name}
         for step in steps
@@ -141,7 +141,7 @@ def _first_dashed(names: Sequence[str]) -> alt.Scale:
 def comparison_chart(shown: BaselineComparison) -> Chart:
     """Return a chart of the target and of two scores: a run's and its baseline's.
 
-    Marks show where each score first reached 99 and 100 percent of the baseline's final score.
+    Symbols show where each score first reached 99 and 100 percent of the baseline's final score.
     """
     points = [
         {"iteration": point.iteration, "score": point.score, "curve": name}
@@ -154,7 +154,7 @@ def comparison_chart(shown: BaselineComparison) -> Chart:
 
 
 def _score_by_iteration(base: alt.Chart) -> alt.Chart:
-    """Return the chart with encodings of iteration, score and curve. A curve is a run's or its baseline's."""
+    """Return the chart with the iteration on x, the score on y, and a colour for each curve: run and baseline."""
     return base.encode(
         x=alt.X("iteration:Q", title="iterations", axis=alt.Axis(grid=False, format="~s", tickCount=5)),
         y=alt.Y("score:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),
@@ -169,7 +169,7 @@ def _target(score: float) -> alt.Chart:
 
 
 def _crossings(shown: BaselineComparison) -> Sequence[alt.Chart]:
-    """Return hollow diamonds at 99 percent and dots at 100. Both stay visible in the same place."""
+    """Return hollow diamonds at 99 percent and dots at 100 percent. Both are visible even at the same point."""
     rows = [
         {**crossing._asdict(), "label": f"{crossing.curve} at {crossing.level}%: iteration {crossing.iteration}"}
         for crossing in shown.crossings

@@ -41,7 +41,7 @@ class Amount(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The sum of the savings of a run and of all earlier runs."""
+    """The savings of a run and of all earlier runs, added up."""
 
     at: datetime
     run_id: str
@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 
 def headline(records: Sequence[RunRecord]) -> Headline:
-    """Return the sums over a ledger. Its records come oldest first."""
+    """Return the totals of a ledger. `records` are its records, oldest first."""
     total = total_savings(records)
     targeted = (
         record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target
@@ -84,7 +84,10 @@ def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
 
 
 def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Mapping[str, float]:
-    """Return the sums of a number over records, by currency. A number that is not in money has the key ""."""
+    """Return the sum over records of the values that `figure` computes, by currency.
+
+    Values that are not in money have the key "".
+    """
     sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
         for (_, _, *currency), amount in figure(record):
@@ -93,7 +96,7 @@ def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Map
 
 
 def cumulative(records: Sequence[RunRecord]) -> list[Step]:
-    """Return the savings after each run that has any, oldest first."""
+    """Return the sum of the savings after each run that counts in them, oldest first."""
     counted = [(record, record.savings) for record in records if record.savings]
     sums = accumulate(savings for _, savings in counted)
     return [Step(record.ended_at, record.run_id, total) for (record, _), total in zip(counted, sums, strict=True)]
@@ -141,9 +144,9 @@ def money(value: float) -> str:
 
 
 def speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
-    """Format L_99 or L_100: '/' if it was not reached, as in the paper's tables, and a dash if it was not measured.
+    """Format L_99 or L_100. Return '/' if the run did not reach the score, as in the paper's tables.
 
-    With a carried target it was not measured, because scratch was not trained on the same dataset.
+    Return a dash if the target is carried: L was not measured, because scratch was not trained on the same dataset.
     """
     if record.result is None or record.target is None or record.target.scope is not None:
         return "–"

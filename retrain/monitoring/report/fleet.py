@@ -1,4 +1,4 @@
-"""Render one page over all tasks: savings, state, age, waiting drops, and cost by month."""
+"""Render one page over all tasks: savings, state, the champion's age, waiting drops, and cost by month."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,9 +49,11 @@ class Month(NamedTuple):
     runs: int
     device_seconds: float
     cost: Mapping[str, float]
-    """Money spent and saved (net), by currency. Empty if no task sets a price."""
+    """Money spent, by currency. Empty if no task sets a price."""
     saved: Mapping[str, float]
+    """Money saved (net), compared with s_scratch, by currency."""
     saved_whole: Mapping[str, float]
+    """Money saved (net), compared with full trainings from scratch, by currency."""
 
 
 def read_fleet(tasks: Iterable[Task]) -> list[FleetTask]:
@@ -88,7 +90,7 @@ def _month(name: str, records: Sequence[RunRecord]) -> Month:
 
 
 def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | None = None) -> str:
-    """Return the page as HTML. `link_to` returns the address of a task's page. None: tasks have no pages."""
+    """Return the page as HTML. `link_to` returns the address of a task's page. None if tasks have no pages."""
     records = [record for task in tasks for record in task.records]
     return (
         make_environment()

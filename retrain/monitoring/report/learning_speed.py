@@ -1,4 +1,4 @@
-"""Divide samples for the report's picture: easy, middle and hard ones, as the sampling of the next run does."""
+"""Divide samples into easy, middle and hard samples for the report, as the sampling of the next run does."""
 
 import math
 from dataclasses import dataclass
@@ -46,9 +46,9 @@ class Bar(NamedTuple):
 def speed_groups(index: Index) -> dict[Group, NDArray[np.intp]]:
     """Return the samples of each group.
 
-    Easy and hard are floor(share * N) samples each. The middle group has all other samples that were counted.
-
-    They are ordered by falling learning speed, then rising mean loss, then sample number (Verwimp et al., section 3.3).
+    The samples are sorted by falling learning speed, then rising mean loss, then sample number (Verwimp et al., section
+    3.3). The first floor(share * N) samples are easy, and the last floor(share * N) are hard. The middle group has all
+    other samples that were counted.
     """
     known = np.flatnonzero(index.seen > 0)
     seen = index.seen[known].astype(np.float32)

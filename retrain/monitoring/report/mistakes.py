@@ -11,7 +11,8 @@ from retrain.records import ClassFigures, ErrorAnalysis
 CLASSES = 30
 """Number of classes in the table of the lowest accuracies."""
 MATRIX = 20
-"""Largest number of classes in the confusion matrix: those with the most errors. More would be unreadable."""
+"""Largest number of classes in the confusion matrix. It shows the classes with the most errors. More classes would be
+unreadable."""
 
 
 def worst_classes(errors: ErrorAnalysis) -> list[ClassFigures]:
@@ -43,12 +44,12 @@ def matrix_rows(errors: ErrorAnalysis) -> list[Row]:
 
 def _row(true: str, taken: str, count: int, samples: int) -> dict[str, Any]:
     share = count / samples if samples else 0.0
-    label = f"{count:,} of {samples:,} images of {true} are taken for {taken}"
+    label = f"{count:,} of {samples:,} images of {true} are classified as {taken}"
     return {"true": true, "taken": taken, "share": share, "label": label}
 
 
 def matrix_chart(errors: ErrorAnalysis) -> Chart:
-    """Draw the confusion matrix: rows are true classes, columns the predicted ones.
+    """Draw the confusion matrix: rows are true classes, columns are predicted classes.
 
     The axes have no titles, because the caption names them. A browser's font may be wider than the font with which the
     chart is laid out. Long class names would then be cut off, or overlap the titles.

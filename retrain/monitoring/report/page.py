@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 STEPS = 60
 """Largest number of points of a cumulative chart."""
 LISTED = 2000
-"""Number of newest runs in the table. The totals are over all runs."""
+"""Number of newest runs in the table. The totals include all runs."""
 IN_A_PART = 50
 """Runs in one part of the table. All parts but the first are collapsed."""
 HALF, WHOLE, NARROW = 536, 1080, 344
-"""Widths of charts in pixels: two side by side, one alone, and on a phone."""
+"""Widths in pixels: of each of two charts side by side, of a chart that has a row for itself, and of a chart on a
+phone."""
 REVIEWED = 200
-"""Largest number of near-duplicates and odd images on the page of `retrain data review`."""
+"""Largest number of near-duplicates, and of odd images, on the page of `retrain data review`."""
 
 
 class Drawing(NamedTuple):

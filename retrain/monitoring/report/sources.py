@@ -1,4 +1,4 @@
-"""Read the page's data: the ledger, and the few files of runs that the page shows. Does not import torch."""
+"""Read the data of a task's page: the ledger, and the few files of runs that the page shows. Does not import torch."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReportData:
-    """The state of one task at `now`. `records` are oldest first. `curves` and `plans` are by run id."""
+    """The state of one task at the time `now`. `records` are oldest first. `curves` and `plans` are by run id."""
 
     task: str
     store: str
@@ -95,10 +95,7 @@ def _champion_errors(store: TaskStore, champion: Champion | None) -> ErrorAnalys
 
 
 def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:
-    """Return the champion's learning-speed index, or None if one of its files is missing.
-
-    The next run uses it for its sampling.
-    """
+    """Return the learning-speed index that the next run samples with, or None if one of its files is missing."""
     if champion is None:
         return None
     run_id = champion.run_id

@@ -21,9 +21,9 @@ class Crossing(NamedTuple):
 
 
 class BaselineComparison(NamedTuple):
-    """The curves of a run with a target and of its baseline, as far as they are still in the store.
+    """The curves of a run with a target and of its baseline, if they are still in the store.
 
-    If the target has a scope, both curves are of the scope's samples and classes.
+    If the target has a scope, both curves show the scores on the samples and classes of the scope.
     """
 
     record: RunRecord
@@ -39,7 +39,7 @@ def newest_with_targets(records: Sequence[RunRecord]) -> list[tuple[RunRecord, s
 
 
 def compare_with_baselines(records: Sequence[RunRecord], curves: Mapping[str, Curve]) -> list[BaselineComparison]:
-    """Return the newest runs with a target whose curve is known, newest first, each with its baseline."""
+    """Return the newest runs that have a target and a curve, newest first, each with its baseline."""
     return [
         _compare(record, {"scratch": curves.get(baseline, Curve()), "this run": curves[record.run_id]})
         for record, baseline in newest_with_targets(records)

@@ -12,12 +12,12 @@ from retrain.monitoring.report.sources import ReportData
 from retrain.records import Drop, RunRecord
 
 REIGNS = 60
-"""Number of newest champions in the timeline. It begins with the oldest of these."""
+"""Number of newest champions in the timeline. The timeline begins with the oldest of them."""
 RUNS = 200
 
 
 class Reign(NamedTuple):
-    """The time of one champion, from its promotion to the next."""
+    """The time of one champion, from its promotion to the next promotion."""
 
     sequence: int
     run_id: str
@@ -41,7 +41,10 @@ class Timeline(NamedTuple):
 
 
 def make_timeline(sources: ReportData) -> Timeline:
-    """Return the newest champions, with the drops and runs since the first of them. Without a champion, return all."""
+    """Return the newest champions, with the newest drops and runs.
+
+    If there are more champions than `REIGNS`, return only the drops and runs since the oldest of these champions.
+    """
     reigns = _reigns(sources)[-REIGNS:]
     drops, runs = sources.drops, sources.records[-RUNS:]
     if len(reigns) == REIGNS:
@@ -76,7 +79,7 @@ def _reigns(sources: ReportData) -> list[Reign]:
 
 
 MARGIN = 56
-"""Width of the y axis in both charts, in pixels. With one width, their time axes align."""
+"""Width of the y axis in both charts, in pixels. It is the same, so that their time axes align."""
 OUTCOMES = {
     "reached": ("circle", "ours"),
     "completed": ("square", "scratch"),
@@ -89,7 +92,7 @@ OUTCOMES = {
 
 
 def champion_chart(shown: Timeline) -> Chart:
-    """Return a chart of the champion's score on test."""
+    """Return a chart of the champions' scores on the test split."""
     axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
     y = alt.Y("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
     base = table(_reign_rows(shown)).encode(x=time_axis(_span(shown), labels=False))
@@ -108,7 +111,7 @@ def event_chart(shown: Timeline) -> Chart:
 
 
 def _by_outcome(runs: alt.Chart, shown: Timeline) -> alt.Chart:
-    """Mark outcomes by shape and colour, with a legend of the outcomes that occurred."""
+    """Show each outcome by a shape and a colour. The legend has only the outcomes that occurred."""
     seen = {run.outcome: OUTCOMES[run.outcome] for run in shown.runs}
     shapes = alt.Scale(domain=list(seen), range=[shape for shape, _ in seen.values()])
     tints = colours({outcome: colour for outcome, (_, colour) in seen.items()})
