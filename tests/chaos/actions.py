@@ -18,7 +18,7 @@ from support.versions import write_as_a_later_version
 from support.writes import Strike, Writes
 
 from chaos.breaks import BREAKS
-from chaos.place import KEYS, Place
+from chaos.environment import KEYS, Environment
 from retrain.data.packing import pack
 from retrain.errors import RunError, StoreError
 from retrain.pipeline import stages
@@ -37,7 +37,7 @@ from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
 
-NOT_NOW = 2
+REPEATABLE = 2
 """Exit code of an action that can be repeated, because the store failed or the task is locked."""
 LEASE_SECONDS = 2.0
 BARRIER_SECONDS = 60.0
@@ -46,25 +46,25 @@ PACE = Pace(lease=LEASE_SECONDS, check=0, retry=0.1)
 
 
 def perform(
-    action: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object
+    action: Callable[..., None], environment: Environment, broken: str | None, strike: Strike | None, *arguments: object
 ) -> None:
     """Do an action as the command would: stop on SIGTERM, exit with a message after an error, and raise after a bug."""
-    place.set_up_process()
+    environment.set_up_process()
     signal.signal(signal.SIGTERM, raise_preempted)
-    faulthandler.register(signal.SIGUSR1, os.open(place.folder / "hangs", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    faulthandler.register(signal.SIGUSR1, os.open(environment.folder / "hangs", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     logging.disable()
     if broken:
         BREAKS[broken]()
     writes = Writes(strike)
     writes.watch(LocalStore, S3Store)
     try:
-        action(place, *arguments)
-        _note(place, "writes", f"{action.__name__} {writes.count}\n")
+        action(environment, *arguments)
+        _append(environment, "writes", f"{action.__name__} {writes.count}\n")
     except (StoreError, TaskLocked) as error:
-        _note(place, "sentences", f"{action.__name__}: {error}\n")
-        sys.exit(NOT_NOW)
+        _append(environment, "sentences", f"{action.__name__}: {error}\n")
+        sys.exit(REPEATABLE)
     except Exception:
-        _note(place, "tracebacks", f"{action.__name__}: {traceback.format_exc()}\n")
+        _append(environment, "tracebacks", f"{action.__name__}: {traceback.format_exc()}\n")
         sys.exit(1)
     finally:
         for argument in arguments:
@@ -72,31 +72,31 @@ def perform(
                 argument.abort()  # the processes that wait for this one continue without it
 
 
-def _note(place: Place, file: str, text: str) -> None:
-    with Path(place.folder, file).open("a") as notes:
-        notes.write(text)
+def _append(environment: Environment, file: str, text: str) -> None:
+    with Path(environment.folder, file).open("a") as log:
+        log.write(text)
 
 
-def land(place: Place, drop: str) -> None:
+def land(environment: Environment, drop: str) -> None:
     """Pack a drop and commit it."""
-    pack(place.source(drop), place.task(), place.context().store, drop_id=drop)
+    pack(environment.source(drop), environment.task(), environment.context().store, drop_id=drop)
 
 
-def retrain(place: Place, changes: Sequence[str] = (), is_later: bool = False) -> None:
+def retrain(environment: Environment, changes: Sequence[str] = (), is_later: bool = False) -> None:
     """Run `retrain run` with changed settings, by this version or by a later one."""
     if is_later:
         write_as_a_later_version(LocalStore, S3Store)
-    context = place.context()
+    context = environment.context()
     with context.store.lock(seconds=LEASE_SECONDS) as locked:
-        stages.run_task(replace(context, store=locked), place.task(changes=changes), Request())
+        stages.run_task(replace(context, store=locked), environment.task(changes=changes), Request())
 
 
-def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> None:
+def train_and_promote(environment: Environment, plan: str, start: Barrier | None = None) -> None:
     """Train a plan and promote it without a lease.
 
     In a race, all processes read the same champion before any of them replaces it.
     """
-    context, planned = place.context(), Plan.model_validate_json(plan)
+    context, planned = environment.context(), Plan.model_validate_json(plan)
     context.files(planned.run_id).write_plan(planned)
     stages.train(context, planned)
     if start:
@@ -131,9 +131,9 @@ def wait(start: Barrier) -> None:
         return
 
 
-def roll_back(place: Place, start: Barrier | None = None) -> None:
+def roll_back(environment: Environment, start: Barrier | None = None) -> None:
     """Run `retrain rollback` as soon as there is an earlier champion."""
-    context = place.context()
+    context = environment.context()
     if start:
         wait(start)
     while True:
@@ -146,13 +146,13 @@ def roll_back(place: Place, start: Barrier | None = None) -> None:
         return
 
 
-def watch(place: Place, queue: str | None, records: int, drop: str | None = None) -> None:
+def watch(environment: Environment, queue: str | None, records: int, drop: str | None = None) -> None:
     """Run `retrain watch` until this number of runs have ended, no run is active, and each drop belongs to a run."""
-    task = place.task()
+    task = environment.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
     inbox = EventQueue(SqsQueue(queue), [task], health) if queue else None
-    watcher, store = Watcher(watches, health, poll_seconds=0.2, queue=inbox), place.context().store
+    watcher, store = Watcher(watches, health, poll_seconds=0.2, queue=inbox), environment.context().store
     while len(store.ledger.read()) < records or _is_unfinished(store, drop):
         watcher.once()
         time.sleep(0.05)
@@ -169,7 +169,7 @@ def _is_unfinished(store: TaskStore, drop: str | None) -> bool:
     return bool(claims.in_flight()) or (drop is not None and not claims.claimed(drop))
 
 
-def ingest(place: Place, drop: str) -> None:
+def ingest(environment: Environment, drop: str) -> None:
     """Commit an upload that has no manifest."""
-    if cause := validate_drop(place.task(), drop).cause:
-        place.context().store.drops.quarantine(drop, cause)
+    if cause := validate_drop(environment.task(), drop).cause:
+        environment.context().store.drops.quarantine(drop, cause)

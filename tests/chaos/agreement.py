@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from chaos.expected import Entry, Finding, Years
+from chaos.expected import Entry, Finding, LongExpected
 from chaos.sums import Objects, is_record, recount_savings
 
 TRANSIENT = ("lease.json", "validations/")
@@ -27,14 +27,14 @@ METRICS = {
 """The metrics of the ledger's sums, by the names of the sums' fields."""
 
 
-def disagreements(objects: Objects, years: Years) -> Iterator[Finding]:
+def disagreements(objects: Objects, expected: LongExpected) -> Iterator[Finding]:
     """Yield every disagreement at the end of a long scenario."""
     records = {data["run_id"]: data for data in (json.loads(objects[key]) for key in objects if is_record(key))}
-    yield from _misreported(objects, records, years.outputs)
-    yield from _other_history(objects, years)
-    yield from _other_objects(objects, records, years)
+    yield from _misreported(objects, records, expected.outputs)
+    yield from _other_history(objects, expected)
+    yield from _other_objects(objects, records, expected)
     yield from _credited_twice(objects, records)
-    for number, data in enumerate(years.erased):
+    for number, data in enumerate(expected.erased):
         for key in sorted(key for key, found in objects.items() if data in found):
             yield Finding("lost", key, f"contains erased sample {number}")
 
@@ -45,8 +45,8 @@ def entries(objects: Objects) -> list[Entry]:
     return [(entry["run_id"], entry["why"], entry.get("author"), entry.get("reason")) for entry in history]
 
 
-def settled_keys(objects: Objects, recorded: Mapping[str, Any]) -> frozenset[str]:
-    """Return the keys of a store, without those of temporary files that a killed process may leave."""
+def permanent_keys(objects: Objects, recorded: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of a store, without the keys of temporary files that a killed process may leave."""
     return frozenset(key for key in objects if not _is_transient(key, recorded))
 
 
@@ -65,15 +65,17 @@ def _misreported(objects: Objects, records: Mapping[str, Any], outputs: Mapping[
         yield Finding("lost", "retrain history", "its runs are not in the order in which they ended")
     if shown.keys() != records.keys():
         yield Finding(
-            "lost", "retrain history", f"runs missing here or in the ledger: {sorted(shown.keys() ^ records.keys())}"
+            "lost",
+            "retrain history",
+            f"runs missing in its output or in the ledger: {sorted(shown.keys() ^ records.keys())}",
         )
     for name, value in sums.items():
         if not math.isclose(status["savings"][name], value, rel_tol=1e-9, abs_tol=1e-6):
-            yield Finding("lost", "retrain status", f"{name} is {status['savings'][name]}, computed again {value}")
+            yield Finding("lost", "retrain status", f"{name} is {status['savings'][name]}, but should be {value}")
     champion = json.loads(objects["champion.json"])["history"][-1]["run_id"]
     if (status["champion"]["run_id"], status["runs"]) != (champion, len(records)):
         yield Finding(
-            "forked", "retrain status", f"champion is {status['champion']['run_id']}, in the store {champion}"
+            "forked", "retrain status", f"champion is {status['champion']['run_id']}, but the store has {champion}"
         )
     yield from _mismeasured(sums, records, outputs["metrics"])
 
@@ -87,27 +89,27 @@ def _mismeasured(sums: Mapping[str, float], records: Mapping[str, Any], metrics:
     expected = {METRICS[field]: value for field, value in sums.items()} | {"retrain_runs_total": len(records)}
     for name, value in expected.items():
         if not math.isclose(values[name], value, rel_tol=1e-6, abs_tol=1e-6):
-            yield Finding("lost", "retrain metrics", f"{name} is {values[name]}, computed again {value}")
+            yield Finding("lost", "retrain metrics", f"{name} is {values[name]}, but should be {value}")
 
 
-def _other_history(objects: Objects, years: Years) -> Iterator[Finding]:
+def _other_history(objects: Objects, expected: LongExpected) -> Iterator[Finding]:
     found = entries(objects)
-    for number, (entry, expected) in enumerate(zip(found, years.history, strict=False), 1):
-        if entry != expected:
-            yield Finding("forked", "champion.json", f"entry {number} is {entry}, and {expected} without faults")
+    for number, (entry, wanted) in enumerate(zip(found, expected.history, strict=False), 1):
+        if entry != wanted:
+            yield Finding("forked", "champion.json", f"entry {number} is {entry}, but {wanted} without faults")
             return
-    if len(found) != len(years.history):
-        yield Finding("forked", "champion.json", f"{len(found)} entries, and {len(years.history)} without faults")
+    if len(found) != len(expected.history):
+        yield Finding("forked", "champion.json", f"{len(found)} entries, but {len(expected.history)} without faults")
 
 
-def _other_objects(objects: Objects, records: Mapping[str, Any], years: Years) -> Iterator[Finding]:
-    """Compare the store's contents with those of the undisturbed scenario. Finished runs leave no checkpoints."""
-    for key in sorted(settled_keys(objects, records) ^ years.keys):
+def _other_objects(objects: Objects, records: Mapping[str, Any], expected: LongExpected) -> Iterator[Finding]:
+    """Compare the keys of the store with the keys of the undisturbed scenario. Finished runs leave no checkpoints."""
+    for key in sorted(permanent_keys(objects, records) ^ expected.keys):
         yield Finding("lost", key, "is unexpected" if key in objects else "is missing")
 
 
 def _credited_twice(objects: Objects, records: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check that each dataset's retraining is credited to one run only, in a scenario without races."""
+    """Yield an error for each dataset with more than one credited run. A scenario with races may have such datasets."""
     credited = Counter(record["dataset_digest"] for record in records.values() if record["savings"]["baseline"])
     for dataset, count in credited.items():
         if count > 1:

@@ -16,14 +16,14 @@ from chaos.sums import BY_THE_GATE, Objects, is_record, promoted_by_gate, recoun
 
 
 def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ()) -> list[Finding]:
-    """Return all errors. `champions` has all versions of the pointer, oldest first, if the store keeps them."""
+    """Return all errors. `champions` has all versions of champion.json, oldest first, if the store keeps versions."""
     torn = list(_torn(objects))
     if any(finding.where.endswith((".json", ".jsonl")) for finding in torn):
         return torn  # the other checks must read these files
-    years = expected.years
-    rewritten = _rewritten(champions, inherited=years.inherited if years else 0)
+    long = expected.long
+    rewritten = _rewritten(champions, inherited=long.inherited if long else 0)
     found = [*torn, *_lost(objects, expected), *_forked(objects), *rewritten]
-    return [*found, *disagreements(objects, years)] if years else found
+    return [*found, *disagreements(objects, long)] if long else found
 
 
 def digests(objects: Objects, run: str) -> Digests:
@@ -48,7 +48,7 @@ def _named(objects: Objects, folder: str, name: str) -> Iterator[tuple[str, Any]
 
 
 def _torn(objects: Objects) -> Iterator[Finding]:
-    """Yield the errors of all objects. Each is checked against its digest or, without a digest, against its format."""
+    """Yield the errors of all objects. An object is checked by its digest, or by its format if it has no digest."""
     broken = [Finding("torn", key, "not JSON") for key, data in objects.items() if not _reads(key, data)]
     yield from broken
     if broken:
@@ -60,7 +60,7 @@ def _torn(objects: Objects) -> Iterator[Finding]:
         yield from _run_torn(objects, run, result)
     for key, data in objects.items():
         if "/state/" in key and _sha256(data)[:32] not in key:
-            yield Finding("torn", key, "a checkpoint without the digest in its name")
+            yield Finding("torn", key, "its name does not contain its digest")
 
 
 def _reads(key: str, data: bytes) -> bool:
@@ -112,14 +112,14 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
             saved += recount_savings(objects, run)["gross"]
             yield from _record_lost(objects, record, expected.runs[run])
     if records.keys() == expected.runs.keys() and saved != expected.saved:
-        yield Finding("lost", "ledger", f"gross savings are {saved}, without faults {expected.saved}")
+        yield Finding("lost", "ledger", f"gross savings are {saved}, but {expected.saved} without faults")
 
 
 def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) -> Iterator[Finding]:
     run = record["run_id"]
     recounted = recount_savings(objects, run)
     differing = [
-        f"{name} is {record['savings'].get(name)}, computed again {value:g}"
+        f"{name} is {record['savings'].get(name)}, but should be {value:g}"
         for name, value in recounted.items()
         if not math.isclose(record["savings"].get(name, math.nan), value, rel_tol=1e-9, abs_tol=1e-9)
     ]
@@ -132,7 +132,7 @@ def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) ->
 
 
 def _forked(objects: Objects) -> Iterator[Finding]:
-    """Check that the history's entries follow one another, and that each promoted run has one."""
+    """Check that the history's entries follow one another, and that each promoted run has exactly one entry."""
     history = _json(objects["champion.json"])["history"] if "champion.json" in objects else []
     if [entry["sequence"] for entry in history] != list(range(1, len(history) + 1)):
         yield Finding("forked", "champion.json", "its sequence has gaps or repetitions")
@@ -141,7 +141,9 @@ def _forked(objects: Objects) -> Iterator[Finding]:
     for run in sorted({*promoted, *records}):
         decision = records[run]["decision"] if run in records else None
         if promoted.count(run) != bool(decision and decision["promoted"]):
-            yield Finding("forked", f"ledger/{run}.json", f"promoted {promoted.count(run)} times, by {decision}")
+            yield Finding(
+                "forked", f"ledger/{run}.json", f"promoted {promoted.count(run)} times, but decision: {decision}"
+            )
     for before, entry in zip([None, *history], history, strict=False):
         if entry["why"] in BY_THE_GATE and entry["run_id"] in records:
             yield from _misjudged(records[entry["run_id"]], before and before["run_id"])

@@ -32,7 +32,7 @@ def main() -> None:
     chosen = options.parse_args()
     os.environ.update(AWS)
     started, runs = time.monotonic(), 0
-    faults, deeds, found = Counter[str](), Counter[str](), Counter[str]()
+    faults, team_actions, findings = Counter[str](), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-") as folder, serving_s3() as server:
         harness = Harness(Path(folder), server)
         planned = long_scenarios(chosen.long, chosen.drops, chosen.seed) + scenarios(
@@ -41,10 +41,10 @@ def main() -> None:
         for ended in harness.run(planned, chosen.broken):
             print(ended, flush=True)
             faults += ended.faults
-            deeds += ended.deeds
+            team_actions += ended.team_actions
             runs += ended.runs
-            found.update(finding.kind for finding in ended.findings)
-    verdict = ", ".join(f"{found[kind]} {kind}" for kind in ("lost", "torn", "forked"))
+            findings.update(finding.kind for finding in ended.findings)
+    verdict = ", ".join(f"{findings[kind]} {kind}" for kind in ("lost", "torn", "forked"))
     figures = {
         "scenarios": chosen.scenarios,
         "long_scenarios": chosen.long,
@@ -54,10 +54,10 @@ def main() -> None:
         "deliberate_bug": chosen.broken,
         "faults": faults.total(),
         "by_fault": dict(sorted(faults.items())),
-        "in_long_scenarios": dict(sorted(deeds.items())),
+        "in_long_scenarios": dict(sorted(team_actions.items())),
         "seconds": round(time.monotonic() - started),
         "verdict": verdict,
     }
     report(figures, chosen.output)
     print(f"{faults.total()} faults in {runs} runs: {verdict}")
-    sys.exit(found.total() > 0)
+    sys.exit(findings.total() > 0)

@@ -15,7 +15,7 @@ from typing import Literal
 from support.versions import write_as_a_later_version
 
 from chaos.actions import LEASE_SECONDS
-from chaos.place import Place
+from chaos.environment import Environment
 from retrain.cli import main
 from retrain.errors import StoreError
 from retrain.pipeline import cache_retention, retention
@@ -28,12 +28,12 @@ NOTHING_FAILED = (0, 1, 3)
 BY_HAND = ("--yes", "--author", "ann")
 
 
-def command(place: Place, *words: str, is_later: bool = False) -> str:
+def command(environment: Environment, *words: str, is_later: bool = False) -> str:
     """Run a command of `retrain` on the task, and return its output."""
     if is_later:
         write_as_a_later_version(LocalStore, S3Store)
-    settings = [part for setting in place.address() for part in ("--set", setting)]
-    sys.argv = ["retrain", "--quiet", *words, "--task", str(place.file), *settings]
+    settings = [part for setting in environment.address() for part in ("--set", setting)]
+    sys.argv = ["retrain", "--quiet", *words, "--task", str(environment.file), *settings]
     printed = StringIO()
     try:
         with redirect_stdout(printed):
@@ -44,65 +44,65 @@ def command(place: Place, *words: str, is_later: bool = False) -> str:
     return printed.getvalue()
 
 
-def pack(place: Place, drop: str, is_later: bool) -> None:
+def pack(environment: Environment, drop: str, is_later: bool) -> None:
     """Run `retrain drop pack`."""
-    command(place, "drop", "pack", str(place.source(drop)), "--id", drop, is_later=is_later)
+    command(environment, "drop", "pack", str(environment.source(drop)), "--id", drop, is_later=is_later)
 
 
-def amend(place: Place, corrections: str, is_later: bool) -> None:
+def amend(environment: Environment, corrections: str, is_later: bool) -> None:
     """Run `retrain drop amend`."""
-    command(place, "drop", "amend", corrections, is_later=is_later)
+    command(environment, "drop", "amend", corrections, is_later=is_later)
 
 
-def erase(place: Place, sequence: int, drop: str, keys: Sequence[str]) -> None:
+def erase(environment: Environment, sequence: int, drop: str, keys: Sequence[str]) -> None:
     """Run `retrain drop erase`. If it was interrupted, run it again without samples to complete it."""
-    begun = len(place.context().store.erasures.read()) >= sequence
+    begun = len(environment.context().store.erasures.read()) >= sequence
     chosen = [] if begun else ["--drop", drop, *(part for key in keys for part in ("--key", key))]
-    command(place, "drop", "erase", "--reason", f"request {sequence}", *BY_HAND, *chosen)
+    command(environment, "drop", "erase", "--reason", f"request {sequence}", *BY_HAND, *chosen)
 
 
-def decide(place: Place, verb: Literal["approve", "reject"], run: str, is_later: bool) -> None:
+def decide(environment: Environment, verb: Literal["approve", "reject"], run: str, is_later: bool) -> None:
     """Run `retrain approve` or `reject`, unless the candidate has a record."""
-    if place.context().store.ledger.find(run) is None:
-        command(place, verb, run, "--reason", f"{verb} it", *BY_HAND[1:], is_later=is_later)
+    if environment.context().store.ledger.find(run) is None:
+        command(environment, verb, run, "--reason", f"{verb} it", *BY_HAND[1:], is_later=is_later)
 
 
-def promote(place: Place, sequence: int, run: str, is_later: bool) -> None:
+def promote(environment: Environment, sequence: int, run: str, is_later: bool) -> None:
     """Run `retrain promote`, unless the champion's history already has this many entries."""
-    if _entries(place) < sequence:
-        command(place, "promote", run, "--reason", "better in the shop", *BY_HAND, is_later=is_later)
+    if _entries(environment) < sequence:
+        command(environment, "promote", run, "--reason", "better in the shop", *BY_HAND, is_later=is_later)
 
 
-def roll_back(place: Place, sequence: int, is_later: bool) -> None:
+def roll_back(environment: Environment, sequence: int, is_later: bool) -> None:
     """Run `retrain rollback`, unless the champion's history already has this many entries."""
-    if _entries(place) < sequence:
-        command(place, "rollback", "--reason", "complaints", *BY_HAND, is_later=is_later)
+    if _entries(environment) < sequence:
+        command(environment, "rollback", "--reason", "complaints", *BY_HAND, is_later=is_later)
 
 
-def _entries(place: Place) -> int:
-    champion = place.context().store.champion.read().champion
+def _entries(environment: Environment) -> int:
+    champion = environment.context().store.champion.read().champion
     return len(champion.history) if champion else 0
 
 
-def calibrate(place: Place, is_later: bool) -> None:
+def calibrate(environment: Environment, is_later: bool) -> None:
     """Run `retrain baseline`."""
-    command(place, "baseline", is_later=is_later)
+    command(environment, "baseline", is_later=is_later)
 
 
-def collect(place: Place, keep_last: int) -> None:
+def collect(environment: Environment, keep_last: int) -> None:
     """Run `retrain gc` on runs of any age and on the whole cache.
 
     It keeps files that were used within the last minute.
     """
-    with place.context().store.lock(seconds=LEASE_SECONDS) as locked:
+    with environment.context().store.lock(seconds=LEASE_SECONDS) as locked:
         found = retention.plan_removal(locked, keep_last, timedelta(0), utc_now())
         retention.remove(locked, found, utc_now())
-    cache_retention.remove(place.cache, (), timedelta(0), utc_now())
+    cache_retention.remove(environment.cache, (), timedelta(0), utc_now())
 
 
-def write_output(place: Place, file: str, *words: str) -> None:
+def write_output(environment: Environment, file: str, *words: str) -> None:
     """Write the output of a command into a file of the scenario's folder."""
-    printed = command(place, *words)
+    printed = command(environment, *words)
     if not printed:
         raise StoreError(f"retrain {' '.join(words)} printed nothing")
-    Path(place.folder, file).write_text(printed)
+    Path(environment.folder, file).write_text(printed)

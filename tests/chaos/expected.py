@@ -1,4 +1,4 @@
-"""The expectations of an audit about a store, and its findings."""
+"""The content that an audit expects in a store, and the errors that it finds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -18,15 +18,15 @@ class Finding(NamedTuple):
     what: str
 
 
-class Years(NamedTuple):
-    """The objects that a long scenario must leave besides its runs, and its last output for users."""
+class LongExpected(NamedTuple):
+    """The content that a long scenario must leave in its store besides runs, and the output of its last commands."""
 
     history: Sequence[Entry]
     """The history of champions of the undisturbed scenario."""
     inherited: int
     """Number of entries of the history that existed when the scenario began."""
     keys: frozenset[str]
-    """The objects that the undisturbed scenario left."""
+    """Keys of the objects that the undisturbed scenario left."""
     erased: Sequence[bytes]
     """Files of the erased samples."""
     outputs: Mapping[str, str]
@@ -42,5 +42,5 @@ class Expected(NamedTuple):
     """The result of each undisturbed run, by its id. These runs, and no others, must have a record."""
     saved: int
     """Sum of the ledger's gross savings, in iterations."""
-    years: Years | None = None
-    """Expectations of a long scenario. None for short ones."""
+    long: LongExpected | None = None
+    """Further expectations of a long scenario. None for a short scenario."""

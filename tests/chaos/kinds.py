@@ -1,4 +1,4 @@
-"""The kinds of short scenarios: two drops land, and after each a retraining runs, under different faults."""
+"""The kinds of short scenarios: two drops land, with a retraining after each. The kinds differ in their faults."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,8 +8,8 @@ from support.writes import Strike
 from chaos import actions
 from chaos.actions import LEASE_SECONDS
 from chaos.audit import digests
+from chaos.environment import DROPS, KEYS, SEEDS, objects
 from chaos.expected import Digests, Expected
-from chaos.place import DROPS, KEYS, SEEDS, objects
 from chaos.runner import CONTEXT, Runner
 from retrain.pipeline import next_run
 from retrain.pipeline.planning import Request
@@ -25,7 +25,7 @@ class Reference:
     """The plans and results of undisturbed runs. They are the same in every store."""
 
     def __init__(self, runner: Runner) -> None:
-        store, task = runner.store(), runner.place.task
+        store, task = runner.store(), runner.environment.task
         runner.repeat_until_done(actions.land, DROPS[0])
         runner.repeat_until_done(actions.retrain)
         runner.repeat_until_done(actions.land, DROPS[1])
@@ -100,13 +100,13 @@ def watched(runner: Runner, reference: Reference) -> Expected:
 
 def make_queue(runner: Runner) -> str | None:
     """Return the address of a new queue that receives the bucket's events. Return None for a folder."""
-    bucket = runner.place.url.removeprefix("s3://").partition("/")[0]
-    return notified_queue(bucket, runner.server) if runner.place.endpoint else None
+    bucket = runner.environment.url.removeprefix("s3://").partition("/")[0]
+    return notified_queue(bucket, runner.server) if runner.environment.endpoint else None
 
 
 def repeat_event(runner: Runner, queue: str, drop: str) -> None:
     """Send the event of a drop twice more, and a malformed message."""
-    bucket, _, prefix = runner.place.url.removeprefix("s3://").partition("/")
+    bucket, _, prefix = runner.environment.url.removeprefix("s3://").partition("/")
     twice = notification(bucket, f"{prefix}/{KEYS.manifest(drop)}")
     send(queue, runner.server, twice, twice, "no event at all")
     runner.faults["duplicated event"] += 2
@@ -114,14 +114,14 @@ def repeat_event(runner: Runner, queue: str, drop: str) -> None:
 
 
 def damaged(runner: Runner, reference: Reference) -> Expected:
-    """Damage an upload, and overwrite a part of the newest checkpoints and of the cached drops."""
+    """Damage an upload, and overwrite parts of the newest checkpoints and of the cached drops."""
     store = runner.store()
     _upload_torn(runner, store)
     for drop in DROPS:
         runner.repeat_until_done(actions.land, drop)
         for _ in range(2):
             damage_newest_state(runner, store)
-        for path in runner.place.cache.glob("*.safetensors"):
+        for path in runner.environment.cache.glob("*.safetensors"):
             path.write_bytes(with_a_hole(path.read_bytes()))
             runner.faults["damaged cache"] += 1
         runner.repeat_until_done(actions.retrain)

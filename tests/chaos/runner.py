@@ -16,8 +16,8 @@ from typing import NoReturn
 from support.processes import forkserver
 from support.writes import Strike, is_stopped
 
-from chaos.actions import NOT_NOW, perform
-from chaos.place import KEYS, Place
+from chaos.actions import REPEATABLE, perform
+from chaos.environment import KEYS, Environment
 from retrain.store import ObjectStore, open_store
 from retrain.store.task_store import TaskStore
 
@@ -39,7 +39,7 @@ class Failed(Exception):
 class Runner:
     """The processes of one scenario, and the counts of their faults."""
 
-    place: Place
+    environment: Environment
     random: Random
     broken: str | None
     server: str
@@ -48,17 +48,17 @@ class Runner:
 
     def store(self) -> ObjectStore:
         """Return the store without injected faults."""
-        return open_store(self.place.url, self.server)
+        return open_store(self.environment.url, self.server)
 
     def start(self, action: Callable[..., None], *arguments: object, strike: Strike | None = None) -> ForkServerProcess:
         """Start an action in a process that may get a signal at one of its writes."""
-        process = CONTEXT.Process(target=perform, args=(action, self.place, self.broken, strike, *arguments))
+        process = CONTEXT.Process(target=perform, args=(action, self.environment, self.broken, strike, *arguments))
         with STARTING:  # the fork server takes one request at a time
             process.start()
         return process
 
     def strikes(self, writes: int, count: int) -> Iterator[Strike]:
-        """Yield SIGKILL or SIGTERM, and a random write of an action, given the number of its writes."""
+        """Yield up to `count` signals, SIGKILL or SIGTERM, each at a random write of an action with `writes` writes."""
         for _ in range(count):
             if writes < 1:
                 return
@@ -82,35 +82,35 @@ class Runner:
         return self._writes()[-1][1]
 
     def _writes(self) -> list[tuple[str, int]]:
-        notes = (self.place.folder / "writes").read_text().splitlines()
-        return [(name, int(count)) for name, count in map(str.split, notes)]
+        lines = (self.environment.folder / "writes").read_text().splitlines()
+        return [(name, int(count)) for name, count in map(str.split, lines)]
 
     def end(self, process: ForkServerProcess) -> bool:
         """Wait for a process, and return whether it succeeded. Raises `Failed` if it ended in an unexpected way."""
         process.join(PATIENCE)
         if process.exitcode is None:
             self.fail(f"{process.name} hangs, {self._show_hang(process)}")
-        may_be = (0, NOT_NOW, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, UNKNOWN)
-        if process.exitcode not in may_be or Path(self.place.folder, "tracebacks").exists():
+        may_be = (0, REPEATABLE, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, UNKNOWN)
+        if process.exitcode not in may_be or Path(self.environment.folder, "tracebacks").exists():
             self.fail(f"exit code {process.exitcode}")
         return process.exitcode == 0
 
     def _show_hang(self, process: ForkServerProcess) -> str:
         """Kill a process, and return the stacks of its threads and the state of the task's runs."""
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGUSR1)  # `perform` lets it write its stacks
+        os.kill(process.pid, signal.SIGUSR1)  # the handler that `perform` sets writes the stacks
         process.join(1)
         process.kill()
         store = TaskStore(self.store(), KEYS.task)
         claims = store.claims()
         claims.refresh()
-        stacks = Path(self.place.folder, "hangs").read_text()
+        stacks = Path(self.environment.folder, "hangs").read_text()
         return f"with {len(store.ledger.read())} records and {claims.in_flight()} in flight: {stacks}"
 
     def fail(self, what: str) -> NoReturn:
-        """Raise `Failed` with the logs of the processes."""
-        notes = self.place.folder / "tracebacks"
-        raise Failed(f"{what}: {notes.read_text() if notes.exists() else 'no traceback'}")
+        """Raise `Failed` with the tracebacks of the processes."""
+        log = self.environment.folder / "tracebacks"
+        raise Failed(f"{what}: {log.read_text() if log.exists() else 'no traceback'}")
 
     def repeat_until_done(
         self, action: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()

@@ -62,11 +62,11 @@ def _difference(baseline: float, whole: float, used: float, all_in: float) -> Su
 
 
 def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:
-    """Return the iterations that scratch takes to its accuracy, those of its full training, and the error of the first.
+    """Return scratch's iterations to its final accuracy, the iterations of its full training, and a standard error.
 
-    The first number is the mean of the scratch runs on this dataset, if there are any. Otherwise, it is the schedule
-    times a mean share. The mean is over `TYPICAL_SHARE` and over the shares of their schedules after which earlier
-    scratch runs first had their final accuracy.
+    The standard error belongs to the first number. This number is the mean over the scratch runs on this dataset, if
+    there are any. Otherwise, it is the schedule times a mean share. The mean is over `TYPICAL_SHARE` and over the
+    shares of their schedules after which earlier scratch runs first had their final accuracy.
     """
     training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
     whole = round(training["epochs"] * samples / training["batch_size"])
@@ -80,7 +80,7 @@ def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, 
         round(round(share * whole, 1)),
         whole,
         round(math.sqrt(squares / len(shares)) * whole, 1),
-    )  # plans have tenths
+    )  # a plan states tenths
 
 
 def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
@@ -116,6 +116,6 @@ def read_run(objects: Objects, run: str) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def promoted_by_gate(objects: Objects) -> list[str]:
-    """Return the runs that the champions' history says were promoted as candidates, not by hand."""
+    """Return the runs in the champions' history that the gate promoted. Leave out runs that a person promoted."""
     history = json.loads(objects["champion.json"])["history"] if "champion.json" in objects else []
     return [entry["run_id"] for entry in history if entry["why"] in BY_THE_GATE]

@@ -25,11 +25,11 @@ from support.writes import Strike
 
 from chaos import actions, commands
 from chaos.actions import LEASE_SECONDS
-from chaos.agreement import entries, settled_keys
+from chaos.agreement import entries, permanent_keys
 from chaos.audit import digests
-from chaos.expected import Expected, Years
+from chaos.environment import KEYS, Environment, objects
+from chaos.expected import Expected, LongExpected
 from chaos.kinds import damage_newest_state, make_queue, repeat_event, with_a_hole
-from chaos.place import KEYS, Place, objects
 from chaos.runner import Runner
 from chaos.sums import is_record
 from retrain.store import champions
@@ -58,11 +58,11 @@ POLICIES: dict[str, tuple[str, ...]] = {
 }
 OFTEN = {"no policy": 8, "manual approval": 8, "refusal": 2}
 """Weights of policies that are chosen more often. All others have the weight 1."""
-HARMS = {"nothing": 4, "kills": 8, "race": 3, "freeze": 1, "damage": 1}
+COMMAND_FAULTS = {"nothing": 4, "kills": 8, "race": 3, "freeze": 1, "damage": 1}
 """Weights of the faults of a command."""
 NEVER_RACING = (actions.watch, commands.roll_back)
-"""Actions that no second process does at the same time. A rollback that starts right after another one is a second
-request, and it goes back by one more champion."""
+"""Actions that only one process may do at a time. A rollback that starts right after another rollback is a second
+request: it goes back by one more champion."""
 
 
 class Done(NamedTuple):
@@ -72,19 +72,19 @@ class Done(NamedTuple):
     writes: list[int]
     """Number of writes of each action. A fault happens at one of them."""
     erased: list[bytes]
-    deeds: Counter[str]
+    team_actions: Counter[str]
 
 
-def make_place(place: Place, drops: int) -> Place:
-    """Write the task file and the images of a long scenario into its folder, and the earlier version's store."""
-    shutil.unpack_archive(GOLDEN["0.1.0"].archive, place.folder / "golden", filter="data")
+def make_environment(environment: Environment, drops: int) -> Environment:
+    """Write the task file and the earlier version's store into the folder of a long scenario, and write the images."""
+    shutil.unpack_archive(GOLDEN["0.1.0"].archive, environment.folder / "golden", filter="data")
     with WRITING:  # scenarios share the images
         for number in range(drops):
-            if not place.source(f"drop-{number}").exists():
-                _write_drop(place.source(f"drop-{number}"), number)
-    file = place.folder / "golden" / "pets.yaml"
+            if not environment.source(f"drop-{number}").exists():
+                _write_drop(environment.source(f"drop-{number}"), number)
+    file = environment.folder / "golden" / "pets.yaml"
     file.write_text(file.read_text() + SETTINGS)
-    return place._replace(file=str(file))
+    return environment._replace(file=str(file))
 
 
 def _write_drop(folder: Path, number: int) -> None:
@@ -99,7 +99,7 @@ def _write_drop(folder: Path, number: int) -> None:
 
 
 class Team:
-    """The team that does all actions of a scenario. `chance` chooses the actions. `writes` turns on faults."""
+    """The team that does all actions of a scenario. `chance` chooses the actions. With `writes`, it injects faults."""
 
     def __init__(self, runner: Runner, chance: Random, writes: Sequence[int] | None = None) -> None:
         self._runner, self._chance, self._writes = runner, chance, writes
@@ -108,13 +108,13 @@ class Team:
         self.done = Done({}, [], [], Counter())
 
     def work(self, drops: int) -> Done:
-        """Act until this number of drops have landed and every candidate is decided. Return the actions."""
+        """Act until this number of drops have landed and every candidate has a verdict. Return the actions."""
         self._begin()
         while self._landed() < drops:
             self._land()
             self._retrain()
-            for deed in (self._decide, self._intervene):
-                deed()
+            for step in (self._decide, self._intervene):
+                step()
         for run in self._waiting():
             self._do(commands.decide, "approve", run, False)
         self._do(actions.retrain)
@@ -123,8 +123,8 @@ class Team:
         return self.done
 
     def _begin(self) -> None:
-        """Continue the store of the earlier version, and finish its last run, which was killed."""
-        golden = self._runner.place.folder / "golden" / "store"
+        """Copy the store of the earlier version, and finish its last run, which was killed."""
+        golden = self._runner.environment.folder / "golden" / "store"
         for path in sorted(path for path in golden.rglob("*") if path.is_file()):
             self._runner.store().write(str(path.relative_to(golden)), path.read_bytes())
         self._do(actions.retrain, (), self._is_later())
@@ -133,7 +133,7 @@ class Team:
         return len(self._store.drops.committed().usable)
 
     def _land(self) -> None:
-        number = self.done.deeds["drop"]
+        number = self.done.team_actions["drop"]
         if self._happens(0.05):
             self._upload_torn(f"torn-{number}")
         self._count("drop")
@@ -150,13 +150,13 @@ class Team:
         self._do(actions.ingest, drop)
 
     def _retrain(self) -> None:
-        """Retrain by a policy or by a watcher, or abandon a killed run."""
+        """Retrain under a random policy or by a watcher, or abandon a killed run."""
         if self._happens(0.06):
             self._count("abandoned run")
             self._abandon()
         elif self._happens(0.15) and not self._waiting():
             self._count("watcher")
-            drop = f"drop-{self.done.deeds['drop'] - 1}"
+            drop = f"drop-{self.done.team_actions['drop'] - 1}"
             if self._queue:
                 repeat_event(self._runner, self._queue, drop)
             self._do(actions.watch, self._queue, 0, drop)
@@ -166,7 +166,7 @@ class Team:
             self._do(actions.retrain, POLICIES[policy], self._is_later())
 
     def _abandon(self) -> None:
-        """Kill a run at its first write, and never start it again. The next run has other drops."""
+        """Kill a run at its first write, and never start it again. The next run is trained on more drops."""
         before = set(self._store.objects.folders(KEYS.runs))
         while set(self._store.objects.folders(KEYS.runs)) == before:
             self._runner.end(self._runner.start(actions.retrain, strike=Strike("SIGKILL", 1, "/runs/")))
@@ -183,7 +183,7 @@ class Team:
                 self._do(commands.decide, verb, run, self._is_later())
 
     def _intervene(self) -> None:
-        for deed, share in (
+        for step, share in (
             (self._roll_back, 0.15),
             (self._promote, 0.1),
             (self._erase, 0.15),
@@ -192,7 +192,7 @@ class Team:
             (self._collect, 0.2),
         ):
             if self._happens(share):
-                deed()
+                step()
 
     def _roll_back(self) -> None:
         champion = self._store.champion.read().champion
@@ -217,7 +217,7 @@ class Team:
         chosen = self._chance.sample(sorted(samples), k=min(len(samples), self._chance.randint(1, 3)))
         self.done.erased.extend(samples[key] for key in chosen)
         self._count("erasure")
-        self._do(commands.erase, self.done.deeds["erasure"], drop, tuple(chosen))
+        self._do(commands.erase, self.done.team_actions["erasure"], drop, tuple(chosen))
 
     def _amend(self) -> None:
         """Move samples to another class, or remove them."""
@@ -228,7 +228,7 @@ class Team:
             for key in self._chance.sample(sorted(samples), k=min(len(samples), 2))
         ]
         self._count("amendment")
-        path = self._runner.place.folder / f"amendment-{self.done.deeds['amendment']}.jsonl"
+        path = self._runner.environment.folder / f"amendment-{self.done.team_actions['amendment']}.jsonl"
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         self._do(commands.amend, str(path), self._is_later())
 
@@ -257,11 +257,11 @@ class Team:
     def _is_later(self) -> bool:
         """Return whether a later version does the next action."""
         is_later = self._happens(0.2)
-        self.done.deeds["action of a later version"] += is_later
+        self.done.team_actions["action of a later version"] += is_later
         return is_later
 
-    def _count(self, deed: str) -> None:
-        self.done.deeds[deed] += 1
+    def _count(self, step: str) -> None:
+        self.done.team_actions[step] += 1
 
     def _do(self, action: Callable[..., None], *arguments: Any) -> None:
         """Repeat an action until it is done, undisturbed or under faults."""
@@ -271,14 +271,14 @@ class Team:
             return
         writes = self._writes[len(self.done.writes)]
         self.done.writes.append(writes)
-        harm = self._runner.random.choices([*HARMS], [*HARMS.values()])[0]
-        if harm == "race" and action not in NEVER_RACING:
+        fault = self._runner.random.choices([*COMMAND_FAULTS], [*COMMAND_FAULTS.values()])[0]
+        if fault == "race" and action not in NEVER_RACING:
             self._runner.run_together((action, *arguments), (action, *arguments))
-        elif harm == "freeze" and action is actions.retrain and writes:
+        elif fault == "freeze" and action is actions.retrain and writes:
             self._freeze(writes, *arguments)
-        elif harm == "damage" and action is actions.retrain:
+        elif fault == "damage" and action is actions.retrain:
             self._damage(*arguments)
-        strikes = list(self._runner.strikes(writes, 3)) if harm == "kills" else []
+        strikes = list(self._runner.strikes(writes, 3)) if fault == "kills" else []
         self._runner.repeat_until_done(action, *arguments, strikes=strikes)
 
     def _freeze(self, writes: int, *arguments: Any) -> None:
@@ -293,7 +293,7 @@ class Team:
 
     def _damage(self, *arguments: Any) -> None:
         damage_newest_state(self._runner, self._runner.store(), *arguments)
-        for path in self._runner.place.cache.glob("*.safetensors"):
+        for path in self._runner.environment.cache.glob("*.safetensors"):
             path.write_bytes(with_a_hole(path.read_bytes()))
             self._runner.faults["damaged cache"] += 1
 
@@ -304,17 +304,17 @@ COMMANDS_TO_AUDIT = {"history": ("history", "--json"), "status": ("status", "--j
 
 def run_undisturbed(runner: Runner, drops: int, seed: int) -> Done:
     """Run a long scenario without faults."""
-    runner.place = make_place(runner.place, drops)
+    runner.environment = make_environment(runner.environment, drops)
     return Team(runner, Random(seed)).work(drops)
 
 
 def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> Expected:
     """Run the same scenario under faults, and return its required result."""
-    runner.place = make_place(runner.place, drops)
+    runner.environment = make_environment(runner.environment, drops)
     Team(runner, Random(seed), undisturbed.writes).work(drops)
     for file, words in COMMANDS_TO_AUDIT.items():
         runner.repeat_until_done(commands.write_output, file, *words)
-    outputs = {file: (runner.place.folder / file).read_text() for file in COMMANDS_TO_AUDIT}
+    outputs = {file: (runner.environment.folder / file).read_text() for file in COMMANDS_TO_AUDIT}
     return _expect(undisturbed.objects, undisturbed.erased, outputs)
 
 
@@ -327,5 +327,5 @@ def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], outputs: Mapping
         drops={drop: states[name] for drop, name in manifests if name in states},
         runs={run: digests(left, run) for run in records},
         saved=sum(record["savings"]["gross"] for record in records.values()),
-        years=Years(entries(left), INHERITED, settled_keys(left, records), erased, outputs),
+        long=LongExpected(entries(left), INHERITED, permanent_keys(left, records), erased, outputs),
     )

@@ -19,7 +19,7 @@ FINDING = {
 
 @pytest.fixture(scope="module")
 def harness(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    """Return a harness, which compares stores with those of runs without faults."""
+    """Return a harness. It compares stores with the stores of runs without faults."""
     return Harness(tmp_path_factory.mktemp("chaos"), s3)
 
 
@@ -32,10 +32,10 @@ def test_audit_finds_no_damage_after_faults(harness: Harness, kind: str, store: 
     assert ended.findings == [], ended
 
 
-def test_ledger_store_and_history_agree_after_years(harness: Harness) -> None:
+def test_ledger_store_and_history_agree_after_long_scenario(harness: Harness) -> None:
     [ended] = harness.run([YEARS])
     assert ended.faults.total() > 3
-    assert ended.deeds.keys() >= {"approve", "erasure", "manual approval", "rollback", "watcher"}
+    assert ended.team_actions.keys() >= {"approve", "erasure", "manual approval", "rollback", "watcher"}
     assert ended.findings == [], ended
 
 

@@ -1,4 +1,4 @@
-"""The place of a scenario: a store, a cache, and a task whose short runs save checkpoints."""
+"""The environment of a scenario: a store, a cache, and a task whose short runs save checkpoints."""
 
 import os
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("pets")
 SEEDS = (0, 1, 2)
-"""Seeds of the runs on the second drop. Each racing candidate has one."""
+"""Seeds of the runs on the second drop. Each racing candidate has its own seed."""
 EACH, CLASSES = 40, 3
 DROPS = ("first", "second")
 
 
-class Place(NamedTuple):
-    """The arguments of a scenario's processes."""
+class Environment(NamedTuple):
+    """Folder, store and task file of a scenario. Each of its processes gets them."""
 
     folder: Path
     url: str
@@ -38,8 +38,8 @@ class Place(NamedTuple):
     def task(self, seed: int = 0, changes: Sequence[str] = ()) -> Task:
         """Return the task of the task file with changed settings. Without a file, return the task of short scenarios.
 
-        The task of short scenarios has a network with dropout, batch statistics and random crops. Runs continue without
-        shrinking, and save every iteration.
+        The task of short scenarios has a network with dropout and batch statistics, and random crops of the images.
+        Runs save a checkpoint at every iteration.
         """
         if self.file:
             return load_task(self.file, [*self.address(), *changes])
@@ -76,7 +76,7 @@ class Place(NamedTuple):
         return self.folder.parent / "sources" / drop
 
     def set_up_process(self) -> None:
-        """Set this process's threads, credentials and cache."""
+        """Set the number of threads, the credentials and the cache of this process."""
         torch.set_num_threads(1)
         os.environ.update(AWS, RETRAIN_CACHE=str(self.cache))
 
