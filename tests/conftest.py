@@ -1,4 +1,4 @@
-"""Fixtures of several test modules, and the marks that `make test-fast` uses."""
+"""Fixtures that several test modules use, and the pytest marks that `make test-fast` uses."""
 
 import gc
 import inspect
@@ -100,7 +100,7 @@ SLOW = {
 """Files whose tests train for a long time, start processes, or try many random inputs."""
 
 LONG = (
-    *("store/test_policies.py", "store/test_radosgw.py", "watcher/test_receiver.py"),  # they share one Ceph
+    *("store/test_policies.py", "store/test_radosgw.py", "watcher/test_receiver.py"),  # they share one Ceph server
     *("repository/test_tutorial.py", "experiments/test_paper_headline.py", "kubeflow/test_local.py"),
     *("tracking/test_trackers.py", "serving/test_kserve.py"),
     *("kubeflow/test_trainjob.py", "kubeflow/test_launch.py", "monitoring/test_totals.py", "cli/test_secrets.py"),
@@ -113,8 +113,8 @@ LONG_SECONDS = 900
 
 
 MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
-"""Linux's folder of files in memory, and the free bytes that it needs to hold the tests' folders. Creating a file there
-takes a tenth of the processor time that a disk needs, and no write to a store waits for a disk."""
+"""Linux's folder of files in memory. The tests use it if it has `ROOM` free bytes. Creating a file in it takes a tenth
+of the processor time of creating a file on a disk, and no write waits for a disk."""
 
 
 gc.disable()  # until all tests are collected
@@ -133,7 +133,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Restore SIGINT and SIGTERM here and in subprocesses, because a shell ignores them for background jobs."""
+    """Restore SIGINT and SIGTERM for this process and its subprocesses. A shell's background jobs ignore them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
@@ -235,13 +235,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture(autouse=True)
 def _no_given_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the task files of earlier tests in this process, because messages name them."""
+    """Forget the task files that earlier tests in this process read, because messages name such files."""
     monkeypatch.setattr("retrain.config.loading._GIVEN", {})
 
 
 @pytest.fixture(autouse=True)
 def _preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `run_in_subprocess` start processes that have already imported torch and kfp: these imports take seconds."""
+    """Let `run_in_subprocess` start processes that have already imported torch and kfp. These imports take seconds."""
     from support.processes import Preloaded  # imports torch
 
     monkeypatch.setattr(processes, "SPAWN", Preloaded())

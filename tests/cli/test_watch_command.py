@@ -15,7 +15,7 @@ from support.faulty_s3 import Forward, Reply, Request, faulty
 from support.leases import wait_until
 from support.processes import preloaded_retrain
 from support.terminal import Ran, retrain
-from support.watching import Place
+from support.watching import WatchedTask
 
 from retrain.config.loading import load_task
 
@@ -29,13 +29,13 @@ training: {epochs: 1}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WatchedTask:
     """Return a task with a local store in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     Path("pets.yaml").write_text(TASK)
-    return Place(load_task("pets.yaml"))
+    return WatchedTask(load_task("pets.yaml"))
 
 
 @contextmanager
@@ -67,42 +67,42 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_path: Path) -> None:
+def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(watched: WatchedTask, tmp_path: Path) -> None:
     with watching() as (process, url):
         wait_until(lambda: get(f"{url}readyz") == (200, "ok\n"))
         assert get(f"{url}healthz") == (200, "ok\n")
-        place.land(tmp_path / "in", "week-1")
-        wait_until(lambda: place.store.ledger.read())
+        watched.land(tmp_path / "in", "week-1")
+        wait_until(lambda: watched.store.ledger.read())
         wait_until(lambda: 'retrain_watcher_runs_in_flight{task="pets"} 0.0' in get(f"{url}metrics")[1])
         metrics = get(f"{url}metrics")[1]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=240) == 0
-    [record] = place.store.ledger.read()
+    [record] = watched.store.ledger.read()
     assert record.drops == ("week-1",)
-    assert place.store.champion.read().run_id == record.run_id
+    assert watched.store.champion.read().run_id == record.run_id
     assert 'retrain_watcher_submissions_total{task="pets"} 1.0' in metrics
     assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
 
 
-def test_watch_once_trains_on_a_drop_and_exits(place: Place, tmp_path: Path, watch: Callable[..., Ran]) -> None:
-    place.land(tmp_path / "in", "week-1")
+def test_watch_once_trains_on_a_drop_and_exits(watched: WatchedTask, tmp_path: Path, watch: Callable[..., Ran]) -> None:
+    watched.land(tmp_path / "in", "week-1")
     once = watch("--once")
     assert (once.code, once.out) == (0, ""), once.err
-    [record] = place.store.ledger.read()
+    [record] = watched.store.ledger.read()
     assert record.outcome == "completed"
 
 
-def test_watch_once_skips_a_drop_another_watcher_validates(place: Place) -> None:
-    place.store.objects.write(place.store.keys.success("week-1"), b"")
-    with place.store.validation("week-1").try_lease():
+def test_watch_once_skips_a_drop_another_watcher_validates(watched: WatchedTask) -> None:
+    watched.store.objects.write(watched.store.keys.success("week-1"), b"")
+    with watched.store.validation("week-1").try_lease():
         command = [preloaded_retrain(), "watch", "--task", "pets.yaml", "--once"]
         once = subprocess.run(command, capture_output=True, text=True)
     assert (once.returncode, once.stdout) == (0, ""), once.stderr
     assert "drop week-1: another watcher is validating it" in once.stderr
-    assert not list(place.store.objects.list(place.store.keys.quarantine("week-1")))
+    assert not list(watched.store.objects.list(watched.store.keys.quarantine("week-1")))
 
 
-def test_watcher_with_a_removed_store_is_alive_but_not_ready(place: Place) -> None:
+def test_watcher_with_a_removed_store_is_alive_but_not_ready(watched: WatchedTask) -> None:
     with watching() as (_, url):
         wait_until(lambda: get(f"{url}readyz")[0] == 200)
         shutil.rmtree("store")
@@ -114,7 +114,7 @@ def test_watcher_with_a_removed_store_is_alive_but_not_ready(place: Place) -> No
 
 
 def test_watch_refuses_a_server_without_conditional_writes(
-    place: Place, bucket: str, s3: str, watch: Callable[..., Ran]
+    watched: WatchedTask, bucket: str, s3: str, watch: Callable[..., Ran]
 ) -> None:
     def ignores_conditions(request: Request, forward: Forward) -> Reply:
         request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
@@ -138,7 +138,7 @@ def test_watch_refuses_a_server_without_conditional_writes(
     ],
 )
 def test_wrong_option_of_watch_gives_one_message(
-    place: Place, arguments: tuple[str, ...], message: str, watch: Callable[..., Ran]
+    watched: WatchedTask, arguments: tuple[str, ...], message: str, watch: Callable[..., Ran]
 ) -> None:
     refused = watch(*arguments)
     assert refused.code == 2

@@ -1,4 +1,4 @@
-"""The compiled pipeline, field by field."""
+"""The compiled pipeline has the expected steps, parameters, artifacts and pod settings."""
 
 import subprocess
 import sys

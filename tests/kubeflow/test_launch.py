@@ -1,4 +1,4 @@
-"""A task on several GPUs: torchrun starts one process per GPU, and they end with the exit code of a single one."""
+"""A task on several GPUs: torchrun starts one process per GPU, and the step ends with one exit code and one record."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def task_in(folder: Path, gpus: int) -> Task:
-    """Return a task for a number of GPUs. Both its schedules are too short to reach a target."""
+    """Return a task for a number of GPUs. Its schedule and its escalation are too short to reach a target."""
     return make_task(
         store=str(folder / "store"),
         recipe={
@@ -60,9 +60,9 @@ def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(workspace: Work
     workspace.land(3, seed=1)
     plan = stages.plan(workspace.context, task, Request())
     assert isinstance(plan, Plan)
-    note = workspace.folder / "frozen"
-    process = start_step(workspace.folder, plan, freeze=note)
-    frozen = wait_for_frozen(note, process)
+    pid_file = workspace.folder / "frozen"
+    process = start_step(workspace.folder, plan, freeze=pid_file)
+    frozen = wait_for_frozen(pid_file, process)
     process.terminate()
     wait_for_pending(frozen, signal.SIGTERM)
     os.kill(frozen, signal.SIGCONT)

@@ -115,7 +115,10 @@ def _environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
-    """Return stores with two drops: 60% of the images, with a run on them, and 40%, without a run."""
+    """Return stores with two drops. The first has 60% of the images, and one run was trained on it.
+
+    The second drop has 40% of the images. No run has been trained on it.
+    """
     root = tmp_path_factory.mktemp("digits")
     task = Task(
         name="digits",

@@ -163,7 +163,7 @@ def test_options_keep_their_types_and_floats_stay_floats() -> None:
 
 
 def test_null_and_json_text_are_accepted_as_parameters() -> None:
-    """Kubeflow's page may send null. Pipelines of version 0.1 send a text, also to the steps of a newer image."""
+    """Kubeflow's page may send null. Pipelines of version 0.1 send a text, even to the steps of a newer image."""
     task = Task(name="pets", model=Model(options={"width": 16}))
     assert read_parameter(through_kfp(write_parameter(task)) | {"schedule": None}) == task
     assert read_parameter(task.model_dump_json()) == task

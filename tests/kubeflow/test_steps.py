@@ -32,7 +32,7 @@ JOB = "the job"
 
 
 class Fragile(nn.Module):
-    """A linear network that raises an error if it is `broken`. Otherwise it sends SIGTERM at the tenth batch."""
+    """A linear network that raises an error if it is `broken`. Otherwise, batch 10 sends SIGTERM to its process."""
 
     batches = 0
 
@@ -205,7 +205,7 @@ def test_unexpected_error_is_recorded_by_the_last_step(task: Task, tmp_path: Pat
     assert (record.outcome, record.error) == ("failed", "RuntimeError: an illegal memory access was encountered")
 
 
-def test_death_of_a_pod_is_recorded_by_the_last_step(task: Task, tmp_path: Path) -> None:
+def test_killed_pod_is_recorded_by_the_last_step(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     with pytest.raises(SystemExit, match="failed: OOMKilled"):

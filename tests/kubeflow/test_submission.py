@@ -1,4 +1,4 @@
-"""Runs on Kubeflow from the command line, and the work of their pods."""
+"""Runs are submitted to Kubeflow by commands and by the watcher, and pods execute exactly the submitted runs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import terminal
 from support.kfp_server import KfpServer, serving
-from support.watching import DATA, Place
+from support.watching import DATA, WatchedTask
 
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.resources import Kubeflow
@@ -31,15 +31,15 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def watched(tmp_path: Path) -> WatchedTask:
     task = Task(name="pets", store=str(tmp_path / "store"), data=DATA, model=Model(name="logistic"))
     (tmp_path / "pets.yaml").write_text(task.model_dump_json())
-    return Place(task)
+    return WatchedTask(task)
 
 
 @pytest.fixture
 def retrain(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Retrain:
     """Return a function that runs a command in the task file's folder and checks its exit code."""
     monkeypatch.chdir(tmp_path)
@@ -52,23 +52,23 @@ def retrain(
     return run
 
 
-def test_planned_run_is_submitted_once(place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path) -> None:
-    place.land(tmp_path / "in", "a")
+def test_planned_run_is_submitted_once(watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     submitted = json.loads(retrain(*command, "--json").out)
     [run] = kfp.runs
     assert submitted == {"run_id": run["display_name"], "id": run["run_id"], "state": "PENDING", "new": True}
-    assert [drop.id for drop in place.plan(run["display_name"]).dataset.drops] == ["a"]
+    assert [drop.id for drop in watched.plan(run["display_name"]).dataset.drops] == ["a"]
     again = retrain(*command).out
     assert again == f"{run['display_name']} already submitted as Kubeflow run {run['run_id']}\n"
     assert len(kfp.runs) == 1
 
 
 def test_kubeflow_run_without_a_record_is_recorded_and_repeated(
-    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path
+    watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path
 ) -> None:
     """If Kubernetes refuses to create the pod of the last step, the next command must record the failed run."""
-    place.land(tmp_path / "in", "a")
+    watched.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     retrain(*command)
     kfp.runs[0]["state"] = "FAILED"
@@ -78,22 +78,22 @@ def test_kubeflow_run_without_a_record_is_recorded_and_repeated(
         f"{unrecorded} failed: its Kubeflow run {kfp.runs[0]['run_id']} ended without a record (state: FAILED)"
         in failed.err
     )
-    assert place.store.ledger.find(unrecorded).outcome == "failed"
+    assert watched.store.ledger.find(unrecorded).outcome == "failed"
     retrain(*command)
     assert len(set(kfp.names)) == 2
 
 
 @pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
 def test_unbuildable_network_is_refused_before_submission(
-    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path, asked: str
+    watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path, asked: str
 ) -> None:
-    place.land(tmp_path / "in", "a")
+    watched.land(tmp_path / "in", "a")
     arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
     refused = retrain(*arguments, "--task", "pets.yaml", "--set", "model.options.depth=7", code=2)
     assert "retrain: model.options.depth: logistic has no such option" in refused.err
     assert "Traceback" not in refused.err
     assert kfp.runs == []
-    assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
+    assert not [entry.key for entry in watched.store.objects.list("pets/submissions/")]
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,20 @@ def test_unbuildable_network_is_refused_before_submission(
     ],
 )
 def test_task_that_cannot_be_submitted_is_not_planned(
-    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path, setting: str, message: str
+    watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path, setting: str, message: str
 ) -> None:
-    place.land(tmp_path / "in", "a")
+    watched.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url, "--set", setting)
     assert message in retrain(*command, code=2).err
     assert kfp.runs == []
-    assert not [entry.key for entry in place.store.objects.list("pets/runs/")]
+    assert not [entry.key for entry in watched.store.objects.list("pets/runs/")]
 
 
-def test_watcher_records_unbuildable_network_and_continues(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_watcher_records_unbuildable_network_and_continues(
+    watched: WatchedTask, kfp: KfpServer, tmp_path: Path
+) -> None:
     broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
-    there = Place(place.task.model_copy(update=broken))
+    there = WatchedTask(watched.task.model_copy(update=broken))
     there.land(tmp_path / "in", "a")
     assert there.watcher(KubeflowExecutor(build_pipeline)).once()
     [record] = there.store.ledger.read()
@@ -125,24 +127,24 @@ def test_watcher_records_unbuildable_network_and_continues(place: Place, kfp: Kf
     assert kfp.runs == []
 
 
-def test_network_factory_missing_here_is_checked_by_the_pods(place: Place, tmp_path: Path) -> None:
-    place.land(tmp_path / "in", "a")
-    task = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
-    planned = plan_next_run(place.store, task, Request())
+def test_network_factory_missing_locally_is_checked_by_pods(watched: WatchedTask, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
+    task = watched.task.model_copy(update={"model": Model(name="vision.nets:small")})
+    planned = plan_next_run(watched.store, task, Request())
     assert isinstance(planned, Plan)
-    check_model(planned, place.store, elsewhere=True)
+    check_model(planned, watched.store, elsewhere=True)
     with pytest.raises(ModelError, match=r"cannot import 'vision\.nets:small'"):
-        check_model(planned, place.store, elsewhere=False)
+        check_model(planned, watched.store, elsewhere=False)
 
 
-def test_pods_train_the_submitted_run_despite_newer_drops(place: Place, tmp_path: Path) -> None:
-    place.land(tmp_path / "in", "a")
-    planned = plan_next_run(place.store, place.task, Request())
+def test_pods_train_the_submitted_run_despite_newer_drops(watched: WatchedTask, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
+    planned = plan_next_run(watched.store, watched.task, Request())
     assert isinstance(planned, Plan)
-    place.store.run(planned.run_id).write_plan(planned)
-    submission.write_submission(place.store, planned.run_id, Submission(run_id=planned.run_id))
-    place.land(tmp_path / "in", "b")
-    task = place.task.model_dump_json()
+    watched.store.run(planned.run_id).write_plan(planned)
+    submission.write_submission(watched.store, planned.run_id, Submission(run_id=planned.run_id))
+    watched.land(tmp_path / "in", "b")
+    task = watched.task.model_dump_json()
     assert steps.plan(task, "", "retrain", planned.run_id, "job") == planned.run_id
     assert steps.plan(task, "", "retrain", "a recurring run's own id", "job") != planned.run_id
 

@@ -79,7 +79,9 @@ def test_trainjob_requests_nodes_and_one_process_per_gpu() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.34"])
-@pytest.mark.parametrize("task", [FLOWERS, Task(name="flowers", store="s3://bucket/x")], ids=["all", "least"])
+@pytest.mark.parametrize(
+    "task", [FLOWERS, Task(name="flowers", store="s3://bucket/x")], ids=["all settings", "default settings"]
+)
 def test_trainjob_pods_are_valid_for_kubernetes(task: Task, version: str) -> None:
     kubernetes_validate.validate(pod_of(manifest(task)), version, strict=True)
 
@@ -103,7 +105,7 @@ def test_trainjob_pods_have_pool_secrets_cache_and_shared_memory() -> None:
 
 
 def test_trainjob_pods_meet_the_restricted_pod_security_standard() -> None:
-    """Trainer and its runtime set none of these fields. A cluster that enforces the standard refused such pods."""
+    """Trainer and its runtime do not set these fields. A cluster that enforces the standard refuses such pods."""
     spec = pod_of(manifest(FLOWERS))["spec"]
     pod = spec["securityContext"]
     assert (pod["runAsNonRoot"], pod["runAsUser"], pod["seccompProfile"]) == (True, 65532, {"type": "RuntimeDefault"})
@@ -174,11 +176,11 @@ def test_killed_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     context, run_id = context_of(folder), job["metadata"]["name"]
     state = f"{TASK.name}/runs/{run_id}/state/"
     port = free_port()
-    note = folder / "frozen"
-    nodes = [node(folder, job, rank, port, note) for rank in range(2)]
-    frozen = wait_for_frozen(note, nodes[0])
+    pid_file = folder / "frozen"
+    nodes = [node(folder, job, rank, port, pid_file) for rank in range(2)]
+    frozen = wait_for_frozen(pid_file, nodes[0])
     kill_node(nodes[1])
-    wait_for_end(int(Path(f"{note}-1").read_text()))
+    wait_for_end(int(Path(f"{pid_file}-1").read_text()))
     os.kill(frozen, signal.SIGCONT)
     said = [process.communicate() for process in nodes]
     assert [process.poll() for process in nodes] == [1, -signal.SIGKILL]

@@ -1,4 +1,4 @@
-"""Alerts: promtool's unit tests, a runbook for each, and all of them sent through a real Alertmanager."""
+"""Alerts pass promtool's unit tests, have a runbook each, and reach their receiver through a real Alertmanager."""
 
 import json
 import re
@@ -30,7 +30,7 @@ ALL = {rule["alert"] for rule in RULES}
 
 
 def promtool(*arguments: str) -> str:
-    """Return the output of promtool. It must accept the file."""
+    """Run promtool, and return its output. Fail if it reports an error."""
     command = [need("promtool", "prometheus"), *arguments]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -85,17 +85,20 @@ def webhook() -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
     server.server_close()
 
 
-def troubled() -> list[RunRecord]:
-    """Return a success, runs that missed and cost more than scratch, and a refusal. The baseline is 11 drops old."""
+def failing_records() -> list[RunRecord]:
+    """Return a promoted run, runs that missed their target and cost more than scratch, and a refused run.
+
+    The baseline is 11 drops old.
+    """
     aim = known_ledger.target(baseline=500, age=11)
     misses = [known_ledger.run(n, 300, outcome="missed", aim=aim, attempt=n - 2) for n in range(2, 6)]
     refused = known_ledger.run(6, 300, outcome="missed", aim=aim, attempt=4, promoted=False)
     return [known_ledger.run(1, 400, 400, "completed", method="scratch", promoted=True), *misses, refused]
 
 
-def write_troubled_task(store: LocalStore) -> None:
-    """Write a task that causes all alerts except those of a failed run, a missing exporter and a failing webhook."""
-    known_ledger.write(store, troubled())
+def write_failing_task(store: LocalStore) -> None:
+    """Write a task that causes all alerts except for a failed run, a missing exporter and a failing webhook."""
+    known_ledger.write(store, failing_records())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
     store.write(TaskKeys("pets").quarantine("d-13"), b"{}")
     asked = Approval.requested("continuous-9", datetime.now(UTC) - timedelta(days=2), timedelta(days=7))
@@ -107,7 +110,7 @@ def test_alerts_reach_their_receiver_through_alertmanager(
 ) -> None:
     address, received = webhook
     store = LocalStore(tmp_path / "store")
-    write_troubled_task(store)
+    write_failing_task(store)
     rules = yaml.safe_load(ALERTS.read_text())
     for rule in rules["groups"][0]["rules"]:
         rule.pop("for", None)  # the test with promtool covers the waiting times
@@ -123,9 +126,7 @@ def test_alerts_reach_their_receiver_through_alertmanager(
             serving("127.0.0.1", 0, health_app(health)) as watcher,
             monitoring.prometheus(tmp_path, [f"127.0.0.1:{one}" for one in (port, watcher)], **more) as prometheus,
         ):
-            monitoring.wait_for(
-                lambda: received.get("RetrainExporterDown"), "the alert of an exporter that is not there"
-            )
+            monitoring.wait_for(lambda: received.get("RetrainExporterDown"), "the alert of the missing exporter")
             with monitoring.exporter([task], port=port):
                 monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
                 known_ledger.write(

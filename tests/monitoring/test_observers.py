@@ -15,7 +15,7 @@ from retrain.training.progress import Progress
 
 
 def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training takes two iterations of 32 images per second. The log has each evaluation, even after a line."""
+    """The training makes two iterations a second, with 32 images each. An evaluation is logged even after a line."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration / 2))
     with caplog.at_level(logging.INFO, "retrain"):
@@ -36,7 +36,7 @@ def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, mon
 def test_slow_training_without_a_gpu_gets_one_hint(
     seconds: int, hints: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """400 iterations of five seconds take 33 minutes. If they take two seconds each, it is 13 minutes."""
+    """400 iterations of five seconds take 33 minutes, which is slow. With two seconds each, they take 13 minutes."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration * seconds))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import known_ledger, monitoring
-from test_web import ask
+from test_web import send_request
 
 from retrain.config.task import Task
 from retrain.monitoring import pages
@@ -33,7 +33,7 @@ def hanging(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(hanging: Path, tmp_path: Path) -> Iterator[int]:
-    """Yield the port of a server of this ledger's page."""
+    """Yield the port of a server that serves the page of this ledger."""
     task = Task(name="pets", store=str(tmp_path / "store"))
     with serving("127.0.0.1", 0, exporter_app(Exporter([]), Pages({task.name: task}))) as port:
         yield port
@@ -47,7 +47,7 @@ def drawing() -> Callable[[], list[BaseProcess]]:
 
 
 def page(port: int) -> tuple[int, str]:
-    answer = ask(port, "/")
+    answer = send_request(port, "/")
     return answer.status, answer.read().decode()
 
 

@@ -1,4 +1,4 @@
-"""The report's numbers match sums that the tests compute, and the definitions of the recipe."""
+"""The report's numbers match sums that the tests compute, and its groups of samples match the recipe."""
 
 import re
 from datetime import timedelta
@@ -44,7 +44,7 @@ def test_thinning_keeps_the_ends_and_the_order() -> None:
     assert kept == sorted(set(kept))
 
 
-def test_easy_and_hard_groups_are_those_of_the_sampling() -> None:
+def test_easy_and_hard_groups_match_the_sampling() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = torch.randint(0, 9, (500,), generator=generator).float()
     correct = (seen * torch.rand(500, generator=generator)).round()
@@ -65,7 +65,7 @@ def test_champion_period_ends_at_the_next_promotion() -> None:
     history = tuple(
         Promotion(sequence=k + 1, run_id=run, why=why, at=at[k])
         for k, (run, why) in enumerate(
-            [(first.run_id, "promoted"), ("lost", "promoted by hand"), (first.run_id, "rolled back")]
+            [(first.run_id, "promoted"), ("without-record", "promoted by hand"), (first.run_id, "rolled back")]
         )
     )
     now = at[2] + timedelta(hours=5)

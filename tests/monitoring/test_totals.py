@@ -33,7 +33,10 @@ def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
 
 
 def test_totals_are_the_sums_over_records() -> None:
-    """Continued runs took 100 (missed), 150 and 250 iterations of 500. Evaluations count as 10 per run."""
+    """The continuous runs took 100 (target missed), 150 and 250 iterations. Scratch takes 500.
+
+    The evaluations of each run count as 10 iterations.
+    """
     values = served(PETS)
     continuous = {"task": "pets", "method": "continuous"}
     assert values[of("retrain_baseline_iterations_total", **continuous)] == 500 + 500
@@ -99,7 +102,7 @@ def test_new_price_does_not_change_earlier_costs() -> None:
 
 
 def without_energy(record: RunRecord) -> RunRecord:
-    """Return the record of a machine where nothing measures energy."""
+    """Return the record without measured energy."""
     if record.result is None:
         return record
     cost = record.result.cost.model_copy(update={"measured_joules": None})
@@ -201,7 +204,7 @@ def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
 
 
 def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
-    """Return a task and its records, more than the page lists. One record in ten is a calibration."""
+    """Return a task and more records than its page lists. One record in ten is a calibration."""
     records = [
         known_ledger.run(n, 400, 0, "completed", "big", "scratch", "calibrate")
         if n % 10 == 0

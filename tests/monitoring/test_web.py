@@ -70,7 +70,7 @@ class Answer(NamedTuple):
         return self.body
 
 
-def ask(port: int, path: str, method: str = "GET", headers: Iterable[tuple[str, str]] = ()) -> Answer:
+def send_request(port: int, path: str, method: str = "GET", headers: Iterable[tuple[str, str]] = ()) -> Answer:
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(method, path, headers=dict(headers))
         response = connection.getresponse()
@@ -91,9 +91,9 @@ def test_server_answers_only_get_and_head(server: tuple[int, tuple[str, ...]]) -
     port, paths = server
     for path in paths:
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
-            answer = ask(port, path, method)
+            answer = send_request(port, path, method)
             assert (answer.status, answer.getheader("Allow")) == (405, "GET, HEAD")
-        read, head = ask(port, path), ask(port, path, "HEAD")
+        read, head = send_request(port, path), send_request(port, path, "HEAD")
         assert head.status == read.status
         assert head.read() == b""
         assert len(read.read()) > 0 or path == "/metrics"  # a training has no metrics before it starts
@@ -101,7 +101,7 @@ def test_server_answers_only_get_and_head(server: tuple[int, tuple[str, ...]]) -
 
 def test_replies_forbid_scripts_and_caching(server: tuple[int, tuple[str, ...]]) -> None:
     port, paths = server
-    for answer in (*(ask(port, path) for path in paths), ask(port, paths[0], "POST")):
+    for answer in (*(send_request(port, path) for path in paths), send_request(port, paths[0], "POST")):
         expected = {
             "Content-Security-Policy": f"{content_policy()}; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
@@ -117,12 +117,12 @@ def test_replies_forbid_scripts_and_caching(server: tuple[int, tuple[str, ...]])
 def test_request_longer_than_allowed_is_refused(server: tuple[int, tuple[str, ...]]) -> None:
     port, paths = server
     long = ("X-Long", "a" * REQUEST_BYTES)
-    assert ask(port, paths[0], headers=[long]).status == 431
-    assert ask(port, f"/{'a' * REQUEST_BYTES}").status == 431
+    assert send_request(port, paths[0], headers=[long]).status == 431
+    assert send_request(port, f"/{'a' * REQUEST_BYTES}").status == 431
     many = b"GET / HTTP/1.0\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(REQUEST_BYTES // 8))
     with dial(port, many + b"\r\n") as connection:
         assert connection.recv(1000).split()[1] == b"431"
-    assert ask(port, paths[0]).status in (200, 503)
+    assert send_request(port, paths[0]).status in (200, 503)
 
 
 def test_request_body_is_refused_unread() -> None:
@@ -136,7 +136,7 @@ def test_slow_clients_do_not_delay_other_clients(server: tuple[int, tuple[str, .
     with ExitStack() as opened:
         for _ in range(10 * THREADS):
             opened.enter_context(dial(port, b"GET / HTTP/1.0\r\nX-Slow: "))
-        assert ask(port, paths[0]).status in (200, 503)
+        assert send_request(port, paths[0]).status in (200, 503)
 
 
 def test_requests_wait_while_all_threads_are_busy() -> None:
@@ -163,7 +163,7 @@ def test_clients_that_disconnect_cause_no_output(capfd: pytest.CaptureFixture[st
     with serving("127.0.0.1", 0, long) as port:
         for said in (b"", b"GET", b"GET / HTTP/1.0\r\nX", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00"):
             dial(port, said).close()
-        assert len(ask(port, "/").read()) == 10_000_000
+        assert len(send_request(port, "/").read()) == 10_000_000
     assert capfd.readouterr() == ("", "")
 
 

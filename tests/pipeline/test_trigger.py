@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.histories import START, TASK, Past, drop, one_drop
 from support.terminal import Ran, retrain
-from support.watching import Place, Recorder
+from support.watching import Recorder, WatchedTask
 from support.workspaces import Workspace, make_task
 
 from retrain.config.automation import Budget, Trigger
@@ -137,16 +137,16 @@ def test_trigger_does_not_change_plan_ids() -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(make_task(store=str(tmp_path / "store"), trigger={"min_samples": 40, "max_wait": "2d"}))
+def watched(tmp_path: Path) -> WatchedTask:
+    return WatchedTask(make_task(store=str(tmp_path / "store"), trigger={"min_samples": 40, "max_wait": "2d"}))
 
 
-def test_watcher_starts_a_run_once_enough_samples_landed(place: Place, tmp_path: Path) -> None:
+def test_watcher_starts_a_run_once_enough_samples_landed(watched: WatchedTask, tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     first = workspace.land(0, seed=1)
     now = [first.committed_at]
     health, runs = Health(["pets"]), Recorder()
-    watch = TaskWatch(place.task, runs, health, clock=lambda: now[0])
+    watch = TaskWatch(watched.task, runs, health, clock=lambda: now[0])
 
     def waits() -> set[str]:
         samples = [sample for metric in health.collect() for sample in metric.samples]
@@ -155,7 +155,7 @@ def test_watcher_starts_a_run_once_enough_samples_landed(place: Place, tmp_path:
     watch.check_drops()
     watch.advance()
     assert (runs.runs, waits()) == ([], {"min_samples"})
-    status = read_status(place.task, place.store, lambda: now[0])
+    status = read_status(watched.task, watched.store, lambda: now[0])
     assert status.trigger
     assert status.trigger.startswith("waits for ")
     workspace.land(1, 2, seed=2)
@@ -163,14 +163,14 @@ def test_watcher_starts_a_run_once_enough_samples_landed(place: Place, tmp_path:
     watch.advance()
     [run_id] = runs.runs
     assert waits() == set()
-    assert place.plan(run_id).reason.endswith("all conditions of trigger hold")
+    assert watched.plan(run_id).reason.endswith("all conditions of trigger hold")
 
 
-def test_watcher_starts_a_run_once_max_wait_is_over(place: Place, tmp_path: Path) -> None:
+def test_watcher_starts_a_run_once_max_wait_is_over(watched: WatchedTask, tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     now = [workspace.land(0, seed=1).committed_at]
     runs = Recorder()
-    watch = TaskWatch(place.task, runs, Health(["pets"]), clock=lambda: now[0])
+    watch = TaskWatch(watched.task, runs, Health(["pets"]), clock=lambda: now[0])
     watch.check_drops()
     for hours, started in ((0, 0), (47.9, 0), (0.1, 1)):
         now[0] += timedelta(hours=hours)
@@ -178,25 +178,25 @@ def test_watcher_starts_a_run_once_max_wait_is_over(place: Place, tmp_path: Path
         assert len(runs.runs) == started
 
 
-def test_started_run_resumes_regardless_of_the_trigger(place: Place, tmp_path: Path) -> None:
+def test_started_run_resumes_regardless_of_the_trigger(watched: WatchedTask, tmp_path: Path) -> None:
     Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
-    paused = place.task.model_copy(update={"trigger": Trigger(pause=True)})
-    assert isinstance(plan_next_run(place.store, paused, Request()), NoRunNeeded)
-    started = plan_next_run(place.store, place.task.model_copy(update={"trigger": Trigger()}), Request())
+    paused = watched.task.model_copy(update={"trigger": Trigger(pause=True)})
+    assert isinstance(plan_next_run(watched.store, paused, Request()), NoRunNeeded)
+    started = plan_next_run(watched.store, watched.task.model_copy(update={"trigger": Trigger()}), Request())
     assert isinstance(started, Plan)
-    place.store.run(started.run_id).write_plan(started)
-    resumed = plan_next_run(place.store, paused, Request())
+    watched.store.run(started.run_id).write_plan(started)
+    resumed = plan_next_run(watched.store, paused, Request())
     assert isinstance(resumed, Plan)
     assert resumed.run_id == started.run_id
 
 
 @pytest.fixture
 def command(
-    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    watched: WatchedTask, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
     """Return a function that runs a command on a task for which too few samples have landed."""
     Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
-    settings = place.task.model_dump() | {"trigger": {"min_samples": 1000}}
+    settings = watched.task.model_dump() | {"trigger": {"min_samples": 1000}}
     (tmp_path / "pets.json").write_text(json.dumps(settings))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
     return lambda *arguments: retrain((*arguments, "-t", str(tmp_path / "pets.json")), capfd)

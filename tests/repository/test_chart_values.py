@@ -175,7 +175,7 @@ def test_chart_schema_refuses_every_task_that_check_refuses() -> None:
     wrong = {}
     for number, task in enumerate(fields(Task)):
         if is_budget_of_money(task):
-            continue  # it needs another field, a rule that no schema can express
+            continue  # such a budget needs a price in another field, and no JSON schema can express this rule
         try:
             validate_document({"name": "flowers", "store": STORE} | task, "values")
         except TaskError:

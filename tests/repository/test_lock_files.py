@@ -1,4 +1,4 @@
-"""Lock files state every dependency by version and hash, without an index, and with one version for all uses.
+"""Lock files state every dependency by version and hash, without the address of an index. Their versions are equal.
 
 The images contain only the locked dependencies that running retrain needs.
 """
@@ -63,7 +63,10 @@ def test_image_has_packages_for_runs_and_no_tools() -> None:
 
 
 def test_cpu_image_is_the_default_image_without_cuda() -> None:
-    """Its torch and torchvision have other hashes. The build installs their versions in the default image's lock."""
+    """The CPU builds of torch and torchvision have other hashes, so they are not in the lock of the CPU image.
+
+    The build installs the versions that the default image's lock states.
+    """
     cpu, image = locked("requirements-cpu.lock"), locked("requirements-image.lock")
     assert cpu.items() <= image.items()
     assert set(locked("requirements-slim.lock")) <= set(cpu)

@@ -1,4 +1,4 @@
-"""Plain manifests and examples match the chart, and are accepted by Kubernetes and AWS."""
+"""Plain manifests and examples match the chart, and Kubernetes and AWS accept them."""
 
 import json
 import os

@@ -13,7 +13,7 @@ from retrain.store import LocalStore
 TASK = make_task()
 
 
-class Mark:
+class FileCreator:
     """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
@@ -24,10 +24,10 @@ class Mark:
 
 
 def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
-    mark, workspace = tmp_path / "mark", Workspace(LocalStore(tmp_path / "store"), tmp_path)
-    payload = pickle.dumps(Mark(mark))
+    created, workspace = tmp_path / "created", Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    payload = pickle.dumps(FileCreator(created))
     pickle.loads(payload)
-    mark.unlink()  # the pickle has created the file
+    created.unlink()  # the pickle has created the file
     workspace.land(0, 1)
     first = stages.run_task(workspace.context, TASK, Request())
     workspace.land(1, 2, seed=1)
@@ -37,6 +37,6 @@ def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
         workspace.store.objects.write(key, payload)
         with suppress(Exception):  # any error is allowed, but the pickle must not be loaded
             stages.run_task(workspace.context, TASK, Request("continuous"))
-        assert not mark.exists(), key
+        assert not created.exists(), key
         workspace.store.objects.write(key, before)
     assert len(contents) > 12

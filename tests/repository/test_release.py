@@ -57,21 +57,21 @@ def make_release(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, ROOT / "scripts" / "release.py", root], capture_output=True, text=True)
 
 
-def run_installed(wheel: Path, place: Path, *line: str) -> str:
-    """Install a wheel into a separate folder, run its command in an empty one, and return what it prints."""
-    if not (place / "empty").exists():
-        (place / "empty").mkdir()
-        uv = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--target", str(place / "installed")]
+def run_installed(wheel: Path, folder: Path, *line: str) -> str:
+    """Install a wheel into a separate folder, run `retrain` in an empty folder, and return its output."""
+    if not (folder / "empty").exists():
+        (folder / "empty").mkdir()
+        uv = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--target", str(folder / "installed")]
         subprocess.run([sys.executable, "-m", *uv, str(wheel)], check=True)
-    return run_python(place, "-m", "retrain", *line)
+    return run_python(folder, "-m", "retrain", *line)
 
 
-def run_python(place: Path, *line: str) -> str:
-    """Run Python with the installed wheel in the empty folder, and return what it prints."""
+def run_python(folder: Path, *line: str) -> str:
+    """Run Python with the installed wheel in the empty folder, and return its output."""
     return subprocess.run(
         [sys.executable, *line],
-        cwd=place / "empty",
-        env=os.environ | {"PYTHONPATH": str(place / "installed"), "PYTHONSAFEPATH": "1"},
+        cwd=folder / "empty",
+        env=os.environ | {"PYTHONPATH": str(folder / "installed"), "PYTHONSAFEPATH": "1"},
         check=True,
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ from support.kfp_server import serving
 from support.pictures import png
 from support.programs import free_port
 from support.uploads import upload
-from support.watching import DATA, Place
+from support.watching import DATA, WatchedTask
 
 from retrain.config.resources import Kubeflow
 from retrain.config.task import Model, Task
@@ -44,9 +44,9 @@ def test_watcher_without_torch_validates_and_submits(tmp_path: Path, environment
         )
         file = tmp_path / "pets.yaml"
         file.write_text(task.model_dump_json())
-        place = Place(task)
+        watched = WatchedTask(task)
         images = {f"{('cat', 'dog')[number % 2]}/{number}.png": png(number) for number in range(40)}
-        upload(place.store.objects, "a", images)  # the watcher packs them into shards
+        upload(watched.store.objects, "a", images)  # the watcher packs them into shards
         command = [*RETRAIN, "watch", "--task", str(file), "--once", "--on", "kubeflow"]
 
         def watch() -> None:
@@ -54,11 +54,11 @@ def test_watcher_without_torch_validates_and_submits(tmp_path: Path, environment
             assert ended.returncode == 0, ended.stderr
 
         watch()
-        assert place.store.drops.read("a").samples("train")
+        assert watched.store.drops.read("a").samples("train")
         [run_id] = kfp.names
         kfp.runs[0]["state"] = "FAILED"
         watch()
-        record = place.store.ledger.find(run_id)
+        record = watched.store.ledger.find(run_id)
         assert record
         assert record.outcome == "failed"
 

@@ -16,7 +16,8 @@ USED = """
 import retrain, ssl
 print(retrain.__file__, ssl.__file__, sep="\\n")
 """
-"""Program that the tests use instead of the script's, with fewer modules than watcher and exporter load."""
+"""Program that the tests use instead of the script's program. It loads fewer modules than the watcher and the exporter.
+"""
 CHECK = """
 import bz2, ctypes, datetime, hashlib, lzma, multiprocessing, retrain, sqlite3, ssl, zoneinfo
 assert ssl.create_default_context().get_ca_certs()

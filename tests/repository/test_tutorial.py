@@ -57,7 +57,7 @@ def test_tutorial_ends_with_a_served_champion(printed: str, folder: Path) -> Non
 
 
 def _answers(printed: str) -> list[dict[str, str]]:
-    """Return the server's answers. curl prints them without a line end."""
+    """Return the server's answers. curl prints no line break after an answer."""
     return [json.JSONDecoder().raw_decode(printed, found.start())[0] for found in re.finditer(r'\{"model"', printed)]
 
 

@@ -14,7 +14,7 @@ SCRIPT = ROOT / "scripts" / "vocabulary.py"
 
 
 def check(root: Path, *paths: str) -> subprocess.CompletedProcess[str]:
-    """Run the script in a repository on these paths, or on those that it checks by default."""
+    """Run the script in a repository on these paths, or on its default paths."""
     return subprocess.run([sys.executable, SCRIPT, *paths], cwd=root, capture_output=True, text=True, check=False)
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.watching import Place
+from support.watching import WatchedTask
 from support.workspaces import Workspace, make_task
 
 from retrain.errors import DamagedDrop
@@ -134,16 +134,16 @@ def test_status_and_metrics_report_quarantined_drops(workspace: Workspace) -> No
 
 
 def test_watcher_plans_a_new_run_for_undamaged_drops(workspace: Workspace) -> None:
-    place = Place(TASK.model_copy(update={"store": workspace.store.url}))
+    watched = WatchedTask(TASK.model_copy(update={"store": workspace.store.url}))
     bad, good = workspace.land(0, 1), workspace.land(0, 1, seed=1)
     damage(workspace, bad)
-    watcher = place.watcher(InProcessExecutor("cpu"))
+    watcher = watched.watcher(InProcessExecutor("cpu"))
     assert watcher.once()
     assert quarantined(workspace) == [bad.id]
     assert watcher.once()
     champion = workspace.store.champion.read().run_id
     assert champion
-    assert place.owners() == {good.id: champion}
+    assert watched.owners() == {good.id: champion}
     assert [record.outcome for record in workspace.store.ledger.read()] == ["failed", "completed"]
 
 

@@ -40,7 +40,7 @@ def main(service: str, operation: str, *arguments: str) -> None:
     found = jmespath.search(query, reply) if query else reply
     if output == "text":
         print(found if isinstance(found, str) else "\t".join(found))
-    elif found:  # the program prints nothing for an empty reply
+    elif found:  # the AWS command line prints nothing for an empty reply
         print(json.dumps(found, default=str))
 
 

@@ -2,12 +2,12 @@
 
 The server for GCS is moto's S3 server, extended by the generations of GCS. obstore uses the XML API of GCS, and this
 API has the requests and replies of S3. It adds the generation, a number that grows with each write of an object.
-Replies contain the generation, and a write can require one. Generation 0 stands for no object. Two other servers
-cannot be used: fake-gcs-server accepts no uploads by the XML API, and Google's own storage-testbench has no listings
-in it and is in no package registry. Eleven conditional and plain writes had the same results here and in
-storage-testbench 0.45.
+Replies contain the generation, and a write can require a certain generation. Generation 0 means that the object does
+not exist. Two other servers cannot be used. fake-gcs-server accepts no uploads by the XML API. Google's own
+storage-testbench has no listings in the XML API, and no package registry has it. Eleven conditional and plain writes
+had the same results on this server and on storage-testbench 0.45.
 
-Azure is Azurite, Microsoft's own emulator of Azure Blob Storage, which `make test` installs.
+The server for Azure is Azurite, Microsoft's own emulator of Azure Blob Storage. `make test` installs it.
 """
 
 import base64
@@ -68,7 +68,7 @@ class Generations:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         environ["HTTP_AUTHORIZATION"] = SIGNED
         uri = quote(environ["PATH_INFO"].encode("latin-1")) + ("?" if environ["QUERY_STRING"] else "")
-        environ["RAW_URI"] = environ["REQUEST_URI"] = uri + environ["QUERY_STRING"]  # moto takes %2F as it is
+        environ["RAW_URI"] = environ["REQUEST_URI"] = uri + environ["QUERY_STRING"]  # moto does not decode %2F
         with self._lock:
             return self._answer(environ, start_response)
 
@@ -82,13 +82,13 @@ class Generations:
         body = list(self._app(environ, lambda status, headers, *_: _keep(replies, status, headers)))
         [(status, headers)] = replies
         if status.startswith("2"):
-            self._note(path, method, parse_qs(environ["QUERY_STRING"], keep_blank_values=True))
+            self._update_generation(path, method, parse_qs(environ["QUERY_STRING"], keep_blank_values=True))
         if path in self._current:
             headers.append(("x-goog-generation", str(self._current[path])))
         start_response(status, headers)
         return body
 
-    def _note(self, path: str, method: str, query: dict[str, list[str]]) -> None:
+    def _update_generation(self, path: str, method: str, query: dict[str, list[str]]) -> None:
         written = (method == "PUT" and not query) or (method == "POST" and "uploadId" in query)
         if written:
             self._current[path] = next(self._numbers)
@@ -105,14 +105,14 @@ def _keep(
 
 @contextmanager
 def serving_gcs() -> Iterator[str]:
-    """Run a server within the context and yield its address. A PUT of a bucket's name creates the bucket."""
+    """Run the server for GCS, and yield its address. A PUT of a bucket's name creates the bucket."""
     with serving_s3(Generations) as address:
         yield address
 
 
 @contextmanager
 def serving_azure(folder: Path) -> Iterator[str]:
-    """Yield the address of an account without containers; see `skip_or_fail`."""
+    """Run Azurite, and yield the address of an account without containers. Without Azurite, see `skip_or_fail`."""
     if not PROGRAM.exists():
         skip_or_fail("no Azurite: `make test` installs it")
     port = free_port()
@@ -155,8 +155,8 @@ def cloud_store(scheme: str, request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @contextmanager
-def disturbed(place: tuple[str, str], fault: Fault) -> Iterator[ObjectStore]:
+def disturbed(location: tuple[str, str], fault: Fault) -> Iterator[ObjectStore]:
     """Open a store through a proxy that injects a fault."""
-    url, server = place
+    url, server = location
     with faulty(server, fault) as address:
         yield open_store(url, address + urlsplit(server).path)

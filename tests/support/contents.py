@@ -7,7 +7,7 @@ from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 Places = dict[bytes, tuple[str, str]]
-"""The split and the class of each content."""
+"""The split and the class in which each image content occurs."""
 
 
 def content_of(image: bytes) -> bytes:
@@ -16,9 +16,9 @@ def content_of(image: bytes) -> bytes:
 
 
 def placed(store: TaskStore, drop: Drop) -> Places:
-    """Return the place of each content of a drop, read as training reads it.
+    """Read a drop as training does, and return the split and the class of each image content.
 
-    Fail if a content is used twice, or if a count is wrong.
+    Fail if a content is used twice, or if a count in the manifest is wrong.
     """
     found: Places = {}
     assignment = Assignment.of(drop, store)
@@ -35,7 +35,7 @@ def placed(store: TaskStore, drop: Drop) -> Places:
 
 
 def all_places(store: TaskStore) -> dict[bytes, list[tuple[str, str]]]:
-    """Return all places where each content occurs in a task's drops."""
+    """Return every split and class in which each image content occurs in a task's drops."""
     found: dict[bytes, list[tuple[str, str]]] = {}
     for drop in store.drops.all():
         for content, place in placed(store, drop).items():

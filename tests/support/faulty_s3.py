@@ -71,7 +71,7 @@ def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
                     self.send(reply)
 
         def send(self, reply: Reply) -> None:
-            self.send_response_only(reply.status)  # Date and Server are those of the reply
+            self.send_response_only(reply.status)  # unlike `send_response`, adds no Date and Server
             for name, value in (reply.headers | {"Connection": "close"}).items():
                 self.send_header(name, value)
             self.end_headers()
@@ -94,7 +94,7 @@ def _forward(server: str, request: Request) -> Reply:
         connection.request(request.method, request.path, request.body, request.headers)
         response = connection.getresponse()
         headers, body = dict(response.headers), response.read()
-        if headers.pop("Transfer-Encoding", None):  # chunks, which are put together here
+        if headers.pop("Transfer-Encoding", None):  # `read` has joined the chunks
             headers["Content-Length"] = str(len(body))
         return Reply(response.status, headers, body)
     finally:

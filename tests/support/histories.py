@@ -32,7 +32,7 @@ def configured(**parts: object) -> Task:
 
 
 def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:
-    """Return a drop that landed in this minute. All its classes have the same number of samples."""
+    """Return drop `number`, which landed `number` minutes after `START`. All its classes have equally many samples."""
     each = dict.fromkeys(classes, samples // len(classes))
     return Drop(
         id=f"d-{number}",
@@ -47,7 +47,10 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
 
 
 def make_drop(drop_id: str, minute: int, classes: tuple[str, ...] = ("cat",)) -> Drop:
-    """Return the manifest of a drop that was committed in this minute, with ten training samples for each class."""
+    """Return the manifest of a drop that was committed at this minute of November 2026.
+
+    The drop has ten training samples for each class.
+    """
     drop = Drop(
         id=drop_id,
         task="pets",
@@ -116,17 +119,17 @@ class Past:
         self.scratch_runs: list[ScratchRun] = []
 
     def landed(self, *drops: Drop) -> "Past":
-        """Add drops that have landed."""
+        """Add drops that have landed, and return this history."""
         self.drops.extend(drops)
         return self
 
     def next(self, request: Request = DEFAULT, task: Task | None = None) -> Plan | NoRunNeeded:
-        """Return the next plan."""
+        """Return the next plan, or the reason why no run is needed."""
         history = History({record.run_id: record for record in self.records}, self.champion, self.scratch_runs)
         return make_plan(task or self.task, self.drops, history, request)
 
     def plan(self, request: Request = DEFAULT, task: Task | None = None) -> Plan:
-        """Return the planned run."""
+        """Return the next plan. Fail if no run is needed."""
         planned = self.next(request, task)
         assert isinstance(planned, Plan), planned
         return planned

@@ -28,7 +28,7 @@ COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300, grams
 
 
 def target(accuracy: float = 0.8, baseline: int = 400, age: int = 0) -> Target:
-    """Return the target L_100 of a baseline that took this number of iterations."""
+    """Return the target L_100 of a baseline that took `baseline` iterations."""
     return Target(
         level=100,
         accuracy=accuracy,
@@ -56,7 +56,7 @@ def run(
 ) -> RunRecord:
     """Return the record of run `number`, which ended `number` days after `START`.
 
-    A promoted or refused run is evaluated.
+    The run has an evaluation on test if it was promoted or refused, or if its purpose is not "retrain".
     """
     judged = promoted is not None or purpose != "retrain"
     evaluation = Evaluation(samples=100, accuracy=0.79, old=0.9, new=0.7, by_class={}, comparison=None)

@@ -18,7 +18,7 @@ PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
 
 @contextmanager
 def serving_mlflow(folder: Path) -> Iterator[str]:
-    """Run a server that keeps runs in SQLite and serves artifacts, and yield its address. See `skip_or_fail`."""
+    """Run a server that stores runs in SQLite and serves artifacts. Yield its address. Without MLflow, skip or fail."""
     if not PROGRAM.exists():
         skip_or_fail("no MLflow server: `make test` installs one")
     port = free_port()

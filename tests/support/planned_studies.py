@@ -76,7 +76,7 @@ def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[C
 
 
 def describe(plan: Plan) -> str:
-    """Return the plan's recipe and length in the words of the tests' tables."""
+    """Return the plan's recipe and number of iterations as text, in the format of the tests' tables."""
     start, objective, sampling = plan.recipe.initialization, plan.recipe.objective, plan.recipe.sampling
     texts = [
         f"{start.name} {numbers(start, 'scale', 'alpha', 'beta', 'deviation')}{numbers(start, 'head_first') or ''}",

@@ -20,7 +20,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
-    """Run the command `sys.argv[3:]` at the server with the abstract address `sys.argv[1]`. `sys.argv[2]` is Python."""
+    """Run the command `sys.argv[3:]` at the server with the abstract address `sys.argv[1]`.
+
+    `sys.argv[2]` is the path of the program `python`. The command uses it as `sys.executable`.
+    """
     _, address, python, *arguments = sys.argv
     request = {"python": python, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as line:
@@ -56,10 +59,10 @@ def serve(listening: socket.socket, forks_at: str) -> None:
         with line:
             if os.fork() == 0:
                 listening.close()
-                _attend(line)
+                _serve_client(line)
 
 
-def _attend(line: socket.socket) -> None:
+def _serve_client(line: socket.socket) -> None:
     """Run a client's command in a fork, and send the client its exit code. Kill the fork if the client ends first."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, *_ = socket.recv_fds(line, 1, 3)
@@ -70,7 +73,7 @@ def _attend(line: socket.socket) -> None:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        _become(**request)
+        _run_python(**request)
     for stream in streams:
         os.close(stream)
     ended = os.pidfd_open(process)
@@ -86,7 +89,7 @@ def _attend(line: socket.socket) -> None:
         os._exit(0)
 
 
-def _become(python: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def _run_python(python: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """Run Python with these arguments in this process, and then end the process."""
     import atexit
     import tempfile

@@ -1,4 +1,4 @@
-"""Render the chart with Helm's SDK, and validate its documents by Kubernetes' schemas."""
+"""Render the chart with Helm's SDK, and validate its documents against Kubernetes' schemas."""
 
 from functools import cache
 from pathlib import Path
@@ -62,7 +62,7 @@ def values_of(name: str) -> Document:
 
 
 def one(found: list[Document], kind: str, name: str) -> Document:
-    """Return the only document of that kind and name."""
+    """Return the only document of this kind and name."""
     (document,) = (doc for doc in found if (doc["kind"], doc["metadata"]["name"]) == (kind, name))
     return document
 
@@ -79,7 +79,7 @@ def pods(found: list[Document]) -> list[Document]:
 
 
 def validate(found: list[Document], seen: set[str]) -> None:
-    """Validate each distinct document against every version of Kubernetes. Fail if there are no documents."""
+    """Validate each document that is not in `seen` against all `VERSIONS` of Kubernetes. Fail without documents."""
     assert found
     for document in found:
         text = yaml.safe_dump(document)

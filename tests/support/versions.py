@@ -68,7 +68,7 @@ def with_later_fields(value: object) -> object:
 def write_as_a_later_version(*stores: type[Any]) -> None:
     """Make this process write extra fields and the next `schema_version` into records, as a later version would.
 
-    It changes no leases. It changes no manifests either, because their digest covers every field.
+    Leases are not changed. Manifests are not changed either, because their digest covers every field.
     """
     for store in stores:
         for name in ("create", "replace", "write"):

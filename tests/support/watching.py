@@ -30,8 +30,8 @@ EAGER = Pace(lease=60, check=0, retry=0)
 
 
 @dataclass
-class Place:
-    """A task and its store. The methods do what other components would do."""
+class WatchedTask:
+    """A task, its store and its watchers. Some methods do what producers and pipelines would do."""
 
     task: Task
     store: TaskStore = field(init=False)
@@ -61,7 +61,7 @@ class Place:
     def watcher(
         self, submitter: Executor, queue: SqsQueue | None = None, pace: Pace = PACE, poll_seconds: float = 0
     ) -> Watcher:
-        """Return a watcher with its own clients. Its polls list the whole store."""
+        """Return a watcher with separate clients. By default, each of its turns lists all drops."""
         health = Health([self.task.name])
         inbox = EventQueue(queue, [self.task], health) if queue else None
         return Watcher([TaskWatch(self.task, submitter, health, pace)], health, poll_seconds, inbox)
@@ -85,11 +85,11 @@ def metrics_of(watcher: Watcher) -> dict[str, float]:
     return {sample.name: sample.value for metric in watcher.health.collect() for sample in metric.samples}
 
 
-def on_s3(bucket: str, endpoint: str, host: str | None = None) -> Place:
+def on_s3(bucket: str, endpoint: str, host: str | None = None) -> WatchedTask:
     """Return a task whose store is on S3."""
     store = f"s3://{bucket}/team a"
     settings = {"store": store, "endpoint_url": endpoint, "kubeflow": Kubeflow(host=host)}
-    return Place(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
+    return WatchedTask(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
 
 
 def notified_queue(bucket: str, endpoint: str) -> str:
@@ -115,7 +115,7 @@ def notified_queue(bucket: str, endpoint: str) -> str:
 
 
 def dead_letters(queue_url: str, endpoint: str, tries: int) -> str:
-    """Return the URL of a queue for messages that were received this often and never deleted."""
+    """Return the URL of a queue for messages that were received `tries` times and never deleted."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"dead-{uuid4().hex}")["QueueUrl"]
     policy = json.dumps({"deadLetterTargetArn": _arn(sqs, url), "maxReceiveCount": tries})

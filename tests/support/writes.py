@@ -94,12 +94,12 @@ def terminate_stopped(process: BaseProcess) -> None:
     os.kill(process.pid or 0, signal.SIGCONT)
 
 
-def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, str]:
+def frozen_environment(pid_file: Path, writes: int, **variables: str) -> dict[str, str]:
     """Return an environment for torchrun. Its first process stops itself when it writes a checkpoint.
 
-    The process writes its id to `note`. Only forks of `support.preloaded` read this environment.
+    The process writes its id to `pid_file`. Only forks of `support.preloaded` read this environment.
     """
-    return python_environment(FREEZE_NOTE=str(note), FREEZE_AT_STATE=str(writes), **variables)
+    return python_environment(FREEZE_PID_FILE=str(pid_file), FREEZE_AT_STATE=str(writes), **variables)
 
 
 def freeze_if_requested() -> None:
@@ -107,12 +107,12 @@ def freeze_if_requested() -> None:
 
     The other processes write their ids to files in the same folder.
     """
-    note, rank = os.environ.get("FREEZE_NOTE"), os.environ.get("RANK")
-    if note and rank == "0":
+    pid_file, rank = os.environ.get("FREEZE_PID_FILE"), os.environ.get("RANK")
+    if pid_file and rank == "0":
         freeze_at_state(int(os.environ["FREEZE_AT_STATE"]))
-        Path(note).write_text(f"{os.getpid()}\n")
-    elif note and rank:
-        Path(f"{note}-{rank}").write_text(f"{os.getpid()}\n")
+        Path(pid_file).write_text(f"{os.getpid()}\n")
+    elif pid_file and rank:
+        Path(f"{pid_file}-{rank}").write_text(f"{os.getpid()}\n")
 
 
 def wait_for_end(pid: int) -> None:
@@ -122,15 +122,15 @@ def wait_for_end(pid: int) -> None:
             time.sleep(0.01)
 
 
-def wait_for_frozen(note: Path, command: Command) -> int:
-    """Wait until a process has stopped itself, and return the id that it wrote to `note`.
+def wait_for_frozen(pid_file: Path, command: Command) -> int:
+    """Wait until a process has stopped itself, and return the id that it wrote to `pid_file`.
 
     Fail if the command ends first.
     """
-    while not (note.exists() and note.read_text().endswith("\n") and is_stopped(int(note.read_text()))):
+    while not (pid_file.exists() and pid_file.read_text().endswith("\n") and is_stopped(int(pid_file.read_text()))):
         assert command.poll() is None
         time.sleep(0.01)
-    return int(note.read_text())
+    return int(pid_file.read_text())
 
 
 def wait_for_pending(pid: int, number: signal.Signals) -> None:

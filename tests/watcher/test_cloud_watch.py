@@ -1,4 +1,4 @@
-"""Drops that producers upload to Google Cloud Storage and Azure: validated, committed and handed to a run."""
+"""Drops in Google Cloud Storage and Azure are validated, committed and claimed for a run."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from support.clouds import cloud_store
 from support.ingest_routes import tree
 from support.pictures import png
 from support.uploads import upload
-from support.watching import DATA, Place, Recorder
+from support.watching import DATA, Recorder, WatchedTask
 
 from retrain.config.task import Task
 from retrain.data import source
@@ -24,15 +24,15 @@ BOTH = pytest.mark.parametrize("scheme", ["gs", "az"])
 @BOTH
 def test_watcher_commits_an_upload_in_a_cloud(scheme: str, request: pytest.FixtureRequest) -> None:
     url, server = cloud_store(scheme, request)
-    place, submitter = Place(Task(name="pets", store=url, endpoint_url=server, data=DATA)), Recorder()
-    upload(place.store.objects, "week-1", tree("cat", "dog", each=30))
-    watcher = place.watcher(submitter)
+    watched, submitter = WatchedTask(Task(name="pets", store=url, endpoint_url=server, data=DATA)), Recorder()
+    upload(watched.store.objects, "week-1", tree("cat", "dog", each=30))
+    watcher = watched.watcher(submitter)
     assert watcher.once()
-    assert place.store.drops.read("week-1").samples("train")
-    assert place.owners() == {"week-1": submitter.runs[0]}
-    upload(place.store.objects, "week-2", {"notes.txt": b"no images"})
+    assert watched.store.drops.read("week-1").samples("train")
+    assert watched.owners() == {"week-1": submitter.runs[0]}
+    upload(watched.store.objects, "week-2", {"notes.txt": b"no images"})
     assert watcher.once()
-    assert place.store.drops.quarantine_causes().keys() == {"week-2"}
+    assert watched.store.drops.quarantine_causes().keys() == {"week-2"}
 
 
 @BOTH

@@ -1,4 +1,4 @@
-"""Events of object stores as servers send them."""
+"""Events of object stores are parsed in every form in which servers send them."""
 
 import json
 
@@ -76,14 +76,14 @@ def test_body_without_an_event_is_refused(body: str) -> None:
         parse_event(body)
 
 
-def of_google(key: str, kind: str = "OBJECT_FINALIZE") -> str:
+def google_message(key: str, kind: str = "OBJECT_FINALIZE") -> str:
     """Return a message of Google Cloud Storage as a Pub/Sub subscription pushes it."""
     attributes = {"eventType": kind, "bucketId": "lake", "objectId": key, "payloadFormat": "JSON_API_V1"}
     message = {"attributes": attributes, "data": "e30=", "messageId": "1", "publishTime": "2026-11-21T00:00:00Z"}
     return json.dumps({"message": message, "subscription": "projects/p/subscriptions/retrain"})
 
 
-def of_azure(key: str, kind: str = "BlobCreated", slash: str = "/") -> dict[str, object]:
+def azure_event(key: str, kind: str = "BlobCreated", slash: str = "/") -> dict[str, object]:
     """Return a CloudEvent of Azure Blob Storage as Event Grid delivers it."""
     return {
         "specversion": "1.0",
@@ -96,29 +96,29 @@ def of_azure(key: str, kind: str = "BlobCreated", slash: str = "/") -> dict[str,
 
 
 def test_google_message_names_its_object() -> None:
-    assert completed_drops(of_google("team a/pets/drops/week-1/_SUCCESS")) == ["week-1"]
-    assert parse_event(of_google("x", "OBJECT_DELETE")) == []
+    assert completed_drops(google_message("team a/pets/drops/week-1/_SUCCESS")) == ["week-1"]
+    assert parse_event(google_message("x", "OBJECT_DELETE")) == []
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_event_grids_cloud_event_names_its_object(slash: str) -> None:
     key = "team a/pets/drops/week-1/drop.json"
-    assert completed_drops(json.dumps(of_azure(key, slash=slash))) == ["week-1"]
-    assert parse_event(json.dumps(of_azure(key, "BlobDeleted"))) == []
+    assert completed_drops(json.dumps(azure_event(key, slash=slash))) == ["week-1"]
+    assert parse_event(json.dumps(azure_event(key, "BlobDeleted"))) == []
 
 
 def test_batch_of_cloud_events_names_all_objects() -> None:
-    batch = [of_azure("a"), of_azure("b", "BlobRenamed"), of_azure("c")]
+    batch = [azure_event("a"), azure_event("b", "BlobRenamed"), azure_event("c")]
     assert parse_event(json.dumps(batch)) == [WrittenObject("lake", "a"), WrittenObject("lake", "c")]
 
 
 def test_damaged_events_of_both_clouds_are_refused() -> None:
-    for body in (of_azure("x") | {"subject": "elsewhere"}, {"subscription": "s", "message": {"attributes": {}}}):
+    for body in (azure_event("x") | {"subject": "elsewhere"}, {"subscription": "s", "message": {"attributes": {}}}):
         with pytest.raises(EventError, match="not an event of an object store"):
             parse_event(json.dumps(body))
 
 
-def bridged(kind: str, key: str) -> dict[str, object]:
+def eventbridge_event(kind: str, key: str) -> dict[str, object]:
     """Return an S3 event as EventBridge sends it."""
     detail = {"version": "0", "bucket": {"name": "b"}, "object": {"key": key, "size": 0}, "reason": "PutObject"}
     return {"version": "0", "source": "aws.s3", "detail-type": kind, "region": "eu-west-1", "detail": detail}
@@ -129,7 +129,7 @@ def test_event_in_an_sns_message_names_its_object() -> None:
         "eventName": "ObjectCreated:Put",
         "s3": {"bucket": {"name": "b"}, "object": {"key": "p/pets/drops/a/drop.json"}},
     }
-    for message in ({"Records": [record]}, bridged("Object Created", "p/pets/drops/a/drop.json")):
+    for message in ({"Records": [record]}, eventbridge_event("Object Created", "p/pets/drops/a/drop.json")):
         [written] = parse_event(json.dumps({"Type": "Notification", "MessageId": "1", "Message": json.dumps(message)}))
         assert written.completed_drop("b", "p/pets/drops/") == "a"
     test_event = {"Type": "Notification", "Message": json.dumps({"Event": "s3:TestEvent"})}
@@ -137,9 +137,9 @@ def test_event_in_an_sns_message_names_its_object() -> None:
 
 
 def test_eventbridge_event_names_its_object() -> None:
-    [written] = parse_event(json.dumps(bridged("Object Created", "team a/pets/drops/a+b/_SUCCESS")))
+    [written] = parse_event(json.dumps(eventbridge_event("Object Created", "team a/pets/drops/a+b/_SUCCESS")))
     assert written.completed_drop("b", "team a/pets/drops/") == "a+b"
-    assert parse_event(json.dumps(bridged("Object Deleted", "p/pets/drops/a/drop.json"))) == []
+    assert parse_event(json.dumps(eventbridge_event("Object Deleted", "p/pets/drops/a/drop.json"))) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Uploads of known images with new labels become amendments of earlier drops, also if their validation is killed."""
+"""Uploads of known images with new labels become amendments of earlier drops, even if their validation is killed."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.pictures import png
 from support.uploads import task_in, upload
-from support.watching import Place, Recorder, metrics_of
+from support.watching import Recorder, WatchedTask, metrics_of
 
 from retrain.config.task import Model, Task
 from retrain.data.uploads import ingest_drop
@@ -26,14 +26,14 @@ from retrain.watcher.task_watch import TaskWatch
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    place = Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
-    upload(place.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(60)})
-    return place
+def watched(tmp_path: Path) -> WatchedTask:
+    watched = WatchedTask(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
+    upload(watched.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(60)})
+    return watched
 
 
 def relabelled(count: int) -> dict[str, bytes]:
-    """Return images of the drop `first`, where they are cats, in a folder of dogs."""
+    """Return images of the drop `first` in a folder of dogs. In the drop, they are cats."""
     return {f"dog/{number}.png": png(number) for number in range(count)}
 
 
@@ -52,7 +52,7 @@ class Killed(LocalStore):
 
 
 def validate_and_die(folder: Path, when: str, task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
-    """Validate a drop in a process that is killed at its amendment."""
+    """Validate a drop in a process that is killed when it writes the amendment."""
     store = Killed(folder)
     store.when = when
     ingest_drop(drop, task, TaskStore(store, "pets"), cache_dir=cache_dir)
@@ -64,11 +64,11 @@ AMENDED = "amendment 1 (upload second): 3 samples of drop first relabelled"
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
 def test_upload_of_new_labels_becomes_an_amendment(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
-    watcher = place.watcher(recorder := Recorder())
+    watcher = watched.watcher(recorder := Recorder())
     assert watcher.once()
-    upload(place.store.objects, "second", relabelled(3))
+    upload(watched.store.objects, "second", relabelled(3))
     if when != "never":
         monkeypatch.setattr(ingestion, "validate_drop", partial(validate_and_die, tmp_path / "store", when))
         assert not watcher.once()
@@ -79,28 +79,28 @@ def test_upload_of_new_labels_becomes_an_amendment(
     assert len([line for line in caplog.messages if "has no new image: it is an amendment" in line]) == (
         0 if when == "after" else 1
     )
-    [amendment] = place.store.drops.amendments.read()
+    [amendment] = watched.store.drops.amendments.read()
     assert str(amendment) == AMENDED
     assert {(change.before, change.after) for change in amendment.changes} == {("cat", "dog")}
-    assert [drop.id for drop in place.store.drops.all()] == ["first"]
-    assert place.store.drops.quarantine_causes() == {}
+    assert [drop.id for drop in watched.store.drops.all()] == ["first"]
+    assert watched.store.drops.quarantine_causes() == {}
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 0
     assert len(recorder.runs) == 1
-    status = read_status(place.task, place.store)
+    status = read_status(watched.task, watched.store)
     assert status.newest_amendments == (AMENDED,)
-    events = collect_notifications(place.task, place.store, [], [], utc_now())
+    events = collect_notifications(watched.task, watched.store, [], [], utc_now())
     assert [event for event in events if event.kind == "drop.quarantined"] == []
     with pytest.raises(
         DropError, match=rf"second is not a drop: it had only new labels, and became {re.escape(AMENDED)}"
     ):
-        place.store.drops.read("second")
+        watched.store.drops.read("second")
 
 
-def test_new_files_in_an_amendments_upload_are_reported(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    upload(place.store.objects, "second", relabelled(1))
-    watch = TaskWatch(place.task, Recorder(), Health(["pets"]))
+def test_new_files_in_an_amendments_upload_are_reported(watched: WatchedTask, caplog: pytest.LogCaptureFixture) -> None:
+    upload(watched.store.objects, "second", relabelled(1))
+    watch = TaskWatch(watched.task, Recorder(), Health(["pets"]))
     watch.check_drops(["first", "second"])
-    upload(place.store.objects, "second", {"dog/99.png": png(99)})
+    upload(watched.store.objects, "second", {"dog/99.png": png(99)})
     watch.check_drops(["second"])
     ended = "amendment 1 (upload second): 1 sample of drop first relabelled"
     assert caplog.messages[-1] == (

@@ -115,7 +115,7 @@ def test_body_that_is_too_large_is_refused_before_it_is_read() -> None:
 
 
 def test_event_grid_is_confirmed_with_the_token() -> None:
-    """Event Grid delivers nothing to an address that does not confirm its origin."""
+    """Event Grid delivers events only to an address whose reply allows Event Grid's origin."""
     with listening() as (_, url):
         for token, status, allowed in (
             (TOKEN, 200, "eventgrid.azure.net"),

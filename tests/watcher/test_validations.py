@@ -23,7 +23,7 @@ import pytest
 from support.pictures import png
 from support.programs import python_environment
 from support.uploads import good, shard, task_in, upload
-from support.watching import Place, Recorder, counts, metrics_of, notified_queue, on_s3
+from support.watching import Recorder, WatchedTask, counts, metrics_of, notified_queue, on_s3
 
 from retrain.config.task import Model, Task
 from retrain.errors import StoreError
@@ -51,22 +51,22 @@ from retrain.watcher.task_watch import Pace, TaskWatch
 KEYS = TaskKeys("pets")
 WATCHERS = MAX_ATTEMPTS + 2
 LEASE = 60.0
-"""Seconds of a lease that even a busy machine renews in time."""
+"""Duration of a lease in seconds. It is long enough that even a busy machine renews the lease in time."""
 SHORT = 0.3
-"""Seconds of a lease that expires while a test waits."""
+"""Duration of a lease in seconds. It is so short that the lease expires while a test waits."""
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
+def watched(tmp_path: Path) -> WatchedTask:
+    return WatchedTask(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
 
 
 def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
-    """Validate a drop. If it is the drop a-bad, send this signal to the current process."""
+    """Validate a drop. If it is the drop a-bad, send the signal `number` to the current process."""
     if drop != "a-bad":
         return validate_drop(task, drop, cache_dir)
-    with deaths.open("a") as note:
-        note.write(f"{os.getpid()}\n")
+    with deaths.open("a") as file:
+        file.write(f"{os.getpid()}\n")
     os.kill(os.getpid(), number)
     return ValidationOutcome(None, ())
 
@@ -104,36 +104,36 @@ def begun(store: ObjectStore) -> list[str]:
 
 
 def test_drop_is_quarantined_after_three_killed_validations(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
+    watcher, submitted = watched.watcher(recorder := Recorder()), recorder.runs
     for first, drop in ((0, "a-bad"), (60, "b-good")):
-        upload(place.store.objects, drop, {"train.tar": shard(good(first=first))})
+        upload(watched.store.objects, drop, {"train.tar": shard(good(first=first))})
     for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV):
         deadly = partial(die_of_bad_drop, signal_number, tmp_path / "deaths")
         monkeypatch.setattr(ingestion, "validate_drop", deadly)
         assert not watcher.once()
     monkeypatch.undo()
-    assert [drop.id for drop in place.plan(submitted[0]).dataset.drops] == ["b-good"]
-    assert begun(place.store.objects) == ["pets/validations/a-bad.json"]
-    assert place.store.drops.quarantine_causes() == {}
+    assert [drop.id for drop in watched.plan(submitted[0]).dataset.drops] == ["b-good"]
+    assert begun(watched.store.objects) == ["pets/validations/a-bad.json"]
+    assert watched.store.drops.quarantine_causes() == {}
     assert watcher.once()
     crash = "validating drop a-bad: its process was killed by SIGSEGV (a crash in native code)"
     cause = f"3 validations began and never ended; cause of the last: {crash}"
-    assert place.store.drops.quarantine_causes() == {"a-bad": cause}
+    assert watched.store.drops.quarantine_causes() == {"a-bad": cause}
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
-    assert begun(place.store.objects) == []
-    place.store.objects.delete(KEYS.quarantine("a-bad"))
+    assert begun(watched.store.objects) == []
+    watched.store.objects.delete(KEYS.quarantine("a-bad"))
     assert watcher.once()
-    assert place.store.objects.read(KEYS.manifest("a-bad"))
+    assert watched.store.objects.read(KEYS.manifest("a-bad"))
 
 
-def test_watcher_logs_the_findings_of_a_validation(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_watcher_logs_the_findings_of_a_validation(watched: WatchedTask, caplog: pytest.LogCaptureFixture) -> None:
     """The validation runs in a separate process. The test cannot read its log."""
-    upload(place.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
-    upload(place.store.objects, "second", {"dog/7.png": png(200), "dog/8.png": png(300), "Dog/9.png": png(301)})
+    upload(watched.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
+    upload(watched.store.objects, "second", {"dog/7.png": png(200), "dog/8.png": png(300), "Dog/9.png": png(301)})
     with caplog.at_level("INFO", "retrain"):
-        assert place.watcher(Recorder()).once()
+        assert watched.watcher(Recorder()).once()
     about = "pets: drop second"
     assert [message for message in caplog.messages if about in message] == [
         f"{about}: classes Dog and dog differ only in upper and lower case; data.aliases can make them one",
@@ -153,40 +153,40 @@ print(*sys.modules)
 """
 
 
-def test_validation_of_shards_loads_no_torch(place: Place, tmp_path: Path) -> None:
+def test_validation_of_shards_loads_no_torch(watched: WatchedTask, tmp_path: Path) -> None:
     """Importing torch would take most of the processor time of the validation of a small drop."""
-    upload(place.store.objects, "a-shards", {"train.tar": shard(good())})
+    upload(watched.store.objects, "a-shards", {"train.tar": shard(good())})
     task = tmp_path / "pets.yaml"
-    task.write_text(place.task.model_dump_json(exclude_defaults=True))
+    task.write_text(watched.task.model_dump_json(exclude_defaults=True))
     command = [sys.executable, "-c", INGEST, str(task)]
     loaded = subprocess.run(command, env=python_environment(), capture_output=True, text=True, check=True).stdout
-    assert place.store.drops.committed().usable == ("a-shards",)
+    assert watched.store.drops.committed().usable == ("a-shards",)
     assert {"retrain.data.uploads", "PIL.Image"} <= set(loaded.split())
     assert {"torch", "torchvision", "kfp"} & set(loaded.split()) == set()
 
 
-def test_validation_that_kills_its_watcher_is_counted(place: Place, tmp_path: Path) -> None:
-    upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
+def test_validation_that_kills_its_watcher_is_counted(watched: WatchedTask, tmp_path: Path) -> None:
+    upload(watched.store.objects, "a-bad", {"train.tar": shard(good())})
     for _ in range(MAX_ATTEMPTS):
         process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
         process.start()
         process.join()
-    assert place.watcher(Recorder()).once()
+    assert watched.watcher(Recorder()).once()
     cause = "3 validations began and never ended; cause of the last: the watcher died during the validation"
-    assert place.store.drops.quarantine_causes() == {"a-bad": cause}
+    assert watched.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
-def test_validation_killed_elsewhere_counts_once_lease_expires(place: Place, tmp_path: Path) -> None:
+def test_validation_killed_remotely_counts_after_lease_expiry(watched: WatchedTask, tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
-    move_lease(place.store.objects, seconds=60)
-    with pytest.raises(TaskLocked), count_validation(place.store, "a-bad"):
+    move_lease(watched.store.objects, seconds=60)
+    with pytest.raises(TaskLocked), count_validation(watched.store, "a-bad"):
         pass
-    move_lease(place.store.objects, seconds=0)
-    with count_validation(place.store, "a-bad") as attempts:
+    move_lease(watched.store.objects, seconds=0)
+    with count_validation(watched.store, "a-bad") as attempts:
         assert attempts.before.begun == 1
-    assert begun(place.store.objects) == []
+    assert begun(watched.store.objects) == []
 
 
 def test_validation_running_in_another_watcher_is_not_counted(store: ObjectStore) -> None:
@@ -202,24 +202,24 @@ def test_validation_running_in_another_watcher_is_not_counted(store: ObjectStore
 
 
 def test_drop_that_another_watcher_validates_is_retried_later(bucket: str, s3: str) -> None:
-    place = on_s3(bucket, s3)
+    watched = on_s3(bucket, s3)
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(recorder := Recorder(), SqsQueue(queue))
+    watcher = watched.watcher(recorder := Recorder(), SqsQueue(queue))
     assert watcher.once()
-    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
-    with place.store.validation("a-good").try_lease():
+    upload(watched.store.objects, "a-good", {"train.tar": shard(good())})
+    with watched.store.validation("a-good").try_lease():
         assert watcher.once()
         assert recorder.runs == []
         assert counts(queue, s3) == (0, 1)
         assert metrics_of(watcher)["retrain_watcher_errors_total"] == 0
         assert watcher.health.problems() == []
     assert watcher.once()
-    assert recorder.runs == [place.owners()["a-good"]]
+    assert recorder.runs == [watched.owners()["a-good"]]
 
 
-def test_racing_watchers_validate_once_and_count_no_death(place: Place) -> None:
-    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
-    watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
+def test_racing_watchers_validate_once_and_count_no_failure(watched: WatchedTask) -> None:
+    upload(watched.store.objects, "a-good", {"train.tar": shard(good())})
+    watchers = [watched.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     frozen, others = list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(WATCHERS) as pool:
         try:
@@ -227,62 +227,64 @@ def test_racing_watchers_validate_once_and_count_no_death(place: Place) -> None:
             for watcher in watchers:
                 polls.append(pool.submit(watcher.once))
                 freeze_next_child(frozen, polls[-1], others)
-            assert place.store.drops.quarantine_causes() == {}
+            assert watched.store.drops.quarantine_causes() == {}
             assert [poll.result() for poll in polls[1:]] == [True] * (WATCHERS - 1)
         finally:
             for child in frozen:
                 os.kill(child.pid or 0, signal.SIGCONT)
         assert polls[0].result()
     assert len(frozen) == 1
-    assert place.store.objects.read(KEYS.manifest("a-good"))
-    assert begun(place.store.objects) == []
+    assert watched.store.objects.read(KEYS.manifest("a-good"))
+    assert begun(watched.store.objects) == []
 
 
-def test_liveness_passes_in_validation_and_fails_on_a_hang(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liveness_passes_in_validation_and_fails_on_a_hang(
+    watched: WatchedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr("retrain.watcher.health.time", SimpleNamespace(monotonic=lambda: now[0]))
-    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
+    upload(watched.store.objects, "a-good", {"train.tar": shard(good())})
     health, frozen, others = Health(["pets"]), list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(1) as pool:
-        poll = pool.submit(TaskWatch(place.task, Recorder(), health).check_drops)
+        poll = pool.submit(TaskWatch(watched.task, Recorder(), health).check_drops)
         freeze_next_child(frozen, poll, others)
         now[0] += 2 * MAX_SILENCE
         alive = health.is_alive()
         os.kill(frozen[0].pid or 0, signal.SIGCONT)
     assert alive
-    assert place.store.objects.read(KEYS.manifest("a-good"))
+    assert watched.store.objects.read(KEYS.manifest("a-good"))
     assert health.is_alive()
     now[0] += 2 * MAX_SILENCE
     assert not health.is_alive()
 
 
-def test_many_watchers_quarantine_a_drop_after_three_deaths(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_many_watchers_quarantine_after_three_killed_validations(
+    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = tmp_path / "deaths"
     monkeypatch.setattr(ingestion, "validate_drop", partial(die_of_bad_drop, signal.SIGKILL, deaths))
-    upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
-    watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
+    upload(watched.store.objects, "a-bad", {"train.tar": shard(good())})
+    watchers = [watched.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     with ThreadPoolExecutor(WATCHERS) as pool:
         for _ in range(MAX_ATTEMPTS + 1):
             list(pool.map(lambda watcher: watcher.once(), watchers))
-    cause = place.store.drops.quarantine_causes()["a-bad"]
+    cause = watched.store.drops.quarantine_causes()["a-bad"]
     assert cause.startswith(
         "3 validations began and never ended; cause of the last: validating drop a-bad: its process was killed"
     )
     assert len(deaths.read_text().splitlines()) == MAX_ATTEMPTS
-    assert begun(place.store.objects) == []
+    assert begun(watched.store.objects) == []
 
 
-@pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), SystemExit()])
-def test_error_or_stop_request_resets_the_death_count(place: Place, end: BaseException) -> None:
+@pytest.mark.parametrize("end", [StoreError("unreachable"), KeyboardInterrupt(), SystemExit()])
+def test_error_or_stop_request_resets_the_validation_count(watched: WatchedTask, end: BaseException) -> None:
     key = KEYS.validations("a-bad")
-    place.store.objects.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
-    with suppress(type(end)), count_validation(place.store, "a-bad") as attempts:
+    watched.store.objects.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
+    with suppress(type(end)), count_validation(watched.store, "a-bad") as attempts:
         assert attempts.before.begun == 2
-        assert ValidationAttempts.model_validate_json(place.store.objects.read(key)[0]).begun == 3
+        assert ValidationAttempts.model_validate_json(watched.store.objects.read(key)[0]).begun == 3
         raise end
-    assert begun(place.store.objects) == []
+    assert begun(watched.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])
@@ -296,7 +298,7 @@ def test_validation_without_its_lease_does_not_reset_the_count(store: ObjectStor
 
 
 class Overtaken(LocalStore):
-    """A store that stops its reader after the check for quarantine, until another process has the lease."""
+    """A store that delays the check for quarantine until another process has the lease."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         found = list(super().list(prefix))
@@ -307,33 +309,35 @@ class Overtaken(LocalStore):
 
 
 @pytest.mark.parametrize("begun_before", [0, MAX_ATTEMPTS])
-def test_frozen_validation_quarantines_nothing_after_takeover(place: Place, tmp_path: Path, begun_before: int) -> None:
+def test_frozen_validation_quarantines_nothing_after_takeover(
+    watched: WatchedTask, tmp_path: Path, begun_before: int
+) -> None:
     store = Overtaken(tmp_path / "store")
     upload(store, "a-bad", {"train.tar": b"no tar"})
     store.write(KEYS.validations("a-bad"), ValidationAttempts(drop="a-bad", begun=begun_before).to_bytes())
-    problem = Ingestion(place.task, TaskStore(store, "pets"), Health(["pets"]), lease=SHORT).validate(
+    problem = Ingestion(watched.task, TaskStore(store, "pets"), Health(["pets"]), lease=SHORT).validate(
         DropStates(ended={"a-bad"})
     )
     assert isinstance(problem, TaskLocked)
     assert "another watcher has taken over" in str(problem)
-    assert place.store.drops.quarantine_causes() == {}
+    assert watched.store.drops.quarantine_causes() == {}
     assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a-bad"))[0]).begun == begun_before + 1
 
 
 def test_first_poll_does_not_list_each_drop_separately(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(12):
-        place.land(tmp_path / "in", f"d-{number:02d}")
+        watched.land(tmp_path / "in", f"d-{number:02d}")
     listed: list[str] = []
     listing = LocalStore.list
     monkeypatch.setattr(LocalStore, "list", lambda store, prefix="": (listed.append(prefix), listing(store, prefix))[1])
-    watch = TaskWatch(place.task, Recorder(), Health(["pets"]))
+    watch = TaskWatch(watched.task, Recorder(), Health(["pets"]))
     watch.check_drops()
-    assert watch.oldest == place.store.drops.read("d-00").committed_at
+    assert watch.oldest == watched.store.drops.read("d-00").committed_at
     assert [prefix for prefix in listed if "d-" in prefix] == [], "no drop has a separate listing"
     watch.advance()
-    place.land(tmp_path / "in", "d-12")
+    watched.land(tmp_path / "in", "d-12")
     listed.clear()
     watch.check_drops()
     assert sorted(prefix for prefix in listed if "/drops/" in prefix) == [  # by several threads

@@ -12,8 +12,8 @@ from support.pictures import png
 from support.processes import preloaded_programs
 from support.watching import (
     EAGER,
-    Place,
     Recorder,
+    WatchedTask,
     counts,
     dead_letters,
     metrics_of,
@@ -44,50 +44,50 @@ def kfp() -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def place(bucket: str, s3: str, kfp: KfpServer) -> Place:
+def watched(bucket: str, s3: str, kfp: KfpServer) -> WatchedTask:
     return on_s3(bucket, s3, kfp.url)
 
 
 def test_drops_that_land_together_become_one_run(
-    place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue))
+    watcher = watched.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue))
     for drop in ("a", "b"):
-        place.land(tmp_path / "in", drop)
+        watched.land(tmp_path / "in", drop)
     send(queue, s3, *[notification(bucket, f"team+a/pets/drops/{drop}/drop.json") for drop in "abba"])
     assert watcher.once()
     [first] = kfp.names
-    assert place.owners() == {"a": first, "b": first}
-    assert [drop.id for drop in place.plan(first).dataset.drops] == ["a", "b"]
+    assert watched.owners() == {"a": first, "b": first}
+    assert [drop.id for drop in watched.plan(first).dataset.drops] == ["a", "b"]
     assert counts(queue, s3) == (0, 0)
 
-    place.land(tmp_path / "in", "c")
+    watched.land(tmp_path / "in", "c")
     assert watcher.once()
     assert kfp.names == [first]
     assert counts(queue, s3) == (0, 0)
 
-    place.end(first)
+    watched.end(first)
     assert watcher.once()
     [_, second] = kfp.names
-    assert place.owners() == {"a": first, "b": first, "c": second}
+    assert watched.owners() == {"a": first, "b": first, "c": second}
     assert [run["runtime_config"]["parameters"]["submission"] for run in kfp.runs] == [first, second]
 
 
-def test_only_one_of_two_watchers_submits_a_run(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_only_one_of_two_watchers_submits_a_run(watched: WatchedTask, kfp: KfpServer, tmp_path: Path) -> None:
     for drop in ("a", "b"):
-        place.land(tmp_path / "in", drop)
-    watchers = [place.watcher(KubeflowExecutor(build_pipeline)) for _ in range(2)]
+        watched.land(tmp_path / "in", drop)
+    watchers = [watched.watcher(KubeflowExecutor(build_pipeline)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda watcher: watcher.once(), watchers)) == [True, True]
     assert [watcher.once() for watcher in watchers] == [True, True]
-    assert kfp.names == [place.owners()["a"]]
+    assert kfp.names == [watched.owners()["a"]]
 
 
 def test_run_of_a_watcher_killed_before_submission_is_started(
-    place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
-    place.land(tmp_path / "in", "a")
+    watched.land(tmp_path / "in", "a")
     code = (
         "import os, signal, sys; from support.watching import on_s3\n"
         "class Killed:\n"
@@ -97,36 +97,36 @@ def test_run_of_a_watcher_killed_before_submission_is_started(
     )
     killed = subprocess.run([preloaded_programs() / "python", "-c", code, bucket, s3, kfp.url], capture_output=True)
     assert killed.returncode == -9, killed.stderr
-    assert list(place.owners()) == ["a"]
-    assert place.watcher(KubeflowExecutor(build_pipeline)).once()
-    assert kfp.names == [place.owners()["a"]]
+    assert list(watched.owners()) == ["a"]
+    assert watched.watcher(KubeflowExecutor(build_pipeline)).once()
+    assert kfp.names == [watched.owners()["a"]]
 
 
 def test_api_server_outage_neither_loses_nor_repeats_a_run(
-    place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue), pace=EAGER)
-    place.land(tmp_path / "in", "a")
+    watcher = watched.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue), pace=EAGER)
+    watched.land(tmp_path / "in", "a")
     kfp.down = True
     assert not watcher.once()
-    assert list(place.owners()) == ["a"]
+    assert list(watched.owners()) == ["a"]
     assert counts(queue, s3) == (0, 0)
     kfp.down, kfp.lose_reply = False, True
     kfp.create("experiments", {"display_name": "pets"})
     assert not watcher.once()
     assert watcher.once()
-    assert kfp.names == [place.owners()["a"]]
+    assert kfp.names == [watched.owners()["a"]]
 
 
-def test_ended_run_without_a_record_is_recorded_as_failed(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
-    place.land(tmp_path / "in", "a")
-    watcher = place.watcher(KubeflowExecutor(build_pipeline), pace=EAGER)
+def test_ended_run_without_a_record_is_recorded_as_failed(watched: WatchedTask, kfp: KfpServer, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
+    watcher = watched.watcher(KubeflowExecutor(build_pipeline), pace=EAGER)
     assert watcher.once()
     [run] = kfp.runs
     run["state"] = "CANCELED"
     assert watcher.once()
-    record = place.store.ledger.find(run["display_name"])
+    record = watched.store.ledger.find(run["display_name"])
     assert record
     assert (record.outcome, record.error) == (
         "failed",
@@ -136,10 +136,10 @@ def test_ended_run_without_a_record_is_recorded_as_failed(place: Place, kfp: Kfp
     assert len(kfp.runs) == 1
 
 
-def test_unreadable_message_becomes_a_dead_letter(place: Place, bucket: str, s3: str) -> None:
+def test_unreadable_message_becomes_a_dead_letter(watched: WatchedTask, bucket: str, s3: str) -> None:
     queue = notified_queue(bucket, s3)
     dead = dead_letters(queue, s3, tries=2)
-    watcher = place.watcher(Recorder(), SqsQueue(queue, visibility=2))
+    watcher = watched.watcher(Recorder(), SqsQueue(queue, visibility=2))
     send(queue, s3, "not an event", notification(bucket, "elsewhere/pets/drops/a/drop.json"))
     assert watcher.once()
     assert sum(counts(queue, s3)) + sum(counts(dead, s3)) == 1, "the event of another task's drop is deleted"
@@ -150,84 +150,84 @@ def test_unreadable_message_becomes_a_dead_letter(place: Place, bucket: str, s3:
     assert metrics_of(watcher)["retrain_watcher_queue_errors_total"] == 2
 
 
-def test_watcher_keeps_messages_of_a_task_with_a_broken_store(place: Place, bucket: str, s3: str) -> None:
+def test_watcher_keeps_messages_of_a_task_with_a_broken_store(watched: WatchedTask, bucket: str, s3: str) -> None:
     queue, health = notified_queue(bucket, s3), Health(["pets", "cars"])
     broken = Task(name="cars", store="s3://no-such-bucket/team", endpoint_url=s3)
-    events = EventQueue(SqsQueue(queue, visibility=300), [place.task, broken], health)
-    watches = [TaskWatch(task, Recorder(), health) for task in (place.task, broken)]
+    events = EventQueue(SqsQueue(queue, visibility=300), [watched.task, broken], health)
+    watches = [TaskWatch(task, Recorder(), health) for task in (watched.task, broken)]
     for bucket_and_prefix, drop in (((bucket, "team+a/pets"), "a"), (("no-such-bucket", "team/cars"), "b")):
         send(queue, s3, notification(bucket_and_prefix[0], f"{bucket_and_prefix[1]}/drops/{drop}/drop.json"))
     assert not Watcher(watches, health, 0, events).once()
     assert counts(queue, s3) == (0, 1), "only the message that names the broken task stays in the queue"
 
 
-def test_watcher_starts_runs_while_its_queue_fails(place: Place, s3: str, tmp_path: Path) -> None:
+def test_watcher_starts_runs_while_its_queue_fails(watched: WatchedTask, s3: str, tmp_path: Path) -> None:
     submitter = Recorder()
-    watcher = place.watcher(submitter, SqsQueue(f"{s3}/123456789012/no-such-queue"))
-    place.land(tmp_path / "in", "a")
+    watcher = watched.watcher(submitter, SqsQueue(f"{s3}/123456789012/no-such-queue"))
+    watched.land(tmp_path / "in", "a")
     assert watcher.once()
-    assert submitter.runs == [place.owners()["a"]]
+    assert submitter.runs == [watched.owners()["a"]]
 
 
 def test_uploads_without_manifest_are_committed_or_quarantined(
-    place: Place, bucket: str, s3: str, tmp_path: Path
+    watched: WatchedTask, bucket: str, s3: str, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
     submitter = Recorder()
-    watcher = place.watcher(submitter, SqsQueue(queue))
+    watcher = watched.watcher(submitter, SqsQueue(queue))
     for number in range(40):
-        place.store.objects.write(place.store.keys.drop_file("good", f"cat/{number}.png"), png(number))
-        place.store.objects.write(
-            place.store.keys.drop_file("bad", f"cat/{number}.png"), png(number) if number else b"no image"
+        watched.store.objects.write(watched.store.keys.drop_file("good", f"cat/{number}.png"), png(number))
+        watched.store.objects.write(
+            watched.store.keys.drop_file("bad", f"cat/{number}.png"), png(number) if number else b"no image"
         )
     assert watcher.once()
     assert submitter.runs == [], "neither upload is complete"
     for drop in ("good", "bad"):
-        place.store.objects.write(place.store.keys.success(drop), b"")
+        watched.store.objects.write(watched.store.keys.success(drop), b"")
     assert watcher.once()
     assert watcher.once()
-    assert place.owners() == {"good": submitter.runs[0]}
-    report = Quarantine.model_validate_json(place.store.objects.read(place.store.keys.quarantine("bad"))[0])
+    assert watched.owners() == {"good": submitter.runs[0]}
+    report = Quarantine.model_validate_json(watched.store.objects.read(watched.store.keys.quarantine("bad"))[0])
     assert report.cause.endswith(
         "pets/drops/bad: cat/0.png: cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
     )
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
-def test_damaged_manifest_does_not_block_other_drops(place: Place, tmp_path: Path) -> None:
+def test_damaged_manifest_does_not_block_other_drops(watched: WatchedTask, tmp_path: Path) -> None:
     submitter = Recorder()
-    watcher = place.watcher(submitter)
-    place.store.objects.write(place.store.keys.manifest("bad"), b"{}")
-    place.land(tmp_path / "in", "good")
+    watcher = watched.watcher(submitter)
+    watched.store.objects.write(watched.store.keys.manifest("bad"), b"{}")
+    watched.land(tmp_path / "in", "good")
     assert watcher.once()
-    assert place.owners() == {"good": submitter.runs[0]}
-    assert "not a drop's manifest" in place.store.objects.read(place.store.keys.quarantine("bad"))[0].decode()
+    assert watched.owners() == {"good": submitter.runs[0]}
+    assert "not a drop's manifest" in watched.store.objects.read(watched.store.keys.quarantine("bad"))[0].decode()
 
 
-def test_drop_waits_for_the_scheduled_time(place: Place, tmp_path: Path) -> None:
-    place.land(tmp_path / "in", "a")
+def test_drop_waits_for_the_scheduled_time(watched: WatchedTask, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
     submitter = Recorder()
-    later = Place(place.task.model_copy(update={"schedule": "0 0 1 1 *"}))
+    later = WatchedTask(watched.task.model_copy(update={"schedule": "0 0 1 1 *"}))
     watcher = later.watcher(submitter)
     assert watcher.once()
     assert submitter.runs == []
     assert metrics_of(watcher)["retrain_watcher_lag_seconds"] > 0
-    drop = place.store.drops.read("a")
+    drop = watched.store.drops.read("a")
     long_ago = drop.model_copy(update={"committed_at": drop.committed_at.replace(year=2020)})
-    place.store.objects.write(place.store.keys.manifest("a"), long_ago.to_bytes())
+    watched.store.objects.write(watched.store.keys.manifest("a"), long_ago.to_bytes())
     assert later.watcher(submitter).once()
-    assert submitter.runs == [place.owners()["a"]]
+    assert submitter.runs == [watched.owners()["a"]]
 
 
-def test_watcher_starts_no_run_for_drops_trained_by_hand(place: Place, tmp_path: Path) -> None:
-    place.land(tmp_path / "in", "a")
+def test_watcher_starts_no_run_for_drops_already_trained_on(watched: WatchedTask, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
     submitter = Recorder()
-    watcher = place.watcher(submitter)
-    planned = plan_next_run(place.store, place.task, Request())
+    watcher = watched.watcher(submitter)
+    planned = plan_next_run(watched.store, watched.task, Request())
     assert isinstance(planned, Plan)
-    place.store.run(planned.run_id).write_plan(planned)
-    place.store.champion.swap(place.store.champion.read(), planned.run_id, "promoted")
-    place.end(planned.run_id)
+    watched.store.run(planned.run_id).write_plan(planned)
+    watched.store.champion.swap(watched.store.champion.read(), planned.run_id, "promoted")
+    watched.end(planned.run_id)
     assert watcher.once()
     assert submitter.runs == []
     assert metrics_of(watcher)["retrain_watcher_lag_seconds"] == 0

@@ -15,7 +15,7 @@ from support.kfp_server import KfpServer, serving
 from support.leases import wait_until
 from support.processes import preloaded_python
 from support.programs import python_environment
-from support.watching import Place, on_s3
+from support.watching import WatchedTask, on_s3
 from support.writes import is_stopped
 
 from retrain.cli.pipeline import build_pipeline
@@ -29,7 +29,7 @@ from retrain.store.task_store import TaskStore
 from retrain.watcher.task_watch import Pace
 
 RETRY = 0.5
-"""Seconds between tries to start a run."""
+"""Seconds between two attempts to start a run."""
 
 
 class FreezingStore:
@@ -53,27 +53,29 @@ class FrozenExecutor(KubeflowExecutor):
         return super().ensure(task, plan, TaskStore(FreezingStore(store.objects), store.task))
 
 
-def poll_three_times(place: Place) -> None:
-    watcher = place.watcher(KubeflowExecutor(build_pipeline))
+def poll_three_times(watched: WatchedTask) -> None:
+    watcher = watched.watcher(KubeflowExecutor(build_pipeline))
     print("ready", flush=True)
     sys.stdin.readline()
     assert [watcher.once() for _ in range(3)] == [True] * 3
 
 
-def poll_and_freeze(place: Place) -> None:
+def poll_and_freeze(watched: WatchedTask) -> None:
     print(os.getpid(), flush=True)
-    assert not place.watcher(FrozenExecutor(build_pipeline), pace=Pace(lease=1)).once()
+    assert not watched.watcher(FrozenExecutor(build_pipeline), pace=Pace(lease=1)).once()
 
 
-def watch(place: Place) -> None:
+def watch(watched: WatchedTask) -> None:
     logging.basicConfig(format="%(created)f %(message)s")
-    place.watcher(
+    watched.watcher(
         KubeflowExecutor(build_pipeline), pace=Pace(lease=60, check=RETRY, retry=RETRY), poll_seconds=0.1
     ).run()
 
 
 @contextmanager
-def in_process(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
+def in_process(
+    function: Callable[[WatchedTask], None], bucket: str, s3: str, host: str
+) -> Iterator[subprocess.Popen[str]]:
     """Call a function of this module on the store in a separate process, and yield the process."""
     code = (
         "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
@@ -95,14 +97,16 @@ def kfp() -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def place(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> Place:
+def watched(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> WatchedTask:
     """Return a store with a committed drop."""
-    place = on_s3(bucket, s3, kfp.url)
-    place.land(tmp_path / "in", "a")
-    return place
+    watched = on_s3(bucket, s3, kfp.url)
+    watched.land(tmp_path / "in", "a")
+    return watched
 
 
-def test_only_one_of_three_racing_watchers_submits_a_run(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_only_one_of_three_racing_watchers_submits_a_run(
+    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer
+) -> None:
     with ExitStack() as stack:
         racing = [stack.enter_context(in_process(poll_three_times, bucket, s3, kfp.url)) for _ in range(3)]
         for watcher in racing:
@@ -114,10 +118,10 @@ def test_only_one_of_three_racing_watchers_submits_a_run(place: Place, bucket: s
             watcher.stdin.flush()
         ended = [watcher.communicate() for watcher in racing]
         assert [watcher.returncode for watcher in racing] == [0] * 3, ended
-    assert kfp.names == [place.owners()["a"]]
+    assert kfp.names == [watched.owners()["a"]]
 
 
-def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_watcher_frozen_past_its_lease_cannot_write(watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer) -> None:
     with in_process(poll_and_freeze, bucket, s3, kfp.url) as frozen:
         assert frozen.stdout
         pid = int(frozen.stdout.readline())
@@ -125,19 +129,19 @@ def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s
             assert frozen.poll() is None, frozen.communicate()[1]
             time.sleep(0.02)
         assert kfp.names == []
-        successor = place.watcher(KubeflowExecutor(build_pipeline))
+        successor = watched.watcher(KubeflowExecutor(build_pipeline))
         wait_until(lambda: successor.once() and kfp.names)
         os.kill(pid, signal.SIGCONT)
         said = frozen.communicate()[1]
         assert frozen.returncode == 0, said
         assert "another process has taken the lease" in said
     [run] = kfp.runs
-    assert run["display_name"] == place.owners()["a"]
-    bound = submission.read_submission(place.store, run["display_name"])
+    assert run["display_name"] == watched.owners()["a"]
+    bound = submission.read_submission(watched.store, run["display_name"])
     assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
 
 
-def test_long_api_server_outage_only_delays_the_run(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_long_api_server_outage_only_delays_the_run(watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer) -> None:
     kfp.down = True
     with in_process(watch, bucket, s3, kfp.url) as watcher:
         assert watcher.stderr
@@ -147,10 +151,10 @@ def test_long_api_server_outage_only_delays_the_run(place: Place, bucket: str, s
             assert line, "the watcher has ended"
             if "cannot be reached" in line:
                 failed.append(float(line.split()[0]))
-        assert list(place.owners()) == ["a"]
+        assert list(watched.owners()) == ["a"]
         assert failed[-1] - failed[0] >= RETRY, "the watcher waits before it retries"
         assert kfp.refused > len(failed), "the client also retries each request"
         kfp.down = False
         wait_until(lambda: kfp.names)
         time.sleep(3 * RETRY)
-    assert kfp.names == [place.owners()["a"]]
+    assert kfp.names == [watched.owners()["a"]]
