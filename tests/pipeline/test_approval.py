@@ -261,7 +261,9 @@ def test_commands_approve_a_candidate_and_roll_it_back(
     assert (again.code, "awaits approval" in again.out) == (3, True)
     assert (command("run", "--json").code, command("run", "--dry-run").code) == (3, 0)
     assert "awaits approval" in command("status").out
-    assert f"--task{given}" in "".join(command("status").out.split()), "a narrow terminal breaks a long path"
+    assert f"--task{given}" in "".join(command("status").out.split()), (
+        "spaces are removed, because a narrow terminal breaks the path"
+    )
     shown = " ".join(command("show", approval.run_id).out.split())
     assert "against the champion" in shown
     assert f" gate {approval.run_id} passed the gate and awaits approval until" in shown

@@ -176,7 +176,7 @@ def test_measured_drift_is_printed_or_logged_once(
     file.write_text(digits.task.model_dump_json())
     ran = retrain(["drop", "drift", "--task", str(file)], capfd)
     logged = [line for line in caplog.messages if "shows no drift" in line]
-    assert (ran.out.count("shows no drift"), logged) == (1, []), "a terminal would show both"
+    assert (ran.out.count("shows no drift"), logged) == (1, []), "the result must not be both printed and logged"
     assert re.search(r"\d+ of its validation and test images were compared with \d+ of champion", ran.out)
     digits.land("inverted", ImageOps.invert, 100)
     for _ in range(2):

@@ -85,7 +85,7 @@ class Counted:
         return committed
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> TaskWatch:
-        """Return the watch of a machine that validates and trains."""
+        """Return the watcher's `TaskWatch` on a machine that validates and trains."""
         folder = self.workspace.folder / "cache"
         monkeypatch.setenv("RETRAIN_CACHE", str(folder))
         task = make_task(store=str(self.store.root))
@@ -146,7 +146,7 @@ def test_run_reads_and_decodes_the_new_drop_once(counted: Counted) -> None:
         new.sample_list.name: 1,
     }
     assert list(counted.decoded.values()) == once(EACH * len(CLASSES))
-    assert list(counted.hashed.values()) == once(3), "train, val and test"
+    assert list(counted.hashed.values()) == once(3), "one hash each of train, val and test"
 
 
 def test_run_reads_nothing_but_the_manifest_of_an_earlier_drop(counted: Counted) -> None:

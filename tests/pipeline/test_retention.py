@@ -238,7 +238,7 @@ def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     make_workspace(tmp_path, drops=3)
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))  # not the cache of the person who runs the tests
-    importlib.import_module("retrain.cli.formatting")  # binds the true clock, which later tests in this process need
+    importlib.import_module("retrain.cli.formatting")  # before the clock is replaced, for later tests in this process
     later = utc_now() + timedelta(days=100)
     monkeypatch.setattr("retrain.utils.clock.utc_now", lambda: later)
     return lambda *arguments: retrain(("gc", "-t", str(tmp_path / "pets.json"), *arguments), capfd)

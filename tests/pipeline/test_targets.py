@@ -110,7 +110,7 @@ def test_chance_level_is_the_share_of_the_most_common_class() -> None:
 
 
 def test_target_needs_validation_images_of_the_baselines_drops() -> None:
-    """All these images can be erased. A run could then measure no score in the target's scope, or reach the target."""
+    """All these images can be erased. A run could then not measure a score in the target's scope."""
     past = one_drop()
     (first,) = past.drops
     past.drops[0] = first.model_copy(update={"counts": {**first.counts, "val": {}}})

@@ -70,7 +70,7 @@ def test_fgsm_moves_every_pixel_by_epsilon_and_raises_the_loss() -> None:
     assert before.grad is not None
     torch.testing.assert_close(moved, images + 0.01 * before.grad.sign())
     assert functional.cross_entropy(net(moved), labels) > loss
-    # These gradients are from the reference's backward pass.
+    # The parameters' gradients come from the reference's backward pass above, not from `fgsm`.
     assert all(parameter.grad is not None for parameter in net.parameters())
     assert not moved.requires_grad
 

@@ -1,4 +1,4 @@
-"""Evaluation equals a loop over samples, and a partial evaluation gives the same decision."""
+"""Evaluation equals a loop over samples. A partial evaluation gives the same decision as a full one."""
 
 import json
 from itertools import pairwise
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def network() -> nn.Module:
-    """Return a network in training mode. Its running statistics differ from those of each batch."""
+    """Return a network in training mode. Its running statistics differ from the statistics of each batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = dropout_net(CLASSES, SIZE).to(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ def test_unreachable_target_has_probability_zero() -> None:
 
 
 def test_tail_probability_is_exact_for_large_numbers() -> None:
-    """If half of a million are correct, at most half of a sample of 20,000 is correct with probability one half."""
+    """If half of a million samples are correct, at most half of 20,000 drawn ones are correct with probability 0.5."""
     middle = tail_probability(10_000, 20_000, 500_000, 1_000_000)
     assert middle == pytest.approx(0.5 + 0.5 * math.exp(_log_probability_of_half()), rel=1e-6)
 

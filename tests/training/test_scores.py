@@ -1,4 +1,4 @@
-"""Scores equal scikit-learn's, and their standard errors agree with resampling."""
+"""Scores equal scikit-learn's scores, and their standard errors agree with resampling."""
 
 import math
 from typing import get_args

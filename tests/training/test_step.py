@@ -42,7 +42,7 @@ CASES = [
 
 
 class CallAgain:
-    """A recorder whose replay calls the recorded function. It lists the iterations of the recording and of replays."""
+    """A recorder whose replay calls the recorded function. It lists the iterations in which it records and replays."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -60,7 +60,7 @@ class CallAgain:
 
 
 def continued(task: Task, averaging: PowerAverage | NoAverage, device: str = "cpu") -> Run:
-    """Return a continuous run. Its BatchNorm statistics are a trained parent's."""
+    """Return a continuous run. Its BatchNorm statistics come from a trained parent."""
     start = run_of(plan_of(task))
     for _ in range(2):
         train_step(start)

@@ -263,7 +263,7 @@ def test_judge_ends_a_run_at_its_target_in_time() -> None:
 
 @pytest.mark.parametrize(("rise", "ending"), [(0.0025, "reached"), (0.005, None)])
 def test_judge_ends_a_late_slow_run_below_the_expected_accuracy(rise: float, ending: str | None) -> None:
-    """The expected accuracy may be wrong. A run that hardly improves ends below it."""
+    """The expected accuracy may be wrong. A run that hardly improves ends even below it."""
     limited = RULE.model_copy(update={"improve_until": 50, "gain": 0.0})
     far = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.9, standard_error=0.02)})
     points = curve([0.7 + rise * step for step in range(6)], [0.9] * 6)
