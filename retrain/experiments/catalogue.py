@@ -1,4 +1,4 @@
-"""Every table, figure and section of the two papers that reports runs, with the status of each."""
+"""The status of each table, figure and section of the two papers that reports runs, and of this project's questions."""
 
 from collections.abc import Iterator
 from pathlib import Path

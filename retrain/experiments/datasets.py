@@ -98,7 +98,7 @@ def how_to_get(name: str, root: Path) -> str:
 
 
 def is_available(name: str, root: Path) -> bool:
-    """Return whether a data set is present, as an image folder or as torchvision's files, or is built in."""
+    """Return whether a data set is built in, or present as an image folder or as torchvision's files."""
     published = name in PUBLISHED and (root / PUBLISHED[name].files).exists()
     return name == "digits" or (root / name).exists() or published
 

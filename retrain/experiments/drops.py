@@ -31,7 +31,7 @@ from retrain.store.task_store import TaskStore
 
 
 class DataRoot(NamedTuple):
-    """The folder of the data sets, and whether missing ones may be downloaded."""
+    """The folder of the data sets, and whether missing data sets may be downloaded."""
 
     folder: Path
     download: bool = False

@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a study's document with the paper's rows from the files that it names, if it names any.
+    """Return a study's document with the paper's rows from the files listed in its field `paper`, if there are any.
 
     A row is not compared with this study's runs in two cases: the study lacks the row's method, split or variant, or
     the row comes from a file after the first. Files after the first are about other data sets.

@@ -50,7 +50,7 @@ def cells(study: Study, drops: int) -> Iterator[Cell]:
 
 
 def parent_of(cell: Cell) -> Cell | None:
-    """Return the cell that this one continues from, or None."""
+    """Return the cell whose run this cell's run continues from, or None for the first drop."""
     if cell.drops == 1:
         return None
     return cell._replace(drops=cell.drops - 1, method=FIRST if cell.drops == 2 else cell.method)

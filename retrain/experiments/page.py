@@ -279,7 +279,7 @@ def _first_drop_table(study: Study, by_group: Mapping[Group, list[EndedRun]]) ->
 
 
 def fitted_title(study: Study) -> list[str]:
-    """Return the title of the column with the iterations until a run was fitted, if there is one."""
+    """Return the title of the column with the iterations until a run was fitted, or no title without this column."""
     if study.fitted_accuracy:
         return [f"iterations to a training accuracy of {study.fitted_accuracy:.0%}"]
     return [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
@@ -306,7 +306,7 @@ def _cells(study: Study, row: Row) -> list[str]:
 
 
 def format_percent(share: Estimate, spread: Spread = "error") -> str:
-    """Return a share in percent, with its spread over seeds if there is one."""
+    """Return a share in percent, with its spread if there are several seeds."""
     return f"{100 * share.mean:.2f}{_spread(share, spread, '.2f', 100)}" if share.mean is not None else ABSENT
 
 

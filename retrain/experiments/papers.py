@@ -35,7 +35,7 @@ class Claim(ConfigModel):
     """One claim of a paper, or one goal of this project, and what the study's runs show about it."""
 
     item: Annotated[str, Field(min_length=1)]
-    """The table or figure, as `retrain study list` names it."""
+    """The table or figure, written as in `retrain study list`."""
     paper: Annotated[str, Field(min_length=1)]
     """The paper's result, the expectation before the runs, or the question."""
     ours: Annotated[str, Field(min_length=1)]

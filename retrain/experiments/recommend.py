@@ -85,7 +85,7 @@ class Recommendation(NamedTuple):
     scratch: Scratch
     resolution: Resolution
     plan: Plan
-    """The plan of one race. All have the same parent, drops and length."""
+    """The plan of one race. All races have the same parent, drops and length."""
     seeds: int
     used: int
     """Iterations of all races together."""

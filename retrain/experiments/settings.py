@@ -50,7 +50,7 @@ MeasureName = Literal["weight_correlation", "gradient_norms", "learning_speed", 
 
 
 class Data(ConfigModel):
-    """One data set: a folder or tar below the root, or one that can be loaded by name."""
+    """One data set: a folder or tar below the root, or a data set that can be loaded by name."""
 
     name: Annotated[str, Field(min_length=1)]
     """Name of the data set below --root (an image folder, or its files in tars), or cifar10, cifar100, svhn, digits."""
@@ -75,7 +75,7 @@ class Split(ConfigModel):
     classes if there is one data set), but the second run trains on the second drop only; margin: like share, but later
     drops contain the samples of which the method's own model is least sure."""
     sizes: str = ""
-    """Sizes of the drops, such as 70+30. Not for source, nor with step."""
+    """Sizes of the drops, such as 70+30. Not allowed with `by: source` or `step`."""
     step: PositiveInt | None = None
     """share, component, margin: number of training images in each drop, instead of sizes. Each later drop also has one
     val and one test image. The first drop has all other held-out images."""
@@ -134,7 +134,7 @@ class Study(ConfigModel):
     task: str
     """A task, by name or file."""
     set: Settings = Field(default_factory=dict)
-    """Overrides for the whole study."""
+    """Overrides for all runs of the study."""
     data: tuple[Data, ...] = ()
     """The data sets. If there are several, every split has `by: source` or `by: transfer`."""
     redraw: bool = False

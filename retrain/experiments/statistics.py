@@ -66,8 +66,8 @@ class Row(NamedTuple):
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
     negative_transfer: bool
-    """Whether the mean final accuracy is lower than that of the first method of `Study.against`. If so, earlier
-    learning did harm."""
+    """Whether the mean final accuracy is lower than the mean final accuracy of the first method of `Study.against`. If
+    so, earlier learning did harm."""
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:

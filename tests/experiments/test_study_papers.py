@@ -51,7 +51,7 @@ TRAINED = [  # each data set, and each way to divide data into drops
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a folder with small versions of all data sets. They have a test split if the real ones have one."""
+    """Yield a folder with small versions of all data sets. Data sets have a test split if the real ones do."""
     with workplace(tmp_path_factory.mktemp("papers")) as root, pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
         environment.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))

@@ -158,7 +158,7 @@ class AdviceFigures(NamedTuple):
 
 
 def advice_figures(runs: Runs, advice: SuiteAdvice) -> AdviceFigures | None:
-    """Compare an advised preset with the best one. Return None unless all presets and scratch have run."""
+    """Compare an advised preset with the best preset. Return None unless all presets and scratch have run."""
     presets = {"default": DEFAULT_TO_PLAIN, "naive": NAIVE, "paper": PAPER}
     methods = {**presets, "scratch": PLAIN}
     keys = {choice: Key(advice.regime, advice.seed, method, 2) for choice, method in methods.items()}
@@ -186,7 +186,7 @@ def all_in(run: SuiteRun) -> float:
 
 
 def sequence_figures(runs: Runs, regime: str, seed: int) -> SequenceFigures | None:
-    """Return the numbers of a sequence. None unless the default and both baselines have results for every drop."""
+    """Return the numbers of a sequence, or None unless the default and both baselines have results for every drop."""
     numbers = drops_of(runs, regime, seed)
     found = [
         tuple(runs.get(Key(regime, seed, method, drop)) for method in (DEFAULT, PLAIN, AVERAGED)) for drop in numbers

@@ -13,7 +13,7 @@ GAP = 0.005
 WRONG_SHARE = 0.1
 """Largest allowed share of sequences in which the advised preset exceeds `ADVISED_RATIO`."""
 ADVISED_RATIO = 1.15
-"""Largest allowed ratio of the advised preset's iterations to the best one's."""
+"""Largest allowed ratio of the advised preset's iterations to the best preset's."""
 
 RegimeResult = tuple[Regime, RegimeFigures]
 
@@ -135,8 +135,8 @@ def _ledger_agrees(results: Sequence[RegimeResult]) -> Goal:
 
 def _advice_is_right(advised: Sequence[AdviceFigures]) -> Goal:
     goal = (
-        "`retrain study recommend` names a preset that takes at most 15% more iterations than the best one, in at "
-        "least 9 of 10 sequences"
+        "`retrain study recommend` advises a preset that takes at most 15% more iterations than the best preset, in "
+        "at least 9 of 10 sequences"
     )
     wrong = [
         f"{each.advice.regime} seed {each.advice.seed} ({each.ratio:.2f})"

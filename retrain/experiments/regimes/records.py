@@ -106,7 +106,7 @@ def summarize_runs(
 
 
 def _join_curves(records: Sequence[RunRecord], curves: Sequence[Curve]) -> tuple[tuple[int, float], ...]:
-    """Return the curves one after another. The iterations of a run continue those of the run before it."""
+    """Return the curves one after another. The iterations of each run are added to those of the runs before it."""
     joined: list[tuple[int, float]] = []
     before = 0
     for record, curve in zip(records, curves, strict=True):

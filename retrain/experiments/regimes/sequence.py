@@ -197,7 +197,7 @@ def describe(run: SuiteRun) -> str:
 
 
 def _runs_on(store: TaskStore, drop: int, purpose: str) -> list[RunRecord]:
-    """Return the ended runs whose newest drop is this one, oldest first, without the runs that failed by an error."""
+    """Return the ended runs whose newest drop is this one, oldest first, without failed runs."""
     name = drop_name(drop)
     records = [record for record in store.ledger.read() if record.drops[-1] == name and record.purpose == purpose]
     return [record for record in records if record.outcome != "failed"]
