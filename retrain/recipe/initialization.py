@@ -57,10 +57,10 @@ def shrink_perturb(
 def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> float:
     """Return the factor on the parent's parameters.
 
-    It is alpha, or a larger factor if alpha would make their norm smaller than `least_norm`. It is at most 1. It is the
-    same for all parameters, so a network with BatchNorm predicts the same classes as before. The limit `least_norm` is
-    needed because a run may be too short for shrunk weights to grow back. If each run of a lineage shrank the weights
-    by alpha, steps would become larger relative to the weights with every drop.
+    It is alpha, or a larger factor if alpha would make their norm smaller than `least_norm` times a new network's norm.
+    It is at most 1. It is the same for all parameters, so a network with BatchNorm predicts the same classes as before.
+    The limit `least_norm` is needed because a run may be too short for shrunk weights to grow back. If each run of a
+    lineage shrank the weights by alpha, steps would become larger relative to the weights with every drop.
     """
     norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
@@ -195,10 +195,11 @@ def class_mean_rows(
     `means` [K, F] are the mean features of the classes, over `counts` [K] images. `old_mean` [F] is the mean feature of
     old samples. `old_rows` [C, F] and `old_bias` [C] are the parent's head.
 
-    A new row is the mean old row plus a vector. It has the direction in which the mean feature of the class differs
-    from `old_mean`. The length of this vector is the mean distance of the old rows from their mean. Its component along
-    `old_mean` is removed: features after a ReLU have a large mean, and without normalization the network would predict
-    new classes for nearly all images. A class without images gets the mean old row.
+    A new row is the mean old row plus a vector. The vector points from the mean feature of all classes to the mean
+    feature of the new class (`old_mean` is used for each old class). Its component along the mean feature of all
+    classes is removed: features after a ReLU have a large mean, and without normalization the network would predict new
+    classes for nearly all images. The length of the vector is the mean distance of the old rows from their mean. A
+    class without images gets the mean old row.
     """
     has_images = (counts > 0).unsqueeze(1)
     means = torch.where(has_images, means, old_mean)

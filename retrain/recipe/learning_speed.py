@@ -120,9 +120,9 @@ def split(counters: Counters, sizes: Sequence[int]) -> list[Counters]:
 def to_tensors(counters: Counters) -> dict[str, Tensor]:
     """Return the counters in 8 bytes a sample, as a finished run stores them: float16, float16 and float32.
 
-    Whole counts up to 2048 are exact. Other counts, such as a decayed parent's, are rounded by at most 1 part in 2048.
-    A sample that was seen more often is stored as if it was seen 2048 times, with the same learning speed and mean
-    loss.
+    Integer counts up to 2048 are exact. Other counts, such as a decayed parent's, are rounded by at most 1 part in
+    2048. A sample that was seen more often is stored as if it was seen 2048 times, with the same learning speed and
+    mean loss.
     """
     kept = concatenate([_to_stored(*block) for block in _blocks(counters)])
     return {"seen": kept.seen, "correct": kept.correct, "loss": kept.loss}

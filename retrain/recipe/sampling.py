@@ -36,8 +36,8 @@ def shuffle(kept: Tensor, generator: torch.Generator) -> Tensor:
     return sort_by_random_key(kept, lambda block: torch.rand(len(block), generator=generator, dtype=torch.float64))
 
 
-def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sort indices in place. `place` gives each index of a block a key in [0, 1), float64.
+def sort_by_random_key(kept: Tensor, draw_keys: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sort indices by keys, in place. `draw_keys` returns a key in [0, 1), float64, for each index of a block.
 
     Key and index share an int64. Sorting these integers reads memory in sequence, at 100 million integers a second. The
     index takes its `bit_length`, and the key takes the other bits: 36 of 63 for 100 million samples. Equal keys keep
@@ -47,7 +47,7 @@ def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tenso
         return kept
     bits = int(kept[-1]).bit_length()
     for block in torch.split(kept, BLOCK):
-        block += place(block).mul_(2 ** (BITS - bits)).long() << bits
+        block += draw_keys(block).mul_(2 ** (BITS - bits)).long() << bits
     kept.numpy().sort()
     return kept.bitwise_and_(2**bits - 1)
 

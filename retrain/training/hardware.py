@@ -121,7 +121,7 @@ def _decoding_cores(cores: int, decoding: float, computing: float) -> int:
     """Return the number of cores for decoding, given one core's seconds to decode and to train on an image.
 
     Training does not use these cores. OpenMP threads wait for each other, so one thread on a shared core delays all
-    threads. The result is 0 if decoding between steps takes less time than training with one core less.
+    threads. The result is 0 if decoding between steps takes less time than the training would lose with one core less.
     """
     if decoding * cores < computing / cores:
         return 0

@@ -127,7 +127,6 @@ class _OnlyChoice:
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mixed images and targets."""
-        torch.empty(
-            1
-        ).exponential_()  # RandomChoice draws a number; without it, runs of earlier versions could not resume
+        # RandomChoice draws a number. Without this draw, runs of earlier versions could not resume.
+        torch.empty(1).exponential_()
         return self._transform(images, labels)
