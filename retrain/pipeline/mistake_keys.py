@@ -20,9 +20,11 @@ from retrain.store.task_store import TaskStore
 def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) -> tuple[Mistake, ...]:
     """Return a run's mistakes on its test split, with the keys of their images instead of their positions.
 
-    A position is not replaced in three cases: the drop is missing, is damaged or has no sample table; images of the
-    drop were erased after the run had used them; or the access policy of this process, such as the exporter, does not
-    allow reading the sample table.
+    A position is not replaced in three cases:
+
+    - The drop is missing, is damaged or has no sample table.
+    - Images of the drop were erased after the run had used them.
+    - The access policy of this process, such as the exporter, does not allow reading the sample table.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}

@@ -100,8 +100,8 @@ def _same_step_rate(fitted: float, alpha: float) -> float:
     With this factor, a step after shrinking by `alpha` changes the weights as much as a step after shrinking by
     `fitted`. With BatchNorm, shrinking makes a run faster because its steps become larger relative to the weights. A
     higher learning rate does the same, and an under-fitted parent keeps what it has learnt. In trials (clothes with 120
-    images a class, CIFAR-100 with 2.5 epochs), runs with an alpha of 1 and a factor of 2 to 3 were compared with runs
-    with an alpha of 0.8 and no factor. They reached scratch's test accuracy 1.1 to 1.3 times sooner.
+    images a class, CIFAR-100 with 2.5 epochs), some runs had an alpha of 1 and a factor of 2 to 3. Other runs had an
+    alpha of 0.8 and no factor. The first ones reached scratch's test accuracy 1.1 to 1.3 times sooner.
     """
     return round(min(RAISED_RATE, alpha / fitted), 2) if fitted else RAISED_RATE
 
