@@ -70,6 +70,8 @@ def ingest_drop(
     files = [entry for entry in entries if str(entry.name) not in excluded]
     uploaded = Uploaded(files=len(files), size=sum(entry.size for entry in files))
     shards = [entry for entry in files if litter_kind(entry.name) is None]
+    if any(f"{entry.name}/" == PACKED_FOLDER for entry in files):
+        raise DropError(f"drop {drop_id}: {PACKED_FOLDER} is the folder of the packed shards: rename the file `packed`")
     if not shards:
         raise DropError(
             f"drop {drop_id}: no training image in it (hidden and temporary files are ignored): upload training images"

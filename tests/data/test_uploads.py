@@ -146,6 +146,7 @@ def test_interrupted_upload_can_be_ingested_again(local: LocalStore) -> None:
         (photos() | {"cat/1.png": png(1)[:60]}, r"store/pets/drops/week-45: cat/1\.png: cannot be decoded"),
         ({"train.tar": webdataset(1)}, "no val samples among 1"),
         ({}, "no training image in it"),
+        (photos() | {"packed": b"x"}, "week-45: packed/ is the folder of the packed shards: rename the file `packed`"),
     ],
 )
 def test_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: dict[str, bytes], message: str) -> None:
