@@ -87,7 +87,7 @@ class L2(ConfigModel):
 
     name: Literal["l2"] = "l2"
     strength: NonNegativeFloat = 0.01
-    """Lambda."""
+    """Lambda: the factor on the penalty."""
 
 
 class L2Init(ConfigModel):
@@ -95,7 +95,7 @@ class L2Init(ConfigModel):
 
     name: Literal["l2_init"] = "l2_init"
     strength: NonNegativeFloat = 0.01
-    """Lambda."""
+    """Lambda: the factor on the penalty."""
     anchor: Literal["origin", "fresh", "start"] = "start"
     """theta_0: origin (the first initialization of the lineage), fresh (this run's new network) or start (this run's
     initial weights). start gave the best results in docs/evidence/cifar100-mini.md."""
@@ -106,7 +106,7 @@ class Ewc(ConfigModel):
 
     name: Literal["ewc"] = "ewc"
     strength: NonNegativeFloat = 100.0
-    """Lambda."""
+    """Lambda: the factor on the penalty."""
     samples: PositiveInt = 1000
     """Number of old samples for the estimate of the Fisher information F."""
 
@@ -116,7 +116,7 @@ class ConfidencePenalty(ConfigModel):
 
     name: Literal["confidence_penalty"] = "confidence_penalty"
     strength: NonNegativeFloat = 0.1
-    """Beta."""
+    """Beta: the factor on the entropy."""
 
 
 class Adversarial(ConfigModel):
@@ -141,7 +141,7 @@ class EasyHard(ConfigModel):
 
     name: Literal["easy_hard"] = "easy_hard"
     share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """Share of the old samples that counts as easy. The same share counts as hard. It is half of the paper's c."""
+    """Share of the old samples that counts as easy: half of the paper's c. The same share counts as hard."""
     probability: Share = 0.1
     """r: the probability that an easy or hard old sample appears in an epoch."""
 
@@ -199,7 +199,7 @@ class Cosine(ConfigModel):
     final_rate: NonNegativeFloat = 0.0
     """Learning rate at the end of the schedule (Verwimp et al., A.2: 1e-6)."""
     escalation: tuple[PositiveFloat, ...] = ()
-    """Longer schedules, as multiples of scratch's, that are tried one after another after a missed target."""
+    """Longer schedules, as multiples of scratch's schedule. They are tried one after another after a missed target."""
 
 
 class MultiStep(ConfigModel):
@@ -213,7 +213,7 @@ class MultiStep(ConfigModel):
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor on the learning rate at each milestone."""
     escalation: tuple[PositiveFloat, ...] = ()
-    """Longer schedules, as multiples of scratch's, that are tried one after another after a missed target."""
+    """Longer schedules, as multiples of scratch's schedule. They are tried one after another after a missed target."""
 
 
 Schedule = Annotated[AutoSchedule | Constant | InverseTime | Cosine | MultiStep, Field(discriminator="name")]

@@ -67,10 +67,10 @@ class Queue(ConfigModel):
 
 
 class Resources(ConfigModel):
-    """Requests and limits of the pods. Only pods that train and evaluate ask for GPUs."""
+    """Requests and limits of the pods. Only pods that train and evaluate request GPUs."""
 
     image: Annotated[str, Field(min_length=1)] = f"retrain:{__version__}"
-    """Image of every pod, with its registry."""
+    """Container image of every pod, with its registry."""
     pull_secret: str | None = None
     """Secret with the registry's credentials."""
     credentials: str | None = None

@@ -18,7 +18,7 @@ NETWORK = check_network("$MLFLOW_TRACKING_URI")
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's default is 120
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default is 7, with growing pauses
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # commands print JSON there
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # commands print JSON to stdout
 }
 """Settings of MLflow that apply unless the environment has other values."""
 

@@ -1,8 +1,8 @@
 """Export a task's ledger and champions to an MLflow server.
 
 Every run of the ledger becomes an MLflow run of the experiment that is named after the task. Every promoted model
-becomes a version of the registered model of that name. The alias `champion` names the champion's version. Existing
-entries in MLflow are not changed. The next export completes an interrupted one.
+becomes a version of the registered model that is named after the task. The alias `champion` names the champion's
+version. Existing entries in MLflow are not changed. The next export completes an interrupted one.
 """
 
 import tempfile

@@ -85,7 +85,7 @@ def test_every_classifier_of_a_distilled_network_is_new(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_torchvisions_inception_networks_have_one_output(tmp_path: Path, name: str) -> None:
-    """Their published weights also have auxiliary classifiers, and expect images that they normalize themselves."""
+    """The published weights also have auxiliary classifiers. With them, the network normalizes the images itself."""
     published = models.get_model(name, num_classes=7, init_weights=False, aux_logits=True)
     save_file(published.state_dict(), tmp_path / "weights.safetensors")
     model = Model(name=name, pretrained=str(tmp_path / "weights.safetensors"), stem="standard")
@@ -193,7 +193,7 @@ def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("anchor", ["fresh", "origin"])
 def test_l2_init_is_anchored_at_the_pretrained_weights(tmp_path: Path, anchor: str) -> None:
-    """Check that a step by only the penalty moves the weights towards the pretrained weights."""
+    """Check that a step with only the penalty moves the weights towards the pretrained weights."""
     task = small(weights_of(tmp_path))
     recipe = Recipe(initialization=Warm(), objective=L2Init(anchor=anchor, strength=1.0))
     plan = plan_of(task.model_copy(update={"recipe": recipe}), "continuous", known=1, parent="scratch-0")

@@ -52,7 +52,8 @@ def test_retrain_serve_answers_the_sdks_client(served: Served) -> None:
 
 def test_kserve_example_serves_metadata_and_metrics(served: Served, server: Addresses) -> None:
     model = load_champion(served.file).run_id
-    assert infer(server.url, served.test_files()[:2])["model_version"] == model  # the SDK's clients do not return it
+    answer = infer(server.url, served.test_files()[:2])  # the SDK's clients do not return the version
+    assert answer["model_version"] == model
     metadata = ask(f"{server.url}/v2/models/pets")
     assert [one["name"] for one in (*metadata["inputs"], *metadata["outputs"])] == ["images", "labels", "probabilities"]
     with urlopen(f"{server.url}/metrics") as page:

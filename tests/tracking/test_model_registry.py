@@ -1,7 +1,7 @@
 """A Kubeflow Model Registry gets every promoted model, and the champion is marked in it.
 
-Exports may be interrupted, repeated, and run at the same time. The tests use a simulated server, and a real one if
-$RETRAIN_TEST_MODEL_REGISTRY has its address.
+Exports may be interrupted, repeated, and run at the same time. The tests use a simulated server, and a real server
+if $RETRAIN_TEST_MODEL_REGISTRY has its address.
 """
 
 import shutil
@@ -198,7 +198,7 @@ def test_removed_model_is_registered_without_artifact(store: TaskStore, address:
 
 
 def test_changes_by_people_in_the_registry_stay(store: TaskStore, address: str) -> None:
-    """A person archives the model and its first version, and adds labels. A rollback changes only the second."""
+    """A person archives the model and its first version, and adds labels. Later exports keep these changes."""
     export_to_registry(store, address)
     first = _roll_back(store)
     export_to_registry(store, address)
@@ -349,7 +349,7 @@ def test_registry_refusals_name_server_and_request(store: TaskStore, address: st
 def test_registry_gets_the_token_of_the_environment(
     store: TaskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a token in the environment, it is read from the file that the environment names."""
+    """If $MODEL_REGISTRY_TOKEN is not set, the client reads the token from the file $MODEL_REGISTRY_TOKEN_FILE."""
     for name in ("MODEL_REGISTRY_TOKEN", "MODEL_REGISTRY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     with serving_registry() as (address, registry):
