@@ -33,7 +33,7 @@ def picture(kind: str, width: int, height: int) -> bytes:
 
 
 def decode_fully(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode all pixels of an image, then resize it."""
+    """Return an image of this size. All pixels of the file are decoded before resizing."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     return np.ascontiguousarray(np.asarray(ImageOps.fit(image, (size, size))).transpose(2, 0, 1))
 

@@ -101,7 +101,10 @@ class Course(NamedTuple):
 
 
 def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
-    """Evaluate along a course up to its target. The target is not expected before the point `expected`."""
+    """Evaluate along a course until the target is found, and return the use of images.
+
+    The target is not expected before the point `expected`.
+    """
     images = torch.empty(case.val, 3, 1, 1, dtype=torch.uint8)
     samples = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
     target, evaluated = round(course.target * case.val), 0
@@ -168,7 +171,7 @@ def runs_of(path: Path) -> list[dict[str, Any]]:
 
 
 def study(path: Path, an_epoch: int) -> dict[str, object]:
-    """Replay the runs of one study, as recorded and as if their data were larger."""
+    """Return the results of replaying a study's runs, as recorded and as if their data were larger."""
     runs = runs_of(path)
     first, cost = runs[0]["curve"], runs[0]["record"]["result"]["cost"]
     between = first["iteration"][0] * cost["samples"] // cost["iterations"]
@@ -183,7 +186,7 @@ def study(path: Path, an_epoch: int) -> dict[str, object]:
 
 
 def retrainings(path: Path) -> dict[str, object]:
-    """Replay the runs of a study that reached the accuracy of scratch."""
+    """Return the results of replaying the runs of a study that reached the accuracy of scratch."""
     runs = runs_of(path)
     cases = [(courses_of(runs, case.an_epoch), case) for case in (*EACH_EPOCH, TWICE)]
     return {
@@ -195,7 +198,8 @@ def retrainings(path: Path) -> dict[str, object]:
 
 
 def regimes(path: Path) -> dict[str, object]:
-    """Replay the retrainings of all regimes that reached the accuracy of the scratch run on the same data."""
+    """Return the results of replaying the regimes' retrainings that reached the scratch run's accuracy on their
+    data."""
     runs = runs_of(path)
     scratch = {_data(run): run["final_accuracy"] for run in runs if run["method"] == "scratch"}
     courses = [
@@ -234,7 +238,7 @@ def resample(curve: dict[str, list[float]], iterations: float, points: int) -> l
 
 
 def main() -> None:
-    """Replay the runs of some files."""
+    """Replay the runs of all files, and report the results."""
     chosen = parser(__doc__).parse_args()
     studies = [study(path, an_epoch) for path, an_epoch in RUNS.items()]
     report({"studies": [*studies, retrainings(RETRAININGS), regimes(REGIMES)]}, chosen.output)

@@ -72,7 +72,7 @@ def draw_epochs(probability: Tensor | None, n: int) -> dict[str, object]:
 
 
 def measure(n: int) -> dict[str, object]:
-    """Measure one size, in this process."""
+    """Return all measurements of one size, made in this process."""
     torch.set_num_threads(1)
     figures, parent = index(n)
     thinned = spent(lambda: keep_probability(EasyHard(), parent, torch.ones(n, dtype=torch.bool)))

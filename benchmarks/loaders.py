@@ -109,7 +109,7 @@ def _pass(loader: Loader, samples: int) -> int:
 
 
 def _decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
-    """Decode a sample as webdataset's documentation does."""
+    """Return a sample's image, decoded as in webdataset's documentation."""
     return (torch.from_numpy(decode_image(sample["png"], ICON)),)
 
 
@@ -129,19 +129,19 @@ class _Tars(IterableDataset[Tensor]):
 
 
 def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
-    """Open an S3 address for webdataset, with one request per shard."""
+    """Return the body of an S3 address for webdataset. Each shard takes one request."""
     bucket, _slash, key = url.removeprefix("s3://").partition("/")
     return opened(f"s3://{bucket}", os.getpid()).open(key)
 
 
 @cache
 def opened(url: str, process: int) -> ObjectStore:
-    """Open the store again in each process. A forked process cannot use the connections of its parent."""
+    """Return the store, opened in this process. A forked process cannot use the connections of its parent."""
     return open_store(url)
 
 
 def measure(url: str, options: Namespace) -> dict[str, object]:
-    """Alternate between all loaders on one store."""
+    """Return the speeds of all loaders on one store. The loaders alternate."""
     store = open_store(url)
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
         samples = icons(options.images)

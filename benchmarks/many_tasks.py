@@ -35,7 +35,7 @@ class Idle:
     """An executor whose runs never end."""
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Do nothing."""
+        """Start nothing, and return that nothing was started."""
         return False
 
 

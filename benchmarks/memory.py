@@ -34,7 +34,7 @@ def peak(command: list[str], environment: dict[str, str]) -> int:
 
 
 def write_noise(folder: Path) -> Path:
-    """Write 50,000 training and 10,000 test images of noise, 32x32 pixels, in 100 classes."""
+    """Write 50,000 training and 10,000 test images of 32x32 random pixels in 100 classes. Return the folder."""
     random = np.random.default_rng(0)
     for name, count in (("train-0", 50_000), ("test-0", 10_000)):
         with tarfile.open(folder / f"{name}.tar", "w") as tar:
@@ -49,7 +49,7 @@ def write_noise(folder: Path) -> Path:
 
 
 def measure(source: Path, folder: Path) -> dict[str, object]:
-    """Pack the source, then train on all of it twice."""
+    """Pack the source and train on all of it twice. Return the peak memory of each process."""
     environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache")}
     retrain = [sys.executable, "-m", "retrain"]
     common = ["--task", str(TASK), "--set", f"store={folder / 'store'}"]
@@ -71,7 +71,7 @@ def measure(source: Path, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, in a folder that is removed afterwards."""
+    """Measure in a temporary folder, and report the results."""
     options = parser(__doc__)
     options.add_argument("source", type=Path, nargs="?", help="folder of tars")
     chosen = options.parse_args()

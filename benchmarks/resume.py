@@ -79,7 +79,7 @@ def kill_in_training(processes: ForkServerContext, folder: Path, plan: Plan, ite
 
 
 def plan_in(folder: Path) -> Plan:
-    """Pack the digits, and plan a scratch run on them. The run saves a checkpoint after every iteration."""
+    """Pack the digits, and return the plan of a scratch run that saves a checkpoint after every iteration."""
     task = load_task(str(TASK), ["training.save_seconds=0", "training.epochs=8"])
     write_digits(folder / "digits")
     pack(folder / "digits", task, context_of(folder).store, staging=Staging.parse("share", "50+50"))
@@ -97,7 +97,7 @@ def newest_state(folder: Path, plan: Plan) -> int | None:
 
 
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
-    """Kill one run after another, and count the runs that end like the first run, which was not killed."""
+    """Kill and resume runs. Return how many end like the first run, which was not killed, and where they resumed."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)

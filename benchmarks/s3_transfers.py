@@ -68,7 +68,7 @@ def compare_with_best(medians: dict[str, float], first: str) -> dict[str, float]
 def time_object(
     store: ObjectStore, client: Any, bucket: str, folder: Path, megabytes: int, rounds: int
 ) -> dict[str, object]:
-    """Time the upload and the download of one large object."""
+    """Return the speeds of uploading and downloading one large object."""
     source, target = folder / "source", folder / "target"
     source.write_bytes(os.urandom(megabytes * MB))
     up: Works = {"store": partial(store.upload, source, "by-retrain")}
@@ -83,7 +83,7 @@ def time_object(
 
 
 def time_shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
-    """Time the upload and the download of shards of two sizes."""
+    """Return the speeds of uploading and downloading shards of two sizes."""
     up, down = Works(), Works()
     for name, (count, megabytes) in SHARDS.items():
         paths = [folder / f"{megabytes}-{number}" for number in range(count)]

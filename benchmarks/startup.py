@@ -62,7 +62,7 @@ def time_imports(command: list[str], environment: dict[str, str]) -> dict[str, f
 
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
-    """Pack the digits, then alternate between trials of one iteration and bare imports."""
+    """Return the times of trials of one iteration on the digits and of bare imports. The two alternate."""
     environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache")}
     retrain = [sys.executable, "-m", "retrain"]
     common = ["--task", str(TASK), "--set", f"store={folder / 'store'}"]

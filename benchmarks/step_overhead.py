@@ -124,7 +124,7 @@ class Moment(NamedTuple):
 
     @classmethod
     def now(cls) -> "Moment":
-        """Read both clocks."""
+        """Return the present time of both clocks."""
         return cls(time.perf_counter(), time.process_time())
 
 

@@ -62,7 +62,7 @@ class Cost(NamedTuple):
 
 
 def timed(work: Callable[[], object], iterations: int) -> Cost:
-    """Measure iterations after a warm-up."""
+    """Return the mean cost of an iteration after a warm-up."""
     for _ in range(WARM_UP):
         work()
     wall, processor = time.perf_counter(), time.process_time()
@@ -96,7 +96,7 @@ class Bench:
         return set_up(plan, splits["train"], splits["val"], None)
 
     def decoding(self, workers: int) -> Cost:
-        """Measure decoding without training."""
+        """Return the cost of decoding without training."""
         torch.set_num_threads(1)
         loader = self.streaming(workers).loader
         try:
@@ -105,17 +105,17 @@ class Bench:
             loader.close()
 
     def computing(self, threads: int) -> Cost:
-        """Measure training on samples in memory."""
+        """Return the cost of training on samples in memory."""
         torch.set_num_threads(threads)
         return timed(partial(train_step, self.in_memory()), self.iterations)
 
     def training(self, threads: int, workers: int) -> Cost:
-        """Measure training on the stream."""
+        """Return the cost of training on the stream."""
         torch.set_num_threads(threads)
         return self._stepping(self.streaming(workers))
 
     def default(self) -> Cost:
-        """Measure training on the stream with the settings that `retrain` chooses."""
+        """Return the cost of training on the stream with the settings that `retrain` chooses."""
         torch.set_num_threads(CORES)
         run = self.streaming(None)
         with use_threads(run.threads):

@@ -53,14 +53,14 @@ class AllReduces:
         state: object,
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[torch.Tensor]:
-        """Count a bucket of gradients, and leave it unchanged."""
+        """Count the bytes of a bucket of gradients, and return the bucket unchanged."""
         self.gradients += bucket.buffer().nbytes
         done = torch.futures.Future[torch.Tensor]()
         done.set_result(bucket.buffer())
         return done
 
     def count_other(self, tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        """Count an all-reduce that the project starts."""
+        """Count the bytes of an all-reduce that this project starts, and return its result."""
         self.others += tensor.nbytes
         return self._all_reduce(tensor, *arguments, **options)
 

@@ -49,7 +49,7 @@ class Seconds(NamedTuple):
 
 
 def timed(work: Callable[[], object]) -> Seconds:
-    """Measure some work of this process with all its threads."""
+    """Return the seconds that some work takes in this process and all its threads."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)

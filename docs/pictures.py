@@ -85,7 +85,7 @@ def terminal() -> str:
 
 
 def drawn(window: BrowserContext, html: str) -> Page:
-    """Open a separate page. The content security policy of the report applies to everything that is loaded after it."""
+    """Return a new page that shows this HTML. The report's content security policy would stay active in a used page."""
     page = window.new_page()
     page.set_content(html)
     return page

@@ -192,7 +192,7 @@ def run_tests(tree: Path, module: str, limit: int) -> bool:
 
 
 def run_pytest(tree: Path, tests: list[str]) -> int:
-    """Run pytest within the copied tree, in this process."""
+    """Run pytest within the copied tree, in this process, and return its exit code."""
     os.chdir(tree)
     os.environ["PYTHONPATH"] = str(tree)
     sys.path[:] = [str(tree), *(path for path in sys.path if Path(path or ".").resolve() != ROOT.resolve())]

@@ -72,7 +72,7 @@ class Aws:
         return {"Messages": [{"Body": body, "ReceiptHandle": "1", "MessageId": "1"} for body in bodies]}
 
     def delete(self, request: dict[str, object]) -> dict[str, object]:
-        """Report success: messages are removed when they are received."""
+        """Return success. A message is already removed when it is received."""
         return {"Successful": request["Entries"], "Failed": []}
 
 
