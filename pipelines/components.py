@@ -1,4 +1,4 @@
-"""The pipeline's components. Each only calls its step.
+"""The pipeline's components. Each component only calls its step.
 
 kfp copies the source of each function into the pipeline, without the other code of this file. Therefore, each function
 imports what it needs.
@@ -35,7 +35,10 @@ def train(
 
 
 def train_only(task: dict[str, object], run_id: str, device: str) -> str:
-    """Train, and return the id of the last run. After a run that missed its target, another may follow (escalation)."""
+    """Train, and return the id of the last run.
+
+    After a run that missed its target, another run may follow (escalation).
+    """
     from retrain.kubeflow import steps
 
     return steps.train(task, run_id, device)
@@ -87,7 +90,7 @@ def trial(task: str, run_id: str, device: str) -> str:
 
 
 def finish(task: dict[str, object], submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
-    """Record a failed run, and fail if the retraining failed. Runs last, also after errors."""
+    """Record a failed run, and fail if the retraining failed. Runs last, even after errors."""
     from retrain.kubeflow import last_step
 
     last_step.finish(task, submission or job, job, status.state, status.error_message)

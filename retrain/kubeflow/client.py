@@ -55,10 +55,10 @@ def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted
 
 
 def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
-    """Return the run of this name on the task's server. Submit it if there is none. Raises `SubmitError`.
+    """Return the run with this name on the task's server. Submit it if there is none. Raises `SubmitError`.
 
-    Concurrent processes can create several runs of one name. Then the first run that has not ended is returned. The
-    server's times are in full seconds. Among equal times, the lowest id decides.
+    Concurrent processes can create several runs with one name. Then the first run that has not ended is returned. The
+    server states times in full seconds. Among runs with equal times, the run with the lowest id is returned.
     """
     with _connection(task.kubeflow) as client:
         experiment = _experiment(client, task)
@@ -77,7 +77,7 @@ def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[
 
 
 def schedule(task: Task, build: PipelineBuilder) -> str:
-    """Schedule retraining at the task's times, and delete an earlier schedule.
+    """Schedule retraining at the times of the task's `schedule`, and delete an earlier schedule.
 
     Returns the id of the recurring run. Raises `SubmitError`.
     """
@@ -158,8 +158,8 @@ def _experiment(client: Client, task: Task) -> str:
 def _find_or_create(find: Callable[[], list[Any] | None], create: Callable[[], Any]) -> tuple[Any, bool]:
     """Find an object of the server or create it. Return it, and whether this call created it.
 
-    The server allows each name once. If several processes create it at the same time, the server refuses all but one.
-    The others find the object of that process.
+    The server accepts each name only once. If several processes create the object at the same time, the server refuses
+    all requests but one. The refused processes then find the object.
     """
     if found := find():
         return found[0], False

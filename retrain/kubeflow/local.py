@@ -39,7 +39,7 @@ def run_locally(
 
     Raises `UserError` if the task, its data or the device are wrong.
     """
-    if device not in ("auto", "cpu"):  # those two exist everywhere, and torch takes seconds to import
+    if device not in ("auto", "cpu"):  # every machine has these two; importing torch takes seconds
         from retrain.pipeline.context import pick_device
 
         pick_device(device)

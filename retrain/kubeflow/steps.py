@@ -72,7 +72,7 @@ def _plan(context: RecordContext, task: Task, method: str, purpose: str) -> Subm
 
 
 def request(method: str, purpose: str) -> Request:
-    """Return the request in the pipeline's parameters. An empty method means that the plan chooses."""
+    """Return the request in the pipeline's parameters. An empty method means that planning chooses the method."""
     given = (("method", method or "scratch", get_args(Method)), ("purpose", purpose, get_args(Purpose)))
     for name, word, allowed in given:
         if word not in allowed:

@@ -26,7 +26,7 @@ log = logging.getLogger("retrain")
 
 
 def require_submittable(task: Task) -> None:
-    """Raise a `UserError` if the task's settings prevent every submission, whatever the plan."""
+    """Raise a `UserError` if the task's settings prevent the submission of any plan."""
     task.resources.require_one_node()
     write_parameter(task)
     require_storable(task)

@@ -175,7 +175,7 @@ class Exporter(Collector):
         self._families: Sequence[Metric] = ()
 
     def refresh(self) -> None:
-        """Read new records. A task that cannot be read is logged and keeps its last values. The others are updated."""
+        """Read new records of all tasks. A task that cannot be read is logged and keeps its last values."""
         for task in self._tasks:
             try:
                 task.refresh(self._totals)

@@ -92,7 +92,7 @@ class LiveMetrics(Collector):
     def _eta(self, plan: Plan) -> float | None:
         """Return the seconds until the run ends, at the mean speed of this process.
 
-        The run ends at its target or with its schedule. The earlier of the two counts.
+        The run ends at its target or with its schedule. The estimate is for the earlier of the two.
         """
         done = self._progress.iteration - self._first
         if not self._running or done == 0:

@@ -3,7 +3,8 @@
 A saving can be negative, but a Prometheus counter must never fall. Therefore the iterations of runs and the iterations
 of scratch are counters, and their difference is a gauge. Labels contain no run's id, so the number of series does not
 grow with the number of runs. The only exception is `retrain_champion_info`. It names a model, in one series for each
-task. A metric has one unit, so its name contains the currency. Amounts of two currencies are never added up.
+task. A metric has one unit, so the name of a metric in money contains the currency. Amounts of two currencies are never
+added up.
 """
 
 from typing import Literal, NamedTuple

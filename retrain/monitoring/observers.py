@@ -49,7 +49,7 @@ class Pace:
     HINT_AFTER = 10.0
     """Seconds of training after which the speed is known well enough for a hint."""
     LONG = 1200.0
-    """Seconds. A training that takes less than this from now on gets no hint."""
+    """A training gets no hint if it is expected to end within this number of seconds."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._iterations = plan.task.training.batch_size, plan.iterations
@@ -66,7 +66,7 @@ class Pace:
         return (self._iterations - iteration) * (time.monotonic() - self._since) / done if done else 0.0
 
     def hint(self, iteration: int) -> str | None:
-        """Return a hint how to shorten a long training without a GPU. Return it at most once."""
+        """Return advice on how to shorten a long training without a GPU. Return it at most once."""
         if self._hinted or time.monotonic() - self._since < self.HINT_AFTER:
             return None
         self._hinted = True
@@ -113,7 +113,7 @@ def _short_score(point: Point, plan: Plan) -> str:
 
 
 class LogLines:
-    """Writes log lines at the start, at the end, and at evaluations, but not more often than every `EVERY_SECONDS`.
+    """Writes log lines at the start, at the end, and at evaluations (at most one in `EVERY_SECONDS`).
 
     Also writes a line after `SILENT_SECONDS` without a line.
     """

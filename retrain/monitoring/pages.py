@@ -49,9 +49,9 @@ class Pages:
         return self._drawn(name, name, draw_page, self.tasks[name])
 
     def fleet(self, prefix: str) -> bytes:
-        """Return the page over all tasks, with the age and the errors of `get`.
+        """Return the page over all tasks, at most `FRESH_SECONDS` old. Raises the same errors as `get`.
 
-        Links to task pages are `prefix` and the task's name.
+        A link to a task's page is `prefix`, followed by the task's name.
         """
         return self._drawn(None, "all tasks", draw_fleet, list(self.tasks.values()), prefix)
 

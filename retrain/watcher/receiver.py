@@ -25,11 +25,12 @@ TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
 """Environment variable with the token that authenticates requests. Without it, no events are accepted."""
 ORIGIN = "HTTP_WEBHOOK_REQUEST_ORIGIN"
 SHORTEST_TOKEN = 16
-"""Least number of characters of the token. A shorter token can be guessed."""
+"""Smallest number of characters of the token. A shorter token can be guessed."""
 BODY_BYTES = 1 << 20
 """Largest size of a request's body, in bytes. An event has about 1 KB."""
 MOST_WAITING = 10_000
-"""Largest number of drops that wait for the watcher's next turn. More are refused, and the next poll finds them."""
+"""Largest number of drops that wait for the watcher's next turn. Events about further drops are refused. The next poll
+finds these drops."""
 
 log = logging.getLogger("retrain")
 

@@ -44,8 +44,8 @@ class Pace(NamedTuple):
 
 DEFAULT_PACE = Pace()
 MANY = 0.1
-"""Largest share of a task's drops that are read one by one, with three requests per drop. If a larger share is new, all
-objects of the task's drops are listed, with 1,000 objects per request."""
+"""If at most this share of a task's drops is new, the new drops are read one by one, with three requests per drop.
+Otherwise, all objects of the task's drops are listed, with 1,000 objects per request."""
 DRIFT_SECONDS = 3600.0
 """Seconds that measuring the drift of the waiting drops may take."""
 

@@ -15,13 +15,13 @@ TURN_SECONDS = 20.0
 """Seconds between turns if nothing lands. This is the longest delay between the end of a run and the start of the next
 run."""
 RETRY_SECONDS = 20.0
-"""Seconds until all drops are checked again, after a failure or while another watcher validates one."""
+"""Seconds until all drops are checked again, after a failure or while another watcher validates a drop."""
 
 log = logging.getLogger("retrain")
 
 
 class Watcher:
-    """Watches tasks independently. A broken task does not stop the others. SIGKILL is safe at any point.
+    """Watches tasks independently. A broken task does not stop the other tasks. SIGKILL is safe at any point.
 
     A drop that an event names is checked immediately. All drops are also checked every `poll_seconds`, because events
     can get lost.
@@ -98,7 +98,7 @@ class Watcher:
     def _run_step(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
         try:
             step()
-        except TaskLocked as busy:  # another watcher does this work: no failure of this one
+        except TaskLocked as busy:  # another watcher does this work, so it is no failure
             log.info("%s: %s", watch.task.name, busy)
             self.health.succeeded(watch.task.name)
         except UserError as error:

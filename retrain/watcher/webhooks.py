@@ -34,7 +34,7 @@ HOSTS = "RETRAIN_WEBHOOK_HOSTS"
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 """Longest time to connect to an endpoint, and longest wait for its reply, in seconds."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
-"""Pauses after failures of an endpoint. Each further failure doubles the first pause, up to the longest."""
+"""Pauses after failures of an endpoint: the first pause, and the longest. Each further failure doubles the pause."""
 
 log = logging.getLogger("retrain")
 
@@ -47,7 +47,7 @@ class Delivered(Record):
 
 
 class Delivery(NamedTuple):
-    """The number of events that an endpoint has confirmed, and the problem that stopped it, if any."""
+    """The number of events that an endpoint has confirmed, and the problem that stopped the delivery, if any."""
 
     confirmed: int
     problem: str | None = None

@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Return a task whose ledger was written by real runs: scratch, a calibration, and a run with its target."""
+    """Return a task whose ledger was written by real runs: a scratch run, a calibration, and a run with a target."""
     folder = tmp_path_factory.mktemp("report")
     training = Training(epochs=6, batch_size=8, evaluate_every=1)
     task = Task(

@@ -69,9 +69,9 @@ def test_champion_period_ends_at_the_next_promotion() -> None:
         )
     )
     now = at[2] + timedelta(hours=5)
-    reigns = make_timeline(ReportData("birds", "store", now, [first], champion=Champion(history=history))).reigns
-    assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
-    assert [reign.score for reign in reigns] == [0.79, None, 0.79]
+    periods = make_timeline(ReportData("birds", "store", now, [first], champion=Champion(history=history))).periods
+    assert [(period.since, period.until) for period in periods] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
+    assert [period.score for period in periods] == [0.79, None, 0.79]
 
 
 def sampling_sentence(sampling: Sampling) -> str:

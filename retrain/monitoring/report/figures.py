@@ -69,7 +69,7 @@ SHOWN: Mapping[Unit, tuple[str, float]] = {
     "energy_joules": ("kWh", metrics.JOULES_PER_KWH),
     "co2_grams": ("kg CO₂", 1000.0),
 }
-"""Units for net savings, in addition to iterations: label (default: the currency) and divisor."""
+"""Units in which net savings are shown besides iterations, each with its label (empty: the currency) and divisor."""
 
 
 def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:

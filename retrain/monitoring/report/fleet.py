@@ -35,7 +35,7 @@ class FleetTask(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Return the ending of the task's newest retraining. If a candidate awaits approval, return that instead."""
+        """Return "awaits approval" if a candidate does, and the ending of the task's newest retraining otherwise."""
         if self.status and self.status.awaiting:
             return "awaits approval"
         final = [record for record in self.records if is_final(record)]
@@ -57,7 +57,7 @@ class Month(NamedTuple):
 
 
 def read_fleet(tasks: Iterable[Task]) -> list[FleetTask]:
-    """Read every task's ledger and state. A task that cannot be read gets a `problem`. The others are not affected."""
+    """Read every task's ledger and state. A task that cannot be read gets a `problem`, and the next task is read."""
     return [_read(task) for task in tasks]
 
 

@@ -39,13 +39,17 @@ def matrix_rows(errors: ErrorAnalysis) -> list[Row]:
     samples = {one.name: one.samples for one in errors.classes}
     right = [(one.name, one.name, one.correct) for one in errors.classes]
     wrong = [(one.true, one.predicted, one.count) for one in errors.confusions]
-    return [_row(true, taken, count, samples[true]) for true, taken, count in right + wrong if {true, taken} <= shown]
+    return [
+        _row(true, predicted, count, samples[true])
+        for true, predicted, count in right + wrong
+        if {true, predicted} <= shown
+    ]
 
 
-def _row(true: str, taken: str, count: int, samples: int) -> dict[str, Any]:
+def _row(true: str, predicted: str, count: int, samples: int) -> dict[str, Any]:
     share = count / samples if samples else 0.0
-    label = f"{count:,} of {samples:,} images of {true} are classified as {taken}"
-    return {"true": true, "taken": taken, "share": share, "label": label}
+    label = f"{count:,} of {samples:,} images of {true} are classified as {predicted}"
+    return {"true": true, "predicted": predicted, "share": share, "label": label}
 
 
 def matrix_chart(errors: ErrorAnalysis) -> Chart:
@@ -58,7 +62,7 @@ def matrix_chart(errors: ErrorAnalysis) -> Chart:
     space = min(LABEL_LIMIT, CHARACTER * max((len(name) for name in order), default=0))
     axis = alt.Axis(grid=False, labelLimit=LABEL_LIMIT, labelOverlap=True, minExtent=space)
     rows = alt.Y("true:N", sort=list(order), title=None, axis=axis)
-    columns = alt.X("taken:N", sort=list(order), title=None, axis=axis)
+    columns = alt.X("predicted:N", sort=list(order), title=None, axis=axis)
     cells: alt.Chart = table(matrix_rows(errors)).mark_rect(color="var(--ours)", stroke="var(--line)")
     opacity = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     return cells.encode(x=columns, y=rows, opacity=opacity, description="label:N")

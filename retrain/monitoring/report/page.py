@@ -75,7 +75,7 @@ def _timeline(sources: ReportData) -> dict[str, Any]:
     passed = make_timeline(sources)
     return {
         "passed": passed,
-        "champions": _draw(timeline.champion_chart(passed), WHOLE, 170) if passed.reigns else None,
+        "champions": _draw(timeline.champion_chart(passed), WHOLE, 170) if passed.periods else None,
         "events": _draw(timeline.event_chart(passed), WHOLE, 150) if passed.drops or passed.runs else None,
     }
 

@@ -11,12 +11,12 @@ from retrain.monitoring.report.charts import Chart, Row, colours, links, millise
 from retrain.monitoring.report.sources import ReportData
 from retrain.records import Drop, RunRecord
 
-REIGNS = 60
+PERIODS = 60
 """Number of newest champions in the timeline. The timeline begins with the oldest of them."""
 RUNS = 200
 
 
-class Reign(NamedTuple):
+class ChampionPeriod(NamedTuple):
     """The time of one champion, from its promotion to the next promotion."""
 
     sequence: int
@@ -35,7 +35,7 @@ class Reign(NamedTuple):
 class Timeline(NamedTuple):
     """The timeline's drops, runs and champions, oldest first."""
 
-    reigns: Sequence[Reign]
+    periods: Sequence[ChampionPeriod]
     drops: Sequence[Drop]
     runs: Sequence[RunRecord]
 
@@ -43,27 +43,27 @@ class Timeline(NamedTuple):
 def make_timeline(sources: ReportData) -> Timeline:
     """Return the newest champions, with the newest drops and runs.
 
-    If there are more champions than `REIGNS`, return only the drops and runs since the oldest of these champions.
+    If there are more champions than `PERIODS`, return only the drops and runs since the oldest of these champions.
     """
-    reigns = _reigns(sources)[-REIGNS:]
+    periods = _periods(sources)[-PERIODS:]
     drops, runs = sources.drops, sources.records[-RUNS:]
-    if len(reigns) == REIGNS:
-        drops = [drop for drop in drops if drop.committed_at >= reigns[0].since]
-        runs = [run for run in runs if run.ended_at >= reigns[0].since]
-    return Timeline(reigns, drops[-RUNS:], runs)
+    if len(periods) == PERIODS:
+        drops = [drop for drop in drops if drop.committed_at >= periods[0].since]
+        runs = [run for run in runs if run.ended_at >= periods[0].since]
+    return Timeline(periods, drops[-RUNS:], runs)
 
 
-def _reigns(sources: ReportData) -> list[Reign]:
+def _periods(sources: ReportData) -> list[ChampionPeriod]:
     if sources.champion is None:
         return []
     history = sources.champion.history
     evaluations = {record.run_id: record.evaluation for record in sources.records}
     ends = [*(entry.at for entry in history[1:]), sources.now]
-    reigns = []
+    periods = []
     for entry, until in zip(history, ends, strict=True):
         evaluation = evaluations.get(entry.run_id)
-        reigns.append(
-            Reign(
+        periods.append(
+            ChampionPeriod(
                 sequence=entry.sequence,
                 run_id=entry.run_id,
                 why=entry.why,
@@ -75,7 +75,7 @@ def _reigns(sources: ReportData) -> list[Reign]:
                 reason=entry.reason,
             )
         )
-    return reigns
+    return periods
 
 
 MARGIN = 56
@@ -95,9 +95,9 @@ def champion_chart(shown: Timeline) -> Chart:
     """Return a chart of the champions' scores on the test split."""
     axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
     y = alt.Y("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
-    base = table(_reign_rows(shown)).encode(x=time_axis(_span(shown), labels=False))
-    reigns: alt.Chart = base.mark_rule(color="var(--ours)", strokeWidth=3, aria=False)
-    return alt.layer(reigns.encode(x2="until:Q", y=y), links(base, y, "ours"))
+    base = table(_period_rows(shown)).encode(x=time_axis(_span(shown), labels=False))
+    periods: alt.Chart = base.mark_rule(color="var(--ours)", strokeWidth=3, aria=False)
+    return alt.layer(periods.encode(x2="until:Q", y=y), links(base, y, "ours"))
 
 
 def event_chart(shown: Timeline) -> Chart:
@@ -118,18 +118,18 @@ def _by_outcome(runs: alt.Chart, shown: Timeline) -> alt.Chart:
     return runs.encode(shape=alt.Shape("outcome:N", scale=shapes), color=alt.Color("outcome:N", scale=tints))
 
 
-def _reign_rows(shown: Timeline) -> list[Row]:
+def _period_rows(shown: Timeline) -> list[Row]:
     return [
         {
-            "at": milliseconds(reign.since),
-            "until": milliseconds(reign.until),
-            "score": reign.score,
-            "link": f"#{reign.run_id}",
-            "label": f"{reign.why} {reign.since:%Y-%m-%d %H:%M}: {reign.run_id}, "
-            f"{METRIC_NAMES[reign.metric]} {reign.score:.2%} on test",
+            "at": milliseconds(period.since),
+            "until": milliseconds(period.until),
+            "score": period.score,
+            "link": f"#{period.run_id}",
+            "label": f"{period.why} {period.since:%Y-%m-%d %H:%M}: {period.run_id}, "
+            f"{METRIC_NAMES[period.metric]} {period.score:.2%} on test",
         }
-        for reign in shown.reigns
-        if reign.score is not None
+        for period in shown.periods
+        if period.score is not None
     ]
 
 
@@ -159,7 +159,7 @@ def _run_rows(shown: Timeline) -> list[Row]:
 
 def _span(shown: Timeline) -> tuple[datetime, datetime] | None:
     times = [
-        *(time for reign in shown.reigns for time in (reign.since, reign.until)),
+        *(time for period in shown.periods for time in (period.since, period.until)),
         *(drop.committed_at for drop in shown.drops),
         *(run.ended_at for run in shown.runs),
     ]
