@@ -147,7 +147,7 @@ def roll_back(environment: Environment, start: Barrier | None = None) -> None:
 
 
 def watch(environment: Environment, queue: str | None, records: int, drop: str | None = None) -> None:
-    """Run `retrain watch` until this number of runs have ended, no run is active, and each drop belongs to a run."""
+    """Run `retrain watch` until this number of runs have ended, no run is active, and a run has claimed the drop."""
     task = environment.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]

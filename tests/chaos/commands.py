@@ -68,13 +68,13 @@ def decide(environment: Environment, verb: Literal["approve", "reject"], run: st
 
 
 def promote(environment: Environment, sequence: int, run: str, is_later: bool) -> None:
-    """Run `retrain promote`, unless the champion's history already has this many entries."""
+    """Run `retrain promote`, unless the champion's history already has `sequence` entries."""
     if _entries(environment) < sequence:
         command(environment, "promote", run, "--reason", "better in the shop", *BY_HAND, is_later=is_later)
 
 
 def roll_back(environment: Environment, sequence: int, is_later: bool) -> None:
-    """Run `retrain rollback`, unless the champion's history already has this many entries."""
+    """Run `retrain rollback`, unless the champion's history already has `sequence` entries."""
     if _entries(environment) < sequence:
         command(environment, "rollback", "--reason", "complaints", *BY_HAND, is_later=is_later)
 

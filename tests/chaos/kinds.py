@@ -18,7 +18,7 @@ from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
 
 EARLY = 10
-"""A watcher is killed or suspended at one of its first writes: claims, a plan, the first checkpoints."""
+"""A watcher is killed or suspended at one of this number of first writes: claims, a plan, the first checkpoints."""
 
 
 class Reference:

@@ -15,7 +15,7 @@ from support.faulty_s3 import Forward, Reply, Request, faulty
 from support.leases import wait_until
 from support.processes import preloaded_retrain
 from support.terminal import Ran, retrain
-from support.watching import WatchedTask
+from support.watching import TaskUnderTest
 
 from retrain.config.loading import load_task
 
@@ -29,13 +29,13 @@ training: {epochs: 1}
 
 
 @pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WatchedTask:
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskUnderTest:
     """Return a task with a local store in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     Path("pets.yaml").write_text(TASK)
-    return WatchedTask(load_task("pets.yaml"))
+    return TaskUnderTest(load_task("pets.yaml"))
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(watched: WatchedTask, tmp_path: Path) -> None:
+def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(watched: TaskUnderTest, tmp_path: Path) -> None:
     with watching() as (process, url):
         wait_until(lambda: get(f"{url}readyz") == (200, "ok\n"))
         assert get(f"{url}healthz") == (200, "ok\n")
@@ -84,7 +84,9 @@ def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(watched: WatchedTa
     assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
 
 
-def test_watch_once_trains_on_a_drop_and_exits(watched: WatchedTask, tmp_path: Path, watch: Callable[..., Ran]) -> None:
+def test_watch_once_trains_on_a_drop_and_exits(
+    watched: TaskUnderTest, tmp_path: Path, watch: Callable[..., Ran]
+) -> None:
     watched.land(tmp_path / "in", "week-1")
     once = watch("--once")
     assert (once.code, once.out) == (0, ""), once.err
@@ -92,7 +94,7 @@ def test_watch_once_trains_on_a_drop_and_exits(watched: WatchedTask, tmp_path: P
     assert record.outcome == "completed"
 
 
-def test_watch_once_skips_a_drop_another_watcher_validates(watched: WatchedTask) -> None:
+def test_watch_once_skips_a_drop_another_watcher_validates(watched: TaskUnderTest) -> None:
     watched.store.objects.write(watched.store.keys.success("week-1"), b"")
     with watched.store.validation("week-1").try_lease():
         command = [preloaded_retrain(), "watch", "--task", "pets.yaml", "--once"]
@@ -102,7 +104,7 @@ def test_watch_once_skips_a_drop_another_watcher_validates(watched: WatchedTask)
     assert not list(watched.store.objects.list(watched.store.keys.quarantine("week-1")))
 
 
-def test_watcher_with_a_removed_store_is_alive_but_not_ready(watched: WatchedTask) -> None:
+def test_watcher_with_a_removed_store_is_alive_but_not_ready(watched: TaskUnderTest) -> None:
     with watching() as (_, url):
         wait_until(lambda: get(f"{url}readyz")[0] == 200)
         shutil.rmtree("store")
@@ -114,7 +116,7 @@ def test_watcher_with_a_removed_store_is_alive_but_not_ready(watched: WatchedTas
 
 
 def test_watch_refuses_a_server_without_conditional_writes(
-    watched: WatchedTask, bucket: str, s3: str, watch: Callable[..., Ran]
+    watched: TaskUnderTest, bucket: str, s3: str, watch: Callable[..., Ran]
 ) -> None:
     def ignores_conditions(request: Request, forward: Forward) -> Reply:
         request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
@@ -138,7 +140,7 @@ def test_watch_refuses_a_server_without_conditional_writes(
     ],
 )
 def test_wrong_option_of_watch_gives_one_message(
-    watched: WatchedTask, arguments: tuple[str, ...], message: str, watch: Callable[..., Ran]
+    watched: TaskUnderTest, arguments: tuple[str, ...], message: str, watch: Callable[..., Ran]
 ) -> None:
     refused = watch(*arguments)
     assert refused.code == 2

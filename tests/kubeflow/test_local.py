@@ -1,4 +1,4 @@
-"""The pipeline run by kfp in local processes, on scikit-learn's scanned digits."""
+"""kfp runs the pipeline in local processes, on scikit-learn's scanned digits."""
 
 import hashlib
 import json

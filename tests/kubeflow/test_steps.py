@@ -32,7 +32,10 @@ JOB = "the job"
 
 
 class Fragile(nn.Module):
-    """A linear network that raises an error if it is `broken`. Otherwise, batch 10 sends SIGTERM to its process."""
+    """A linear network that raises an error if it is `broken`.
+
+    Otherwise, it sends SIGTERM to its process at the tenth batch.
+    """
 
     batches = 0
 

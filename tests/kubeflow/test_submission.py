@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import terminal
 from support.kfp_server import KfpServer, serving
-from support.watching import DATA, WatchedTask
+from support.watching import DATA, TaskUnderTest
 
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.resources import Kubeflow
@@ -31,15 +31,15 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> WatchedTask:
+def watched(tmp_path: Path) -> TaskUnderTest:
     task = Task(name="pets", store=str(tmp_path / "store"), data=DATA, model=Model(name="logistic"))
     (tmp_path / "pets.yaml").write_text(task.model_dump_json())
-    return WatchedTask(task)
+    return TaskUnderTest(task)
 
 
 @pytest.fixture
 def retrain(
-    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Retrain:
     """Return a function that runs a command in the task file's folder and checks its exit code."""
     monkeypatch.chdir(tmp_path)
@@ -52,7 +52,9 @@ def retrain(
     return run
 
 
-def test_planned_run_is_submitted_once(watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path) -> None:
+def test_planned_run_is_submitted_once(
+    watched: TaskUnderTest, kfp: KfpServer, retrain: Retrain, tmp_path: Path
+) -> None:
     watched.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     submitted = json.loads(retrain(*command, "--json").out)
@@ -65,7 +67,7 @@ def test_planned_run_is_submitted_once(watched: WatchedTask, kfp: KfpServer, ret
 
 
 def test_kubeflow_run_without_a_record_is_recorded_and_repeated(
-    watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path
+    watched: TaskUnderTest, kfp: KfpServer, retrain: Retrain, tmp_path: Path
 ) -> None:
     """If Kubernetes refuses to create the pod of the last step, the next command must record the failed run."""
     watched.land(tmp_path / "in", "a")
@@ -85,7 +87,7 @@ def test_kubeflow_run_without_a_record_is_recorded_and_repeated(
 
 @pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
 def test_unbuildable_network_is_refused_before_submission(
-    watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path, asked: str
+    watched: TaskUnderTest, kfp: KfpServer, retrain: Retrain, tmp_path: Path, asked: str
 ) -> None:
     watched.land(tmp_path / "in", "a")
     arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
@@ -105,7 +107,7 @@ def test_unbuildable_network_is_refused_before_submission(
     ],
 )
 def test_task_that_cannot_be_submitted_is_not_planned(
-    watched: WatchedTask, kfp: KfpServer, retrain: Retrain, tmp_path: Path, setting: str, message: str
+    watched: TaskUnderTest, kfp: KfpServer, retrain: Retrain, tmp_path: Path, setting: str, message: str
 ) -> None:
     watched.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url, "--set", setting)
@@ -115,10 +117,10 @@ def test_task_that_cannot_be_submitted_is_not_planned(
 
 
 def test_watcher_records_unbuildable_network_and_continues(
-    watched: WatchedTask, kfp: KfpServer, tmp_path: Path
+    watched: TaskUnderTest, kfp: KfpServer, tmp_path: Path
 ) -> None:
     broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
-    there = WatchedTask(watched.task.model_copy(update=broken))
+    there = TaskUnderTest(watched.task.model_copy(update=broken))
     there.land(tmp_path / "in", "a")
     assert there.watcher(KubeflowExecutor(build_pipeline)).once()
     [record] = there.store.ledger.read()
@@ -127,7 +129,7 @@ def test_watcher_records_unbuildable_network_and_continues(
     assert kfp.runs == []
 
 
-def test_network_factory_missing_locally_is_checked_by_pods(watched: WatchedTask, tmp_path: Path) -> None:
+def test_network_factory_missing_locally_is_checked_by_pods(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     task = watched.task.model_copy(update={"model": Model(name="vision.nets:small")})
     planned = plan_next_run(watched.store, task, Request())
@@ -137,7 +139,7 @@ def test_network_factory_missing_locally_is_checked_by_pods(watched: WatchedTask
         check_model(planned, watched.store, elsewhere=False)
 
 
-def test_pods_train_the_submitted_run_despite_newer_drops(watched: WatchedTask, tmp_path: Path) -> None:
+def test_pods_train_the_submitted_run_despite_newer_drops(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     planned = plan_next_run(watched.store, watched.task, Request())
     assert isinstance(planned, Plan)

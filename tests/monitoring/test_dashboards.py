@@ -80,14 +80,17 @@ def answers(prometheus: str, file: str) -> dict[str, dict[str, dict[monitoring.L
 
 
 def labelled(label: str, values: dict[str, float]) -> dict[monitoring.Labels, Any]:
+    """Return the expected result of a query that has a series for each value of a label."""
     return {frozenset({(label, name)}): pytest.approx(value) for name, value in values.items()}
 
 
 def one(value: float) -> dict[monitoring.Labels, Any]:
+    """Return the expected result of a query that has one series without labels."""
     return {frozenset(): pytest.approx(value)}
 
 
 def by_task(pets: dict[str, float], label: str) -> dict[monitoring.Labels, Any]:
+    """Return the expected result of a query that has a series of the task pets for each value of a label."""
     return {frozenset({("task", "pets"), (label, name)}): pytest.approx(value) for name, value in pets.items()}
 
 

@@ -62,6 +62,7 @@ def january(day: int) -> datetime:
 
 
 def served(exporter: Exporter) -> dict[tuple[str, monitoring.Labels], float]:
+    """Return the values that the exporter serves, by metric and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in exporter.collect()
@@ -70,6 +71,7 @@ def served(exporter: Exporter) -> dict[tuple[str, monitoring.Labels], float]:
 
 
 def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
+    """Return the key of a value in the result of `served`."""
     return name, frozenset(labels.items())
 
 

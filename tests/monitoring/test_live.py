@@ -124,7 +124,7 @@ def test_training_serves_exactly_the_metrics_of_its_group() -> None:
 
 
 def test_time_to_target_follows_the_last_evaluations() -> None:
-    """The last points rise by 0.15 in 60 iterations. So they reach 0.75 at iteration 140. The current one is 120."""
+    """The last points rise by 0.15 in 60 iterations. So they reach 0.75 at iteration 140, 20 after iteration 120."""
     progress = Progress(iteration=120, points=[at(20, 0.1), at(40, 0.5), at(60, 0.55), at(80, 0.6), at(100, 0.65)])
     assert iterations_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
     assert iterations_to_target(progress, 0.65) == 0

@@ -1,4 +1,4 @@
-"""Log lines report the progress of a training regularly where there is no terminal."""
+"""Without a terminal, log lines regularly report the progress of a training."""
 
 import logging
 from types import SimpleNamespace
@@ -15,7 +15,10 @@ from retrain.training.progress import Progress
 
 
 def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training makes two iterations a second, with 32 images each. An evaluation is logged even after a line."""
+    """The training makes two iterations a second, with 32 images each.
+
+    An evaluation is logged even if another line was logged shortly before.
+    """
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration / 2))
     with caplog.at_level(logging.INFO, "retrain"):

@@ -25,10 +25,12 @@ PETS = known_ledger.pets()
 
 
 def served(records: list[RunRecord]) -> dict[tuple[str, monitoring.Labels], float]:
+    """Return the values that `retrain metrics` prints for these records, by metric and labels."""
     return monitoring.samples(render(records).decode())
 
 
 def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
+    """Return the key of a value in the result of `served`."""
     return name, frozenset(labels.items())
 
 

@@ -57,7 +57,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int
 
 
 class Answer(NamedTuple):
-    """A response that has been read to its end, from a connection that is closed."""
+    """A response that has been read completely. Its connection is closed."""
 
     status: int
     headers: Message

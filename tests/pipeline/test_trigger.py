@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.histories import START, TASK, Past, drop, one_drop
 from support.terminal import Ran, retrain
-from support.watching import Recorder, WatchedTask
+from support.watching import Recorder, TaskUnderTest
 from support.workspaces import Workspace, make_task
 
 from retrain.config.automation import Budget, Trigger
@@ -137,11 +137,11 @@ def test_trigger_does_not_change_plan_ids() -> None:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> WatchedTask:
-    return WatchedTask(make_task(store=str(tmp_path / "store"), trigger={"min_samples": 40, "max_wait": "2d"}))
+def watched(tmp_path: Path) -> TaskUnderTest:
+    return TaskUnderTest(make_task(store=str(tmp_path / "store"), trigger={"min_samples": 40, "max_wait": "2d"}))
 
 
-def test_watcher_starts_a_run_once_enough_samples_landed(watched: WatchedTask, tmp_path: Path) -> None:
+def test_watcher_starts_a_run_once_enough_samples_landed(watched: TaskUnderTest, tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     first = workspace.land(0, seed=1)
     now = [first.committed_at]
@@ -166,7 +166,7 @@ def test_watcher_starts_a_run_once_enough_samples_landed(watched: WatchedTask, t
     assert watched.plan(run_id).reason.endswith("all conditions of trigger hold")
 
 
-def test_watcher_starts_a_run_once_max_wait_is_over(watched: WatchedTask, tmp_path: Path) -> None:
+def test_watcher_starts_a_run_once_max_wait_is_over(watched: TaskUnderTest, tmp_path: Path) -> None:
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path / "work")
     now = [workspace.land(0, seed=1).committed_at]
     runs = Recorder()
@@ -178,7 +178,7 @@ def test_watcher_starts_a_run_once_max_wait_is_over(watched: WatchedTask, tmp_pa
         assert len(runs.runs) == started
 
 
-def test_started_run_resumes_regardless_of_the_trigger(watched: WatchedTask, tmp_path: Path) -> None:
+def test_started_run_resumes_regardless_of_the_trigger(watched: TaskUnderTest, tmp_path: Path) -> None:
     Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
     paused = watched.task.model_copy(update={"trigger": Trigger(pause=True)})
     assert isinstance(plan_next_run(watched.store, paused, Request()), NoRunNeeded)
@@ -192,7 +192,7 @@ def test_started_run_resumes_regardless_of_the_trigger(watched: WatchedTask, tmp
 
 @pytest.fixture
 def command(
-    watched: WatchedTask, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    watched: TaskUnderTest, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:
     """Return a function that runs a command on a task for which too few samples have landed."""
     Workspace(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)

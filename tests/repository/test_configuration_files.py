@@ -1,4 +1,4 @@
-"""Configuration files of forges, editors and image builds match the Makefile's targets."""
+"""Configuration files of GitHub, pre-commit, Renovate and the image build match the Makefile and the project."""
 
 import json
 import re

@@ -1,6 +1,7 @@
-"""Lock files state every dependency by version and hash, without the address of an index. Their versions are equal.
+"""Lock files state every dependency by version and hash, without the address of a package index.
 
-The images contain only the locked dependencies that running retrain needs.
+The lock files of the images have the versions that are tested. The images contain only the locked dependencies that
+running retrain needs.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""`make release` builds distributions that work outside the repository, the chart, notes, SBOM and checksums."""
+"""`make release` builds the chart, notes, SBOMs, checksums, and distributions that work outside the repository."""
 
 import hashlib
 import io

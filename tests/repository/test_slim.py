@@ -14,7 +14,7 @@ from support.kfp_server import serving
 from support.pictures import png
 from support.programs import free_port
 from support.uploads import upload
-from support.watching import DATA, WatchedTask
+from support.watching import DATA, TaskUnderTest
 
 from retrain.config.resources import Kubeflow
 from retrain.config.task import Model, Task
@@ -44,7 +44,7 @@ def test_watcher_without_torch_validates_and_submits(tmp_path: Path, environment
         )
         file = tmp_path / "pets.yaml"
         file.write_text(task.model_dump_json())
-        watched = WatchedTask(task)
+        watched = TaskUnderTest(task)
         images = {f"{('cat', 'dog')[number % 2]}/{number}.png": png(number) for number in range(40)}
         upload(watched.store.objects, "a", images)  # the watcher packs them into shards
         command = [*RETRAIN, "watch", "--task", str(file), "--once", "--on", "kubeflow"]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.watching import WatchedTask
+from support.watching import TaskUnderTest
 from support.workspaces import Workspace, make_task
 
 from retrain.errors import DamagedDrop
@@ -134,7 +134,7 @@ def test_status_and_metrics_report_quarantined_drops(workspace: Workspace) -> No
 
 
 def test_watcher_plans_a_new_run_for_undamaged_drops(workspace: Workspace) -> None:
-    watched = WatchedTask(TASK.model_copy(update={"store": workspace.store.url}))
+    watched = TaskUnderTest(TASK.model_copy(update={"store": workspace.store.url}))
     bad, good = workspace.land(0, 1), workspace.land(0, 1, seed=1)
     damage(workspace, bad)
     watcher = watched.watcher(InProcessExecutor("cpu"))

@@ -24,7 +24,7 @@ def race(
     endpoint_url: str | None,
     processes: int = PROCESSES,
 ) -> list[Outcome]:
-    """Run a function in several processes that start together. Each gets its number. Return their results."""
+    """Run a function in several processes that start together. Each process gets its number. Return their results."""
     context = forkserver()
     barrier = context.Barrier(processes)
     with context.Pool(processes, initializer=_start_together, initargs=(barrier, dict(os.environ))) as pool:

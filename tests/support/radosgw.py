@@ -26,8 +26,8 @@ from support.programs import free_port, need
 KEY = "test"
 """User, access key and secret."""
 FRONTEND = "tcp_nodelay=1"
-"""Setting of the gateway's answers. With Ceph's default, 0, the end of an answer waits until the client acknowledges
-its beginning. Clients delay this by 40 ms."""
+"""Setting of the gateway's replies. With Ceph's default, 0, the end of a reply waits until the client acknowledges its
+beginning. Clients delay the acknowledgement by 40 ms."""
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw")
 
 CONFIGURATION = """

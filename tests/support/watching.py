@@ -30,7 +30,7 @@ EAGER = Pace(lease=60, check=0, retry=0)
 
 
 @dataclass
-class WatchedTask:
+class TaskUnderTest:
     """A task, its store and its watchers. Some methods do what producers and pipelines would do."""
 
     task: Task
@@ -85,11 +85,11 @@ def metrics_of(watcher: Watcher) -> dict[str, float]:
     return {sample.name: sample.value for metric in watcher.health.collect() for sample in metric.samples}
 
 
-def on_s3(bucket: str, endpoint: str, host: str | None = None) -> WatchedTask:
+def on_s3(bucket: str, endpoint: str, host: str | None = None) -> TaskUnderTest:
     """Return a task whose store is on S3."""
     store = f"s3://{bucket}/team a"
     settings = {"store": store, "endpoint_url": endpoint, "kubeflow": Kubeflow(host=host)}
-    return WatchedTask(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
+    return TaskUnderTest(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
 
 
 def notified_queue(bucket: str, endpoint: str) -> str:

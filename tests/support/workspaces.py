@@ -85,10 +85,10 @@ def plan(workspace: Workspace, task: Task = TASK, request: Request = DEFAULT) ->
 
 
 def champion(workspace: Workspace) -> str | None:
-    """Return the champion's run."""
+    """Return the id of the champion's run."""
     return workspace.store.champion.read().run_id
 
 
 def records(workspace: Workspace) -> list[RunRecord]:
-    """Return the ledger."""
+    """Return the records of the ledger."""
     return workspace.store.ledger.read()

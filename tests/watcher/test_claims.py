@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.watching import DATA, WatchedTask
+from support.watching import DATA, TaskUnderTest
 
 from retrain.config.task import Task
 from retrain.pipeline.next_run import plan_next_run
@@ -14,24 +14,24 @@ from retrain.store.claims import Claims
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> WatchedTask:
-    return WatchedTask(Task(name="pets", store=str(tmp_path / "store"), data=DATA))
+def watched(tmp_path: Path) -> TaskUnderTest:
+    return TaskUnderTest(Task(name="pets", store=str(tmp_path / "store"), data=DATA))
 
 
-def planned(watched: WatchedTask) -> Plan:
+def planned(watched: TaskUnderTest) -> Plan:
     plan = plan_next_run(watched.store, watched.task, Request())
     assert isinstance(plan, Plan)
     watched.store.run(plan.run_id).write_plan(plan)
     return plan
 
 
-def claims(watched: WatchedTask) -> Claims:
+def claims(watched: TaskUnderTest) -> Claims:
     opened = watched.store.claims()
     opened.refresh()
     return opened
 
 
-def test_run_gets_all_new_drops_and_is_in_flight_until_it_ends(watched: WatchedTask, tmp_path: Path) -> None:
+def test_run_gets_all_new_drops_and_is_in_flight_until_it_ends(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     watched.land(tmp_path / "in", "b")
     plan, opened = planned(watched), claims(watched)
@@ -42,7 +42,7 @@ def test_run_gets_all_new_drops_and_is_in_flight_until_it_ends(watched: WatchedT
     assert opened.in_flight() == claims(watched).in_flight() == []
 
 
-def test_ended_run_keeps_its_claims(watched: WatchedTask, tmp_path: Path) -> None:
+def test_ended_run_keeps_its_claims(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     first = planned(watched)
     assert claims(watched).claim(first)
@@ -54,7 +54,7 @@ def test_ended_run_keeps_its_claims(watched: WatchedTask, tmp_path: Path) -> Non
     assert claims(watched).in_flight() == [second]
 
 
-def test_run_that_needs_a_claimed_drop_gets_no_drop(watched: WatchedTask, tmp_path: Path) -> None:
+def test_run_that_needs_a_claimed_drop_gets_no_drop(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     first = planned(watched)
     watched.land(tmp_path / "in", "b")
@@ -64,7 +64,7 @@ def test_run_that_needs_a_claimed_drop_gets_no_drop(watched: WatchedTask, tmp_pa
     assert watched.owners() == {"a": first.run_id}
 
 
-def test_claims_before_a_conflict_are_withdrawn(watched: WatchedTask, tmp_path: Path) -> None:
+def test_claims_before_a_conflict_are_withdrawn(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     watched.land(tmp_path / "in", "b")
     both = planned(watched)
@@ -75,7 +75,7 @@ def test_claims_before_a_conflict_are_withdrawn(watched: WatchedTask, tmp_path: 
     assert watched.owners() == {"b": second.run_id}
 
 
-def test_watcher_completes_the_claims_of_a_killed_watcher(watched: WatchedTask, tmp_path: Path) -> None:
+def test_watcher_completes_the_claims_of_a_killed_watcher(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     watched.land(tmp_path / "in", "b")
     plan = planned(watched)
@@ -87,7 +87,7 @@ def test_watcher_completes_the_claims_of_a_killed_watcher(watched: WatchedTask, 
     assert watched.owners() == {"a": plan.run_id, "b": plan.run_id}
 
 
-def test_one_of_many_racing_runs_claims_all_drops(watched: WatchedTask, tmp_path: Path) -> None:
+def test_one_of_many_racing_runs_claims_all_drops(watched: TaskUnderTest, tmp_path: Path) -> None:
     plans = []
     for drop in ("a", "b", "c"):
         watched.land(tmp_path / "in", drop)

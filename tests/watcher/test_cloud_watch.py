@@ -7,7 +7,7 @@ from support.clouds import cloud_store
 from support.ingest_routes import tree
 from support.pictures import png
 from support.uploads import upload
-from support.watching import DATA, Recorder, WatchedTask
+from support.watching import DATA, Recorder, TaskUnderTest
 
 from retrain.config.task import Task
 from retrain.data import source
@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("scheme", ["gs", "az"])
 @BOTH
 def test_watcher_commits_an_upload_in_a_cloud(scheme: str, request: pytest.FixtureRequest) -> None:
     url, server = cloud_store(scheme, request)
-    watched, submitter = WatchedTask(Task(name="pets", store=url, endpoint_url=server, data=DATA)), Recorder()
+    watched, submitter = TaskUnderTest(Task(name="pets", store=url, endpoint_url=server, data=DATA)), Recorder()
     upload(watched.store.objects, "week-1", tree("cat", "dog", each=30))
     watcher = watched.watcher(submitter)
     assert watcher.once()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.uploads import task_in
-from support.watching import Recorder, WatchedTask, metrics_of
+from support.watching import Recorder, TaskUnderTest, metrics_of
 
 from retrain.config.automation import Erase, Trigger
 from retrain.config.task import Model, Task
@@ -26,16 +26,16 @@ from retrain.watcher.task_watch import TaskWatch
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> WatchedTask:
+def watched(tmp_path: Path) -> TaskUnderTest:
     """Return a task with one drop and a champion that was trained on it."""
-    watched = WatchedTask(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
+    watched = TaskUnderTest(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
     watched.land(tmp_path / "in", "a")
     watched.watcher(recorder := Recorder()).once()
     promote(watched, recorder.runs[0])
     return watched
 
 
-def promote(watched: WatchedTask, run_id: str) -> None:
+def promote(watched: TaskUnderTest, run_id: str) -> None:
     watched.store.champion.swap(watched.store.champion.read(), run_id, "promoted")
     watched.end(run_id)
 
@@ -44,15 +44,15 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def amend(watched: WatchedTask, key: str, name: str | None) -> None:
+def amend(watched: TaskUnderTest, key: str, name: str | None) -> None:
     amend_drops([Correction(Selection("a test", "", key, ""), name, "a test", "ann")], watched.task, watched.store)
 
 
-def with_task(watched: WatchedTask, **settings: object) -> WatchedTask:
-    return WatchedTask(watched.task.model_copy(update=settings))
+def with_task(watched: TaskUnderTest, **settings: object) -> TaskUnderTest:
+    return TaskUnderTest(watched.task.model_copy(update=settings))
 
 
-def test_watcher_starts_one_run_for_amendments_alone(watched: WatchedTask) -> None:
+def test_watcher_starts_one_run_for_amendments_alone(watched: TaskUnderTest) -> None:
     watchers = [watched.watcher(recorder := Recorder()), watched.watcher(recorder)]
     assert [watcher.once() for watcher in watchers] == [True, True]
     assert recorder.runs == []
@@ -84,7 +84,7 @@ class Killed(Recorder):
 
 
 @pytest.mark.parametrize("is_claimed", [True, False])
-def test_watcher_starts_the_run_of_a_killed_watcher(watched: WatchedTask, is_claimed: bool) -> None:
+def test_watcher_starts_the_run_of_a_killed_watcher(watched: TaskUnderTest, is_claimed: bool) -> None:
     amend(watched, "cat/001", "dog")
     process = get_context("fork").Process(target=watched.watcher(Killed()).once)
     process.start()
@@ -97,7 +97,7 @@ def test_watcher_starts_the_run_of_a_killed_watcher(watched: WatchedTask, is_cla
     assert recorder.runs == [run_id]
 
 
-def test_watchers_with_different_settings_start_one_run(watched: WatchedTask) -> None:
+def test_watchers_with_different_settings_start_one_run(watched: TaskUnderTest) -> None:
     amend(watched, "cat/001", "dog")
     other = with_task(watched, seed=1)
     recorder = Recorder()
@@ -110,7 +110,7 @@ def test_watchers_with_different_settings_start_one_run(watched: WatchedTask) ->
     assert len(recorder.runs) == 1
 
 
-def test_drop_and_amendment_become_one_run(watched: WatchedTask, tmp_path: Path) -> None:
+def test_drop_and_amendment_become_one_run(watched: TaskUnderTest, tmp_path: Path) -> None:
     amend(watched, "cat/001", "dog")
     watched.land(tmp_path / "in", "b")
     recorder = Recorder()
@@ -122,7 +122,7 @@ def test_drop_and_amendment_become_one_run(watched: WatchedTask, tmp_path: Path)
     assert recorder.runs == [run_id]
 
 
-def test_amendment_waits_for_the_trigger(watched: WatchedTask) -> None:
+def test_amendment_waits_for_the_trigger(watched: TaskUnderTest) -> None:
     waiting = with_task(watched, trigger=Trigger(min_samples=1))
     amend(watched, "cat/001", "dog")
     recorder = Recorder()
@@ -131,7 +131,7 @@ def test_amendment_waits_for_the_trigger(watched: WatchedTask) -> None:
     assert read_status(waiting.task, waiting.store).trigger == "waits for 1 more sample"
 
 
-def test_erasure_starts_a_run_once_it_is_complete(watched: WatchedTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erasure_starts_a_run_once_it_is_complete(watched: TaskUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     unlearn = with_task(watched, erase=Erase(policy="retrain"))
     table = read_or_make_table(watched.store.drops.read("a"), watched.store)
     chosen = Selection("a test", "", "", table.digest_of(table.use.tolist().index(0)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.pictures import png
 from support.uploads import task_in, upload
-from support.watching import Recorder, WatchedTask, metrics_of
+from support.watching import Recorder, TaskUnderTest, metrics_of
 
 from retrain.config.task import Model, Task
 from retrain.data.uploads import ingest_drop
@@ -26,8 +26,8 @@ from retrain.watcher.task_watch import TaskWatch
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> WatchedTask:
-    watched = WatchedTask(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
+def watched(tmp_path: Path) -> TaskUnderTest:
+    watched = TaskUnderTest(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
     upload(watched.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(60)})
     return watched
 
@@ -64,7 +64,7 @@ AMENDED = "amendment 1 (upload second): 3 samples of drop first relabelled"
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
 def test_upload_of_new_labels_becomes_an_amendment(
-    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
     watcher = watched.watcher(recorder := Recorder())
     assert watcher.once()
@@ -96,7 +96,9 @@ def test_upload_of_new_labels_becomes_an_amendment(
         watched.store.drops.read("second")
 
 
-def test_new_files_in_an_amendments_upload_are_reported(watched: WatchedTask, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_files_in_an_amendments_upload_are_reported(
+    watched: TaskUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
     upload(watched.store.objects, "second", relabelled(1))
     watch = TaskWatch(watched.task, Recorder(), Health(["pets"]))
     watch.check_drops(["first", "second"])

@@ -23,7 +23,7 @@ import pytest
 from support.pictures import png
 from support.programs import python_environment
 from support.uploads import good, shard, task_in, upload
-from support.watching import Recorder, WatchedTask, counts, metrics_of, notified_queue, on_s3
+from support.watching import Recorder, TaskUnderTest, counts, metrics_of, notified_queue, on_s3
 
 from retrain.config.task import Model, Task
 from retrain.errors import StoreError
@@ -57,8 +57,8 @@ SHORT = 0.3
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> WatchedTask:
-    return WatchedTask(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
+def watched(tmp_path: Path) -> TaskUnderTest:
+    return TaskUnderTest(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
 
 
 def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
@@ -104,7 +104,7 @@ def begun(store: ObjectStore) -> list[str]:
 
 
 def test_drop_is_quarantined_after_three_killed_validations(
-    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watcher, submitted = watched.watcher(recorder := Recorder()), recorder.runs
     for first, drop in ((0, "a-bad"), (60, "b-good")):
@@ -128,7 +128,7 @@ def test_drop_is_quarantined_after_three_killed_validations(
     assert watched.store.objects.read(KEYS.manifest("a-bad"))
 
 
-def test_watcher_logs_the_findings_of_a_validation(watched: WatchedTask, caplog: pytest.LogCaptureFixture) -> None:
+def test_watcher_logs_the_findings_of_a_validation(watched: TaskUnderTest, caplog: pytest.LogCaptureFixture) -> None:
     """The validation runs in a separate process. The test cannot read its log."""
     upload(watched.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
     upload(watched.store.objects, "second", {"dog/7.png": png(200), "dog/8.png": png(300), "Dog/9.png": png(301)})
@@ -153,7 +153,7 @@ print(*sys.modules)
 """
 
 
-def test_validation_of_shards_loads_no_torch(watched: WatchedTask, tmp_path: Path) -> None:
+def test_validation_of_shards_loads_no_torch(watched: TaskUnderTest, tmp_path: Path) -> None:
     """Importing torch would take most of the processor time of the validation of a small drop."""
     upload(watched.store.objects, "a-shards", {"train.tar": shard(good())})
     task = tmp_path / "pets.yaml"
@@ -165,7 +165,7 @@ def test_validation_of_shards_loads_no_torch(watched: WatchedTask, tmp_path: Pat
     assert {"torch", "torchvision", "kfp"} & set(loaded.split()) == set()
 
 
-def test_validation_that_kills_its_watcher_is_counted(watched: WatchedTask, tmp_path: Path) -> None:
+def test_validation_that_kills_its_watcher_is_counted(watched: TaskUnderTest, tmp_path: Path) -> None:
     upload(watched.store.objects, "a-bad", {"train.tar": shard(good())})
     for _ in range(MAX_ATTEMPTS):
         process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
@@ -176,7 +176,7 @@ def test_validation_that_kills_its_watcher_is_counted(watched: WatchedTask, tmp_
     assert watched.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
-def test_validation_killed_remotely_counts_after_lease_expiry(watched: WatchedTask, tmp_path: Path) -> None:
+def test_validation_killed_remotely_counts_after_lease_expiry(watched: TaskUnderTest, tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
@@ -217,7 +217,7 @@ def test_drop_that_another_watcher_validates_is_retried_later(bucket: str, s3: s
     assert recorder.runs == [watched.owners()["a-good"]]
 
 
-def test_racing_watchers_validate_once_and_count_no_failure(watched: WatchedTask) -> None:
+def test_racing_watchers_validate_once_and_count_no_failure(watched: TaskUnderTest) -> None:
     upload(watched.store.objects, "a-good", {"train.tar": shard(good())})
     watchers = [watched.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     frozen, others = list[BaseProcess](), multiprocessing.active_children()
@@ -239,7 +239,7 @@ def test_racing_watchers_validate_once_and_count_no_failure(watched: WatchedTask
 
 
 def test_liveness_passes_in_validation_and_fails_on_a_hang(
-    watched: WatchedTask, monkeypatch: pytest.MonkeyPatch
+    watched: TaskUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("retrain.watcher.health.time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -259,7 +259,7 @@ def test_liveness_passes_in_validation_and_fails_on_a_hang(
 
 
 def test_many_watchers_quarantine_after_three_killed_validations(
-    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = tmp_path / "deaths"
     monkeypatch.setattr(ingestion, "validate_drop", partial(die_of_bad_drop, signal.SIGKILL, deaths))
@@ -277,7 +277,7 @@ def test_many_watchers_quarantine_after_three_killed_validations(
 
 
 @pytest.mark.parametrize("end", [StoreError("unreachable"), KeyboardInterrupt(), SystemExit()])
-def test_error_or_stop_request_resets_the_validation_count(watched: WatchedTask, end: BaseException) -> None:
+def test_error_or_stop_request_resets_the_validation_count(watched: TaskUnderTest, end: BaseException) -> None:
     key = KEYS.validations("a-bad")
     watched.store.objects.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
     with suppress(type(end)), count_validation(watched.store, "a-bad") as attempts:
@@ -310,7 +310,7 @@ class Overtaken(LocalStore):
 
 @pytest.mark.parametrize("begun_before", [0, MAX_ATTEMPTS])
 def test_frozen_validation_quarantines_nothing_after_takeover(
-    watched: WatchedTask, tmp_path: Path, begun_before: int
+    watched: TaskUnderTest, tmp_path: Path, begun_before: int
 ) -> None:
     store = Overtaken(tmp_path / "store")
     upload(store, "a-bad", {"train.tar": b"no tar"})
@@ -325,7 +325,7 @@ def test_frozen_validation_quarantines_nothing_after_takeover(
 
 
 def test_first_poll_does_not_list_each_drop_separately(
-    watched: WatchedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(12):
         watched.land(tmp_path / "in", f"d-{number:02d}")

@@ -13,7 +13,7 @@ from support.processes import preloaded_programs
 from support.watching import (
     EAGER,
     Recorder,
-    WatchedTask,
+    TaskUnderTest,
     counts,
     dead_letters,
     metrics_of,
@@ -44,12 +44,12 @@ def kfp() -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def watched(bucket: str, s3: str, kfp: KfpServer) -> WatchedTask:
+def watched(bucket: str, s3: str, kfp: KfpServer) -> TaskUnderTest:
     return on_s3(bucket, s3, kfp.url)
 
 
 def test_drops_that_land_together_become_one_run(
-    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+    watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
     watcher = watched.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue))
@@ -74,7 +74,7 @@ def test_drops_that_land_together_become_one_run(
     assert [run["runtime_config"]["parameters"]["submission"] for run in kfp.runs] == [first, second]
 
 
-def test_only_one_of_two_watchers_submits_a_run(watched: WatchedTask, kfp: KfpServer, tmp_path: Path) -> None:
+def test_only_one_of_two_watchers_submits_a_run(watched: TaskUnderTest, kfp: KfpServer, tmp_path: Path) -> None:
     for drop in ("a", "b"):
         watched.land(tmp_path / "in", drop)
     watchers = [watched.watcher(KubeflowExecutor(build_pipeline)) for _ in range(2)]
@@ -85,7 +85,7 @@ def test_only_one_of_two_watchers_submits_a_run(watched: WatchedTask, kfp: KfpSe
 
 
 def test_run_of_a_watcher_killed_before_submission_is_started(
-    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+    watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     watched.land(tmp_path / "in", "a")
     code = (
@@ -103,7 +103,7 @@ def test_run_of_a_watcher_killed_before_submission_is_started(
 
 
 def test_api_server_outage_neither_loses_nor_repeats_a_run(
-    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+    watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
     watcher = watched.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue), pace=EAGER)
@@ -119,7 +119,9 @@ def test_api_server_outage_neither_loses_nor_repeats_a_run(
     assert kfp.names == [watched.owners()["a"]]
 
 
-def test_ended_run_without_a_record_is_recorded_as_failed(watched: WatchedTask, kfp: KfpServer, tmp_path: Path) -> None:
+def test_ended_run_without_a_record_is_recorded_as_failed(
+    watched: TaskUnderTest, kfp: KfpServer, tmp_path: Path
+) -> None:
     watched.land(tmp_path / "in", "a")
     watcher = watched.watcher(KubeflowExecutor(build_pipeline), pace=EAGER)
     assert watcher.once()
@@ -136,7 +138,7 @@ def test_ended_run_without_a_record_is_recorded_as_failed(watched: WatchedTask, 
     assert len(kfp.runs) == 1
 
 
-def test_unreadable_message_becomes_a_dead_letter(watched: WatchedTask, bucket: str, s3: str) -> None:
+def test_unreadable_message_becomes_a_dead_letter(watched: TaskUnderTest, bucket: str, s3: str) -> None:
     queue = notified_queue(bucket, s3)
     dead = dead_letters(queue, s3, tries=2)
     watcher = watched.watcher(Recorder(), SqsQueue(queue, visibility=2))
@@ -150,7 +152,7 @@ def test_unreadable_message_becomes_a_dead_letter(watched: WatchedTask, bucket: 
     assert metrics_of(watcher)["retrain_watcher_queue_errors_total"] == 2
 
 
-def test_watcher_keeps_messages_of_a_task_with_a_broken_store(watched: WatchedTask, bucket: str, s3: str) -> None:
+def test_watcher_keeps_messages_of_a_task_with_a_broken_store(watched: TaskUnderTest, bucket: str, s3: str) -> None:
     queue, health = notified_queue(bucket, s3), Health(["pets", "cars"])
     broken = Task(name="cars", store="s3://no-such-bucket/team", endpoint_url=s3)
     events = EventQueue(SqsQueue(queue, visibility=300), [watched.task, broken], health)
@@ -161,7 +163,7 @@ def test_watcher_keeps_messages_of_a_task_with_a_broken_store(watched: WatchedTa
     assert counts(queue, s3) == (0, 1), "only the message that names the broken task stays in the queue"
 
 
-def test_watcher_starts_runs_while_its_queue_fails(watched: WatchedTask, s3: str, tmp_path: Path) -> None:
+def test_watcher_starts_runs_while_its_queue_fails(watched: TaskUnderTest, s3: str, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = watched.watcher(submitter, SqsQueue(f"{s3}/123456789012/no-such-queue"))
     watched.land(tmp_path / "in", "a")
@@ -170,7 +172,7 @@ def test_watcher_starts_runs_while_its_queue_fails(watched: WatchedTask, s3: str
 
 
 def test_uploads_without_manifest_are_committed_or_quarantined(
-    watched: WatchedTask, bucket: str, s3: str, tmp_path: Path
+    watched: TaskUnderTest, bucket: str, s3: str, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
     submitter = Recorder()
@@ -194,7 +196,7 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
-def test_damaged_manifest_does_not_block_other_drops(watched: WatchedTask, tmp_path: Path) -> None:
+def test_damaged_manifest_does_not_block_other_drops(watched: TaskUnderTest, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = watched.watcher(submitter)
     watched.store.objects.write(watched.store.keys.manifest("bad"), b"{}")
@@ -204,10 +206,10 @@ def test_damaged_manifest_does_not_block_other_drops(watched: WatchedTask, tmp_p
     assert "not a drop's manifest" in watched.store.objects.read(watched.store.keys.quarantine("bad"))[0].decode()
 
 
-def test_drop_waits_for_the_scheduled_time(watched: WatchedTask, tmp_path: Path) -> None:
+def test_drop_waits_for_the_scheduled_time(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     submitter = Recorder()
-    later = WatchedTask(watched.task.model_copy(update={"schedule": "0 0 1 1 *"}))
+    later = TaskUnderTest(watched.task.model_copy(update={"schedule": "0 0 1 1 *"}))
     watcher = later.watcher(submitter)
     assert watcher.once()
     assert submitter.runs == []
@@ -219,7 +221,7 @@ def test_drop_waits_for_the_scheduled_time(watched: WatchedTask, tmp_path: Path)
     assert submitter.runs == [watched.owners()["a"]]
 
 
-def test_watcher_starts_no_run_for_drops_already_trained_on(watched: WatchedTask, tmp_path: Path) -> None:
+def test_watcher_starts_no_run_for_drops_already_trained_on(watched: TaskUnderTest, tmp_path: Path) -> None:
     watched.land(tmp_path / "in", "a")
     submitter = Recorder()
     watcher = watched.watcher(submitter)

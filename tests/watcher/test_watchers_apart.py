@@ -15,7 +15,7 @@ from support.kfp_server import KfpServer, serving
 from support.leases import wait_until
 from support.processes import preloaded_python
 from support.programs import python_environment
-from support.watching import WatchedTask, on_s3
+from support.watching import TaskUnderTest, on_s3
 from support.writes import is_stopped
 
 from retrain.cli.pipeline import build_pipeline
@@ -53,19 +53,19 @@ class FrozenExecutor(KubeflowExecutor):
         return super().ensure(task, plan, TaskStore(FreezingStore(store.objects), store.task))
 
 
-def poll_three_times(watched: WatchedTask) -> None:
+def poll_three_times(watched: TaskUnderTest) -> None:
     watcher = watched.watcher(KubeflowExecutor(build_pipeline))
     print("ready", flush=True)
     sys.stdin.readline()
     assert [watcher.once() for _ in range(3)] == [True] * 3
 
 
-def poll_and_freeze(watched: WatchedTask) -> None:
+def poll_and_freeze(watched: TaskUnderTest) -> None:
     print(os.getpid(), flush=True)
     assert not watched.watcher(FrozenExecutor(build_pipeline), pace=Pace(lease=1)).once()
 
 
-def watch(watched: WatchedTask) -> None:
+def watch(watched: TaskUnderTest) -> None:
     logging.basicConfig(format="%(created)f %(message)s")
     watched.watcher(
         KubeflowExecutor(build_pipeline), pace=Pace(lease=60, check=RETRY, retry=RETRY), poll_seconds=0.1
@@ -74,7 +74,7 @@ def watch(watched: WatchedTask) -> None:
 
 @contextmanager
 def in_process(
-    function: Callable[[WatchedTask], None], bucket: str, s3: str, host: str
+    function: Callable[[TaskUnderTest], None], bucket: str, s3: str, host: str
 ) -> Iterator[subprocess.Popen[str]]:
     """Call a function of this module on the store in a separate process, and yield the process."""
     code = (
@@ -97,7 +97,7 @@ def kfp() -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def watched(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> WatchedTask:
+def watched(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> TaskUnderTest:
     """Return a store with a committed drop."""
     watched = on_s3(bucket, s3, kfp.url)
     watched.land(tmp_path / "in", "a")
@@ -105,7 +105,7 @@ def watched(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> WatchedTask
 
 
 def test_only_one_of_three_racing_watchers_submits_a_run(
-    watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer
+    watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer
 ) -> None:
     with ExitStack() as stack:
         racing = [stack.enter_context(in_process(poll_three_times, bucket, s3, kfp.url)) for _ in range(3)]
@@ -121,7 +121,9 @@ def test_only_one_of_three_racing_watchers_submits_a_run(
     assert kfp.names == [watched.owners()["a"]]
 
 
-def test_watcher_frozen_past_its_lease_cannot_write(watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_watcher_frozen_past_its_lease_cannot_write(
+    watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer
+) -> None:
     with in_process(poll_and_freeze, bucket, s3, kfp.url) as frozen:
         assert frozen.stdout
         pid = int(frozen.stdout.readline())
@@ -141,7 +143,9 @@ def test_watcher_frozen_past_its_lease_cannot_write(watched: WatchedTask, bucket
     assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
 
 
-def test_long_api_server_outage_only_delays_the_run(watched: WatchedTask, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_long_api_server_outage_only_delays_the_run(
+    watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer
+) -> None:
     kfp.down = True
     with in_process(watch, bucket, s3, kfp.url) as watcher:
         assert watcher.stderr
