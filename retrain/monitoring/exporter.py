@@ -93,7 +93,7 @@ class TaskState:
         self._promotion = champion.history[-1] if champion else None
         self._awaiting = [one for one in self._store.approvals.unfinished() if one.verdict is None]
 
-    def figures(self) -> Iterator[tuple[Name, Values]]:
+    def metrics(self) -> Iterator[tuple[Name, Values]]:
         """Yield the metrics of this state with their values, labelled with the task."""
         task = self._store.task
         trained = set(self._champion.drops) if self._champion else set()
@@ -154,7 +154,7 @@ class WatchedTask:
         if self.ledger.errors == errors:
             self.read_at = time.time()
 
-    def figures(self) -> Iterator[tuple[Name, Values]]:
+    def metrics(self) -> Iterator[tuple[Name, Values]]:
         """Yield the metrics of the task's state, and of the exporter's reads."""
         task = (self.store.task,)
         yield names.LEDGER_READ, [(task, self.read_at)]
@@ -163,7 +163,7 @@ class WatchedTask:
         if self.schedule:
             yield names.SCHEDULE_PERIOD, [(task, longest_gap(self.schedule).total_seconds())]
         yield names.STORE_BYTES, [((self.store.task, kind), size) for kind, size in self.sizes.items()]
-        yield from self.state.figures()
+        yield from self.state.metrics()
 
 
 class Exporter(Collector):
@@ -189,9 +189,9 @@ class Exporter(Collector):
 
     def _states(self) -> Iterator[Metric]:
         """Yield one metric family for each name, with the values of all tasks."""
-        figures: defaultdict[Name, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
+        collected: defaultdict[Name, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
         for task in self._tasks:
-            for name, values in task.figures():
-                figures[name].extend(values)
-        for name, values in figures.items():
+            for name, values in task.metrics():
+                collected[name].extend(values)
+        for name, values in collected.items():
             yield family(name, values)

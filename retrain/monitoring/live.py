@@ -14,7 +14,7 @@ from retrain.monitoring.web import WebServer
 from retrain.records import Plan, Point
 from retrain.training.progress import Progress
 
-Figures = Mapping[tuple[str, ...], float | None]
+LabelledValues = Mapping[tuple[str, ...], float | None]
 """Values of one metric by its labels. The labels task and method, which every metric has, are left out."""
 
 TREND = 4
@@ -57,17 +57,17 @@ class LiveMetrics(Collector):
         """Yield every metric, or nothing before the first training."""
         if self._plan is None:
             return
-        own = (self._plan.task.name, self._plan.method)
-        for name, figures in (*self._work(self._plan), *self._quality(self._plan)):
-            yield family(name, [((*own, *more), value) for more, value in figures.items() if value is not None])
+        labels = (self._plan.task.name, self._plan.method)
+        for name, values in (*self._work(self._plan), *self._quality(self._plan)):
+            yield family(name, [((*labels, *more), value) for more, value in values.items() if value is not None])
 
-    def _work(self, plan: Plan) -> Iterator[tuple[Name, Figures]]:
+    def _work(self, plan: Plan) -> Iterator[tuple[Name, LabelledValues]]:
         progress = self._progress
         yield names.TRAINING_ITERATION, {(): progress.iteration}
         yield names.TRAINING_SCHEDULE, {(): plan.iterations}
         yield names.TRAINING_IMAGES, {(): progress.iteration * plan.task.training.batch_size}
         yield names.TRAINING_SECONDS, {(): progress.data_seconds + self._elapsed()}
-        aside: Figures = {
+        aside: LabelledValues = {
             ("evaluation",): progress.evaluation_seconds,
             ("saving",): progress.saving_seconds,
             ("data",): progress.data_seconds,
@@ -75,7 +75,7 @@ class LiveMetrics(Collector):
         yield names.TRAINING_ASIDE, aside
         yield names.TRAINING_ETA, {(): self._eta(plan)}
 
-    def _quality(self, plan: Plan) -> Iterator[tuple[Name, Figures]]:
+    def _quality(self, plan: Plan) -> Iterator[tuple[Name, LabelledValues]]:
         if plan.target:
             yield names.TRAINING_TARGET, {(plan.metric,): plan.target.accuracy}
         if self._progress.points:

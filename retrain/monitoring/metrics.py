@@ -21,7 +21,8 @@ from retrain.utils.histograms import Durations
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Pairs of label values and a number."""
-Figure = Callable[[RunRecord], Values]
+MetricFunction = Callable[[RunRecord], Values]
+"""Function that returns the values of one metric for a record."""
 Age = tuple[datetime, str]
 """Sort key of records: the end of the run, then its id."""
 
@@ -105,18 +106,18 @@ def _labels(record: RunRecord, unit: Unit) -> tuple[str, ...]:
     return (*labels, record.costs.currency) if unit == "cost" else labels
 
 
-def _savings(unit: Unit, figure: Callable[[Savings], float]) -> Figure:
-    """Return a function that computes one number of the savings in this unit.
+def _savings(unit: Unit, select: Callable[[Savings], float]) -> MetricFunction:
+    """Return a function that converts a number of the savings, chosen by `select`, to this unit.
 
     Iterations are converted by the cost of an iteration of the same run.
     """
 
-    def figures(record: RunRecord) -> Values:
+    def compute(record: RunRecord) -> Values:
         amount = _per_iteration(record).get(unit)
         if record.savings and amount is not None:
-            yield _labels(record, unit), figure(record.savings) * amount
+            yield _labels(record, unit), select(record.savings) * amount
 
-    return figures
+    return compute
 
 
 def _per_iteration(record: RunRecord) -> dict[Unit, float]:
@@ -128,15 +129,15 @@ def _per_iteration(record: RunRecord) -> dict[Unit, float]:
     return {"iterations": 1.0, **amounts}
 
 
-def _consumed(unit: Unit) -> Figure:
-    def figures(record: RunRecord) -> Values:
+def _consumed(unit: Unit) -> MetricFunction:
+    def compute(record: RunRecord) -> Values:
         if record.result:
             cost = record.result.cost
             amounts = in_units(record.costs, mean_watts(record), cost.flops_all_in, cost.device_seconds_all_in)
             if unit in amounts:
                 yield _labels(record, unit), amounts[unit]
 
-    return figures
+    return compute
 
 
 def _measured_joules(record: RunRecord) -> Values:
@@ -144,7 +145,7 @@ def _measured_joules(record: RunRecord) -> Values:
         yield (record.task, record.method), record.result.cost.measured_joules
 
 
-SUMS: dict[Name, Figure] = {
+SUMS: dict[Name, MetricFunction] = {
     names.RUNS: _runs,
     names.DECISIONS: _decisions,
     names.USED: _savings("iterations", lambda savings: savings.used),
@@ -162,12 +163,12 @@ SUMS: dict[Name, Figure] = {
 """Functions of a record whose values are summed over all records."""
 
 
-def _gauge(figure: Callable[[RunRecord], float | None]) -> Figure:
-    def figures(record: RunRecord) -> Values:
-        value = figure(record)
+def _gauge(select: Callable[[RunRecord], float | None]) -> MetricFunction:
+    def compute(record: RunRecord) -> Values:
+        value = select(record)
         return () if value is None else [((record.task,), value)]
 
-    return figures
+    return compute
 
 
 def _scores(record: RunRecord) -> Values:
@@ -213,7 +214,7 @@ def _succeeded(record: RunRecord) -> bool:
     return record.decision is not None and record.decision.promoted
 
 
-NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
+NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], MetricFunction]] = {
     names.ACCURACY: (_trained, _gauge(lambda r: r.evaluation.accuracy if r.evaluation else None)),
     names.SCORE: (_trained, _scores),
     names.PART_SCORE: (_trained, _parts),
@@ -244,7 +245,7 @@ def _stage_durations(record: RunRecord) -> Values:
     return [((record.task, stage), seconds) for stage, seconds in record.stage_seconds.items()]
 
 
-DURATIONS: dict[Name, Figure] = {names.RUN_DURATION: _run_duration, names.STAGE_DURATION: _stage_durations}
+DURATIONS: dict[Name, MetricFunction] = {names.RUN_DURATION: _run_duration, names.STAGE_DURATION: _stage_durations}
 """Durations that are counted in buckets over all records."""
 
 
@@ -260,16 +261,16 @@ class Totals(Collector):
     def add(self, record: RunRecord) -> None:
         """Add a record. A record that is added twice is counted twice."""
         age = (record.ended_at, record.run_id)
-        for name, figures in SUMS.items():
-            for labels, value in figures(record):
+        for name, compute in SUMS.items():
+            for labels, value in compute(record):
                 self._sums[name][labels] += value
-        for name, figures in DURATIONS.items():
-            for labels, seconds in figures(record):
+        for name, compute in DURATIONS.items():
+            for labels, seconds in compute(record):
                 self._durations[name].observe(labels, seconds)
-        for name, (applies, figures) in NEWEST.items():
+        for name, (applies, compute) in NEWEST.items():
             known = self._newest.get((name, record.task))
             if applies(record) and (known is None or known[0] < age):
-                self._newest[name, record.task] = age, figures(record)
+                self._newest[name, record.task] = age, compute(record)
         if record.savings:
             recent = [*self._recent[record.task], (age, record.savings.net)]
             self._recent[record.task] = sorted(recent)[-names.RECENT_RUNS :]

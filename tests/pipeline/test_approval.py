@@ -14,7 +14,7 @@ from support.workspaces import Workspace, make_task
 
 from retrain.errors import RunError, UserError
 from retrain.kubeflow.submission import KubeflowExecutor
-from retrain.monitoring.exporter import Exporter, TaskUnderTest
+from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import recording, stages
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import NoRunNeeded, Request
@@ -234,7 +234,7 @@ def test_kubeflow_is_not_asked_about_a_run_that_waits(workspace: Workspace, wait
 
 def test_exporter_serves_the_time_of_an_approval_request(workspace: Workspace, waiting: Approval) -> None:
     def since() -> list[float]:
-        exporter = Exporter([TaskUnderTest(workspace.store)])
+        exporter = Exporter([WatchedTask(workspace.store)])
         exporter.refresh()
         name = "retrain_awaiting_approval_timestamp_seconds"
         return [sample.value for family in exporter.collect() for sample in family.samples if sample.name == name]

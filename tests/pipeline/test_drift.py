@@ -18,7 +18,7 @@ from retrain.config.task import Task
 from retrain.data.augment import Normalize
 from retrain.data.packing import pack
 from retrain.inference.loading import Source, load_model
-from retrain.monitoring.exporter import TaskUnderTest
+from retrain.monitoring.exporter import WatchedTask
 from retrain.monitoring.report.page import render_page
 from retrain.monitoring.report.sources import read_sources
 from retrain.pipeline import stages
@@ -157,9 +157,9 @@ def test_status_commands_metrics_and_report_show_drift(trained: Digits, capfd: p
     assert "drop inverted has drifted: " in shown.out
     printed = retrain(["drop", "drift", "--task", str(file)], capfd)
     assert (printed.code, printed.out.count("drifted"), printed.out.count("shows no drift")) == (0, 2, 1)
-    watched = TaskUnderTest(trained.store)
+    watched = WatchedTask(trained.store)
     watched.state.refresh()
-    assert {name.name: values for name, values in watched.state.figures()}["retrain_drifted_drops"] == [(("pets",), 2)]
+    assert {name.name: values for name, values in watched.state.metrics()}["retrain_drifted_drops"] == [(("pets",), 2)]
     page = render_page(read_sources(trained.store, trained.store.ledger.read()))
     assert "drop inverted has drifted" in page
     assert "drop same shows" not in page

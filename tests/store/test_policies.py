@@ -23,7 +23,7 @@ from retrain.inference.loading import Source
 from retrain.kubeflow import submission
 from retrain.kubeflow.records import Submission
 from retrain.monitoring import pages
-from retrain.monitoring.exporter import Exporter, TaskUnderTest
+from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import retention, stages
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
@@ -214,7 +214,7 @@ def run_training(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
 
 def read_metrics_and_predict(cloud: Cloud, task: Task) -> None:
     """Read the exporter's metrics and page, and load the champion as a server does."""
-    exporter = Exporter([TaskUnderTest(TaskStore(cloud.store("exporter"), "pets"))])
+    exporter = Exporter([WatchedTask(TaskStore(cloud.store("exporter"), "pets"))])
     exporter.refresh()
     values = {sample.name: sample.value for family in exporter.collect() for sample in family.samples}
     assert values["retrain_ledger_read_errors_total"] == 0

@@ -130,7 +130,7 @@ def test_status_and_metrics_report_quarantined_drops(workspace: Workspace) -> No
     status = read_status(TASK, workspace.store)
     assert "not a drop's manifest" in status.quarantined[bad.id]
     state.refresh()
-    assert (("pets", "quarantined"), 1) in next(iter(state.figures()))[1]
+    assert (("pets", "quarantined"), 1) in next(iter(state.metrics()))[1]
 
 
 def test_watcher_plans_a_new_run_for_undamaged_drops(workspace: Workspace) -> None:

@@ -119,9 +119,9 @@ def _gap(base: alt.Chart, edge: str, colour: str) -> alt.Chart:
 def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.Chart:
     """Return two step lines, the first dashed. `series` maps a line's name to a field of the savings and a colour."""
     rows = [
-        {"at": milliseconds(step.at), "iterations": getattr(step.savings, figure), "series": name}
+        {"at": milliseconds(step.at), "iterations": getattr(step.savings, field), "series": name}
         for step in steps
-        for name, (figure, _) in series.items()
+        for name, (field, _) in series.items()
     ]
     tints = colours({name: colour for name, (_, colour) in series.items()})
     lines: alt.Chart = table(rows).mark_line(interpolate="step-after", strokeWidth=2.5, aria=False)

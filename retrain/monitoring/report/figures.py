@@ -83,14 +83,14 @@ def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
     return amounts
 
 
-def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Mapping[str, float]:
-    """Return the sum over records of the values that `figure` computes, by currency.
+def sum_by_currency(records: Iterable[RunRecord], compute: metrics.MetricFunction) -> Mapping[str, float]:
+    """Return the sum over records of the values that `compute` returns, by currency.
 
     Values that are not in money have the key "".
     """
     sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
-        for (_, _, *currency), amount in figure(record):
+        for (_, _, *currency), amount in compute(record):
             sums["".join(currency)] += amount
     return sums
 
