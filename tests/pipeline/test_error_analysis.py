@@ -170,7 +170,7 @@ def test_predict_evaluate_shows_accuracy_on_labelled_folders(
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 15
     (tmp_path / "paths.csv").write_text(f"image,species\n{images}/class-0/0.png,class-0\n")
     ran = retrain(["predict", str(tmp_path / "paths.csv"), "-t", served.file, "--evaluate"], capsys)
-    assert "Name the column of the true classes with --label-column" in " ".join(ran.err.split())
+    assert "Pass the column of the true classes with --label-column" in " ".join(ran.err.split())
     label = ["--label-column", "species"]
     ran = retrain(["predict", str(tmp_path / "paths.csv"), "-t", served.file, "--evaluate", *label], capsys)
     assert "of 1 image classified correctly" in ran.out

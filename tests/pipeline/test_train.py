@@ -121,6 +121,6 @@ def test_parents_damaged_file_is_refused_by_name(place: Path, name: str, damage:
     damaged = key(parent, name.format(drop=parent.dataset.drops[0].id))
     store.write(damaged, damage(store.read(damaged)[0]))
     with pytest.raises(
-        RunError, match=rf"{parent.run_id}/{name.split('{')[0]}.* (is not the .* that the run ended|holds no)"
+        RunError, match=rf"{parent.run_id}/{name.split('{')[0]}.* (is not the .* that the run ended|is not a valid)"
     ):
         train_plan(context_of(place), stored_plan(place, drops=2, parent=parent))
