@@ -29,21 +29,21 @@ RESOLUTION = Resolution(iterations=20, accuracy=0.01)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a folder with digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("recommend")) as root:
         yield root
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(study_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with two drops. Scratch was trained on the first drop, before the second landed."""
     folder = tmp_path_factory.mktemp("trained")
     path = write_task(folder)
-    land(place, path, 1)
+    land(study_root, path, 1)
     task = load_task(path)
     stages.run_task(make_context(open_task_store(task), task, "cpu"), task, Request())
-    land(place, path, 2)
+    land(study_root, path, 2)
     return folder / "store"
 
 
@@ -63,11 +63,11 @@ def write_task(folder: Path) -> str:
     return str(path)
 
 
-def land(place: Path, path: str, part: int) -> None:
+def land(study_root: Path, path: str, part: int) -> None:
     """Commit one of the two drops of digits."""
     task = load_task(path)
     staging = Staging.parse("classes", "7+3")
-    pack(place / "digits", task, open_task_store(task), staging=staging, part=part, drop_id=f"drop-{part}")
+    pack(study_root / "digits", task, open_task_store(task), staging=staging, part=part, drop_id=f"drop-{part}")
 
 
 def store_of(path: str) -> TaskStore:
@@ -147,10 +147,10 @@ def test_race_has_a_target_only_if_scratch_saw_its_drops(task_file: str) -> None
     assert f"| scratch | {own_l99[0]:,} | {own_l99[1]:,} | ×1.00 | ×{own_l99[0] / own_l99[1]:.2f} |" in said
 
 
-def test_race_without_parent_fails_with_commands_to_run(place: Path, tmp_path: Path) -> None:
+def test_race_without_parent_fails_with_commands_to_run(study_root: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}"))
-    land(place, str(path), 1)
+    land(study_root, str(path), 1)
     with pytest.raises(StudyError, match=r"no drop that is new to the champion \(1 drop landed\): run `retrain run`"):
         recommendation(str(path), None, 1, CPU)
 

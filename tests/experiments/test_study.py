@@ -28,7 +28,7 @@ from retrain.training.setup import Run as Start
 
 
 @pytest.fixture(autouse=True, scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a folder with a task, digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("study")) as root:
         yield root
@@ -40,11 +40,11 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
 
 
 def test_study_cells_are_trials_that_ran_their_schedule(
-    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = Runs(small_study(), str(tmp_path))
     with caplog.at_level("INFO", "retrain"):
-        assert run(runs, DataRoot(place), CPU) == 4
+        assert run(runs, DataRoot(study_root), CPU) == 4
     assert [message for message in caplog.messages if "missing" in message] == [
         "study small, drop 1 of 2: 1 of 1 runs are missing",
         "study small, drop 2 of 2: 3 of 3 runs are missing",
@@ -72,18 +72,18 @@ def test_study_cells_are_trials_that_ran_their_schedule(
     assert store.champion.read().champion is None
 
 
-def test_stopped_or_extended_study_runs_only_missing_cells(place: Path, tmp_path: Path) -> None:
+def test_stopped_or_extended_study_runs_only_missing_cells(study_root: Path, tmp_path: Path) -> None:
     stopped = Runs(small_study(methods={"scratch": {"start": "scratch"}}), str(tmp_path))
-    assert run(stopped, DataRoot(place), CPU) == 2
-    assert run(Runs(small_study(), str(tmp_path)), DataRoot(place), CPU) == 2
-    assert run(Runs(small_study(), str(tmp_path)), DataRoot(place), CPU) == 0
-    assert run(Runs(small_study(seeds=[0, 1]), str(tmp_path)), DataRoot(place), CPU) == 4
+    assert run(stopped, DataRoot(study_root), CPU) == 2
+    assert run(Runs(small_study(), str(tmp_path)), DataRoot(study_root), CPU) == 2
+    assert run(Runs(small_study(), str(tmp_path)), DataRoot(study_root), CPU) == 0
+    assert run(Runs(small_study(seeds=[0, 1]), str(tmp_path)), DataRoot(study_root), CPU) == 4
 
 
-def test_parallel_processes_train_the_same_models_as_one(place: Path, tmp_path: Path) -> None:
+def test_parallel_processes_train_the_same_models_as_one(study_root: Path, tmp_path: Path) -> None:
     alone, together = (Runs(small_study(), str(tmp_path / name)) for name in ("alone", "together"))
-    run(alone, DataRoot(place), CPU)
-    run(together, DataRoot(place), Workers(jobs=2, device="cpu"))
+    run(alone, DataRoot(study_root), CPU)
+    run(together, DataRoot(study_root), Workers(jobs=2, device="cpu"))
     assert digests(alone) == digests(together)
     assert len(set(digests(alone).values())) == 4
 
@@ -96,11 +96,11 @@ def gradient_norm_of(start: Start, index: int) -> float:
     return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
-def test_extra_measurements_are_stored_and_reported(place: Path, tmp_path: Path) -> None:
+def test_extra_measurements_are_stored_and_reported(study_root: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["weight_correlation", "gradient_norms"])
     runs = Runs(study, str(tmp_path / "store"))
-    run(runs, DataRoot(place), CPU)
+    run(runs, DataRoot(study_root), CPU)
     ran = {one.cell.method: one for one in runs.ended_runs()}
     figures = {method: one.measures for method, one in ran.items() if method != FIRST}
     naive = ran["naive"]
@@ -115,8 +115,8 @@ def test_extra_measurements_are_stored_and_reported(place: Path, tmp_path: Path)
     assert f"| naive | {figures['naive']['correlation of weights']:.4g} |" in page_of
 
 
-def test_stop_on_test_uses_the_test_split_without_holdout(place: Path, tmp_path: Path) -> None:
-    for label, digit in enumerate((place / "digits").iterdir()):
+def test_stop_on_test_uses_the_test_split_without_holdout(study_root: Path, tmp_path: Path) -> None:
+    for label, digit in enumerate((study_root / "digits").iterdir()):
         for number, path in enumerate(sorted(digit.iterdir())[:12]):
             to = tmp_path / "data" / "split" / ("test" if number < 4 else "train") / f"c{label}" / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -128,20 +128,20 @@ def test_stop_on_test_uses_the_test_split_without_holdout(place: Path, tmp_path:
     assert [drop.held_out for drop in drops] == [{}, {}]
 
 
-def test_drops_have_the_configured_number_of_images_per_class(place: Path, tmp_path: Path) -> None:
+def test_drops_have_the_configured_number_of_images_per_class(study_root: Path, tmp_path: Path) -> None:
     study = small_study()
     runs = Runs(study, str(tmp_path))
-    drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
+    drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(study_root))
     assert [len(drop.classes) for drop in drops] == [7, 3]
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [280, 120]
 
 
-def test_limited_classes_are_the_first_by_name(place: Path, tmp_path: Path) -> None:
+def test_limited_classes_are_the_first_by_name(study_root: Path, tmp_path: Path) -> None:
     study = small_study(
         data=[{"name": "digits", "classes": 4, "per_class": 20}], splits={"s": {"by": "classes", "sizes": "3+1"}}
     )
     runs = Runs(study, str(tmp_path))
-    drops = commit_drops(study, "s", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
+    drops = commit_drops(study, "s", runs.task(next(cells(study, 1))), runs.objects, DataRoot(study_root))
     assert [drop.classes for drop in drops] == [("0", "1", "2"), ("3",)]
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [60, 20]
 
@@ -159,8 +159,8 @@ def test_component_scores_match_the_covariance_matrix() -> None:
     )
 
 
-def test_recomputed_report_finds_a_changed_number(place: Path, tmp_path: Path) -> None:
-    studies = place / "studies"
+def test_recomputed_report_finds_a_changed_number(study_root: Path, tmp_path: Path) -> None:
+    studies = study_root / "studies"
     studies.mkdir(exist_ok=True)
     study = small_study(seeds=[0, 1])
     (studies / "small.yaml").write_text(study.model_dump_json())
@@ -205,8 +205,8 @@ def test_page_contains_findings_and_the_papers_numbers(tmp_path: Path) -> None:
     assert "6.00 device-hours" in text
 
 
-def test_readme_lists_each_item_of_the_papers_and_its_result(place: Path, tmp_path: Path) -> None:
-    studies = place / "studies"
+def test_readme_lists_each_item_of_the_papers_and_its_result(study_root: Path, tmp_path: Path) -> None:
+    studies = study_root / "studies"
     studies.mkdir(exist_ok=True)
     claim = {"item": "Ash & Adams, Table 3", "paper": "noise helps", "ours": "it does not", "agrees": "no"}
     study = small_study(name="claiming", claims=[claim], seeds=[0, 1])
@@ -258,17 +258,17 @@ def test_former_study_name_works_with_a_warning(
     assert message.startswith("study ash-table4-letter-mini is now called ash-table4-faithful-mini")
 
 
-def test_catalogue_lists_run_items_and_missing_data(place: Path, tmp_path: Path) -> None:
-    studies = place / "studies"
+def test_catalogue_lists_run_items_and_missing_data(study_root: Path, tmp_path: Path) -> None:
+    studies = study_root / "studies"
     studies.mkdir(exist_ok=True)
     known = ["Verwimp et al., Table 1"]
     for name, data in (("has", "digits"), ("lacks", "imagenet-100"), ("ran", "digits")):
         study = small_study(name=name, repeats=known, data=[{"name": data}], seeds=[0, 1])
         (studies / f"{name}.yaml").write_text(study.model_dump_json())
     report.write_report(load_study("ran"), TWO_SEEDS, tmp_path)
-    found = {entry.study: entry.status for entry in entries(place, tmp_path) if entry.item == known[0]}
+    found = {entry.study: entry.status for entry in entries(study_root, tmp_path) if entry.item == known[0]}
     assert found == {"has": "not run", "lacks": "needs data imagenet-100", "ran": "run mini"}
-    assert {entry.status for entry in entries(place, tmp_path) if entry.item not in known} == {"no study yet"}
+    assert {entry.status for entry in entries(study_root, tmp_path) if entry.item not in known} == {"no study yet"}
 
 
 def test_missing_data_set_error_has_download_and_folder(tmp_path: Path) -> None:
@@ -292,9 +292,9 @@ def tar_of(folder: Path, path: Path) -> None:
             tar.add(image, image.relative_to(folder).as_posix())
 
 
-def test_tars_and_image_folders_give_drops_of_equal_size(place: Path, tmp_path: Path) -> None:
+def test_tars_and_image_folders_give_drops_of_equal_size(study_root: Path, tmp_path: Path) -> None:
     for number, (split, start) in enumerate({"train": 0, "test": 12}.items()):
-        for digit in sorted((place / "digits").iterdir()):
+        for digit in sorted((study_root / "digits").iterdir()):
             for image in sorted(digit.iterdir())[start : start + (12, 6)[number]]:
                 for to in (f"imagenet/{split}/{digit.name}", f"adaptiope/{digit.name}", f"loose/{split}/{digit.name}"):
                     (tmp_path / to).mkdir(parents=True, exist_ok=True)
@@ -310,20 +310,20 @@ def test_tars_and_image_folders_give_drops_of_equal_size(place: Path, tmp_path: 
     assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
 
 
-def test_list_of_missing_data_has_download_and_folder(place: Path, tmp_path: Path) -> None:
+def test_list_of_missing_data_has_download_and_folder(study_root: Path, tmp_path: Path) -> None:
     assert how_to_get("svhn", tmp_path).startswith("pass --download")
-    (place / "studies").mkdir(exist_ok=True)
+    (study_root / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
-    (place / "studies" / "far.yaml").write_text(study.model_dump_json())
+    (study_root / "studies" / "far.yaml").write_text(study.model_dump_json())
     assert f"Adaptiope's real_life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg, into {tmp_path}" in "".join(
         list_missing(tmp_path)
     )
 
 
-def test_unknown_study_lists_the_known_ones(place: Path, tmp_path: Path) -> None:
-    (place / "studies").mkdir(exist_ok=True)
-    (place / "studies" / "small.yaml").write_text(small_study().model_dump_json())
-    with pytest.raises(StudyError, match=rf"no study 'smal' in {place}/studies; allowed: .*small"):
+def test_unknown_study_lists_the_known_ones(study_root: Path, tmp_path: Path) -> None:
+    (study_root / "studies").mkdir(exist_ok=True)
+    (study_root / "studies" / "small.yaml").write_text(small_study().model_dump_json())
+    with pytest.raises(StudyError, match=rf"no study 'smal' in {study_root}/studies; allowed: .*small"):
         load_study("smal")
     with pytest.raises(StudyError, match=r"nope/x.yaml: cannot be read: No such file"):
         load_study("nope/x.yaml")
@@ -347,9 +347,9 @@ def test_study_file_errors_name_their_field(tmp_path: Path) -> None:
         load_study(str(path))
 
 
-def test_drops_of_a_split_are_listed_in_their_order(place: Path, tmp_path: Path) -> None:
+def test_drops_of_a_split_are_listed_in_their_order(study_root: Path, tmp_path: Path) -> None:
     study = small_study(splits={"4+3+3": {"by": "classes", "sizes": "4+3+3"}})
     runs = Runs(study, str(tmp_path))
     task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "4+3+3", task, runs.objects, DataRoot(place))
+    commit_drops(study, "4+3+3", task, runs.objects, DataRoot(study_root))
     assert [drop.id for drop in runs.store(task.name).drops.all()] == ["drop-1", "drop-2", "drop-3"]

@@ -137,32 +137,32 @@ def adaptiope(root: Path, first: int = 0) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    with workplace(tmp_path / "place"):
+def study_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    with workplace(tmp_path / "study_root"):
         yield tmp_path
 
 
-def committed_sizes(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[int, int]]:
+def committed_sizes(study_root: Path, names: list[str], split: dict[str, str]) -> list[tuple[int, int]]:
     """Commit the drops of a study. Return each drop's number of classes and number of images."""
     study = small_study(data=[{"name": name} for name in names], splits={"split": split})
-    runs = Runs(study, str(place / "store"))
-    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
+    runs = Runs(study, str(study_root / "store"))
+    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(study_root))
     return [(len(drop.classes), sum(map(drop.samples, ("train", "val", "test")))) for drop in drops]
 
 
-def test_imagenet_is_split_by_class_with_all_its_images(place: Path) -> None:
-    imagenet(place / "imagenet-100")
-    drops = committed_sizes(place, ["imagenet-100"], {"by": "classes", "sizes": "4+1"})
+def test_imagenet_is_split_by_class_with_all_its_images(study_root: Path) -> None:
+    imagenet(study_root / "imagenet-100")
+    drops = committed_sizes(study_root, ["imagenet-100"], {"by": "classes", "sizes": "4+1"})
     assert [classes for classes, _ in drops] == [4, 1]
     assert sum(images for _, images in drops) == 101
 
 
-def test_adaptiope_has_one_drop_per_domain_with_equal_classes(place: Path) -> None:
+def test_adaptiope_has_one_drop_per_domain_with_equal_classes(study_root: Path) -> None:
     names = ["adaptiope-product-images", "adaptiope-real-life"]
     for number, name in enumerate(names):
-        adaptiope(place / name, first=1000 * number)
-    assert committed_sizes(place, names, {"by": "source"}) == [(4, 120), (4, 120)]
-    assert committed_sizes(place, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]
+        adaptiope(study_root / name, first=1000 * number)
+    assert committed_sizes(study_root, names, {"by": "source"}) == [(4, 120), (4, 120)]
+    assert committed_sizes(study_root, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]
 
 
 def coarse_cifar(root: Path) -> None:
@@ -174,29 +174,29 @@ def coarse_cifar(root: Path) -> None:
             Image.fromarray(picture(10 * number + index, 32)).save(to)
 
 
-def test_superclasses_replace_the_classes_of_drops(place: Path) -> None:
-    coarse_cifar(place)
+def test_superclasses_replace_the_classes_of_drops(study_root: Path) -> None:
+    coarse_cifar(study_root)
     study = small_study(
         data=[{"name": "cifar100", "superclasses": True, "per_class": 6}],
         splits={"split": {"by": "classes", "sizes": "2+1"}},
         stop_on="test",
     )
-    runs = Runs(study, str(place / "store"))
-    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
+    runs = Runs(study, str(study_root / "store"))
+    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(study_root))
     assert sorted(name for drop in drops for name in drop.classes) == ["aquatic mammals", "fish", "flowers"]
     assert [(drop.samples("train"), drop.samples("test")) for drop in drops] == [(12, 8), (6, 4)]
     study = small_study(data=[{"name": "digits", "superclasses": True}])
-    runs = Runs(study, str(place / "other"))
+    runs = Runs(study, str(study_root / "other"))
     with pytest.raises(StudyError, match="only cifar100 has superclasses"):
-        commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place / "place"))
+        commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(study_root / "study_root"))
 
 
-def test_twin_domain_has_an_altered_copy_of_each_image(place: Path) -> None:
-    coarse_cifar(place)
+def test_twin_domain_has_an_altered_copy_of_each_image(study_root: Path) -> None:
+    coarse_cifar(study_root)
     data = [{"name": "cifar100"}, {"name": "cifar100", "twin": True}]
     study = small_study(data=data, splits={"domains": {"by": "source"}}, stop_on="test")
-    task = Runs(study, str(place / "store")).task(next(cells(study, 1)))
-    with prepared_data(study, DataRoot(place), task) as (sources, _):
+    task = Runs(study, str(study_root / "store")).task(next(cells(study, 1)))
+    with prepared_data(study, DataRoot(study_root), task) as (sources, _):
         found = [
             {sample.key: sample for sample in read_source(source) if sample.split == "train"} for source in sources
         ]

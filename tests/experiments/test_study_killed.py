@@ -32,9 +32,9 @@ STUDY = small_study(seeds=[0, 1], set={"training.epochs": 20})
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, str | None]:
     """Return the digests of the models of a study that is not interrupted."""
     folder = tmp_path_factory.mktemp("alone")
-    with workplace(folder / "place") as place:
+    with workplace(folder / "study_root") as study_root:
         runs = Runs(STUDY, str(folder / "store"))
-        run(runs, DataRoot(place), CPU)
+        run(runs, DataRoot(study_root), CPU)
         return digests(runs)
 
 
@@ -42,12 +42,21 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, str | 
 def test_killed_study_ends_its_processes_and_later_resumes(
     tmp_path: Path, jobs: int, uninterrupted: dict[Cell, str | None]
 ) -> None:
-    with workplace(tmp_path / "place") as place:
-        (place / "studies").mkdir()
-        (place / "studies" / "small.yaml").write_text(STUDY.model_dump_json())
+    with workplace(tmp_path / "study_root") as study_root:
+        (study_root / "studies").mkdir()
+        (study_root / "studies" / "small.yaml").write_text(STUDY.model_dump_json())
         killed = Runs(STUDY, str(tmp_path / "killed"))
         store = killed.store(killed.task(next(cells(STUDY, 1))).name)
-        settings = ["--root", str(place), "--store", str(tmp_path / "killed"), "--jobs", str(jobs), "--device", "cpu"]
+        settings = [
+            "--root",
+            str(study_root),
+            "--store",
+            str(tmp_path / "killed"),
+            "--jobs",
+            str(jobs),
+            "--device",
+            "cpu",
+        ]
         process = ForkedCommand("retrain", "study", "run", "small", *settings, output=tmp_path / "output")
         wait_until(lambda: bool(store.ledger.read()))
         started = children(process.pid)
@@ -56,19 +65,19 @@ def test_killed_study_ends_its_processes_and_later_resumes(
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         ended = len(store.ledger.read())
         assert ended > 0
-        assert run(killed, DataRoot(place), CPU) == 8 - ended
+        assert run(killed, DataRoot(study_root), CPU) == 8 - ended
         assert digests(killed) == uninterrupted
         assert len(digests(killed)) == 8
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_stopped_study_ends_with_a_message(tmp_path: Path, jobs: int) -> None:
-    with workplace(tmp_path / "place") as place:
+    with workplace(tmp_path / "study_root") as study_root:
         study = small_study(set={"training.epochs": 100_000, "training.save_seconds": 0})
-        (place / "studies").mkdir()
-        (place / "studies" / "small.yaml").write_text(study.model_dump_json())
+        (study_root / "studies").mkdir()
+        (study_root / "studies" / "small.yaml").write_text(study.model_dump_json())
         store = LocalStore(tmp_path / "store")
-        settings = ["--root", str(place), "--store", str(store.root), "--jobs", str(jobs), "--device", "cpu"]
+        settings = ["--root", str(study_root), "--store", str(store.root), "--jobs", str(jobs), "--device", "cpu"]
         process = ForkedCommand("retrain", "study", "run", "small", *settings, output=tmp_path / "output")
         wait_until(lambda: any("/state/" in entry.key for entry in store.list()))
         started = children(process.pid)

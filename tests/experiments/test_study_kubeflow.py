@@ -25,7 +25,7 @@ from retrain.experiments.runs import Runs
 
 
 @pytest.fixture(autouse=True, scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a folder with a task, digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("kubeflow")) as root:
         yield root
@@ -37,13 +37,13 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
 
 
 def test_study_pipeline_trains_the_same_models_as_a_local_study(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts steps with this program
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     here, there = (Runs(small_study(methods=methods), str(tmp_path / name)) for name in ("here", "there"))
-    run(here, DataRoot(place), CPU)
-    levels = plan_ahead(there, DataRoot(place))
+    run(here, DataRoot(study_root), CPU)
+    levels = plan_ahead(there, DataRoot(study_root))
     assert [len(level) for level in levels] == [1, 2]
 
     def keep_tidy(step: dsl.PipelineTask, name: str) -> None:
@@ -55,17 +55,17 @@ def test_study_pipeline_trains_the_same_models_as_a_local_study(
         define_study("small", levels, "python", keep_tidy)(device="cpu")
     logging.disable(logging.NOTSET)
     assert digests(there) == digests(here)
-    assert plan_ahead(there, DataRoot(place)) == []
+    assert plan_ahead(there, DataRoot(study_root)) == []
 
 
 def test_study_is_submitted_once_as_successive_loops(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     study = tmp_path / "small.yaml"
     study.write_text(small_study().model_dump_json())
     with serving() as server:
-        said = [submit(server, study, place, tmp_path) for _ in range(2)]
+        said = [submit(server, study, study_root, tmp_path) for _ in range(2)]
         assert len(server.runs) == 1
         [spec] = [run["pipeline_spec"] for run in server.runs]
     assert "small: 4 runs submitted as Kubeflow run" in said[0]
@@ -82,14 +82,14 @@ def test_study_is_submitted_once_as_successive_loops(
     assert sorted(map(len, loops)) == [1, 3]
 
 
-def submit(server: KfpServer, study: Path, place: Path, folder: Path) -> str:
-    options = ["--on", "kubeflow", "--host", server.url, "--root", str(place), "--store", str(folder / "store")]
+def submit(server: KfpServer, study: Path, study_root: Path, folder: Path) -> str:
+    options = ["--on", "kubeflow", "--host", server.url, "--root", str(study_root), "--store", str(folder / "store")]
     ended = CliRunner().invoke(app, ["study", "run", str(study), *options], catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return ended.output
 
 
-def test_study_with_drops_chosen_by_models_is_not_submitted(place: Path, tmp_path: Path) -> None:
+def test_study_with_drops_chosen_by_models_is_not_submitted(study_root: Path, tmp_path: Path) -> None:
     study = small_study(splits={"m": {"by": "margin", "sizes": "40+60"}})
     with pytest.raises(StudyError, match="split m: its later drops depend on trained models"):
-        plan_ahead(Runs(study, str(tmp_path)), DataRoot(place))
+        plan_ahead(Runs(study, str(tmp_path)), DataRoot(study_root))

@@ -50,7 +50,7 @@ TRAINED = [  # each data set, and each way to divide data into drops
 
 
 @pytest.fixture(autouse=True, scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a folder with small versions of all data sets. Data sets have a test split if the real ones do."""
     with workplace(tmp_path_factory.mktemp("papers")) as root, pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
@@ -77,7 +77,7 @@ def smallest(study: Study) -> Study:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_study_at_the_papers_scale_runs_with_tiny_images(name: str, place: Path) -> None:
+def test_study_at_the_papers_scale_runs_with_tiny_images(name: str, study_root: Path) -> None:
     whole = smallest(load_study(name))
     methods = {method: whole.methods[method] for method in (whole.against[0], list(whole.methods)[-1])}
     varied = {variant: whole.variants[variant] for variant in list(whole.variants)[:1]}
@@ -94,8 +94,8 @@ def test_study_at_the_papers_scale_runs_with_tiny_images(name: str, place: Path)
         "set": tiny,
     }
     study = Study.model_validate(whole.model_dump() | reduced)
-    runs = Runs(study, str(place / "store"))
-    assert run(runs, DataRoot(place), CPU) > 0
+    runs = Runs(study, str(study_root / "store"))
+    assert run(runs, DataRoot(study_root), CPU) > 0
     assert {one.cell.method for one in runs.ended_runs()} == {FIRST, *methods}
     assert {one.record.outcome for one in runs.ended_runs()} == {"completed"}
 

@@ -31,17 +31,17 @@ from retrain.records import Loading
 
 
 @pytest.fixture(autouse=True, scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a folder with a task, digits and a cache for the tests of this module."""
     with workplace(tmp_path_factory.mktemp("splits")) as root:
         yield root
 
 
-def test_transfer_trains_on_the_second_drop_only(place: Path, tmp_path: Path) -> None:
+def test_transfer_trains_on_the_second_drop_only(study_root: Path, tmp_path: Path) -> None:
     splits = {f"{kept} %": {"by": "transfer", "sizes": "5+5", "kept": kept} for kept in (50, 100)}
     runs = Runs(small_study(splits=splits), str(tmp_path))
-    assert run(runs, DataRoot(place), CPU) == 2 * 4
-    assert run(runs, DataRoot(place), CPU) == 0
+    assert run(runs, DataRoot(study_root), CPU) == 2 * 4
+    assert run(runs, DataRoot(study_root), CPU) == 0
     by_cell = {(one.cell.split, one.cell.method): one.record for one in runs.ended_runs() if one.cell.drops == 2}
     assert {record.drops for record in by_cell.values()} == {("drop-2",)}
     naive = by_cell["100 %", "naive"]
@@ -53,12 +53,12 @@ def test_transfer_trains_on_the_second_drop_only(place: Path, tmp_path: Path) ->
     assert set(halves[0].classes).isdisjoint(runs.drops(Cell("task", "50 %", "(first drop)", 1, 0))[0].classes)
 
 
-def test_next_drop_has_the_models_least_certain_samples(place: Path, tmp_path: Path) -> None:
+def test_next_drop_has_the_models_least_certain_samples(study_root: Path, tmp_path: Path) -> None:
     splits = {"by margin": {"by": "margin", "sizes": "40+30+30"}}
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     runs = Runs(small_study(splits=splits, methods=methods), str(tmp_path))
-    assert run(runs, DataRoot(place), CPU) == 1 + 2 + 2
-    assert run(runs, DataRoot(place), CPU) == 0
+    assert run(runs, DataRoot(study_root), CPU) == 1 + 2 + 2
+    assert run(runs, DataRoot(study_root), CPU) == 0
     one = {cell.method: cell for cell in cells(runs.study, 3)}
     assert set(drop_ids(runs.study, one["scratch"])) & set(drop_ids(runs.study, one["naive"])) == {"drop-1"}
     store = runs.store(runs.task(one["naive"]).name)
@@ -69,13 +69,13 @@ def test_next_drop_has_the_models_least_certain_samples(place: Path, tmp_path: P
     ]
 
 
-def test_next_drop_has_the_smallest_margins_of_the_pool(place: Path, tmp_path: Path) -> None:
+def test_next_drop_has_the_smallest_margins_of_the_pool(study_root: Path, tmp_path: Path) -> None:
     splits = {"m": {"by": "margin", "sizes": "40+30+30"}}
     study = small_study(
         splits=splits, methods={"naive": {}}, against=["naive"], data=[{"name": "digits", "per_class": 20}]
     )
     runs = Runs(study, str(tmp_path))
-    run(runs, DataRoot(place), CPU)
+    run(runs, DataRoot(study_root), CPU)
     second, third = (Cell("task", "m", "naive", drops, 0) for drops in (2, 3))
     task = runs.task(second)
     context = make_context(runs.store(task.name), task, "cpu")
@@ -104,11 +104,11 @@ def test_method_may_have_fewer_seeds_than_the_study() -> None:
     assert found == [("scratch", 3), ("scratch", 4), ("naive", 3)]
 
 
-def test_learning_speeds_of_two_runs_are_measured_and_drawn(place: Path, tmp_path: Path) -> None:
+def test_learning_speeds_of_two_runs_are_measured_and_drawn(study_root: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["learning_speed"], plots=["learning_speed"])
     runs = Runs(study, str(tmp_path / "store"))
-    run(runs, DataRoot(place), CPU)
+    run(runs, DataRoot(study_root), CPU)
     measured = {one.cell.method: one.measures for one in runs.ended_runs()}
     assert measured["scratch"] == {}
     shares = torch.tensor(measured["naive"][MAP])
@@ -136,9 +136,9 @@ def keys_of(runs: Runs, cell: Cell, split: str) -> list[set[str]]:
 
 
 @pytest.fixture
-def thirty(place: Path, tmp_path: Path) -> Path:
+def thirty(study_root: Path, tmp_path: Path) -> Path:
     """Return a folder of digits with 30 training images and 10 test images per class."""
-    for digit in (place / "digits").iterdir():
+    for digit in (study_root / "digits").iterdir():
         for number, path in enumerate(sorted(digit.iterdir())[:40]):
             to = tmp_path / "data" / "thirty" / ("train" if number < 30 else "test") / digit.name / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -178,13 +178,13 @@ def test_component_steps_are_in_the_order_of_scores(thirty: Path, tmp_path: Path
     assert all(max(one) <= min(following) for one, following in pairwise(steps))
 
 
-def test_split_by_component_has_low_scores_in_the_first_drop(place: Path, tmp_path: Path) -> None:
+def test_split_by_component_has_low_scores_in_the_first_drop(study_root: Path, tmp_path: Path) -> None:
     study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
-    drops = commit_drops(study, "50+50", task, runs.objects, DataRoot(place))
+    drops = commit_drops(study, "50+50", task, runs.objects, DataRoot(study_root))
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [200, 200]
-    with prepared_data(study, DataRoot(place), task) as (sources, _):
+    with prepared_data(study, DataRoot(study_root), task) as (sources, _):
         samples = read_source(sources[0])
         scores = {sample.key: float(score) for sample, score in zip(samples, scores_of(samples), strict=True)}
     first, second = ([scores[key] for key in keys] for keys in keys_of(runs, next(cells(study, 2)), "train"))
@@ -228,11 +228,11 @@ def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None
         small_study(splits={"s": {"by": "classes", "step": 40, "steps": 2}})
 
 
-def test_gradient_curves_begin_and_end_with_the_runs_norms(place: Path, tmp_path: Path) -> None:
+def test_gradient_curves_begin_and_end_with_the_runs_norms(study_root: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["gradient_norms", "gradient_curves", "learning_map"])
     runs = Runs(study, str(tmp_path / "store"))
-    run(runs, DataRoot(place), CPU)
+    run(runs, DataRoot(study_root), CPU)
     by_method = {one.cell.method: one for one in runs.ended_runs()}
     naive = by_method["naive"]
     curve = naive.measures[f"{GRADIENTS}, new"]
@@ -245,11 +245,11 @@ def test_gradient_curves_begin_and_end_with_the_runs_norms(place: Path, tmp_path
     assert set(by_method[FIRST].measures) == {f"{GRADIENTS}, new", LEARNING_MAP}
 
 
-def test_learning_map_ends_with_the_models_train_accuracy(place: Path, tmp_path: Path) -> None:
+def test_learning_map_ends_with_the_models_train_accuracy(study_root: Path, tmp_path: Path) -> None:
     """Check that the last epoch of the map is the stored model's accuracy on the training images."""
     methods = {"scratch": {"start": "scratch"}}
     runs = Runs(small_study(methods=methods, measures=["learning_map"]), str(tmp_path / "store"))
-    run(runs, DataRoot(place), CPU)
+    run(runs, DataRoot(study_root), CPU)
     first = next(one for one in runs.ended_runs() if one.cell.method == FIRST)
     rows = first.measures[LEARNING_MAP]
     assert isinstance(rows, list)
