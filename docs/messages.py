@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("retrain", "pipelines")
 HEADER = """# Messages
 
-This page is for people who look up a message, and for authors who compare messages. `make docs` generates this page
+This page is for people who look up a message, and for contributors who write a new one. `make docs` generates this page
 from the source code. Words in braces stand for values or for parts of the sentence. To find a message, search for the
 words around them. Other texts are elsewhere: [cli.md](cli.md) has the options, `retrain task schema` the settings, and
 [operations.md](operations.md#alerts) the alerts.

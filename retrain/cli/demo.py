@@ -78,8 +78,8 @@ def main() -> None:
     )
     retrain("run", "--task", TASK, "--method", "scratch", "--trial")
     print_comment(
-        "All runs. `used` is a run's number of iterations. `saved` is the number that scratch takes until it first "
-        "reaches its final accuracy, minus `used`."
+        "All runs. `used` is a run's number of iterations. `saved` is the number after which scratch first reaches "
+        "its own final accuracy, minus `used`."
     )
     retrain("history", "--task", TASK)
     retrain("status", "--task", TASK)

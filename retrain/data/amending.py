@@ -94,7 +94,7 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     where = f"{path}: line {line}"
     if not texts["key"] and not texts["content"]:
         raise DropError(
-            f"{where}: has neither a key nor a content: give one of them, as in the table of `retrain data "
+            f"{where}: has neither a key nor a content digest: give one of them, as in the table of `retrain data "
             "review --csv`"
         )
     if (remove := texts["remove"].lower()) not in YES + NO:
@@ -185,11 +185,11 @@ def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place
     if not found:
         within = f"drop {sample.drop}" if sample.drop else "any drop"
         raise DropError(
-            f"{sample.where}: {name} matches no sample of {within}: copy the key or the content from the table of "
-            "`retrain data review --csv`"
+            f"{sample.where}: {name} matches no sample of {within}: copy the key or the content digest from the "
+            "table of `retrain data review --csv`"
         )
     if not sample.content and len(found) > 1:
         drops = ", ".join(sorted({place.drop.id for place, _ in found}))
-        which = "its content" if sample.drop else "its drop or its content"
+        which = "its content digest" if sample.drop else "its drop or its content digest"
         raise DropError(f"{sample.where}: {name} is the key of {len(found)} samples ({drops}): give {which}")
     return found

@@ -52,7 +52,7 @@ def select_listed(path: Path) -> list[Selection]:
     ]
     for one in found:
         if not (one.key or one.content):
-            raise DropError(f"{one.where}: has neither a key nor a content: give one of them")
+            raise DropError(f"{one.where}: has neither a key nor a content digest: give one of them")
     return found
 
 
@@ -60,7 +60,7 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
     """Return every sample, used or not and in any drop, that has the same content as a selected sample.
 
     Samples that were erased before are left out. Raises `DropError` for a selection that matches no sample, or whose
-    key belongs to several contents.
+    key belongs to several images.
     """
     selections, tables = list(selections), list(intake.tables(quarantined=True))
     places = search_drops(selections, tables)

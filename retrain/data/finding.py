@@ -37,7 +37,7 @@ class SearchedDrop(NamedTuple):
 
     @classmethod
     def of(cls, drop: Drop, table: SampleTable, keys: set[str], contents: set[bytes]) -> Self:
-        """Search a drop for keys and contents."""
+        """Search a drop for keys and content digests."""
         by_key, by_content = defaultdict[str, list[int]](list), defaultdict[bytes, list[int]](list)
         for row, key in enumerate(table.keys):
             if key in keys:
@@ -57,7 +57,7 @@ class SearchedDrop(NamedTuple):
 
 
 def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, SampleTable]]) -> list[SearchedDrop]:
-    """Search drops for all selected samples. Raises `DropError` for a content that is no digest.
+    """Search drops for all selected samples. Raises `DropError` for a text that is no digest.
 
     A selection may contain the path of an image instead of its key. A sample with exactly this text as its key takes
     precedence.

@@ -1,6 +1,7 @@
-"""Identify samples by content: find known samples, their splits, and conflicts between classes.
+"""Identify samples by the digest of their image's content: find known samples, their splits, and conflicting classes.
 
-A content that was ever held out is never trained on, under any name and in any drop.
+An image that was ever held out (in the val or test split) is never trained on, under any name and in any drop. A
+sample's *use* is its split, or the reason why no run uses it (`sample_table.Use`).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ NAMED = 10
 """Number of samples that an error names."""
 
 BY_UPLOAD = "data.on_conflict: newest"
-"""Author of changes of earlier drops. They are made if an upload has an image of an earlier drop with another class."""
+"""Author of automatic changes. A new drop makes them if it has an image of an earlier drop with another class."""
 
 
 class Earlier(NamedTuple):
@@ -43,7 +44,7 @@ class Earlier(NamedTuple):
 
 
 class KnownContent:
-    """The samples of a task's drops, by content."""
+    """The samples of a task's drops, by content digest."""
 
     def __init__(self) -> None:
         self.corrected: Mapping[tuple[str, int], Collection[str]] = {}
@@ -61,7 +62,7 @@ class KnownContent:
         yield from self._drops
 
     def copy(self) -> "KnownContent":
-        """Return a copy, to which other drops can be added."""
+        """Return a copy. Drops that are added to the copy do not change the original."""
         copy = KnownContent()
         copy._drops, copy._sorted, copy.corrected = list(self._drops), self._sorted, self.corrected
         return copy
@@ -72,12 +73,12 @@ class KnownContent:
         self._sorted = None
 
     def has(self, content: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-        """Return whether each content, S16 [N], is known, bool [N]."""
+        """Return for each content digest, S16 [N], whether a drop has it: bool [N]."""
         known, _, _ = self._index()
         return np.isin(content, known)
 
     def find(self, content: bytes) -> list[Earlier]:
-        """Return the earlier samples with this content that are used or were removed, in the order of their drops."""
+        """Return the earlier samples with this digest that are used or were removed, in the order of their drops."""
         if not self._drops:
             return []
         known, number, row = self._index()
@@ -103,9 +104,9 @@ class KnownContent:
         return Earlier(drop, row, table.keys[row], table.class_of(row), USES[table.use[row]], is_present)
 
     def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
-        """Return all contents, sorted, each with the number of its drop and its row.
+        """Return all content digests, sorted, each with the number of its drop and its row.
 
-        Equal contents are sorted by drop.
+        Equal digests are sorted by drop.
         """
         if self._sorted is None:
             content = np.concatenate([np.array([], "S16"), *(table.content for _, table, _ in self._drops)])
@@ -168,9 +169,10 @@ def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], 
 
 
 def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
-    """Return the use of each content, S16 [N]: uint8 [N], indices into `USES`. `held_out` has the shares of the splits.
+    """Return a split for each content digest, S16 [N]: uint8 [N], indices into `USES`.
 
-    A content is a digest, so it can be read as a number in [0, 1). The lowest numbers give val, and the highest test.
+    `held_out` has the shares of the splits. A digest can be read as a number in [0, 1). The lowest numbers give val,
+    and the highest test.
     """
     digits = np.frombuffer(content.tobytes(), np.uint8).reshape(len(content), CONTENT_BYTES)[:, :6].astype(np.float64)
     position = digits @ (256.0 ** -np.arange(1, 7))
@@ -278,7 +280,7 @@ class Resolver:
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
-        """If a class has no training images in any drop, move its images that were drawn for val or test to train.
+        """Move the images that were drawn for val or test to train, if their class has no training images in any drop.
 
         Do nothing if the task would then have no val or no test samples.
         """
@@ -295,7 +297,7 @@ class Resolver:
 
 
 def _copies(table: SampleTable) -> Iterator[list[int]]:
-    """Yield the rows of each content that a drop has more than once."""
+    """Yield the rows of each image that a drop has more than once."""
     used = np.flatnonzero(table.is_used())
     _, inverse, counts = np.unique(table.content[used], return_inverse=True, return_counts=True)
     repeated = counts[inverse] > 1

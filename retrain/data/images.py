@@ -60,11 +60,11 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 def decode_image(data: bytes, size: Size) -> Pixels:
     """Decode an image to RGB, uint8 [3, height, width], in the shape of `size`. Its EXIF orientation is applied.
 
-    If `size` is not a `Frame`, the image is resized to cover the shape, and its centre is cropped. Only the first
-    picture of an animation is used. Transparent images get the frame's background, which is white by default. Large
-    JPEGs are decoded at a half, a quarter or an eighth of their size, if that is still `GAP` times the requested size.
-    Raises `DropError` with the cause if the bytes are not a complete image in one of `FORMATS`, or if the header states
-    more than `MAX_PIXELS`.
+    A `Frame` also has a method of resizing and a background. Without it, the image is resized to cover the shape, its
+    centre is cropped, and transparent images get a white background. Only the first picture of an animation is used.
+    Large JPEGs are decoded at a half, a quarter or an eighth of their size, if that is still `GAP` times the requested
+    size. Raises `DropError` with the cause if the bytes are not a complete image in one of `FORMATS`, or if the header
+    states more than `MAX_PIXELS`.
     """
     with open_image(data, size) as opened:
         return pixels_of(opened.fitted())
@@ -100,21 +100,21 @@ class OpenedImage(NamedTuple):
     full_size: tuple[int, int]
     """Width and height from its header."""
     frame: Frame
-    """The frame that the image is brought to before it is turned upright."""
+    """Target shape, method of resizing and background, for the image as stored, before it is turned upright."""
     width: float
     height: float
 
     def check(self) -> None:
-        """Decode the image, and do all steps that can fail.
+        """Decode the image, and turn it upright by its EXIF orientation. These are the steps that can fail.
 
-        Skip resizing if the image is upright, because resizing takes longer than decoding and cannot fail.
+        An image that is stored upright is not resized, because resizing cannot fail and takes longer than decoding.
         """
         self.image.load()
         if _rgb(self.image, self.frame.background).getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
             self.fitted()
 
     def fitted(self) -> Image.Image:
-        """Return the image in RGB, upright and brought to the frame."""
+        """Return the image in RGB, upright, and resized to the target shape."""
         fitted = _fit(_rgb(self.image, self.frame.background), self.frame, self.width, self.height)
         ImageOps.exif_transpose(fitted, in_place=True)
         return fitted
@@ -140,12 +140,12 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
 def _unidentified(data: bytes) -> str:
     """Return the reason why no decoder accepts these bytes."""
     if not data:
-        return "the file is empty"
+        return "the file is empty: replace or remove it"
     if data.startswith(LFS_POINTER):
         return "a pointer of Git LFS instead of an image: run `git lfs pull` to fetch the images"
     if data[4:12] in HEIC_BRANDS and "HEIF" not in FORMATS:
         return "an image in HEIC needs a decoder: pip install 'retrain-classifiers[heic]'"
-    return f"not an image in {', '.join(FORMATS)}"
+    return f"not an image in {', '.join(FORMATS)}: convert or remove it"
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -165,7 +165,7 @@ def _frame_as_stored(image: Image.Image, frame: Frame) -> Frame:
 
 
 def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image.Image:
-    """Return an image of the frame's shape, made from the image's first width x height pixels."""
+    """Return the top left part of an image, width x height pixels, resized to the shape of `frame`."""
     shape = frame.width, frame.height
     if image.size == shape:
         return image
@@ -196,11 +196,11 @@ def _rgb(image: Image.Image, background: Background) -> Image.Image:
         )
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 where it should scale
         scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # it has 16 bits
+        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # a 16-bit value
         image = scaled
     if image.has_transparency_data and background != "none":
         return _on_background(image, background)
-    if image.mode == "P":  # only RGBA can take over the transparency of a palette
+    if image.mode == "P":  # Pillow keeps a palette's transparency only in RGBA
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -254,7 +254,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
         first, _, rest = images[0].name.name.partition(".")
         shorter = images[0].archive, str(images[0].name.parent / first)
         if len(images) > 1:
-            cause = f"expected one image and its label, found {len(images)} images"
+            cause = f"{len(images)} images have this name, and only one can have the label: rename or remove one"
             found.unread.extend(Unread.of(image, cause) for image in images)
         elif label is not None:
             yield images[0], label
@@ -272,7 +272,7 @@ def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            return DropError("its class's name is not text in UTF-8")
+            return DropError("its class name is not text in UTF-8: save the file again in UTF-8")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

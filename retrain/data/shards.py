@@ -16,6 +16,7 @@ from retrain.errors import DropError, UserError
 from retrain.records import Shard
 from retrain.records.drop import clean_class_name
 from retrain.store.keys import name_shard
+from retrain.utils.text import pluralize
 
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
@@ -93,9 +94,9 @@ def split_name(name: str) -> tuple[str, str] | None:
 def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:
     """Yield the samples of a shard while it is read, without the samples whose keys are in `left_out`.
 
-    Raises `DropError`, with `where` in its message, if the tar is incomplete or a sample is not one image of a class.
-    It also raises at the end if size, SHA-256 or number of samples differ from the manifest. A shard is therefore valid
-    only if the iteration ends without an error.
+    Raises `DropError`, with `where` in its message, if the tar is incomplete, or if a sample does not have exactly one
+    image and a valid class name. It also raises at the end if size, SHA-256 or number of samples
+    differ from the manifest. A shard is therefore valid only if the iteration ends without an error.
     """
     reader, samples = HashingReader(stream), 0
     for key, files in read_samples(reader, where):
@@ -120,13 +121,15 @@ def _named(where: str, key: str, files: Mapping[str, bytes]) -> Encoded:
 def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield the samples of a shard without a manifest: their keys, and their files by extension.
 
-    Raises `DropError`, with `where` in its message, if the tar is incomplete or contains other files.
+    Raises `DropError`, with `where` in its message, if the tar is incomplete, or a name is not `key.extension`.
     """
     return group_files(_files(stream, where), where)
 
 
 def group_files(files: Iterable[tuple[str, str, bytes]], where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples from files (key, extension, bytes) in the order of a tar: key, and bytes by extension.
+    """Group files into samples, and yield each sample's key and its bytes by extension.
+
+    `files` has (key, extension, bytes) in the order of the tar.
 
     Raises `DropError`, with `where` in its message, if a sample has two files with one extension.
     """
@@ -162,15 +165,17 @@ def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
 def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
     """Return a sample from its key and files. Without a file `cls`, its class is the name of its folder.
 
-    Raises `DropError`, without the sample's name, if it is not one image of a class.
+    Raises `DropError`, without the sample's name, if it has not exactly one image and a valid class name.
     """
     images = sorted(FIRST & files.keys()) or sorted(EXTENSIONS & files.keys())
     if len(images) != 1:
-        raise DropError(f"expected one image ({', '.join(sorted(EXTENSIONS))}) and its class, found {len(images)}")
+        raise DropError(
+            f"it has {pluralize(len(images), 'image')}, but a sample needs one ({', '.join(sorted(EXTENSIONS))})"
+        )
     try:
         label = files["cls"].decode() if "cls" in files else PurePosixPath(key).parent.name
     except UnicodeDecodeError as error:
-        raise DropError("its class's name is not text in UTF-8") from error
+        raise DropError("its class name is not text in UTF-8: save the file again in UTF-8") from error
     return Encoded(key, clean_class_name(label), images[0], files[images[0]])
 
 
@@ -187,7 +192,7 @@ def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ())
     """Yield the samples of a shard in its order, without reading images.
 
     Samples whose keys are in `left_out` are skipped. Raises `DropError`, with `where` in its message, if the tar is
-    incomplete or a sample is not one image of a class.
+    incomplete or a sample does not have exactly one image and a valid class name.
     """
     for key, files in groupby(_file_locations(shard, where), key=itemgetter(0)):
         if key not in left_out:

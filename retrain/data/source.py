@@ -144,7 +144,9 @@ def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled
     expected = f"not an image of a class; expected {SHAPE}" if rule.kind == "folder" else "it belongs to no image"
     for file in found.others:
         by_file = file.name.suffix[1:].lower() == rule.kind
-        found.unread.append(Unread.of(file, "expected one image with this name, found 0" if by_file else expected))
+        found.unread.append(
+            Unread.of(file, "no image has this name: add the image or remove the label" if by_file else expected)
+        )
     what = "labels" if rule.kind == "csv" else "next to images"
     found.not_samples.update(f"{table.name.name} ({what})" for table in found.tables)
 

@@ -1,7 +1,8 @@
 """Find pretrained weights and the image settings that they need, and store the weights for a task.
 
-A plan contains only the SHA-256 of the weights. The task's store has a copy, so that a later run, a pod or another
-machine starts from the same file. Only safetensors are read. Files are downloaded only from stores that the task names.
+A plan contains only the SHA-256 of the weights. The task's store has a copy. Later runs, pods and other
+machines therefore start from the same file. Only safetensors are read. Files are downloaded only from stores that the
+task names.
 """
 
 import hashlib
@@ -99,12 +100,16 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
         try:
             return Path(location).read_bytes()
         except OSError as error:
-            raise ModelError(f"model.pretrained: {location}: cannot be read: {error.strerror}") from error
+            raise ModelError(
+                f"model.pretrained: {location}: cannot be read: {error.strerror}: correct the path or the rights"
+            ) from error
     folder, _, name = location.rpartition("/")
     try:
         return open_store(folder, endpoint_url).read(name)[0]
     except Missing as error:
-        raise ModelError(f"model.pretrained: {location}: there is no such object") from error
+        raise ModelError(
+            f"model.pretrained: {location}: there is no such object: upload it or correct the address"
+        ) from error
 
 
 def _cached_by_hugging_face(model: Model) -> str:
@@ -179,7 +184,7 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
     try:
         weights = load(data)
     except SafetensorError as error:
-        raise ModelError(f"model.pretrained: not a valid safetensors file: {error}") from error
+        raise ModelError(f"model.pretrained: not a valid safetensors file: {error}: download it again") from error
     head = head_prefix(network)
     state = network.state_dict()
     heads = (head, *_other_heads(state, weights, head))

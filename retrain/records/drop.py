@@ -224,9 +224,11 @@ def clean_class_name(text: str) -> str:
     if not name:
         raise DropError("its class has no name")
     if len(name) > LONGEST_CLASS_NAME:
-        raise DropError(f"its class's name has {len(name):,} characters; at most {LONGEST_CLASS_NAME} are allowed")
+        raise DropError(f"its class name has {len(name):,} characters: shorten it to {LONGEST_CLASS_NAME} at most")
     if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, name)):
-        raise DropError(f"its class's name {name!r} contains control characters, or is not text in UTF-8")
+        raise DropError(
+            f"its class name {name!r} contains control characters, or is not text in UTF-8: rename the class"
+        )
     return name
 
 

@@ -117,7 +117,7 @@ class RunFiles:
         return self._find("removed.json", Removed)
 
     def forget_removed(self) -> None:
-        """Delete the record of `write_removed`, because the files stay."""
+        """Delete the record that `write_removed` wrote. The run's files were not removed."""
         self.objects.delete(self._key("removed.json"))
 
     def write_model(self, weights: "Mapping[str, Tensor]") -> str:
@@ -158,9 +158,8 @@ class RunFiles:
             data, _ = self.objects.read(self._key(name))
         except Missing as missing:
             gone = self.removed()
-            restore = "is missing: restore it from a copy of the store"
-            why = f"was removed by `retrain gc` on {format_moment(gone.at)}" if gone else restore
-            raise RunError(f"{where} {why}") from missing
+            why = f"was removed by `retrain gc` on {format_moment(gone.at)}" if gone else "is missing"
+            raise RunError(f"{where} {why}: restore it from a copy of the store") from missing
         if hashlib.sha256(data).hexdigest() != sha256:
             raise RunError(f"{where} is not the {what} that the run ended with: restore it from a copy of the store")
         tensors = _load_tensors(data, where)
@@ -183,8 +182,9 @@ class RunFiles:
     def index(self, drops: Collection[str]) -> "Iterator[tuple[DropRef, dict[str, Tensor]]]":
         """Yield the learning-speed index of these drops, in the order in which this run was trained on them.
 
-        Only a few files are prefetched, so a large index takes little memory. The files of other drops are read only
-        for the digest. Raises `RunError` after the last file if the index does not match the result's digest.
+        Only a few files are prefetched, so a large learning-speed index takes little memory. The files of other drops
+        are read only for the digest. Raises `RunError` after the last file if the files do not match the result's
+        digest.
         """
         total, own = hashlib.sha256(), self.plan().dataset.drops
         for drop, data in zip(own, map_ahead(self._read_index_file, own, ahead=READ_AHEAD), strict=True):

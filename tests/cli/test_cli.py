@@ -35,7 +35,8 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a working directory with a task, images of five classes, and two drops with a calibration between them."""
+    """Yield a working directory with a task, images of five classes, two drops with a run after each,
+    and a `retrain baseline` between them."""
     home = tmp_path_factory.mktemp("home")
     labels = torch.arange(200) % 5
     for number, image in enumerate(pixels(labels, seed=5)):
@@ -302,7 +303,7 @@ def test_wrong_input_gives_one_message_and_changes_nothing(
     message = " ".join(ran.err.replace("│", " ").split())
     assert said in message
     assert "Traceback" not in ran.err
-    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # about the store, which is a local folder
+    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # that the store is a local folder
     assert message.startswith(("retrain: ", "Usage: ", *warned))
     assert ran.err.count("retrain: ") <= 1
 
@@ -363,7 +364,7 @@ def test_tables_fit_the_terminal_with_one_line_per_run(
 
 
 def test_narrow_terminal_cuts_no_number(home: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is wider than the terminal, which wraps its lines."""
+    """Print a table that is wider than the terminal. Lines may wrap, but no number is cut."""
     monkeypatch.setenv("COLUMNS", "40")
     newest = records(home)[-1]
     assert newest.result

@@ -191,7 +191,7 @@ def test_pixels_without_a_stated_range_are_refused() -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_image_facts_are_the_same_with_and_without_pixels(kind: str, orientation: int) -> None:
+def test_examine_image_and_examine_decoded_agree(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
     data = encoded(Image.fromarray(picture(3, 300)), kind, exif=exif)

@@ -94,9 +94,12 @@ def test_dry_run_reports_bad_files_among_known_images(tmp_path: Path, local: Loc
     assert amendment
     assert refusal == (
         "1 of 11 samples are bad, and data.max_bad_share allows 0.00%: cat/bad.png: cat/bad: cannot be decoded: the "
-        "file is empty"
+        "file is empty: replace or remove it"
     )
-    assert told[-1] == "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty"
+    assert (
+        told[-1]
+        == "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty: replace or remove it"
+    )
 
 
 def test_dry_run_gives_the_digest_of_the_commit(tmp_path: Path, local: LocalStore) -> None:

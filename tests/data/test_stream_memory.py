@@ -47,7 +47,7 @@ def tensors(thing: object, seen: set[int]) -> list[Tensor]:
 def memory_of(folder: Path, samples: int) -> tuple[int, int]:
     """Return the number of training samples, and the bytes of the tensors in memory after a batch.
 
-    The numbers of samples in each shard are left out.
+    The tensor with the number of samples in each shard is not counted.
     """
     loader, train = stream(folder, samples)
     with closing(loader):

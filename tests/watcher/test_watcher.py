@@ -191,7 +191,8 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
     assert watched.owners() == {"good": submitter.runs[0]}
     report = Quarantine.model_validate_json(watched.store.objects.read(watched.store.keys.quarantine("bad"))[0])
     assert report.cause.endswith(
-        "pets/drops/bad: cat/0.png: cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
+        "pets/drops/bad: cat/0.png: cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF: "
+        "convert or remove it"
     )
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
