@@ -19,7 +19,7 @@ from retrain.training.setup import Run
 SAMPLES = 2000
 WARM_UP = 5
 CORRECTED = 200
-"""Number of a run's first iterations, in which BatchNorm's statistics are corrected (at the default momentum)."""
+"""Number of first iterations of a run in which BatchNorm's statistics are corrected (at the default momentum)."""
 
 PAIRS = {Case(16, 32): 40, Case(16, 16): 120}
 """Number of iterations of each run, by case."""

@@ -1,7 +1,7 @@
 """Compare epochs of training: this project's loop, a typical PyTorch loop, and the loop of the warm-start script.
 
 - `users`: a DataLoader, torchvision's v2 transforms for each sample, and L2-init as a term of the loss.
-- `tuned`: the same with channels_last and bfloat16, which are faster.
+- `tuned`: the same with the faster settings channels_last and bfloat16.
 - `script`: no augmentation and no penalty, as in the published script of Ash & Adams.
 - `retrain` and `retrain bf16`: this project's loop with the method `continuous`, without and with `training.bf16`.
 

@@ -2,9 +2,9 @@
 
 The addition adds a run's counters to its parent's counters. Every size is measured in a separate process with one
 thread. The counters are random, as after a run of thirty epochs. Epochs are drawn in three ways: with uniform sampling,
-with the recipe's sampling, and with the recipe's sampling over shards of 10,000 samples, of which 32 are shuffled
-together. The unit is nanoseconds for each sample of the dataset. Memory is the peak beyond the memory of the index, in
-bytes per sample.
+with the recipe's sampling, and with the recipe's sampling over shards of 10,000 samples. 32 of these shards are
+shuffled together. The unit is nanoseconds for each sample of the dataset. Memory is the peak beyond the memory of the
+index, in bytes per sample.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Count the classes in a batch of 128 from a stream of class-sorted shards, of hash-ordered shards, and from memory.
 
 The numbers of classes, samples and shards are the same as in ImageNet's training set in shards of 64 MB. The order of
-samples comes from the loader, which shuffles its default number of shards together.
+samples comes from the loader. It shuffles its default number of shards together.
 """
 
 import statistics

@@ -1,8 +1,9 @@
 """Measure the share of near-duplicates that are found, and the number of distinct pairs mistaken for near-duplicates.
 
 Near-duplicates are pictures of an archive, such as CIFAR-100, that were saved again, resized, cropped, or changed in
-contrast or brightness. Distinct pictures are the originals, and letters in many fonts, whose hashes are nearly equal.
-`--seed` chooses pictures and letters. The threshold was chosen with other pictures than those of the reported results.
+contrast or brightness. Distinct pictures are the originals, and letters in many fonts. The hashes of the letters are
+nearly equal. `--seed` chooses pictures and letters. The threshold was chosen with other pictures than those of the
+reported results.
 """
 
 import argparse

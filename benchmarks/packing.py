@@ -1,6 +1,6 @@
 """Measure `retrain drop pack`, compared with a plain script that decodes every image and writes tars.
 
-Both programs alternate. `--before` names a checkout of an earlier version, which is measured as well. Each program
+Both programs alternate. `--before` names a checkout of an earlier version. It is measured as well. Each program
 packs the same archives of small images in a separate process. The times include the start of the process.
 """
 

@@ -103,7 +103,7 @@ def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
 
 
 def compare(turns: int, trials: Trials) -> dict[str, float]:
-    """Return the times of one process, two ranks and two independent processes, which alternate, and their ratios.
+    """Alternate one process, two ranks and two independent processes. Return their times and the ratios of the times.
 
     The seeds differ, because trials with the same plan are one run.
     """

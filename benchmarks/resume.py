@@ -1,7 +1,7 @@
 """Count the runs that end as if uninterrupted, after SIGKILL at random moments and a restart.
 
 A run has a separate process and saves a checkpoint after every iteration. The benchmark kills it up to 0.2 s after a
-random iteration, which can be the first or the last one. It compares the digests of the model and of the learning-speed
+random iteration. This can be the first or the last one. It compares the digests of the model and of the learning-speed
 index, and the curve.
 """
 
@@ -97,7 +97,7 @@ def newest_state(folder: Path, plan: Plan) -> int | None:
 
 
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
-    """Kill and resume runs. Return how many end like the first run, which was not killed, and where they resumed."""
+    """Kill and resume runs. Return how many end like the first run (not killed), and where they resumed."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)

@@ -163,7 +163,7 @@ SETTINGS = {
 
 
 def compare(case: Case, method: Method, settings: str) -> dict[str, object]:
-    """Return the times of both loops, which alternate, and their ratios."""
+    """Alternate both loops. Return their times and the ratios of the times."""
     augmentation, training = SETTINGS[settings]
     run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP, training, augmentation=augmentation)
     turns = Turns(Bare(run))

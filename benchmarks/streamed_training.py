@@ -4,8 +4,8 @@ Both parts work on the same cores. With a given number of threads, an iteration 
 three times: computing alone, decoding alone at its best, and the processor time of both divided by the cores. The
 longest of these is `allowed`. Two kinds of training are compared with the smallest `allowed`: training with 1, 2, ...
 threads and 0, 1, 2 decoding processes, and training that chooses these numbers itself. There are two cases: icons, with
-a network that takes most of the time, and photographs, which take longer to decode than to train on. All trainings
-alternate. Each starts with empty queues. malloc keeps freed memory, as in runs.
+a network that takes most of the time, and photographs. Photographs take longer to decode than to train on. All
+trainings alternate. Each starts with empty queues. malloc keeps freed memory, as in runs.
 """
 
 import os

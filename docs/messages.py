@@ -1,4 +1,4 @@
-"""Write docs/messages.md: the texts of all errors, warnings, log lines and results, read from the source code."""
+"""Write docs/messages.md: all errors, warnings, log lines and results, read from the source code."""
 
 import ast
 import re
@@ -12,8 +12,8 @@ HEADER = """# Messages
 
 This page is for people who look up a message, and for contributors who write a new one. `make docs` generates this page
 from the source code. Words in braces stand for values or for parts of the sentence. To find a message, search for the
-words around them. Other texts are elsewhere: [cli.md](cli.md) has the options, `retrain task schema` the settings, and
-[operations.md](operations.md#alerts) the alerts.
+words around them. The options are in [cli.md](cli.md), the settings in `retrain task schema`, and the alerts in
+[operations.md](operations.md#alerts).
 
 - An **error** ends a command with exit code 2 and one message. A watcher logs it and continues. A server answers with
   it. If a drop is quarantined, its report contains the error.

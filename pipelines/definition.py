@@ -2,7 +2,7 @@
 
 No step is cached. The first step gets the submission's id. The other steps get the run's id, which contains the digest
 of the plan. The task is a parameter of the type STRUCT: Kubeflow's page shows and checks it as JSON. The other
-parameters are texts.
+parameters are strings.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ ConfigurePod = Callable[[dsl.PipelineTask, str], None]
 def build(task: Task) -> GraphComponent:
     """Return a task's pipeline for a cluster, to be compiled or submitted. The task is its default argument.
 
-    Raises `TaskError` if the task asks for several nodes, or if Kubeflow cannot store one of its texts.
+    Raises `TaskError` if the task asks for several nodes, or if Kubeflow cannot store one of its strings.
     """
     task.resources.require_one_node()
     require_storable(task)

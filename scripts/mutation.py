@@ -8,7 +8,7 @@ second call continues where the first one stopped. After you have added assertio
 more. `--survivors` only lists them. A mutant is equivalent if no caller can see the difference.
 `scripts/mutation_equivalents.txt` lists the equivalent mutants.
 
-Every test run is a fork of this process. This process has already imported torch, which halves the time for a mutant.
+Every test run is a fork of this process. Because this process has already imported torch, a mutant takes half the time.
 """
 
 import argparse

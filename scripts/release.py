@@ -71,7 +71,7 @@ def find_problems(root: Path, version: str) -> list[str]:
         )
     if not (root / GOLDEN / f"{version}.tar.xz").exists():
         wrong.append(
-            f"{GOLDEN}/{version}.tar.xz is missing: write it with {GOLDEN}/write.py, so that later versions are tested "
+            f"{GOLDEN}/{version}.tar.xz is missing: write it with {GOLDEN}/write.py. Later versions are then tested "
             "with a store of this version."
         )
     if changed := _git(root, "status", "--porcelain", "--untracked-files=no"):

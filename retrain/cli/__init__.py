@@ -1,7 +1,7 @@
 """The command line: one file for each group of commands. A command parses its options, calls the library and prints the
 result.
 
-Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` is fast.
+Import `app` and `main` from here. Heavy imports stay inside the commands to keep `--help` fast.
 """
 
 import logging
@@ -132,7 +132,7 @@ def _explain_missing(missing: ModuleNotFoundError) -> UserError | None:
     package = (missing.name or "").partition(".")[0]
     if package in ("torch", "torchvision"):
         return UserError(
-            f"this command needs {package}, which is not installed: use the container image whose tag has no -slim"
+            f"this command needs {package}, but it is missing: use the container image whose tag has no -slim"
         )
     return UserError(f"this command needs {install_command(package)}") if package in EXTRA_OF else None
 

@@ -31,7 +31,7 @@ WIDE = 116
 AWAITS = "awaits approval"
 """Name of the row about a candidate that awaits a person's verdict."""
 SCRATCH_RUNS = " (runs from scratch count with all their iterations)"
-"""Text after a sum over all runs. A run from scratch counts as its own baseline, so that its saving is 0."""
+"""Text after a sum over all runs. The saving of a run from scratch is 0, because the run is its own baseline."""
 GAP = 2
 """Number of characters between two columns."""
 
@@ -52,7 +52,7 @@ def console(width: int | None = None) -> Console:
 
 
 def print_tables(*parts: str | Table) -> None:
-    """Print tables and texts, one below the other.
+    """Print tables and strings, one below the other.
 
     A table is as wide as its numbers need. If the terminal is narrower, it wraps the lines. No number is cut off.
     """
@@ -82,7 +82,7 @@ def details(title: str, rows: Rows) -> Table:
 
 
 def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
-    """Return a table with a line for each record. Only texts in its last column may be cut off."""
+    """Return a table with a line for each record. Only the text in its last column may be cut off."""
     wide = console().width >= WIDE
     shown = [column for column in columns if wide or not column.only_wide]
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -62,7 +62,7 @@ def predict(
         writing.format_of(output)
     if evaluate and form:
         raise UserError(
-            "--format does not apply to --evaluate, which prints tables: to also write the predictions, pass "
+            "--format does not apply to the tables that --evaluate prints: to also write the predictions, pass "
             f"--output FILE.{form}"
         )
     opened, _ = open_task(task, overrides)

@@ -115,7 +115,7 @@ class Override(NamedTuple):
 
 
 def parse_override(text: str) -> Override:
-    """Return the override in a text of the form `path=value`. Raises `TaskError` for other texts."""
+    """Return the override in a string of the form `path=value`. Raises `TaskError` for other strings."""
     path, equals, value = text.partition("=")
     steps = tuple(path.split("."))
     if not equals or not all(steps):
@@ -158,7 +158,7 @@ def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Ta
     """Read a task and check it.
 
     `name_or_path` is a path if it has a suffix or a slash. Otherwise it is a name, looked up in the folder
-    `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are texts such as
+    `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are strings such as
     `recipe.schedule.scale=0.5`, or parsed overrides. Raises `TaskError` with one line for each problem.
     """
     path = find_task(name_or_path)

@@ -223,8 +223,8 @@ class Training(ConfigModel):
     bf16: bool = False
     """Train with automatic mixed precision in bfloat16."""
     compile: Annotated[Literal["none", "compile", "graphs", "step"], NotIdentity] = "none"
-    """compile uses torch.compile, which takes half a minute before the first step. graphs also uses CUDA graphs. step
-    records the whole iteration as one CUDA graph, which is fastest on a GPU for small batches."""
+    """compile uses torch.compile. It takes half a minute before the first step. graphs also uses CUDA graphs. step
+    records the whole iteration as one CUDA graph. On a GPU, step is fastest for small batches."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"

@@ -54,7 +54,7 @@ class SourceFile:
 
     @property
     def place(self) -> str:
-        """Return the file's name within the source, which starts with the archive's name if there is one."""
+        """Return the file's name within the source. It starts with the archive's name if there is one."""
         return f"{self.archive}/{self.name}" if self.archive else str(self.name)
 
 

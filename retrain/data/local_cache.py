@@ -1,4 +1,4 @@
-"""The cache folder of this machine, which all tasks share: file names, locks, and the removal of unused files.
+"""The cache folder that all tasks on this machine share: file names, locks, and the removal of unused files.
 
 This module does not import numpy, because `retrain gc` needs only names, sizes and times.
 """

@@ -148,7 +148,7 @@ def _as_bytes(content: NDArray[np.bytes_]) -> NDArray[np.uint8]:
 def name_table(data: bytes) -> SampleList:
     """Return a manifest's entry for a table's file.
 
-    The file's name contains a digest, so that writers of different tables do not overwrite each other's files.
+    The file's name contains a digest. Therefore writers of different tables do not overwrite each other's files.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     return SampleList(name=f"samples-{sha256[:8]}.safetensors", size=len(data), sha256=sha256)

@@ -18,7 +18,7 @@ RESTORE = (
 
 SKEW = 10.0
 """Largest difference, in seconds, between the clocks of this machine and the store. Machines compare the times at which
-leases expire, so this limit is stricter than the limit of S3, which refuses requests from 15 minutes on."""
+leases expire, so this limit is stricter than the limit of S3 (15 minutes)."""
 
 
 def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Check that a task's trackers accept exports from this machine.
 
-This file imports no torch, so that `retrain run --dry-run` needs none.
+This file imports no torch: `retrain run --dry-run` must not need it.
 """
 
 from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ class Verdict(Record):
     at: datetime
 
     def __str__(self) -> str:
-        """Return the verdict as a phrase, which becomes a reason of the gate's decision."""
+        """Return the verdict as a phrase: it becomes a reason of the gate's decision."""
         if self.kind == "expired":
             return f"no approval came before {format_moment(self.at)} (gate.approval_timeout)"
         return f"{self.kind} by {self.author}" + (f": {self.reason}" if self.reason else "")

@@ -245,7 +245,7 @@ def canonical_class_name(text: str) -> str:
 
 
 def compose(text: str) -> str:
-    """Return a text in Unicode's form NFC, in which texts that look the same are equal."""
+    """Return a string in Unicode's form NFC. In this form, strings that look the same are equal."""
     return unicodedata.normalize("NFC", text)
 
 

@@ -96,7 +96,7 @@ class StopRule(Record):
     """Accuracy above a carried target at which the required gain doubles. None: the required gain is constant."""
     improve_until: Annotated[int | None, NotIdentity] = None
     """Iterations after which a run at a carried target ends even if it still improves. None: it continues. This field
-    is not part of a run's id, so that unfinished runs of earlier versions can be continued."""
+    is not part of a run's id. Therefore unfinished runs of earlier versions can be continued."""
     expect_from: Annotated[int | None, NotIdentity] = None
     """Iterations from which the accuracy expected of scratch may end a run at a carried target. None:
     `improve_until`."""
@@ -160,7 +160,7 @@ class Plan(Record):
 
     `purpose`: `retrain` yields a candidate. `calibrate` only measures the baseline. `trial` is only for comparison, and
     the pipeline never promotes it. `attempt` is the number of escalations of this retraining so far. `earlier` has the
-    ids of this retraining's earlier runs, which missed the target.
+    ids of this retraining's earlier runs. All of them missed the target.
     """
 
     task: Task
@@ -172,7 +172,7 @@ class Plan(Record):
     """Number of earlier runs of this plan that ended with an error. A missed target is not an error."""
     parent: str | None
     known: int
-    """Number of old drops, on which the parent was trained. They are the first ones of the dataset."""
+    """Number of drops that the parent was trained on. They are the first drops of the dataset."""
     dataset: Dataset
     recipe: Recipe
     """The recipe, with a number as the schedule's scale, never auto."""

@@ -51,7 +51,7 @@ def make_app(name: str, champion: FollowedChampion, counts: Counts) -> Starlette
 
 
 class Endpoints:
-    """The endpoints of one task. Networks compute in threads, so that health checks are answered meanwhile."""
+    """The endpoints of one task. Networks compute in threads. The server answers health checks meanwhile."""
 
     def __init__(self, name: str, champion: FollowedChampion, counts: Counts) -> None:
         self._name, self._champion, self._counts = name, champion, counts

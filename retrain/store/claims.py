@@ -77,12 +77,13 @@ class Claims:
         self._withdraw(plan.run_id, [drop for drop, owner in self._owners.items() if owner == plan.run_id])
 
     def release(self, plan: Plan) -> None:
-        """Delete all claims of a run, so that the next plan can claim its drops."""
+        """Delete all claims of a run. The next plan can then claim its drops."""
         self.refresh()
         self.withdraw(plan)
 
     def _create(self, drop: str, run_id: str) -> str:
-        """Claim a drop for a run. Return the run that has the claim, which may be another run that claimed it first."""
+        """Claim a drop for a run. Return the run that has the claim: this run, or another run that claimed the drop
+        first."""
         try:
             self._objects.create(self._keys.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
         except Conflict:

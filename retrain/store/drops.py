@@ -283,7 +283,7 @@ class Drops:
                 self._objects.replace(key, report.model_copy(update={"cause": cause}).to_bytes(), version)
 
     def quarantine_damaged(self, damaged: DamagedDrop) -> None:
-        """Put a damaged drop into quarantine, so that the next plan leaves it out."""
+        """Put a damaged drop into quarantine. The next plan leaves it out."""
         self.quarantine(damaged.drop, str(damaged))
 
     def quarantine_reports(self) -> dict[str, Quarantine | None]:

@@ -175,7 +175,7 @@ def _version(data: bytes) -> str:
 
 
 def _children(folder: Path) -> list[tuple[str, int, float]]:
-    """Return names, sizes and modification times. Names of folders end in a slash, so that they sort like keys."""
+    """Return names, sizes and modification times. Names of folders end in a slash, because they must sort like keys."""
     children = []
     for entry in _scan(folder):
         with suppress(FileNotFoundError):  # deleted in the meantime, or a broken link

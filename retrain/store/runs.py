@@ -85,7 +85,7 @@ class RunFiles:
         return self._find("result.json", Result)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
-        """Write the evaluation. A later evaluation, which compares with a newer champion, replaces it."""
+        """Write the evaluation. A later evaluation compares with a newer champion, and replaces it."""
         self._write("evaluation.json", evaluation)
 
     def evaluation(self) -> Evaluation | None:

@@ -64,7 +64,7 @@ class TaskStore:
 
     @contextmanager
     def lock_intake(self) -> Iterator["TaskStore"]:
-        """Hold the lease of the intake within the context, so that drops and amendments are committed one at a time.
+        """Hold the lease of the intake within the context: drops and amendments are committed one at a time.
 
         The samples that a drop adds depend on the drops before it.
         """

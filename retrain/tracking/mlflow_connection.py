@@ -1,4 +1,4 @@
-"""Connections to an MLflow server. This file imports no torch, so that `retrain run --dry-run` needs none."""
+"""Connections to an MLflow server. This file imports no torch: `retrain run --dry-run` must not need it."""
 
 import os
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import Any
 from retrain.errors import UserError
 
 DISTRIBUTION = "retrain-classifiers"
-"""The distribution's name on PyPI, where `retrain` is another project."""
+"""The distribution's name on PyPI. There, `retrain` is another project."""
 
 EXTRA_OF = {
     "kfp": "kfp",

@@ -1,5 +1,5 @@
-"""Run the commands that the users of a long scenario enter. Each command runs in a separate process, which may be
-killed and restarted.
+"""Run the commands that the users of a long scenario enter. Each command runs in a separate process. This process may
+be killed and restarted.
 
 After a restart, an action first checks whether it was already done. A person whose connection broke would do the same.
 """

@@ -65,7 +65,7 @@ def undisturbed(runner: Runner, reference: Reference) -> Expected:
 
 
 def racing(runner: Runner, reference: Reference) -> Expected:
-    """Promote candidates at the same time, one of them by two processes, while another process rolls back."""
+    """Promote candidates at the same time, one of them by two processes. Another process rolls back meanwhile."""
     runner.repeat_until_done(actions.land, DROPS[0])
     runner.run_together((actions.retrain,), (actions.retrain,))
     runner.repeat_until_done(actions.land, DROPS[1])

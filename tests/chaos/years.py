@@ -123,7 +123,7 @@ class Team:
         return self.done
 
     def _begin(self) -> None:
-        """Copy the store of the earlier version, and finish its last run, which was killed."""
+        """Copy the store of the earlier version. Finish its last run, because this run was killed."""
         golden = self._runner.environment.folder / "golden" / "store"
         for path in sorted(path for path in golden.rglob("*") if path.is_file()):
             self._runner.store().write(str(path.relative_to(golden)), path.read_bytes())
@@ -282,7 +282,7 @@ class Team:
         self._runner.repeat_until_done(action, *arguments, strikes=strikes)
 
     def _freeze(self, writes: int, *arguments: Any) -> None:
-        """Suspend a run past its lease, while a second process takes over."""
+        """Suspend a run past its lease. A second process takes over."""
         strike = Strike("SIGSTOP", self._runner.random.randint(1, writes))
         frozen = self._runner.start(actions.retrain, *arguments, strike=strike)
         other = self._runner.start(actions.retrain, *arguments)

@@ -310,7 +310,7 @@ def test_unreadable_task_file_is_named(tmp_path: Path) -> None:
 
 
 def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every field of every part by its path, except `name` and `kind`, which select a kind."""
+    """Yield every field of every part by its path. Leave out `name` and `kind`, because they select a kind."""
     for name, field in model.model_fields.items():
         yield f"{model.__name__}.{name}", field
         for part in config_models(field):

@@ -48,7 +48,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def plant(workspace: Workspace, run_id: str) -> None:
-    """Change a plan in the store so that it names other code, as an attacker with write access could."""
+    """Change a plan in the store to name other code. An attacker with write access could do this."""
     key = workspace.store.keys.run(run_id, "plan.json")
     plan = json.loads(workspace.store.objects.read(key)[0])
     plan["task"]["model"] = {"name": HOSTILE, "stem": "small", "options": {"command": "id"}}

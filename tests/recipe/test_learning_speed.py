@@ -23,7 +23,7 @@ Batch = tuple[list[int], list[bool], list[float]]
 
 
 def batches(n: int, count: int, seed: int) -> list[Batch]:
-    """Return random batches with repeated indices. Losses are multiples of 1/64, so that their float sums are exact."""
+    """Return random batches with repeated indices. Losses are multiples of 1/64: their float sums are exact."""
     rng = random.Random(seed)
     return [
         (

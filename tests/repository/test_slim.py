@@ -85,7 +85,7 @@ def test_command_that_needs_torch_names_the_other_image(tmp_path: Path, environm
     assert ended.returncode == 2
     assert (
         ended.stderr
-        == "retrain: this command needs torch, which is not installed: use the container image whose tag has no -slim\n"
+        == "retrain: this command needs torch, but it is missing: use the container image whose tag has no -slim\n"
     )
 
 

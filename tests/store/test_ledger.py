@@ -45,7 +45,7 @@ def against_scratch(used: int) -> Savings:
     Scratch would train for 1,000 iterations. On the first drop, it reached its accuracy after 80% of its iterations
     (200 of 250). The typical share of other tasks is 62%. The mean of both shares is 71%, so scratch is estimated to
     need 710 iterations. The standard error has two parts: 30% of the estimate (213 iterations), and the distance of the
-    mean from the first share (9%, which is 90 iterations). Together they are sqrt(213² + 90²) = 231.2 iterations. The
+    mean from the first share (9%, or 90 iterations). Together they are sqrt(213² + 90²) = 231.2 iterations. The
     run's 300 evaluated images cost another 10 iterations.
     """
     return make_savings(710, used, used + 10, 710 - used, 700 - used, 1000, 231.2)

@@ -43,7 +43,7 @@ def start_command(workspace: Workspace, *arguments: str) -> subprocess.Popen[str
 
 
 def move_to_another_machine(store: ObjectStore) -> None:
-    """Change the lease's holder to a process on another machine, which this machine cannot observe."""
+    """Change the lease's holder to a process on another machine. This machine cannot observe that process."""
     state = LeaseState.model_validate_json(store.read(KEYS.lease)[0])
     holder = state.holder.model_copy(update={"machine": "another"})
     store.write(KEYS.lease, state.model_copy(update={"holder": holder}).to_bytes())

@@ -32,7 +32,7 @@ def configured(**parts: object) -> Task:
 
 
 def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:
-    """Return drop `number`, which landed `number` minutes after `START`. All its classes have equally many samples."""
+    """Return drop `number`. It landed `number` minutes after `START`, and all its classes have equally many samples."""
     each = dict.fromkeys(classes, samples // len(classes))
     return Drop(
         id=f"d-{number}",

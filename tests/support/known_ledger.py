@@ -54,7 +54,7 @@ def run(
     attempt: int = 0,
     drops: Iterable[str] = ("d-1",),
 ) -> RunRecord:
-    """Return the record of run `number`, which ended `number` days after `START`.
+    """Return the record of run `number`. The run ended `number` days after `START`.
 
     The run has an evaluation on test if it was promoted or refused, or if its purpose is not "retrain".
     """

@@ -142,7 +142,7 @@ def fork_at(address: str) -> None:
 
 @cache
 def preloaded_programs() -> Path:
-    """Return a folder with the programs `python` and `retrain`, which run in forks (see support/preloaded.py)."""
+    """Return a folder with the programs `python` and `retrain`. They run in forks (see support/preloaded.py)."""
     folder = Path(tempfile.mkdtemp(prefix="retrain-programs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with socket.socket(socket.AF_UNIX) as listening:

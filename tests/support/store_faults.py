@@ -42,7 +42,7 @@ def cut(request: Request, forward: Forward) -> Reply:
 
 
 def truncated(request: Request, forward: Forward) -> Reply:
-    """Send half the body with a matching Content-Length, which HTTP accepts."""
+    """Send half the body with a matching Content-Length. HTTP accepts this."""
     reply = cut(request, forward)
     return replace(reply, headers=reply.headers | {"Content-Length": str(len(reply.body))})
 
@@ -71,7 +71,7 @@ PASSING: Mapping[str, Fault] = {
     fault.__name__: fault
     for fault in (latency, internal_error, unavailable, slow_down, reset, cut, truncated, lost_request, lost_reply)
 }
-"""Temporary faults, which a client must survive."""
+"""Temporary faults. A client must survive them."""
 
 LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, skewed, unavailable, lost_request)}
 """Faults that a retry cannot solve."""

@@ -52,8 +52,8 @@ FREE = {
     "speed_up",
     "stage_seconds",
 }
-"""Fields that get no extra field: mappings with arbitrary keys, and `shards` and `sample_list`, whose fields the drop's
-digest covers."""
+"""Fields that get no extra field: mappings with arbitrary keys, and `shards` and `sample_list`. The drop's digest
+covers the fields of these two."""
 
 
 def with_later_fields(value: object) -> object:

@@ -116,7 +116,7 @@ def freeze_if_requested() -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended. The process is a child of another process, which reads its exit code."""
+    """Wait until a process has ended. The process is a child of another process. The parent reads its exit code."""
     with suppress(FileNotFoundError, ProcessLookupError):
         while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             time.sleep(0.01)

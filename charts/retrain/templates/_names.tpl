@@ -59,7 +59,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ index . 2 }}{{ end }}
 {{- end }}
 
-{{/* The image of a component, which has torch only where the component trains. Argument: a dict of root and component. */}}
+{{/* The image of a component. It has torch only if the component trains. Argument: a dict of root and component. */}}
 {{- define "retrain.componentImage" -}}
 {{- $own := (index .root.Values .component).image -}}
 {{- $trains := and (eq .component "watcher") (eq .root.Values.watcher.executor "here") -}}

@@ -10,7 +10,7 @@ from retrain.data.stream.shard_cache import ReadAhead
 
 
 class HeldShards:
-    """The shards of the current batches, which stay in the cache. The shards of later batches are prefetched.
+    """The shards of the current batches. They stay in the cache. The shards of later batches are prefetched.
 
     At most `decoding` batches are decoded at the same time. The caller calls `close` at the end.
     """

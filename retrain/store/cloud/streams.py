@@ -38,7 +38,7 @@ class CloudStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with the next bytes, and return their number, which is 0 at the end. Raises `StoreError`."""
+        """Fill `buffer` with the next bytes, and return their number (0 at the end). Raises `StoreError`."""
         view = memoryview(buffer).cast("B")
         if not self._chunk:
             with translate_errors(self._place):

@@ -120,5 +120,5 @@ def _failure(place: Location, error: Exception) -> StoreError:
 
 
 def _error_text(error: Exception) -> str:
-    """Return an error's text without passwords. botocore quotes addresses of proxies, which may contain passwords."""
+    """Return an error's text without passwords. botocore quotes addresses of proxies, even with passwords."""
     return mask_credentials(str(error))

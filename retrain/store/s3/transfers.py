@@ -58,7 +58,7 @@ class S3Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with the next bytes, and return their number, which is 0 at the end."""
+        """Fill `buffer` with the next bytes, and return their number (0 at the end)."""
         view = memoryview(buffer).cast("B")
         with translate_errors(self._place):
             chunk = self._next(len(view))
@@ -152,7 +152,7 @@ def _taken(take: Callable[[], int]) -> Iterator[int]:
 
 @contextmanager
 def _emptied(parts: deque[int]) -> Iterator[None]:
-    """Clear the queue at the end of the context, so that the other threads stop after an error in this one."""
+    """Clear the queue at the end of the context: the other threads must stop after an error in this one."""
     try:
         yield
     finally:
