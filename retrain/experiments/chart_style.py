@@ -8,7 +8,7 @@ import altair as alt
 import vl_convert
 
 COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-"""Okabe and Ito's palette for colour-blind readers, without yellow, which is hard to see on white."""
+"""Okabe and Ito's palette for colour-blind readers. Yellow is left out, because it is hard to see on white."""
 DASHES = [[1, 0], [5, 3], [2, 2]]
 """Solid, dashed and dotted: one for each pass through the colours."""
 SHAPES = ["circle", "triangle-up", "square"]

@@ -14,7 +14,7 @@ from retrain.models.pretrained import resolve_task
 from retrain.records import digest
 
 FIRST = "(first drop)"
-"""The method name of the runs on the first drop, from which all methods continue."""
+"""The method name of the runs on the first drop. All methods continue from these runs."""
 
 
 class Cell(NamedTuple):

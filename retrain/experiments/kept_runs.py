@@ -1,4 +1,4 @@
-"""Read and write `runs.jsonl`, the runs of a study, which is stored next to the study's page.
+"""Read and write a study's runs in `runs.jsonl`. This file is stored next to the study's page.
 
 The page's numbers are computed from this file, without repeating a run.
 """

@@ -111,7 +111,7 @@ def _findings(study: Study) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a folded YAML text, in which each line is one paragraph."""
+    """Yield the paragraphs of a folded YAML text. Each of its lines is one paragraph."""
     return filter(None, text.splitlines())
 
 
@@ -264,7 +264,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
 
 
 def _first_drop_table(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:
-    """Yield the table of runs on the first drop, from which all methods but scratch continue."""
+    """Yield the table of runs on the first drop. All methods but scratch continue from these runs."""
     lines = []
     for group, members in by_group.items():
         if group.drops == 1:

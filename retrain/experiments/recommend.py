@@ -126,7 +126,7 @@ def _check_parent_model(store: TaskStore, race: Plan) -> None:
         raise StudyError(
             f"task {store.task}: trial runs on these drops start from the champion's predecessor {race.parent}, and "
             f"`retrain gc` removed its model on {format_moment(removed.at)}: commit another drop, and run this command "
-            "before `retrain run`, so that the trial runs start from the champion. A larger --keep-last of `retrain "
+            "before `retrain run`. The trial runs then start from the champion. A larger --keep-last of `retrain "
             "gc` keeps the models of predecessors"
         )
 
@@ -198,7 +198,7 @@ def _full_schedule(plan: Plan) -> int:
 def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
     """Return a plan with a schedule of `limit` iterations, as a retry if the same run has failed before.
 
-    A carried target is removed, because it concerns only the old drops, which a warm start has already learnt.
+    A carried target is removed, because it concerns only the old drops, and a warm start has already learnt these.
     """
     schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _full_schedule(plan)})
     recipe = plan.recipe.model_copy(update={"schedule": schedule})

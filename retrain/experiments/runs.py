@@ -30,7 +30,7 @@ class Data(NamedTuple):
 
 
 def _without_dataset(parent: Plan) -> Plan:
-    """Return the plan of a run with an empty dataset, so that all of the next run's data is new."""
+    """Return the plan of a run with an empty dataset: all of the next run's data is then new."""
     return Plan.model_validate(dict(parent) | {"dataset": Dataset(drops=(), classes=())})
 
 

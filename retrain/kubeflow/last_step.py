@@ -1,6 +1,6 @@
 """The pipeline's last step, and functions that all steps use: the task's store, and the error of a failed step.
 
-Imports no torch, so that the step starts quickly.
+This file imports no torch, because the step must start quickly.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The task as a parameter of the pipeline: a JSON object (Kubeflow's STRUCT). Imports no kfp.
 
-Kubeflow stores the object in protobuf's Struct, where all numbers are doubles. A step may get 16.0 for 16 (from kfp on
+Kubeflow stores the object in protobuf's Struct. There all numbers are doubles. A step may get 16.0 for 16 (from kfp on
 one machine) or 16 for 16.0 (from Kubeflow's launcher). So every whole number is read as an integer, and becomes a float
 again in the fields that have floats. Only `model.options` can have both kinds. There, a whole number must be an
 integer.
@@ -54,9 +54,9 @@ def _changes(before: Any, after: Any, path: tuple[str, ...] = ()) -> Iterator[st
 
 
 def require_storable(task: Task) -> None:
-    """Raise a `TaskError` if Kubeflow cannot store one of the task's texts.
+    """Raise a `TaskError` if Kubeflow cannot store one of the task's strings.
 
-    With such a text, Kubeflow would create the workflow, but answer with an error and not list the run.
+    With such a string, Kubeflow would create the workflow, but answer with an error and not list the run.
     """
     refused = [
         f"{task.name}: {field}: Kubeflow's database cannot store {max(text)!r}. Use characters up to U+FFFF"
@@ -68,7 +68,7 @@ def require_storable(task: Task) -> None:
 
 
 def _texts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield each text of a document with its field. Keys are texts too."""
+    """Yield each string of a document with its field. Keys are strings too."""
     match value:
         case str():
             yield ".".join(path), value

@@ -6,7 +6,7 @@ written into the ledger, and the step succeeds. The later steps find that the ru
 Kubeflow still shows such a run as succeeded, because Argo ignores the result of an exit handler. Only the ledger has
 the true result.
 
-The steps that train or evaluate import torch when they are called, so that planning starts quickly.
+The steps that train or evaluate import torch when they are called. Planning then starts quickly.
 """
 
 import logging

@@ -37,8 +37,8 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
     """Submit a plan in the store, unless it is already submitted.
 
     A record of the submission is written first. It names the run, so the pods execute this run even if drops land
-    meanwhile. After the submission, the record also names the job, so that no other job with the same name executes the
-    run. Raises `SubmitError`. Raises `ModelError` if the model has an error. Then nothing is submitted.
+    meanwhile. After the submission, the record also names the job. Therefore no other job with the same name executes
+    the run. Raises `SubmitError`. Raises `ModelError` if the model has an error. Then nothing is submitted.
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:

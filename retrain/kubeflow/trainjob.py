@@ -21,7 +21,7 @@ MANAGER = "retrain/trainjob"
 """The owner of the patch. Trainer's webhook requires a name with a domain and a slash, although the API does not."""
 SHARED_MEMORY = "shared-memory"
 USER = 65532
-"""The id of the image's user. It is also the group of the volumes' files, so that the user can write to them."""
+"""The id of the image's user. It is also the group of the volumes' files. The user can therefore write to them."""
 POD_SECURITY: Manifest = {
     "runAsNonRoot": True,
     "runAsUser": USER,

@@ -15,7 +15,7 @@ from retrain.records import Plan, Point
 from retrain.training.progress import Progress
 
 LabelledValues = Mapping[tuple[str, ...], float | None]
-"""Values of one metric by its labels. The labels task and method, which every metric has, are left out."""
+"""Values of one metric by its labels. The labels task and method are left out, because every metric has them."""
 
 TREND = 4
 """Number of last evaluations from which the time to the target is estimated."""

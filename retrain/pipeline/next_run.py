@@ -1,6 +1,6 @@
 """Plan the next run of a task from its store.
 
-Imports no torch, so that planning and submitting need little memory.
+This file imports no torch, because planning and submitting must need little memory.
 """
 
 import logging
@@ -41,7 +41,7 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     for drop in store.drops.read_many(found.usable):
         if late := late_files(drop, found):
             log.warning("%s", late)
-        drops.append(drop.model_copy(update={"shards": ()}))  # to save memory, as there are many shards
+        drops.append(drop.model_copy(update={"shards": ()}))  # to save memory, because there are many shards
     past = history(store, task, now)._replace(quarantined=found.quarantined)
     _check_champion_drops(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)

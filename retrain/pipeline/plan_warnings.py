@@ -44,7 +44,7 @@ def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every
     if (batch_size := task.training.batch_size) > dataset.samples:
         yield (
             f"training.batch_size {batch_size:,} is larger than the {dataset.samples:,} training samples, so each "
-            "iteration takes samples several times: set a smaller batch size, which gives more iterations per epoch"
+            "iteration takes samples several times: set a smaller batch size to get more iterations per epoch"
         )
     if FEW_EVALUATIONS * evaluate_every > schedule > 1 and task.training.evaluate_every != "auto":
         yield (

@@ -218,7 +218,7 @@ def _choose_method(
 def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
     """Return the iterations of the last retrainings, as shares of scratch's iterations, with their outcomes.
 
-    Retrainings on this dataset do not count, so that the plan of a retraining stays the same after it has ended.
+    Retrainings on this dataset do not count: the plan of a retraining must stay the same after it has ended.
     """
     counted = [
         (record.result.iterations / record.scratch.iterations, record.outcome)
@@ -370,7 +370,7 @@ def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
 
 
 def _next_unrecorded_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
-    """Return the plan of the retraining's next run, which has no record yet.
+    """Return the plan of the retraining's next run. This run has no record yet.
 
     A run that missed its target is followed by its escalation, and a failed run by a retry.
     """

@@ -24,7 +24,7 @@ from retrain.utils.parallel import map_ahead
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 """A run's large files. Its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
-"""Files that mark a run's other files as complete. If a run has no record, they are removed first, so that the run can
+"""Files that mark a run's other files as complete. If a run has no record, they are removed first. The run can then
 restart."""
 
 log = logging.getLogger("retrain")

@@ -69,7 +69,7 @@ def _record_champion(context: RecordContext) -> None:
 def train(context: "Context", plan: Plan) -> Plan:
     """Train a plan. While the target is missed, train its escalations. Return the plan of the last run."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
-        context.files(following.run_id).write_plan(following)  # before the record, which names this plan
+        context.files(following.run_id).write_plan(following)  # before the record, because the record names this plan
         write_record(context, plan)
         plan = following
     return plan

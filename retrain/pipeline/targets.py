@@ -16,7 +16,7 @@ target."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
 """Share of scratch's schedule after which scratch first has its final accuracy, and the standard deviation of this
-share. Both are means over eight experiments (data sets of 10 to 100 classes), in which the share was 0.4 to 1."""
+share. Both are means over eight experiments (data sets of 10 to 100 classes). The share was 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
 """Assumed standard deviation of the share in `TYPICAL_SHARE` between scratch runs of one task, relative to the share.

@@ -192,7 +192,7 @@ class TorchrunGroup(ProcessGroup):
                     _exit_to_resume(f"no heartbeat of rank {rank} for {MAX_SILENCE:.0f} s")
 
     def publish_plan(self, plan: str) -> None:
-        """Write the plan to torchrun's store, where it stays even if this process ends."""
+        """Write the plan to torchrun's store. It stays there even if this process ends."""
         self._store.set(self._next_key(), plan)
 
     def wait_for_plan(self) -> str:
@@ -212,7 +212,7 @@ def _heartbeat_key(rank: int) -> str:
 
 
 def _exit_to_resume(cause: str) -> NoReturn:
-    """End the process from a thread, while the main thread waits in torch's own code."""
+    """End the process from a thread. The main thread may wait in torch's own code."""
     log.warning(LOST, cause)
     logging.shutdown()
     os._exit(os.EX_TEMPFAIL)

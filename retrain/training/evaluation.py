@@ -23,8 +23,9 @@ from retrain.training.setup import Run
 from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
 
 CHUNK, GPU_CHUNK = 128, 512
-"""Number of images in a forward pass. On the CPU, it equals the usual size of training batches, so that the memory
-freed by these batches is reused. On a GPU it is larger, because the CPU could not launch smaller passes fast enough."""
+"""Number of images in a forward pass. On the CPU, it equals the usual size of training batches: evaluations then reuse
+the memory that these batches free. On a GPU it is larger, because the CPU could not launch smaller passes fast
+enough."""
 
 ROUNDING = 1e-6
 """Tolerance when an accuracy is compared with the needed accuracy. The needed accuracy is a product of floats, and

@@ -25,7 +25,7 @@ def make_generator(seed: int, stream: str, number: int = 0, device: torch.device
 
 @contextmanager
 def borrowed_default_generator() -> Iterator[torch.Generator]:
-    """Yield the CPU's default generator, which torchvision uses, and restore its state at the end.
+    """Yield the CPU's default generator for torchvision, and restore its state at the end.
 
     `torch.random.fork_rng(devices=[])` does the same, but it looks for accelerators first. This takes 0.1 ms in every
     step.

@@ -30,7 +30,7 @@ FIRST, GROWTH = 128, 1.5
 
 
 def subset_ends(total: int) -> Iterator[int]:
-    """Yield the numbers of samples, up to `total`, after which to check the evaluation.
+    """Yield the numbers of samples after which an evaluation is checked.
 
     A check decides whether the target can still be reached with the remaining samples. The last number is `total`.
     """
@@ -241,7 +241,7 @@ def _may_end_while_improving(
 
 
 def _is_at_its_end(last: Point, rule: StopRule) -> bool:
-    """Return whether a run at its carried target must end now, so that it takes fewer iterations than scratch."""
+    """Return whether a run at its carried target must end now to take fewer iterations than scratch."""
     return rule.improve_until is not None and last.iteration >= 2 * rule.improve_until
 
 

@@ -75,7 +75,7 @@ class StreamingLoader:
             prefetch_factor=BATCHES_AHEAD if self.workers else None,
             collate_fn=_identity,
             worker_init_fn=_ignore_signals,
-            multiprocessing_context="fork" if self.workers else None,  # so that workers end with this process
+            multiprocessing_context="fork" if self.workers else None,  # workers must end with this process
             pin_memory=self.train.device.type == "cuda",
             generator=torch.Generator(),  # otherwise it would draw from the random state of layers
         )

@@ -60,7 +60,7 @@ class _Notification(BaseModel):
 
 
 class _Bridged(BaseModel):
-    """An event from EventBridge, where keys are not quoted."""
+    """An event from EventBridge. Its keys are not quoted."""
 
     source: Literal["aws.s3"]
     detail_type: str = Field(alias="detail-type")

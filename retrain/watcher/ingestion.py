@@ -195,7 +195,7 @@ class Ingestion:
         for finding in outcome.findings:
             log.info("%s: drop %s: %s", self._task.name, drop, finding)
         if outcome.decoded:
-            from retrain.data import decoded  # only for a watcher that trains, which has numpy loaded
+            from retrain.data import decoded  # only a watcher that trains comes here, and it has numpy loaded
 
             decoded.COMPLETE_FILES.update(outcome.decoded)
         return outcome

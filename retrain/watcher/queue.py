@@ -13,7 +13,7 @@ from retrain.watcher.events import EventError, WrittenObject, parse_event
 from retrain.watcher.health import Health
 
 if TYPE_CHECKING:
-    from retrain.store.s3.sqs import Message, SqsQueue  # imports boto3, which is slow; watching folders needs no SQS
+    from retrain.store.s3.sqs import Message, SqsQueue  # importing boto3 is slow; watching folders needs no SQS
 
 MAX_MESSAGES = 1000
 """Largest number of messages in a turn. Several messages about a drop cause only one check of it. With more messages, a

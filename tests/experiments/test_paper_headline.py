@@ -1,4 +1,4 @@
-"""Tests of `scripts/paper_headline.sh` on the CPU with tiny runs, which are interrupted and resumed."""
+"""Tests of `scripts/paper_headline.sh` on the CPU with tiny runs. The runs are interrupted and resumed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Tests of studies on Kubeflow: their submission, and their pipeline, which kfp runs in local processes here."""
+"""Tests of studies on Kubeflow: their submission, and their pipeline. kfp runs the pipeline in local processes here."""
 
 import json
 import logging

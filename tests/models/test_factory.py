@@ -215,7 +215,7 @@ def test_weight_scale_is_the_scale_of_the_smallest_layer() -> None:
     assert weight_scale(nn.BatchNorm1d(3)) is None
     with torch.no_grad():
         network[2].weight.fill_(math.nan)
-    assert weight_scale(network) is None, "records are JSON, which has no NaN"
+    assert weight_scale(network) is None, "records are JSON, and JSON has no NaN"
 
 
 def test_has_normalization_finds_only_batchnorm() -> None:

@@ -98,7 +98,7 @@ NET, GROSS = -510 - 110 + 340 + 240, -100 + 350 + 250
 """Net and gross savings of the task pets in iterations.
 
 Net savings include a calibration (-510). Of the other runs, one missed its target and two reached it. The task cars has
-only a scratch run, whose savings are zero.
+only a scratch run. Its savings are zero.
 """
 WHOLE_NET = NET + 2 * known_ledger.WHOLE
 BASELINE = 400 + 500 + 500 + 1000

@@ -39,7 +39,7 @@ def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, mon
 def test_slow_training_without_a_gpu_gets_one_hint(
     seconds: int, hints: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """400 iterations of five seconds take 33 minutes, which is slow. With two seconds each, they take 13 minutes."""
+    """400 iterations of five seconds take 33 minutes. This is slow. With two seconds each, they take 13 minutes."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration * seconds))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -37,7 +37,7 @@ def guesses(workspace: Workspace, plan: Plan, dataset: Dataset) -> list[tuple[st
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Return a workspace with one drop, which has the classes 0 and 1."""
+    """Return a workspace with one drop of the classes 0 and 1."""
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1)
     return workspace

@@ -63,9 +63,9 @@ def test_gate_judges_the_first_candidate_without_a_champion() -> None:
     ("low", "width", "promoted"),
     [
         (-0.04, 0.03, False),  # 0.025 less accuracy, and the interval is below zero
-        (-0.05, 0.06, True),  # 0.02 less accuracy, which is within the margin
+        (-0.05, 0.06, True),  # 0.02 less accuracy, but within the margin
         (-0.08, 0.1, True),  # 0.03 less accuracy, but the interval includes zero
-        (-0.021, 0.01, True),  # 0.016 less accuracy, which is within the margin
+        (-0.021, 0.01, True),  # 0.016 less accuracy, but within the margin
         (-0.06, 0.06, True),  # 0.03 less accuracy, but the interval ends at zero
     ],
 )

@@ -42,7 +42,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
     upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.bmp", one) for n, one in enumerate(images))})
     cause, most = run_in_subprocess("committing many classes", 600, commit_and_measure_memory, task, "many")
     assert cause is None
-    assert most < 1_000_000, "the limit is 1,000,000 kB, of which torch takes 500,000 kB"
+    assert most < 1_000_000, "the limit is 1,000,000 kB; torch alone takes 500,000 kB"
     training = Training(epochs=0.005, batch_size=64, evaluate_every=1)
     return task.model_copy(update={"model": Model(name="mlp", options={"width": 4}), "training": training})
 

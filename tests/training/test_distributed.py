@@ -189,7 +189,7 @@ def test_rank_waiting_for_a_killed_rank_exits_with_75(tmp_path: Path) -> None:
 
 
 def receive_from_frozen_rank(context: Context) -> None:
-    """Wait for a message from the second process, which is suspended: only its connection stays, without heartbeats."""
+    """Wait for a message from the suspended second process: only its connection stays, without heartbeats."""
     distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE = 0.1, 1.0
     if context.ranks.rank:
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -136,7 +136,7 @@ def test_recording_refuses_several_processes() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU, which CUDA graphs need")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and this machine has none")
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_cuda_graph_trains_like_single_kernels(recipe: Recipe, bf16: bool) -> None:

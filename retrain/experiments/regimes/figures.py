@@ -85,7 +85,7 @@ class SequenceFigures(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over `n` seeds, and its standard error, which is None for a single seed."""
+    """A mean over `n` seeds, and its standard error (None for a single seed)."""
 
     mean: float
     error: float | None

@@ -134,7 +134,7 @@ def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.
 
 
 def _first_dashed(names: Sequence[str]) -> alt.Scale:
-    """Return a scale that dashes the first of the lines, so that the lines differ by more than colour."""
+    """Return a scale that dashes the first of the lines: they must differ by more than colour."""
     return alt.Scale(domain=names, range=[[6, 4], [1, 0]])
 
 

@@ -79,7 +79,7 @@ def _periods(sources: ReportData) -> list[ChampionPeriod]:
 
 
 MARGIN = 56
-"""Width of the y axis in both charts, in pixels. It is the same, so that their time axes align."""
+"""Width of the y axis in both charts, in pixels. It is the same to align their time axes."""
 OUTCOMES = {
     "reached": ("circle", "ours"),
     "completed": ("square", "scratch"),
