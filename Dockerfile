@@ -32,7 +32,7 @@ RUN python3 slim_image.py /opt/retrain /image \
  && mkdir -m 1777 /folders/tmp && touch --date 1980-01-01 /folders /folders/*
 
 FROM scratch AS slim
-# The root filesystem may be read-only: retrain writes only to /tmp and /cache, which are volumes in a cluster.
+# The root filesystem may be read-only: retrain writes only to /tmp and /cache. Both are volumes in a cluster.
 ENV PATH=/opt/retrain/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

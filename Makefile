@@ -66,7 +66,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
 IN_IMAGE = -c requirements.lock pyproject.toml --extra kfp --extra report --extra gcs --extra azure
 # Packages that torch's wheels on PyPI need, and torch's wheels for CPUs do not need.
 CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
-# On arm64 the images must need the same packages, and all but kfp-server-api, which is pure Python, must have wheels.
+# On arm64 the images must need the same packages, and all except kfp-server-api (pure Python) must have wheels.
 ARM64 = --python-platform aarch64-manylinux_2_28 --only-binary :all: --no-binary kfp-server-api
 
 # rfc3987-syntax is left out: jsonschema, which kfp and altair import, would import it in 1.8 s of processor time.
@@ -132,7 +132,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(MLFLOW): requirements-mlflow.lock $(READY) # MLflow's server for the tests, which needs an older graphql-core than the lock has
+$(MLFLOW): requirements-mlflow.lock $(READY) # the tests' MLflow server needs an older graphql-core than the lock has
 	$(PYTHON) -m venv .venv/mlflow
 	.venv/mlflow/bin/pip install --quiet --require-hashes -r requirements-mlflow.lock
 	@touch $@

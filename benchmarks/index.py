@@ -44,7 +44,7 @@ def bytes_of(counted: Counters) -> int:
 
 
 def index(n: int) -> tuple[dict[str, object], Counters]:
-    """Return the sizes of an index and the time to add two indexes, and the parent's index."""
+    """Return the sizes of a learning-speed index and the time to add two indexes, and the parent's index."""
     own, parent = counters(n, 0), from_tensors(to_tensors(counters(n, 1)))
     figures = {
         "samples": n,

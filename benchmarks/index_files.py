@@ -45,7 +45,7 @@ def drop(number: int, samples: int) -> Drop:
 
 
 def write_finished_run(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
-    """Write a finished run with its index to a store. Return the run's files and its plan."""
+    """Write a finished run with its learning-speed index to a store. Return the run's files and its plan."""
     landed = [drop(number, samples // drops) for number in range(drops)]
     plan = make_plan(load_task(str(TASK)), landed, History({}, None), Request())
     result = record_of(0).result
@@ -59,7 +59,7 @@ def write_finished_run(folder: Path, drops: int, samples: int) -> tuple[RunFiles
 
 
 def measure(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
-    """Return the cost of reading the index, and of adding it to a run's counters."""
+    """Return the cost of reading the learning-speed index, and of adding it to a run's counters."""
     known = len(plan.dataset.drops)
 
     def read() -> None:

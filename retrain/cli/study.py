@@ -48,7 +48,7 @@ def run(
     """Run a study's missing runs. The command can be stopped at any time, and resumed by running it again."""
     from retrain.experiments.files import load_study
 
-    loaded = load_study(study)  # before importing torch, which takes seconds
+    loaded = load_study(study)  # before the import of torch, because this import takes seconds
 
     from retrain.experiments import drops, runner
     from retrain.experiments.runs import Runs

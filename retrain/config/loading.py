@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# PyYAML implements YAML 1.1, in which 1e-3 (no dot) is text.
+# PyYAML implements YAML 1.1. There, 1e-3 (no dot) is text.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

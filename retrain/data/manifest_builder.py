@@ -86,7 +86,7 @@ class ReadDrop:
     ) -> "ReadDrop":
         """Return a drop of these samples. Raises `DropError` if too many samples were bad."""
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
-        source = _source_digest(rows)  # before the table, so that only one of the two needs memory
+        source = _source_digest(rows)  # before the table: only one of the two needs memory
         return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
 
     def refusal(self, max_bad_share: float) -> str | None:

@@ -71,7 +71,7 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
 
     The format is PAX because other formats refuse long names.
     """
-    from webdataset.writer import TarWriter  # imports torch, which takes seconds, and only writing needs it
+    from webdataset.writer import TarWriter  # only writing needs it, and its import of torch takes seconds
 
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0

@@ -101,7 +101,7 @@ def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds
     while (lease := acquire(objects, keys.lease, seconds)) is None:
         seen = _current_lease(objects, keys.lease)
         if first is None and seen:
-            log.info("%s: waits for %s, whose lease is valid %s", keys.task, seen.holder, _format_expiry(seen))
+            log.info("%s: waits for %s: its lease is valid %s", keys.task, seen.holder, _format_expiry(seen))
             first = seen
         if not patient and seen and seen != first:
             raise TaskLocked(

@@ -16,7 +16,7 @@ from retrain.store.task_store import TaskStore
 
 
 def write_counters(files: RunFiles, dataset: Dataset, parts: Iterable[Counters]) -> str:
-    """Write a run's counters, drop by drop, and return the digest of the index."""
+    """Write a run's counters, drop by drop, and return the digest of the learning-speed index."""
     pairs = zip(dataset.drops, parts, strict=True)
     return files.write_index((drop.id, to_tensors(part)) for drop, part in pairs)
 
@@ -36,9 +36,9 @@ def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
 def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterator[Counters]:
     """Yield the counters of the first `known` drops of a dataset. The run was trained on them in this order.
 
-    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the first drop
-    whose number of samples differs from the index. Raises it at the end if the index does not have the digest in the
-    run's result.
+    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the first drop whose
+    number of samples differs from the learning-speed index. Raises it at the end if the index does not have the digest
+    in the run's result.
     """
     if not known:
         return
