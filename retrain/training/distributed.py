@@ -228,4 +228,7 @@ def init_distributed(device: str) -> ProcessGroup:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
+    joined = [f"retrain/joined/{other}" for other in range(size)]
+    store.set(joined[rank], "")
+    store.wait(joined)  # a rank that ends before another rank has connected to it would break that connection
     return TorchrunGroup(store, rank, size)
