@@ -98,7 +98,7 @@ def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
         for object_key in erased.deleted:
             typer.echo(f"deleted: {object_key}")
     for name in erased.unread:
-        advice = "so it may still contain erased samples. Check it by hand, and delete it if it does"
-        typer.echo(f"{name}: could not be searched, {advice}", err=True)
+        advice = "if erased samples are still in there, delete them by hand, or upload the drop again"
+        typer.echo(f"could not be searched: {name}: {advice}", err=True)
     if erased.unread:
         raise typer.Exit(1)

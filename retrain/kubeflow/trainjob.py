@@ -34,7 +34,7 @@ CONTAINER_SECURITY: Manifest = {"allowPrivilegeEscalation": False, "capabilities
 
 
 def render_trainjob(task: Task, run_id: str) -> str:
-    """Return the manifest, as YAML, that runs the stages after planning on the task's `resources`."""
+    """Return the YAML manifest of a TrainJob. It runs the stages that follow planning, on the task's `resources`."""
     resources = task.resources
     labels = {**LABELS, "app.kubernetes.io/instance": task.name, **queue_labels(resources.queue)}
     metadata: Manifest = {"name": run_id, "labels": labels}
@@ -76,7 +76,7 @@ def _environment(resources: Resources) -> list[Manifest]:
 
 
 def _patch(resources: Resources) -> Manifest:
-    """Return the settings of the pods that are added to the settings of Trainer's runtime, nested as in its API."""
+    """Return the pod settings that extend those of Trainer's runtime, nested as in Trainer's API."""
     mounts = [{"name": "cache", "mountPath": CACHE}, {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}]
     pod: Manifest = {
         "nodeSelector": resources.node_selector,

@@ -43,7 +43,7 @@ class ErasureResult(NamedTuple):
     deleted: tuple[str, ...]
     """Keys of the deleted objects. They are not recorded, because they may identify persons."""
     unread: tuple[str, ...]
-    """Objects that could not be searched, each with the reason."""
+    """Objects that could not be searched."""
 
 
 def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, author: str, reason: str) -> Erasure:
@@ -109,7 +109,7 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
     for run in erasure.runs:
         _forget_in_run(run, rows, erasure, store)
     unread += [
-        f"drop {drop_id} is damaged, so its shards were not searched: delete them or upload the drop again"
+        f"the shards of drop {drop_id}, which is damaged"
         for drop_id in store.objects.folders(store.keys.drops)
         if drop_id not in intake.known.drops and store.drops.find_undamaged(drop_id)
     ]
@@ -167,7 +167,7 @@ def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Eras
         )
         files.write_errors(errors.model_copy(update={"mistakes": mistakes}))
     if is_waiting(store.approvals.find(run.run_id)):
-        why = f"erasure {erasure.sequence}: samples that the run was trained or measured on were erased"
+        why = f"erasure {erasure.sequence}: samples that the run was trained or evaluated on were erased"
         verdict = Verdict(kind="rejected", author=erasure.author, reason=why, at=datetime.now(UTC))
         store.approvals.decide(run.run_id, verdict)
 

@@ -1,7 +1,7 @@
-"""Replace the positions of wrongly classified images by their keys, from the sample tables of their drops.
+"""Find the sample keys of wrongly classified images in the sample tables of their drops.
 
-The evaluation names the images by position, because it reads no sample table. Imports no torch, because the report uses
-this module, too.
+The evaluation reads no sample table. It identifies an image by its number in the test split of its drop. Imports no
+torch, because the report uses this module, too.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) ->
 
     - The drop is missing, is damaged or has no sample table.
     - Images of the drop were erased after the run had used them.
-    - The access policy of this process, such as the exporter, does not allow reading the sample table.
+    - The access policy does not allow this process to read the sample table. An example is the exporter.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}

@@ -27,7 +27,7 @@ class EnergyMeter:
         return self._read is not None
 
     def joules(self) -> float:
-        """Return the energy in joules since the last call, or since the start. 0 if nothing measures it."""
+        """Return the energy in joules since the last call, or since the start. 0 if this machine cannot measure it."""
         return self._read() if self._read else 0.0
 
 
@@ -52,7 +52,10 @@ def _processor_counter(folder: Path) -> Callable[[], float] | None:
 
 
 def _gpu_counter(device: "torch.device") -> Callable[[], float] | None:
-    """Return a function that reads a GPU's energy since its last call, or None without NVML or a counter in the GPU."""
+    """Return a function that reads a GPU's energy since its last call.
+
+    Return None if NVML is not installed, or if the GPU has no energy counter.
+    """
     try:
         import pynvml
     except ImportError:

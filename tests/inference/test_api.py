@@ -30,7 +30,7 @@ def test_import_of_the_package_loads_neither_torch_nor_pydantic() -> None:
     assert set(loaded) & {"torch", "pydantic", "numpy", "yaml"} == set()
 
 
-def test_every_name_of_the_api_is_found_and_others_are_refused() -> None:
+def test_api_has_every_listed_name_and_refuses_unknown_names() -> None:
     for name in retrain.__all__:
         assert getattr(retrain, name).__module__.startswith("retrain.")
         assert name in dir(retrain)
@@ -85,7 +85,7 @@ def test_opened_image_gives_the_same_pixels_as_its_file(served: Served, mode: st
         assert image.tobytes() == before
 
 
-def test_top_ranks_classes_by_probability(served: Served) -> None:
+def test_method_top_sorts_classes_by_probability(served: Served) -> None:
     model = retrain.load_champion(served.file)
     predictions = model.predict([next(served.images(1).rglob("*.png"))])
     (ranked,) = predictions.top(10)
@@ -96,7 +96,7 @@ def test_top_ranks_classes_by_probability(served: Served) -> None:
     assert len(model.predict([])) == 0
 
 
-def test_unreadable_image_is_named(served: Served, tmp_path: Path) -> None:
+def test_error_names_the_image_that_cannot_be_read(served: Served, tmp_path: Path) -> None:
     model = retrain.load_champion(served.file)
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(retrain.ImageError, match=r"text\.png: cannot be decoded: not an image"):
@@ -125,7 +125,7 @@ def test_empty_run_id_is_not_the_champion(served: Served) -> None:
         retrain.load_run(served.file, "")
 
 
-def test_missing_champion_run_or_folder_is_named(tmp_path: Path) -> None:
+def test_missing_champion_or_run_or_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
     with pytest.raises(retrain.UserError, match="task pets has no champion yet"):
         retrain.load_champion(tmp_path / "pets.yaml")

@@ -135,14 +135,14 @@ def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def train_until_frozen(context: Context, plan: Plan) -> None:
-    """Train in both processes. The first one writes checkpoints, and stops itself after a few."""
+    """Train in both processes. The first one suspends itself (SIGSTOP) after one or two checkpoints."""
     if context.ranks.rank == 0:
         freeze_at_state(4)
     train_together(context, plan)
 
 
 def underway(folder: Path, plan: Plan) -> Pair:
-    """Return two processes. The first one has stopped itself after one or two checkpoints."""
+    """Return two processes. The first one is suspended after one or two checkpoints."""
     pair = start(train_until_frozen, folder, plan)
     wait_until_stopped(pair.members[0])
     return pair
@@ -189,7 +189,7 @@ def test_rank_waiting_for_a_killed_rank_exits_with_75(tmp_path: Path) -> None:
 
 
 def receive_from_frozen_rank(context: Context) -> None:
-    """Wait for a message from the suspended second process: only its connection stays, without heartbeats."""
+    """Wait for a message from the second process. It suspends itself: it stays connected, but sends no heartbeats."""
     distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE = 0.1, 1.0
     if context.ranks.rank:
         os.kill(os.getpid(), signal.SIGSTOP)

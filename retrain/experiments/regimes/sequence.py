@@ -1,6 +1,7 @@
-"""Run the sequence of a regime and a seed: every method retrains drop by drop, in a separate store.
+"""Run every method on the drops of one regime, one after the other, with one seed.
 
-All methods start from the same first model, and no store contains another method's models. The stores stay in the
+A regime is a data set, a network, and the order in which the images arrive as drops. Each method has its own store. All
+methods start from the same first model, and no store contains another method's models. The stores stay in the
 output folder until every result is written. A killed sequence therefore resumes with its first missing result.
 """
 
@@ -41,7 +42,7 @@ from retrain.training.progress import Observers
 log = logging.getLogger("retrain")
 
 ADVICE = "advice"
-"""The store in which the presets race for `retrain study recommend`."""
+"""Name of the store with the trial runs that compare the presets, as `retrain study recommend` does."""
 
 
 class SuiteContext(NamedTuple):
@@ -78,7 +79,7 @@ class DropSequence:
                 for drop in range(2, len(self.regime.drops) + 1):
                     self._run_drop(name, drop)
         if not is_advised:
-            self._race_presets()
+            self._compare_presets()
         shutil.rmtree(self.folder)
         return len(missing) + (not is_advised)
 
@@ -89,7 +90,7 @@ class DropSequence:
         return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
 
     def _is_needed(self, name: str, missing: Sequence[Key]) -> bool:
-        """Return whether a method has missing results, or gives targets to other methods or to the advice."""
+        """Return whether a method must run: its results are missing, or other runs need its accuracy as target."""
         asked = {key.method for key in missing} - {FIRST}
         targets = {self.methods[method].target for method in asked}
         return name in asked or name == PLAIN or (name == AVERAGED and "averaged" in targets)
@@ -110,8 +111,8 @@ class DropSequence:
         stages.run_task(self._context(store), self._task({}), Request())
         if store.champion.read().run_id is None:
             raise StudyError(
-                f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted: see `retrain history` "
-                "for the reason, or increase images.train"
+                f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted: read the "
+                f"reason in the ledger of {store.url}, or increase images.train"
             )
         self._append_result(store, FIRST, 1)
 
@@ -144,15 +145,15 @@ class DropSequence:
             stages.run_task(self._context(store), task, Request(purpose=purpose))  # type: ignore[arg-type]
         self._append_result(store, name, drop)
 
-    def _race_presets(self) -> None:
-        """Race the presets on the second drop, as `retrain study recommend` does, and append its advice."""
+    def _compare_presets(self) -> None:
+        """Compare the presets in trial runs on drop 2, as `retrain study recommend` does, and append the advice."""
         store = self._store(ADVICE)
         self._clone_first(ADVICE)
         self._copy_drop(ADVICE, 2)
         task = self._task({}).model_copy(update={"store": str(self.folder / ADVICE)})
         copy_calibration(self._store(PLAIN), store, task, 2)
         found = recommend(store, task, None, 1, Workers(device="cpu"))
-        assert found.plan.scratch is not None  # races have a parent
+        assert found.plan.scratch is not None  # because trial runs continue from a parent
         advice = SuiteAdvice(
             regime=self.regime.name,
             seed=self.seed,
@@ -209,7 +210,7 @@ def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
 
 
 def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
-    """Copy the records of a scratch run on the drops up to this one into another store, to give that store a target.
+    """Copy the records of the scratch run on the drops up to `drop` into another store, as the source of its target.
 
     The copied plan gets the training settings of `task`, because the planner ignores a run whose averaging settings
     differ.

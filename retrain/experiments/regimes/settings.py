@@ -40,24 +40,27 @@ class DropSetting(ConfigModel):
     new_classes: Annotated[int, Field(ge=0)] = 0
     """Number of new classes in this drop. 0: the drop has images of all earlier classes instead."""
     percent: Annotated[int, Field(ge=1, le=100)] = 100
-    """Percentage of the images of a class that this drop contains, for each class in it."""
+    """Percentage of the images of each of its classes that this drop contains."""
     shift: tuple[Shift, ...] = ()
     """Changes that are applied to all images of this drop (val and test, too), in this order, to simulate another
     domain."""
 
 
 class Regime(ConfigModel):
-    """One regime of the suite. Settings that it does not state have their default values."""
+    """A regime: a data set, a network, and the order in which the images arrive as drops.
+
+    Settings that the file does not state have their default values.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the regime and of its task."""
     title: str
-    """A short description, for tables and pictures."""
+    """A short description that tables and pictures show."""
     kind: Literal["regime", "journey"] = "regime"
-    """journey: four drops and default settings, as a first-time user might have."""
+    """journey: four drops and default settings, as in the first project of a new user. regime: all others."""
     is_fitted: bool = False
-    """Whether scratch fits its training data and each class has 100 images or more. The goal for the speed-up L_100 is
-    then higher."""
+    """Whether scratch fits its training data and each class has 100 images or more. The goal for L_100 is then
+    higher. (L_100 is how many times sooner than scratch a run reaches scratch's final accuracy.)"""
     why: str
     """Purpose of the regime, and the reductions that keep a scratch run under 90 seconds on one core."""
     images: Images

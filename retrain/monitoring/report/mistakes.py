@@ -55,8 +55,8 @@ def _row(true: str, predicted: str, count: int, samples: int) -> dict[str, Any]:
 def matrix_chart(errors: ErrorAnalysis) -> Chart:
     """Draw the confusion matrix: rows are true classes, columns are predicted classes.
 
-    The axes have no titles, because the caption names them. A browser's font may be wider than the font with which the
-    chart is laid out. Long class names would then be cut off, or overlap the titles.
+    The axes have no titles, because the caption names the axes. Long class names could also overlap titles, if the
+    browser's font is wider than the font with which the chart is laid out.
     """
     order: Sequence[str] = matrix_classes(errors)
     space = min(LABEL_LIMIT, CHARACTER * max((len(name) for name in order), default=0))

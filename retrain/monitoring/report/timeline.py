@@ -14,6 +14,7 @@ from retrain.records import Drop, RunRecord
 PERIODS = 60
 """Number of newest champions in the timeline. The timeline begins with the oldest of them."""
 RUNS = 200
+"""Largest number of drops, and of runs, in the timeline."""
 
 
 class ChampionPeriod(NamedTuple):
@@ -79,7 +80,7 @@ def _periods(sources: ReportData) -> list[ChampionPeriod]:
 
 
 MARGIN = 56
-"""Width of the y axis in both charts, in pixels. It is the same to align their time axes."""
+"""Width of the y axis, in pixels. Both charts have this width, so their time axes are aligned."""
 OUTCOMES = {
     "reached": ("circle", "ours"),
     "completed": ("square", "scratch"),
@@ -101,7 +102,7 @@ def champion_chart(shown: Timeline) -> Chart:
 
 
 def event_chart(shown: Timeline) -> Chart:
-    """Return a chart of the times at which drops landed and runs ended."""
+    """Return a chart of the times at which drops were committed and runs ended."""
     axis = alt.Axis(grid=True, minExtent=MARGIN, maxExtent=MARGIN)
     lane = alt.Y("lane:N", title=None, axis=axis, scale=alt.Scale(domain=["drops", "runs"]))
     landed: alt.Chart = table(_drop_rows(shown)).mark_tick(thickness=3, height=20, color="var(--net)")
