@@ -30,6 +30,8 @@ PHRASES = {
     r"\bscratch\b": "Scratch is training from a new network on all drops that have arrived.",
     r"\bnaive\b": "The naive start continues from the weights of the previous run, with standard training.",
     r"\bparent": "A run's parent is the run whose weights it starts from.",
+    r"\b\d\d\+\d\d\b": "90+10 means that the first drop has 90 percent of the classes or of the images, and the second "
+    "drop has the other 10 percent.",
     r"\b(?i:aspects?|L2-init|shrink-and-perturb)\b": ASPECTS,
 }
 """Meanings of phrases, by the pattern of the phrase. A page explains the phrases that its study uses."""

@@ -119,17 +119,18 @@ def _methods(study: Study) -> Iterator[str]:
     """Yield a description of each method of the study."""
     yield "## Methods"
     have_aspects = any(method.aspects for method in study.methods.values())
+    if have_aspects and ASPECTS not in explain_phrases(study):
+        yield ASPECTS
     yield (
         "A run of a method starts from a new network (scratch), or from the weights of the method's run on the "
         "earlier drops (previous run). "
         + (
-            f"It follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table lists, with the "
+            f"The table lists the aspects of the recipe of `studies/{study.name}.yaml` that a method follows, with its "
             "settings in the last column. Everything else is standard training."
             if have_aspects
             else "All methods use standard training with the settings in the last column. They use no part of the "
             "recipe of `retrain`."
         )
-        + (f" {ASPECTS}" if have_aspects and ASPECTS not in explain_phrases(study) else "")
     )
     lines = (
         [
@@ -256,8 +257,8 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
             title = f"### {split}, {variant}: iterations to the final accuracy of {study.against[0]}, all drops"
             note = (
-                f"A run on each drop after the first needs a number of iterations to reach the final accuracy of "
-                f"`{study.against[0]}` on the same drops. This table shows the sum of these numbers over the drops. "
+                f"For each drop after the first, the study counts the iterations until a method's run reaches the "
+                f"final accuracy of `{study.against[0]}` on the same drops. This table shows the sum over the drops. "
                 f"`{NOT_REACHED}` means that the accuracy was not reached on every drop."
             )
             yield f"{title}\n\n{note}\n\n{markdown_table(['method', 'iterations'], lines)}"
