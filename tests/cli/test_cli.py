@@ -35,8 +35,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a working directory with a task, images of five classes, two drops with a run after each,
-    and a `retrain baseline` between them."""
+    """Yield a working directory with a task, images, and two drops. Each drop has a run, the second also a baseline."""
     home = tmp_path_factory.mktemp("home")
     labels = torch.arange(200) % 5
     for number, image in enumerate(pixels(labels, seed=5)):
