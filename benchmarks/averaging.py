@@ -1,4 +1,4 @@
-"""Measure the time that averaged weights and corrected BatchNorm statistics add to a step of the thin ResNet.
+"""Measure the time that averaged weights and corrected BatchNorm statistics add to a step of a thin ResNet-18.
 
 Two runs alternate, one iteration each. They differ only in the averaging. Other programs on the machine then slow both
 down alike.

@@ -69,11 +69,11 @@ def median_step(setting: str, steps: int) -> float:
 
 
 def main() -> None:
-    """Measure each setting while no, one and two other programs run."""
+    """Measure each setting with 0, 1 and 2 other programs running."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--steps", type=int, default=8)
-    options.add_argument("--measure", action="store_true", help="only measure this process's steps")
+    options.add_argument("--measure", action="store_true", help="measure only in this process, without other programs")
     chosen = options.parse_args()
     if chosen.measure:
         measure_steps(chosen.steps)

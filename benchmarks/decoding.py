@@ -60,7 +60,7 @@ def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare every kind of file, at every size that is not larger than the file's."""
+    """Compare every file of `FILES` at every size of `SIZES` up to the image's height."""
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=5)
     chosen = options.parse_args()

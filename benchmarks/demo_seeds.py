@@ -1,8 +1,8 @@
 """Run the demo's four weeks with many seeds: measure the savings, and compare the accuracy with scratch.
 
-For each seed of the task, the drops of `make demo` land one after the other. After each retraining, scratch is trained
-on the same data as a trial. The ledger does not count trials in its savings. At the end of a seed, the benchmark writes
-one JSON line. It does not run a seed again if the seed has a line. `--summary` prints the means of all lines.
+For each seed of the task, the drops of `make demo` land one after the other. After each retraining, a trial from
+scratch is trained on the same data. The ledger does not count trials in its savings. At the end of a seed, the
+benchmark writes one JSON line. It does not run a seed again if the seed has a line. `--summary` prints the means.
 """
 
 import json
@@ -87,7 +87,7 @@ def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
 
 
 def _sum(weeks: list[Line], records: list[RunRecord]) -> Line:
-    """Return a seed's net savings, from its ledger and compared with scratch trained on the same data."""
+    """Return a seed's net savings twice: as its ledger states them, and measured against the trials from scratch."""
     continued = [week for week in weeks if week["method"] == "continuous"]
     ledger = total_savings(record for record in records if record.purpose == "retrain")
     used = sum(week["used_all_in"] for week in continued)

@@ -1,8 +1,8 @@
-"""Compare epochs of training: this project's loop, a typical PyTorch loop, and the loop of the warm-start script.
+"""Compare the time of an epoch in three training loops: this project's, a typical PyTorch loop, and a published one.
 
 - `users`: a DataLoader, torchvision's v2 transforms for each sample, and L2-init as a term of the loss.
 - `tuned`: the same with the faster settings channels_last and bfloat16.
-- `script`: no augmentation and no penalty, as in the published script of Ash & Adams.
+- `script`: no augmentation and no penalty, as in the published script of Ash & Adams (warm start).
 - `retrain` and `retrain bf16`: this project's loop with the method `continuous`, without and with `training.bf16`.
 
 The first three loops try DataLoaders with 0, 1 and 2 workers, and use the fastest. On a CPU without instructions for
@@ -66,7 +66,7 @@ def by_hand(
     workers: Iterable[int] = WORKERS,
     device: torch.device = CPU,
 ) -> Epoch:
-    """Return a function that trains an epoch in a plain loop: the loop `users` if `augment`, else `script`."""
+    """Return a function that trains an epoch in a plain loop: `users` or `tuned` if `augment`, else `script`."""
     order = torch.channels_last if tuned else torch.contiguous_format
     model = Model(options={"width": case.width})
     network = factory.build_network(model, CLASSES, case.image_size, seed=0).train().to(device).to(memory_format=order)
@@ -167,7 +167,7 @@ def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, o
 
 
 def ratio(other: list[float], retrain: list[float]) -> float:
-    """Return how many times as fast this project's loop is, as the median over the turns."""
+    """Return how many times as fast as the other loop this project's loop is, as the median over the turns."""
     return round(statistics.median(slow / fast for slow, fast in zip(other, retrain, strict=True)), 2)
 
 

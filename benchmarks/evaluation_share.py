@@ -1,10 +1,10 @@
-"""Replay evaluations on the curves of real runs: count the images that they use, and check when they find the target.
+"""Replay evaluations on the curves of real runs: count their images, and check when they notice the target.
 
 At each point of a curve, the replay classifies as many samples of val correctly as the run did, in a random order.
 `measure` returns the number of images that the evaluation used. An evaluation of all of val uses every image at each
-point. An evaluation by subsets ends when the remaining images of val can no longer reach the target. `ledger` also uses
-earlier runs: the iterations after which the fastest other run of the same method reached 99 percent of its target. The
-target is not expected before a share (`EARLIEST_SHARE`) of these iterations.
+point (`full grid`). An evaluation by `subsets` ends when the target has become unlikely. `subsets, ledger` also uses
+the other runs of the same method: the iterations after which the fastest of them reached 99 percent of its target.
+Before a share (`EARLIEST_SHARE`) of these iterations, the target is not expected, and evaluations end sooner.
 
 The target of a run is its own final accuracy. For `RETRAININGS` and `REGIMES`, the target is the final accuracy of the
 scratch run on the same data with the same seed. Runs that did not reach it are left out. The curves of `REGIMES` have
@@ -40,6 +40,7 @@ RUNS = {
 """Files of stored runs, with the number of points of their curves per epoch."""
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
 REGIMES = EVIDENCE / "regimes" / "results.jsonl"
+"""Retrainings of several regimes. A regime is a data set, a network, and the order of the drops."""
 QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
 """Two methods. A run of the first one takes 0.7 to 1 times the iterations of the second one."""
 SHARES, REPEATED = (0.6, 0.75, 0.8, 0.9), 10
@@ -77,7 +78,7 @@ DEFAULT_GRID = (
 
 
 class Used(NamedTuple):
-    """Number of evaluated images, and the evaluation at which the target was found."""
+    """Number of evaluated images, and the evaluation that noticed the target."""
 
     images: int
     point: int
@@ -101,7 +102,7 @@ class Course(NamedTuple):
 
 
 def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
-    """Evaluate along a course until the target is found, and return the use of images.
+    """Evaluate along a course until an evaluation notices the target, and return the number of images used.
 
     The target is not expected before the point `expected`.
     """
@@ -147,7 +148,10 @@ def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
 
 
 def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
-    """Return the results with other shares, and the delay for a run that is faster than all earlier runs."""
+    """Return the results with other values of `EARLIEST_SHARE`.
+
+    They include the delay for a run that is faster than all earlier runs.
+    """
     case, drawn, quicker = EACH_EPOCH[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
     results: list[dict[str, object]] = []
     for share in SHARES:
@@ -230,7 +234,7 @@ def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
 
 
 def resample(curve: dict[str, list[float]], iterations: float, points: int) -> list[float]:
-    """Return a curve with `points` points per epoch, over a hundred epochs in this number of iterations."""
+    """Return a curve with `points` points per epoch. A hundred epochs have `iterations` iterations."""
     between = iterations / (points * EPOCHS)
     grid = np.arange(between, curve["iteration"][-1] + between / 2, between)
     accuracies: list[float] = np.interp(grid, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()

@@ -1,9 +1,10 @@
-"""Measure the learning-speed index at 1, 10 and 100 million samples: size, addition, thinning and drawing an epoch.
+"""Measure the learning-speed index at 1, 10 and 100 million samples: size, addition, and drawing an epoch.
 
-The addition adds a run's counters to its parent's counters. Every size is measured in a separate process with one
-thread. The counters are random, as after a run of thirty epochs. Epochs are drawn in three ways: with uniform sampling,
-with the recipe's sampling, and with the recipe's sampling over shards of 10,000 samples. 32 of these shards are
-shuffled together. The unit is nanoseconds for each sample of the dataset. Memory is the peak beyond the memory of the
+The addition adds a run's counters to its parent's counters. `finding the ends` is the search for the easiest and
+hardest samples, which the recipe's easy/hard sampling draws less often. Every size is measured in a separate process
+with one thread. The counters are random, as after a run of thirty epochs. Epochs are drawn in three ways: `uniform`,
+`thinned` (by easy/hard sampling), and `thinned` over shards of 10,000 samples. 32 of these shards are shuffled
+together. Drawing is measured in nanoseconds per sample of the dataset. Memory is the peak beyond the memory of the
 index, in bytes per sample.
 """
 

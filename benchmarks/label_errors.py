@@ -36,7 +36,7 @@ from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
 
 TRUE = "--"
-"""Separates the true class and the original file name, in the names of the written files."""
+"""Text between the true class and the original file name, in the names of the written files."""
 
 
 def write_flipped(archives: Path, folder: Path, per_class: int, share: float, seed: int) -> int:
@@ -105,7 +105,9 @@ def are_wrong(reviewer: Reviewer, judged: RankedSplit) -> np.ndarray:
 def main() -> None:
     """Flip labels, pack, train, rank, and print all results as JSON."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("archives", type=Path, help="Folder with CIFAR-100 as train-*.tar, of class/name.png.")
+    options.add_argument(
+        "archives", type=Path, help="Folder with CIFAR-100 as train-*.tar. The images in it are named class/name.png."
+    )
     options.add_argument("--per-class", type=int, default=200)
     options.add_argument("--epochs", type=float, default=20)
     options.add_argument("--width", type=int, default=16)

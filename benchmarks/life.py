@@ -1,11 +1,11 @@
 """Measure the stages from the upload of a drop to the metrics of its run: wall and processor time.
 
-A watcher in this process commits a shard of digits and retrains the champion on it. It does so with a folder, and with
-moto's S3 server over HTTP. The pipeline in processes (`kfp-local`) then does the same in a separate store, and its
-record gives the times of its stages. The time of a stage excludes the stages within it. Processor time includes
-subprocesses.
+A watcher in this process commits a shard of digits and retrains the champion on it. Its store is first a folder, and
+then a bucket of moto's S3 server over HTTP. The pipeline in processes (`kfp-local`) then does the same in a separate
+store, and its record gives the times of its stages. The time of a stage excludes the stages within it. Processor time
+includes subprocesses.
 
-This file imports nothing at its top, because the process that validates a drop imports it again.
+This file imports only the standard library at its top, because the process that validates a drop imports it again.
 """
 
 import os

@@ -82,7 +82,7 @@ class ComparedLoaders:
         return partial(_pass, StreamingLoader(passes, train, pixels, ROWS, workers), len(train))
 
     def streamed_cold(self, workers: int) -> Pass:
-        """Return an epoch of the streamed loader. Its catalogue exists, but no shard is cached."""
+        """Return an epoch of the streamed loader. No shard is cached, but the samples' positions in the shards are."""
         prepared = self.streamed(workers)
         shutil.rmtree(self.cached.cache / "shards")
         return prepared

@@ -100,7 +100,7 @@ def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
     bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
     first, later = measure_cost(watch.check_drops), measure_cost(watch.check_drops)
     plan = measure_cost(lambda: plan_next_run(open_task_store(task), task, Request()))
-    taken = {"first look": first, "later look": later, "plan": plan}
+    taken = {"first poll": first, "later poll": later, "plan": plan}
     return {"drops": drops, **taken, "without a task_mb": bare, "peak_mb": peak_mb()}
 
 

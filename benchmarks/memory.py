@@ -1,9 +1,9 @@
-"""Measure the peak memory of training on data decoded in memory, in addition to the memory that torch takes.
+"""Measure the peak memory of training on data decoded in memory, beyond the memory that importing torch takes.
 
 `retrain run` is a separate process, and the kernel reports its peak memory. The benchmark measures it twice: while the
 process decodes the drop into the cache, and with a warm cache. The source is a folder of tars train-0.tar, ...,
-test-0.tar with images named class/name.png, for example CIFAR-100. Without a source, the benchmark uses the same number
-of random images of the same size.
+test-0.tar with images named class/name.png, for example CIFAR-100. Without a source, the benchmark uses
+random images of the same number and size as CIFAR-100's.
 """
 
 import io

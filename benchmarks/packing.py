@@ -1,7 +1,7 @@
 """Measure `retrain drop pack`, compared with a plain script that decodes every image and writes tars.
 
-Both programs alternate. `--before` names a checkout of an earlier version. It is measured as well. Each program
-packs the same archives of small images in a separate process. The times include the start of the process.
+The programs alternate. Each packs the same archives of small images in a separate process. The times include the start
+of the process.
 """
 
 import io
@@ -75,7 +75,7 @@ def main() -> None:
     options.add_argument(
         "--archives", type=Path, help="folder of further archives train-*.tar of class/name.png to pack"
     )
-    options.add_argument("--before", type=Path, help="a checkout of a former version")
+    options.add_argument("--before", type=Path, help="checkout of an earlier version, also measured")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

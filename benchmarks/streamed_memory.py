@@ -1,4 +1,4 @@
-"""Measure the memory of a streamed run while its data grows.
+"""Measure whether the memory of a streamed run depends on the size of its data.
 
 `retrain run` streams in one process and decodes in another. Each run has the same number of iterations. The first run
 builds the catalogue of the drop, and the later runs are trials. `training_mb` is the peak of the training process, from
@@ -99,7 +99,7 @@ def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure with growing data."""
+    """Measure with each number of images."""
     options = parser(__doc__)
     options.add_argument("--images", type=int, nargs="+", default=[5000, 50_000])
     options.add_argument("--trials", type=int, default=2)

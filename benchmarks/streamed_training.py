@@ -35,7 +35,7 @@ from retrain.training.setup import Run, set_up
 IMAGES, WARM_UP = 3000, 10
 CORES = len(os.sched_getaffinity(0))
 WORKERS = (0, 1, 2)
-DEFAULT = ("training, as shared out by itself", 0, 0)
+DEFAULT = ("training, default threads and workers", 0, 0)
 
 
 class Source(NamedTuple):

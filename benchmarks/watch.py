@@ -71,7 +71,7 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
 def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
     """Return the wall times of two polls in seconds. The first poll reads all manifests.
 
-    The processor time of the first poll contains only the watcher's part.
+    The processor time of the first poll excludes the server, because the server is another process.
     """
     task = Task(name=KEYS.task, store=url, endpoint_url=endpoint_url)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))

@@ -15,8 +15,8 @@ from the source code. Words in braces stand for values or for parts of the sente
 words around them. The options are in [cli.md](cli.md), the settings in `retrain task schema`, and the alerts in
 [operations.md](operations.md#alerts).
 
-- An **error** ends a command with exit code 2 and one message. A watcher logs it and continues. A server answers with
-  it. If a drop is quarantined, its report contains the error.
+- An **error** ends a command with exit code 2 and one message. A watcher logs the error and continues. A server
+  sends it as its answer. If a drop is quarantined, its report contains the error.
 - A **result** is printed on standard output, or it is the reason in a plan, a record or a report.
 - A **log** line goes to standard error.
 """
@@ -25,7 +25,7 @@ PRINTERS = frozenset({"echo", "print_comment", "confirm"})
 RESULTS = frozenset({"NoRunNeeded", "Unmet", "TriggerState", "Decision", "Advice", "Finding"})
 """Types whose first or second argument is a sentence for people."""
 BUILT_IN = frozenset({"ValueError", "SystemExit", "PydanticCustomError"})
-"""Other exceptions that people see: a problem in a task file, and the end of a step."""
+"""Other exceptions that people see: a problem in a task file, and the failure of a pipeline step."""
 LEAST_WORDS, LEAST_SENTENCE = 2, 4
 """Least number of words apart from values: in any message, and in a sentence that a function returns or yields."""
 SENTENCES = ("retrain/pipeline", "retrain/doctor", "retrain/store", "retrain/data", "retrain/config", "retrain/records")
@@ -33,7 +33,7 @@ SENTENCES = ("retrain/pipeline", "retrain/doctor", "retrain/store", "retrain/dat
 
 
 class Message(NamedTuple):
-    """One text, with its place and its kind: an error, a result or a log line."""
+    """A message: its file, its kind (error, result or log), and its text."""
 
     path: str
     kind: str

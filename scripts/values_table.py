@@ -1,7 +1,7 @@
 """Write the chart's README: a table of all values, made from `values.yaml` and its comments.
 
-helm-docs 1.14.2 was tried instead. It needs Go for its installation. It writes each section that has a comment as one
-row with all its values as JSON, and omits the values of such a section that have no comment (67 rows instead of 155).
+helm-docs 1.14.2 cannot replace this script: it needs Go. It writes each section that has a comment as one row with all
+its values as JSON, and omits the values of such a section that have no comment (67 rows instead of 155).
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ installation, and `ci/` has a values file for each feature. `make manifests` gen
 """
 UNCOMMENTED = {
     "create": "Create a service account.",
-    "enabled": "Install it.",
+    "enabled": "Install this component or object.",
     "repository": "The image's name.",
     "interval": "Time between scrapes.",
     "replicas": "Number of pods.",

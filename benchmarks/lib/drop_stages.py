@@ -49,8 +49,8 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (ChampionPointer, "swap", "promote"),
     (recording, "write_record", "record"),
 )
-"""Measured functions: the object that has the function, the function's name, and its stage. `train` is the time that
-counts as a run's cost."""
+"""Measured functions: the object that has the function, the function's name, and its stage. The time of the
+stage `train` counts as the run's cost."""
 
 PARTS = {
     "validate": ("validate",),
@@ -162,7 +162,7 @@ def figures(store: TaskStore, wall: Mapping[str, float], cpu: Mapping[str, float
     """
     seconds, runs = sum(wall.values()), [(record.method, record.outcome) for record in store.ledger.read()]
     if [method for method, _ in runs] != ["scratch", "continuous"]:
-        raise RuntimeError(f"expected a scratch run and then a continuous one: {runs}")
+        raise RuntimeError(f"expected a scratch run and then a continuous one, got {runs}")
     return {
         "wall, s": {name: round(spent, 3) for name, spent in wall.items()},
         "cpu, s": {name: round(spent, 3) for name, spent in cpu.items()},
@@ -174,7 +174,7 @@ def figures(store: TaskStore, wall: Mapping[str, float], cpu: Mapping[str, float
 
 
 def added_by_kfp(here: Mapping[str, Any], in_kfp: Mapping[str, Any]) -> float:
-    """Return the processor time that the pipeline takes beyond the same stages in process, in seconds.
+    """Return the processor time that the pipeline takes beyond the same stages in one process, in seconds.
 
     Validation is left out, because it comes before the pipeline.
     """
@@ -183,7 +183,7 @@ def added_by_kfp(here: Mapping[str, Any], in_kfp: Mapping[str, Any]) -> float:
 
 
 def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw a bar of processor time for each way to run a drop. Its sections are the stages in `PARTS`."""
+    """Draw a bar of processor time for each way to process a drop. Its sections are the groups of stages in `PARTS`."""
     rows = [
         {"way": way, "method": part, "seconds": sum(figures["cpu, s"].get(stage, 0) for stage in PARTS[part]), "at": at}
         for way, figures in taken.items()
