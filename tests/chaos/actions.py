@@ -1,4 +1,4 @@
-"""Do the actions of a scenario. Each runs in a separate process that may be killed anywhere and restarted."""
+"""Do the actions of a scenario. Each runs in a separate process that may be killed at any moment and restarted."""
 
 import faulthandler
 import logging
@@ -48,7 +48,7 @@ PACE = Pace(lease=LEASE_SECONDS, check=0, retry=0.1)
 def perform(
     action: Callable[..., None], environment: Environment, broken: str | None, strike: Strike | None, *arguments: object
 ) -> None:
-    """Do an action as the command would: stop on SIGTERM, exit with a message after an error, and raise after a bug."""
+    """Do an action. Stop on SIGTERM. Exit with 1 after an unexpected error."""
     environment.set_up_process()
     signal.signal(signal.SIGTERM, raise_preempted)
     faulthandler.register(signal.SIGUSR1, os.open(environment.folder / "hangs", os.O_WRONLY | os.O_APPEND | os.O_CREAT))

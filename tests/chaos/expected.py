@@ -37,7 +37,7 @@ class Expected(NamedTuple):
     """The required result of a scenario."""
 
     drops: Mapping[str, str]
-    """The drops that landed: `committed` or `quarantined`, by id."""
+    """State of each drop that landed, `committed` or `quarantined`, by the drop's id."""
     runs: Mapping[str, Digests]
     """The result of each undisturbed run, by its id. These runs, and no others, must have a record."""
     saved: int

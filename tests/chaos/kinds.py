@@ -18,7 +18,7 @@ from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
 
 EARLY = 10
-"""A watcher is killed or suspended at one of this number of first writes: claims, a plan, the first checkpoints."""
+"""Number of first writes of a watcher: claims, a plan, first checkpoints. It is killed or suspended at one of them."""
 
 
 class Reference:
@@ -42,7 +42,7 @@ class Reference:
         self.first = records[0].run_id
 
     def expected(self, *plans: Plan, quarantined: tuple[str, ...] = ()) -> Expected:
-        """Return the required result of a scenario with the first run and these runs."""
+        """Return the required result of a scenario with the first run and the runs of these plans."""
         runs = [self.first, *(plan.run_id for plan in plans)]
         drops = dict.fromkeys(DROPS, "committed") | dict.fromkeys(quarantined, "quarantined")
         return Expected(drops, {run: self._digests[run] for run in runs}, sum(self._saved[run] for run in runs))
@@ -154,7 +154,7 @@ def _states(store: ObjectStore) -> list[str]:
 
 
 def with_a_hole(data: bytes) -> bytes:
-    """Change bytes among the values of the tensors. Only the digest reveals this."""
+    """Return the data with zeros in its middle, among the values of the tensors. Only the digest reveals the change."""
     start, stop = len(data) * 2 // 5, len(data) * 3 // 5
     return data[:start] + bytes(stop - start) + data[stop:]
 

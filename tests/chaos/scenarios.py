@@ -52,7 +52,7 @@ class Scenario:
     kind: str
     store: str
     drops: int = 2
-    """Number of drops. Only the kind `years` uses more."""
+    """Number of drops. Only the kind `years` has more than two."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ IMAGE_SHARE = 1 / 3
 SCRATCH_SPREAD = 0.3
 """Standard error of scratch's iterations, as a share of them, if they are estimated from runs on earlier datasets."""
 TYPICAL_SHARE = 0.62
-"""Share of its schedule after which scratch first has its final accuracy in other tasks. Estimates include it like one
-more scratch run of the task."""
+"""Share of the schedule after which a scratch run first has its final accuracy, measured on other tasks. An estimate
+includes it like one more scratch run of the task."""
 NEWEST = 10
 """Number of scratch runs from which scratch's iterations are estimated."""
 BY_THE_GATE = ("promoted", "approved")

@@ -1,4 +1,4 @@
-"""Corrections of committed drops are checked together, appended, and used by every reader."""
+"""Corrections of committed drops are checked together, stored as an amendment, and used by every reader."""
 
 import shutil
 from pathlib import Path

@@ -88,7 +88,7 @@ def test_only_the_requested_split_is_decoded(tmp_path: Path, local: LocalStore) 
     assert torch.equal(alone["test"].labels, everything["test"].labels)
 
 
-def test_cache_has_one_file_per_image_size(tmp_path: Path, local: LocalStore) -> None:
+def test_each_image_size_is_cached_separately(tmp_path: Path, local: LocalStore) -> None:
     [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     assert load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")["train"].images.shape[1:] == (3, 8, 8)
     assert load_decoded(drop, TaskStore(local, "pets"), 4, tmp_path / "cache")["train"].images.shape[1:] == (3, 4, 4)
@@ -158,7 +158,7 @@ def test_manifest_with_wrong_counts_is_refused(tmp_path: Path, local: LocalStore
         load_decoded(wrong, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
-def test_dataset_in_memory_has_the_datasets_labels(tmp_path: Path, local: LocalStore) -> None:
+def test_labels_in_memory_are_numbered_as_in_the_dataset(tmp_path: Path, local: LocalStore) -> None:
     [(first, *_)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name), drop_id="first")
     names = [f"{name}/{number:03d}.png" for name in ("ant", "dog") for number in range(30)]
     [(second, *_)] = pack(

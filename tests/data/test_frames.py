@@ -1,4 +1,4 @@
-"""Images that are not square are brought to the task's shape and trained on."""
+"""Images that are not square are resized to the task's frame (its image size and method of resizing) and trained on."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def image_of(height: int, width: int) -> Image.Image:
     return Image.fromarray(picture(5, 64)).resize((width, height))
 
 
-def test_crop_covers_the_shape() -> None:
+def test_crop_fills_the_frame() -> None:
     image = image_of(40, 60)
     expected = np.asarray(ImageOps.fit(image, (24, 8))).transpose(2, 0, 1)
     np.testing.assert_array_equal(decode_image(encoded(image), Frame(8, 24)), expected)
@@ -39,7 +39,7 @@ def test_letterbox_shows_all_of_the_image_on_black() -> None:
     assert not found[:, 16:].any()
 
 
-def test_stretch_fills_the_shape_with_all_of_the_image() -> None:
+def test_stretch_fills_the_frame_with_all_of_the_image() -> None:
     image = image_of(40, 60)
     expected = np.asarray(image.resize((24, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     np.testing.assert_array_equal(decode_image(encoded(image), Frame(8, 24, "stretch")), expected)
@@ -57,7 +57,7 @@ def test_frame_applies_to_the_image_turned_upright(fit: str) -> None:
     assert np.abs(difference).max() <= 2
 
 
-def test_frame_is_part_of_the_cache_file_name() -> None:
+def test_text_of_a_frame_states_its_size_and_fit() -> None:
     assert str(as_frame(32)) == str(Data(image_size=(32, 32)).frame) == "32"
     assert str(Data(image_size=(96, 160), fit="letterbox").frame) == "96x160-letterbox"
     assert Data(image_size=(32, 32)) == Data(image_size=32)
@@ -85,7 +85,7 @@ def test_flops_follow_the_image_shape() -> None:
 
 
 @pytest.mark.parametrize("loader", ["memory", "stream"])
-def test_letterboxed_images_train_and_promote(tmp_path: Path, loader: str) -> None:
+def test_run_completes_on_letterboxed_images(tmp_path: Path, loader: str) -> None:
     commit_drops(tmp_path)
     data = Data(image_size=(8, 12), fit="letterbox", crop_padding=1, loader=loader, stream=Stream(workers=0))
     training = TASK.training.model_copy(update={"epochs": 1})

@@ -211,7 +211,7 @@ def test_class_that_differs_only_in_case_is_reported(task: Task, store: TaskStor
     assert note.startswith("class Cat differs only in upper and lower case from cat of earlier drops; ")
 
 
-def test_only_image_of_a_class_is_trained_on(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+def test_single_image_of_a_class_is_trained_on(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     lone = {f"class-{number}/{number}.png": png(number) for number in range(100, 110)}
     found = placed(store, ingest_files(task, store, "first", images(range(60)) | lone))
     assert {found[content][0] for content in contents(range(100, 110))} == {"train"}
@@ -230,7 +230,7 @@ def test_class_without_training_images_can_be_refused(
         )
 
 
-def test_content_id_ignores_names_metadata_and_lossless_format() -> None:
+def test_content_digest_ignores_metadata_and_lossless_format() -> None:
     small, large = (Image.fromarray(picture(1, 64)).resize((size, size)) for size in (40, 300))
     same = [
         encoded(small),
@@ -324,7 +324,7 @@ def test_split_of_a_key_never_changes() -> None:
     assert {key for key, split in held_out.items() if split == "test"} == {"cat/10", "cat/25"}
 
 
-def test_key_in_the_test_split_does_not_depend_on_the_val_share() -> None:
+def test_test_split_does_not_depend_on_the_val_share() -> None:
     both = {key for key in KEYS if split_of(key, "train", {"val": 0.1, "test": 0.1}) == "test"}
     alone = {key for key in KEYS if split_of(key, "train", {"test": 0.1}) == "test"}
     assert both == alone

@@ -138,7 +138,7 @@ def test_image_above_pixel_limit_is_refused_before_decoding(width: int, why: str
         lambda: encoded(Image.fromarray(picture(1)), "PPM"),
     ],
 )
-def test_incomplete_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) -> None:
+def test_undecodable_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) -> None:
     with pytest.raises(DropError, match=r"cannot be decoded: .+") as raised:
         decode_image(spoil(), 8)
     assert raised.value.__cause__ is not None

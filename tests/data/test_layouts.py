@@ -390,7 +390,7 @@ def test_classes_that_differ_in_case_are_reported(local_route: IngestRoute) -> N
     )
 
 
-def test_interrupted_pack_can_be_repeated(tmp_path: Path, bucket: str, s3: str) -> None:
+def test_interrupted_ingestion_can_be_repeated(tmp_path: Path, bucket: str, s3: str) -> None:
     route = open_route("s3", tmp_path, bucket, s3)
     first = route.ingest({"train.tar": tar(tree("cat", "dog"))})
     route.store.objects.delete(route.store.keys.manifest(first.id))

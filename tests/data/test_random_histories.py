@@ -1,4 +1,4 @@
-"""Random histories of a task: each image has one use, one split and its newest label, for all routes of ingestion."""
+"""Random histories of a task: each image stays in one split and has its newest label, for all ways to ingest drops."""
 
 import tempfile
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def allow_refusal_of_known_images() -> Iterator[None]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(first=st.sampled_from(INGEST_FUNCTIONS), later=st.lists(LATER, min_size=1, max_size=3))
-def test_content_has_one_use_one_split_and_its_newest_label(first: IngestFunction, later: list[Later]) -> None:
+def test_image_stays_in_one_split_with_its_newest_label(first: IngestFunction, later: list[Later]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = task_in(Path(folder))
         store = open_task_store(task)

@@ -1,4 +1,4 @@
-"""Staging one source as several drops."""
+"""Staging divides one source into several drops."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Streamed data give the same samples in every epoch as data in memory, with any number of workers and when resumed."""
+"""Streamed data give the same samples in every epoch as data in memory, with any number of workers and when resumed.
+
+A stream stores a catalogue in its cache: the positions of the samples in the shards, and the held-out pixels.
+"""
 
 from contextlib import closing
 from fcntl import LOCK_EX, flock
@@ -211,7 +214,7 @@ def cached_bytes(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.glob("*.tar"))
 
 
-def test_second_stream_reads_only_shards(place: Path, streams: Splits) -> None:
+def test_second_stream_does_not_rewrite_the_catalogue(place: Path, streams: Splits) -> None:
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (place / "cache").glob("*.*"))
     again = streaming(LocalStore(place / "store"), place / "cache", ROOMY)
     assert torch.equal(again["val"].pixels(torch.arange(10)), streams["val"].pixels(torch.arange(10)))

@@ -70,7 +70,7 @@ class _Threads(ShardPixels):
         return super().read_held(rows).fill_(torch.get_num_threads())
 
 
-def test_decoding_worker_has_one_thread_and_training_keeps_all(tmp_path: Path) -> None:
+def test_decoding_workers_use_one_thread_and_training_two(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     loader, train = stream(tmp_path, 100)
     loader.close()

@@ -1,4 +1,4 @@
-"""Streamed runs that are killed and resumed, preempted, or trained from any store."""
+"""A streamed run that was killed or preempted resumes to the same result, and runs stream from any store."""
 
 import multiprocessing
 import os
@@ -75,13 +75,13 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def train_until_frozen(folder: Path, plan: Plan, writes: int) -> None:
-    """Train in this process. The process stops itself at the write or removal of a checkpoint with this number."""
+    """Train in this process. The process stops itself at the `writes`-th write or removal of a checkpoint."""
     freeze_at_state(writes)
     train(folder, plan)
 
 
 def started(processes: ForkServerContext, folder: Path, plan: Plan, writes: int) -> ForkServerProcess:
-    """Return a process that trains the plan, and has stopped itself after this number of checkpoint writes."""
+    """Return a process that trains the plan and has stopped itself as in `train_until_frozen`."""
     process = processes.Process(target=train_until_frozen, args=(folder, plan, writes))
     process.start()
     wait_until_stopped(process)

@@ -1,4 +1,4 @@
-"""A browser shows names that contain scripts as text."""
+"""Names that contain scripts are shown as plain text in a browser."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The `schema_version` of a record is written and preserved. Versions after the next one are refused."""
+"""The `schema_version` of a record is written and preserved. Records of versions after the next one are refused."""
 
 import json
 from datetime import UTC, datetime

@@ -14,7 +14,8 @@ FINDING = {
     "etag": ({"forked", "lost"}, [Scenario(seed, "racing", "local") for seed in range(1)]),
     "sampler": ({"lost"}, [Scenario(seed, "interrupted", "local") for seed in range(2)]),
 }
-"""Kinds of findings for each bug, and scenarios that reveal it. An overwritten promotion also changes the savings."""
+"""Kinds of findings for each bug, and scenarios that reveal it. The bug `etag` overwrites
+promotions, and this also changes the savings."""
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_install_refuses_a_watched_task_on_several_nodes() -> None:
     assert "Deployment" in {document["kind"] for document in unwatched}
 
 
-def test_only_the_default_kind_may_be_without_a_name() -> None:
+def test_only_the_default_kind_may_omit_its_name() -> None:
     assert not refuses({"store": STORE, "recipe": {"schedule": {"scale": 0.5}}})
     assert not refuses({"store": STORE, "training": {"optimizer": {"name": "sgd", "momentum": 0.8}}})
     assert refuses({"store": STORE, "training": {"optimizer": {"momentum": 0.8}}})

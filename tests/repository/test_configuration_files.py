@@ -26,7 +26,7 @@ def test_pre_commit_runs_only_checks_of_lint() -> None:
         assert hook["entry"].replace(".venv/bin/", "$(BIN)/") in lint
 
 
-def test_citation_and_templates_have_the_current_version() -> None:
+def test_citation_and_issue_templates_are_complete() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (retrain.__version__, "Apache-2.0")
     for name in ("bug", "feature"):
@@ -35,7 +35,7 @@ def test_citation_and_templates_have_the_current_version() -> None:
         assert body.strip()
 
 
-def test_renovate_keeps_the_base_image_at_the_locks_python() -> None:
+def test_renovate_keeps_the_base_image_at_python_3_11() -> None:
     """Renovate reads the default of ARG; Dependabot does not."""
     [base] = re.findall(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert re.fullmatch(r"python:3\.11-slim-\w+@sha256:[0-9a-f]{64}", base)

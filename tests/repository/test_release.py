@@ -1,4 +1,4 @@
-"""`make release` builds the chart, notes, SBOMs, checksums, and distributions that work outside the repository."""
+"""`make release` builds the chart, notes, bills of materials, checksums, and distributions that work elsewhere."""
 
 import hashlib
 import io

@@ -16,8 +16,7 @@ USED = """
 import retrain, ssl
 print(retrain.__file__, ssl.__file__, sep="\\n")
 """
-"""Program that the tests use instead of the script's program. It loads fewer modules than the watcher and the exporter.
-"""
+"""Program that replaces the script's `USED`. It loads fewer modules than the watcher and the exporter."""
 CHECK = """
 import bz2, ctypes, datetime, hashlib, lzma, multiprocessing, retrain, sqlite3, ssl, zoneinfo
 assert ssl.create_default_context().get_ca_certs()

@@ -18,12 +18,12 @@ from retrain.store.task_store import TaskStore
 from retrain.watcher.ingestion import count_validation
 
 PETS = TaskKeys("pets")
-DAMAGED = {"truncated": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b"[]"}
+DAMAGED = {"truncated": b"{", "empty": b"", "not text": b"\xff\xfe", "a list": b"[]"}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """Return a store with the known ledger of pets, a champion and a drop that no run has used."""
+    """Return a store with the ledger `known_ledger.pets()`, a champion, and a drop that no run has used."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")

@@ -73,7 +73,7 @@ def test_drop_digest_depends_only_on_content() -> None:
     assert make_drop("a", 0).digest != make_drop("a", 0, ("dog",)).digest
 
 
-def test_known_drops_come_first_then_new_ones_by_commit() -> None:
+def test_champions_drops_come_first_then_new_ones_by_commit() -> None:
     a, b, c, d = (make_drop(name, minute) for name, minute in (("a", 1), ("b", 4), ("c", 3), ("d", 3)))
     assert order_drops([a, b, c, d], ["b"]) == (b, a, c, d)
     assert order_drops([d, c, b, a], ["c", "a"]) == (c, a, d, b)

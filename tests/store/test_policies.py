@@ -86,10 +86,10 @@ MAY_WRITE = {
         CHAMPION,
         LEASE,
         PROBE,
-    },  # in AWS, `*` also matches VALIDATING
+    },  # the policy's `*` matches VALIDATING in AWS, but not in Ceph
     "exporter": set[str](),
     "serving": set[str](),
-    "gc": {REMOVED, LEASE},  # in AWS, `*` also matches VALIDATING
+    "gc": {REMOVED, LEASE},  # the policy's `*` matches VALIDATING in AWS, but not in Ceph
 }
 MAY_DELETE = {
     "producer": set[str](),

@@ -1,4 +1,4 @@
-"""The watcher on a genuine S3 server, Ceph's gateway."""
+"""Conditional writes and the watcher on a real S3 server, Ceph's gateway."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

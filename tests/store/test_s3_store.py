@@ -125,7 +125,10 @@ def test_body_corrupted_in_transit_is_refused(s3: str, bucket: str) -> None:
 
 
 class LostEnd:
-    """A fault that drops the reply to the last request of a multipart upload. If repeated, it finds no such upload."""
+    """A fault that drops the reply to the last request of a multipart upload.
+
+    The repeated request gets the error `NoSuchUpload`.
+    """
 
     def __init__(self) -> None:
         self.ended = ""
@@ -334,7 +337,7 @@ def test_absent_credentials_are_reported(s3: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_stores_share_botocores_descriptions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Separate descriptions would take 12 GB of memory in a watcher of 1,000 tasks."""
+    """Separate descriptions of S3's API would take 12 GB of memory in a watcher of 1,000 tasks."""
     read, load_file = list[str](), JSONFileLoader.load_file
 
     def noting(loader: JSONFileLoader, path: str) -> object:

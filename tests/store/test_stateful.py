@@ -31,7 +31,7 @@ def plan_on(drops: tuple[str, ...]) -> Plan:
 
 
 PLANS = [plan_on(drops) for drops in (("a",), ("a", "b"), ("a", "b", "c"))]
-"""Plans of runs that claim the same drops."""
+"""Plans of runs whose drops overlap."""
 
 
 class StoreMachine(RuleBasedStateMachine):

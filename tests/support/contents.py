@@ -1,4 +1,4 @@
-"""Read a task's drops as training reads them, and identify samples by content."""
+"""Read a task's drops as training reads them, and identify images by the digest of their content (`content`)."""
 
 from retrain.data.assignment import Assignment
 from retrain.data.content import examine_image
@@ -7,11 +7,11 @@ from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 Places = dict[bytes, tuple[str, str]]
-"""The split and the class in which each image content occurs."""
+"""Split and class of each image, by the digest of its content."""
 
 
 def content_of(image: bytes) -> bytes:
-    """Return the content of an image file."""
+    """Return the digest of an image file's visible content."""
     return examine_image(image, 8).content
 
 

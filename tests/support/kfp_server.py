@@ -35,7 +35,7 @@ LISTS = {
 """Names of the lists in replies, as the client of KFP 2.17 reads them."""
 
 UNIQUE = ("experiments", "pipelines", "versions")
-"""Kinds of objects. The server refuses a second object of one kind with the same name."""
+"""Kinds of objects whose names must be unique."""
 
 Item = dict[str, Any]
 Reply = tuple[int, Item | str]

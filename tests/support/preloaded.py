@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
-    """Run the command `sys.argv[3:]` at the server with the abstract address `sys.argv[1]`.
+    """Run the command `sys.argv[3:]` at the server with the abstract socket address `sys.argv[1]`.
 
     `sys.argv[2]` is the path of the program `python`. The command uses it as `sys.executable`.
     """

@@ -79,7 +79,7 @@ def pods(found: list[Document]) -> list[Document]:
 
 
 def validate(found: list[Document], seen: set[str]) -> None:
-    """Validate each document that is not in `seen` against all `VERSIONS` of Kubernetes. Fail without documents."""
+    """Validate each document that is not in `seen` against all `VERSIONS` of Kubernetes. Fail if `found` is empty."""
     assert found
     for document in found:
         text = yaml.safe_dump(document)

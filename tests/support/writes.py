@@ -69,7 +69,7 @@ class Writes:
 
 
 def freeze_at_state(number: int) -> None:
-    """Make this process stop itself (SIGSTOP) when it writes or removes a checkpoint of its run."""
+    """Make this process stop itself (SIGSTOP) at its `number`-th write or removal of a checkpoint."""
     Writes(Strike("SIGSTOP", number, "/state/")).watch(LocalStore, S3Store)
 
 
@@ -95,7 +95,7 @@ def terminate_stopped(process: BaseProcess) -> None:
 
 
 def frozen_environment(pid_file: Path, writes: int, **variables: str) -> dict[str, str]:
-    """Return an environment for torchrun. Its first process stops itself when it writes a checkpoint.
+    """Return an environment for torchrun, whose first process then stops itself as in `freeze_at_state(writes)`.
 
     The process writes its id to `pid_file`. Only forks of `support.preloaded` read this environment.
     """
@@ -116,7 +116,7 @@ def freeze_if_requested() -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended. The process is a child of another process. The parent reads its exit code."""
+    """Wait until another process's child has ended. It is a zombie until its parent reads its exit code."""
     with suppress(FileNotFoundError, ProcessLookupError):
         while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             time.sleep(0.01)
