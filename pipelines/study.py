@@ -10,12 +10,13 @@ from retrain.kubeflow.client import DEVICE, submit
 from retrain.kubeflow.pods import configure_pod
 from retrain.kubeflow.records import Submitted
 from retrain.records import Plan, digest
+from retrain.utils.text import pluralize
 
 from . import components
 from .definition import ConfigurePod, step_factory
 
 Levels = Sequence[Sequence[Plan]]
-"""Plans by the number of drops that they train on. Each may continue from a plan of the previous level."""
+"""Plans by the number of drops that they train on. A run may continue from a run of the previous level."""
 
 
 def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
@@ -51,4 +52,4 @@ def _level(number: int, plans: Sequence[Plan], image: str, configure: ConfigureP
         with dsl.ParallelFor(trials) as trial:
             step(components.trial, task=trial.text, run_id=trial.run_id, device=device)
 
-    return dsl.pipeline(name=f"drops-{number}", description=f"All runs on {number} drops.")(level)
+    return dsl.pipeline(name=f"drops-{number}", description=f"All runs on {pluralize(number, 'drop')}.")(level)

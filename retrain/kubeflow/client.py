@@ -57,8 +57,8 @@ def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted
 def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
     """Return the run with this name on the task's server. Submit it if there is none. Raises `SubmitError`.
 
-    Concurrent processes can create several runs with one name. Then the first run that has not ended is returned. The
-    server states times in full seconds. Among runs with equal times, the run with the lowest id is returned.
+    Concurrent processes can create several runs with one name. Then the earliest run that has not ended is returned, or
+    else the earliest run. Among runs that were created in the same second, it is the run with the lowest id.
     """
     with _connection(task.kubeflow) as client:
         experiment = _experiment(client, task)
@@ -105,9 +105,9 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
 def register(task: Task, build: PipelineBuilder) -> Registered:
     """Add the task's pipeline to Kubeflow's list of pipelines. Raises `SubmitError`.
 
-    Its version is named after this program's version and the digest of the compiled pipeline. The task is part of the
-    digest. The pipeline's comments are not, because kfp lists a STRUCT's fields there in varying order. An existing
-    version is not registered again.
+    Its version is named after this program's version and the digest of the compiled pipeline. The digest
+    covers the task, but not the comments in the compiled file, because kfp lists a STRUCT's fields in them in varying
+    order. An existing version is not registered again.
     """
     name = f"retrain-{task.name}"
     space = task.kubeflow.namespace
@@ -120,10 +120,10 @@ def register(task: Task, build: PipelineBuilder) -> Registered:
                 V2beta1Pipeline(display_name=name, namespace=space)
             ),
         )
-        of = pipeline.pipeline_id
+        pipeline_id = pipeline.pipeline_id
         _, new = _find_or_create(
-            lambda: client.list_pipeline_versions(of, filter=_equals("name", version)).pipeline_versions,
-            lambda: client.upload_pipeline_version(package, version, of),
+            lambda: client.list_pipeline_versions(pipeline_id, filter=_equals("name", version)).pipeline_versions,
+            lambda: client.upload_pipeline_version(package, version, pipeline_id),
         )
         return Registered(name, version, new)
 
@@ -185,7 +185,7 @@ def _to_submitted(run: V2beta1Run, new: bool) -> Submitted:
 
 
 def _equals(key: str, name: str) -> str:
-    """Return a filter by name, quoted, because the server decodes a filter once more than other parameters."""
+    """Return a filter by name, URL-quoted, because the server decodes filters once more than other parameters."""
     return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": name}]}))
 
 
@@ -215,9 +215,9 @@ def _connection(settings: Kubeflow) -> Iterator[Client]:
 
 
 def _explain(error: ApiException) -> str:
-    """Return the cause once, and advice if there is no token.
+    """Return the cause once, and advice if the server refused the credentials.
 
-    A reply repeats the cause for each layer of the server.
+    The server's reply repeats the cause for each layer of the server.
     """
     try:
         reply = json.loads(error.body)
@@ -275,7 +275,7 @@ class _Client(Client):  # type: ignore[misc]  # kfp has no types
 
 
 def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
-    """Return the pipeline's arguments. The result of planning is stored under the id `submission`, or the job's id."""
+    """Return the pipeline's arguments. Planning stores its result under `submission`, or else under the job's id."""
     return {
         "task": write_parameter(task),
         "method": request.method or "",

@@ -46,7 +46,7 @@ def write_outputs(
             metrics.log_metric(name, value)
         if errors := store.run(run_id).errors():
             log_confusions(confusion_matrix, errors)
-        name_model(model, store, records[-1])
+        describe_model(model, store, records[-1])
         Path(report.path).write_text(_draw_report(task))
     except UserError as error:
         log.warning("%s: some outputs will be missing in Kubeflow's UI: %s", run_id, error)
@@ -107,7 +107,7 @@ def log_confusions(matrix: dsl.ClassificationMetrics, errors: ErrorAnalysis) -> 
             matrix.log_confusion_matrix_cell(confusion.true, confusion.predicted, confusion.count)
 
 
-def name_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
+def describe_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
     """Write the run's id and the address of its weights into the model's metadata, and into its file as JSON.
 
     The artifact's address stays in the pipeline root. With an S3 address outside the pipeline root, KFP's launcher

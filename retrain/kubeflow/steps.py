@@ -1,8 +1,8 @@
 """Run the pipeline's steps: call the stages, and separate permanent errors from errors that a retry may fix.
 
 KFP retries a failed pod after any error. So a step fails only with errors that a retry may fix: a preempted machine, an
-unreachable store, or an unexpected error. Any other `UserError` (a damaged drop, a model that does not match) is
-written into the ledger, and the step succeeds. The later steps find that the run has ended, and `finish` fails.
+unreachable store, or an unexpected error. Any other `UserError`, such as a damaged drop, is written
+into the ledger, and the step succeeds. The later steps find that the run has ended, and `finish` fails.
 Kubeflow still shows such a run as succeeded, because Argo ignores the result of an exit handler. Only the ledger has
 the true result.
 
@@ -181,7 +181,7 @@ def worker_main() -> None:
     """Run the step that the command line names: `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
 
     `launch`, or torchrun in a TrainJob, starts several of these processes to train together. A `UserError`, such as a
-    task of a newer version than the image's, is logged as one message and ends the process with exit code 2.
+    task file for a newer version of retrain, is logged as one message and ends the process with exit code 2.
     """
     signal.signal(signal.SIGTERM, raise_preempted)
     step, *arguments = sys.argv[1:]

@@ -76,7 +76,7 @@ def _environment(resources: Resources) -> list[Manifest]:
 
 
 def _patch(resources: Resources) -> Manifest:
-    """Return the pod settings that extend those of Trainer's runtime, nested as in Trainer's API."""
+    """Return the pod settings that are added to Trainer's runtime, nested as in Trainer's API."""
     mounts = [{"name": "cache", "mountPath": CACHE}, {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}]
     pod: Manifest = {
         "nodeSelector": resources.node_selector,

@@ -41,8 +41,8 @@ class LedgerReader:
     def new(self) -> Iterator[RunRecord]:
         """Yield the records that were not yielded before, in the order of their ids.
 
-        A record that cannot be read is logged and counted, and tried again in the next call. Raises `StoreError` if the
-        ledger cannot be listed.
+        If a record cannot be read, the error is logged and counted, and the next call tries again. Raises `StoreError`
+        if the ledger cannot be listed.
         """
         try:
             run_ids = self._store.ledger.run_ids() - self._read
@@ -64,7 +64,7 @@ class LedgerReader:
 
 
 MODEL_DIGITS = 12
-"""Digits of the weights' SHA-256 in a label: enough to distinguish models, as in run ids."""
+"""Number of hexadecimal digits of the weights' SHA-256 in a label. They are enough to distinguish models."""
 
 
 class TaskState:
@@ -144,7 +144,7 @@ class WatchedTask:
         self.state = TaskState(self.store)
 
     def refresh(self, totals: Totals) -> None:
-        """Add new records to the totals. Raises `UserError` if the store, or something in it, cannot be read."""
+        """Add new records to the totals. Raises `UserError` if the store or one of its objects cannot be read."""
         errors = self.ledger.errors
         for record in self.ledger.new():
             totals.add(record)
@@ -175,7 +175,7 @@ class Exporter(Collector):
         self._families: Sequence[Metric] = ()
 
     def refresh(self) -> None:
-        """Read new records of all tasks. A task that cannot be read is logged and keeps its last values."""
+        """Read new records of all tasks. If a task cannot be read, log the error and keep the task's last values."""
         for task in self._tasks:
             try:
                 task.refresh(self._totals)

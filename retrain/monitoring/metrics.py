@@ -61,7 +61,7 @@ def families(name: Name, values: Values) -> Iterator[Metric]:
 
 
 def in_units(costs: Costs, watts: float | None, flops: float, seconds: float) -> dict[Unit, float]:
-    """Return an amount of work in every unit for which the task has a rate."""
+    """Return an amount of work in each unit. Energy, CO2 and cost are left out if the rate for them is unknown."""
     amounts: dict[Unit, float] = {"flops": flops, "device_seconds": seconds}
     if watts:
         amounts["energy_joules"] = joules = seconds * watts
@@ -107,7 +107,7 @@ def _labels(record: RunRecord, unit: Unit) -> tuple[str, ...]:
 
 
 def _savings(unit: Unit, select: Callable[[Savings], float]) -> MetricFunction:
-    """Return a function that converts a number of the savings, chosen by `select`, to this unit.
+    """Return a function that converts the field of the savings that `select` returns to this unit.
 
     Iterations are converted by the cost of an iteration of the same run.
     """

@@ -31,7 +31,7 @@ USED = Name(
     "retrain_used_iterations_total",
     "counter",
     METHOD,
-    "Iterations that the runs took, including runs that missed their target, and calibrations.",
+    "Iterations that the runs took. Runs that missed their target and calibrations are included.",
 )
 USED_ALL_IN = Name(
     "retrain_used_all_in_iterations_total",
@@ -70,7 +70,7 @@ def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
     }
 
 
-_SCRATCH, _WHOLE = "s_scratch", "full trainings from scratch"
+_SCRATCH, _WHOLE = "training from scratch up to its final accuracy (s_scratch)", "full trainings from scratch"
 _GROSS, _NET = (
     "Evaluations and calibrations are not subtracted. The value can fall.",
     "Evaluations and calibrations are subtracted. The value can fall.",
@@ -181,7 +181,7 @@ TARGET_MET = Name(
     "1 if the newest retraining reached its target, else 0. A scratch run that follows a missed target also gives 0. "
     "Absent without a target.",
 )
-PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
+PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest candidate was promoted, 0 if not.")
 LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "Time at which a retraining last ended.")
 LAST_SUCCESS = Name(
     "retrain_last_success_timestamp_seconds", "gauge", TASK, "Time at which a retraining last ended with a promotion."
@@ -314,15 +314,14 @@ TRAINING_ETA = Name(
     "retrain_training_eta_seconds",
     "gauge",
     METHOD,
-    "Time until the target is reached, estimated from the last evaluations. Without a target, the time until the "
-    "schedule ends.",
+    "Estimated time until the target is reached, from the last evaluations. At most the time until the schedule ends.",
 )
 
 WATCHER_LAG = Name(
     "retrain_watcher_lag_seconds",
     "gauge",
     TASK,
-    "Age of the oldest drop or amendment for which no run has been started. 0 if there is none.",
+    "Age of the oldest drop, amendment or erasure that waits for a run. 0 if none waits.",
 )
 WATCHER_IN_FLIGHT = Name(
     "retrain_watcher_runs_in_flight", "gauge", TASK, "Runs to which the watcher assigned drops and that have not ended."

@@ -38,7 +38,7 @@ log = logging.getLogger("retrain")
 
 
 def observer_for_stream() -> Observer:
-    """Return a progress bar if standard error is a terminal that a person reads, else log lines."""
+    """Return a progress bar if standard error is a terminal and logs at level INFO as plain text, else log lines."""
     is_wanted = sys.stderr.isatty() and log.isEnabledFor(logging.INFO) and not is_json()
     return ProgressBar() if is_wanted else LogLines()
 
@@ -61,7 +61,7 @@ class Pace:
         return f"{rate:,.0f} images/s"
 
     def seconds_left(self, iteration: int) -> float:
-        """Return the seconds that the run still takes at most, or 0 before its first iteration and after its last."""
+        """Return the seconds until the schedule ends, or 0 before the first iteration in this process."""
         done = iteration - self._first
         return (self._iterations - iteration) * (time.monotonic() - self._since) / done if done else 0.0
 
@@ -98,7 +98,10 @@ def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
 
 
 def _score(point: Point, plan: Plan) -> str:
-    """Return the score and the target. A carried target concerns only the baseline's part of val."""
+    """Return the score and the target as text.
+
+    A target that was carried over from a scratch run on fewer drops concerns only the validation samples of that run.
+    """
     metric = "" if plan.metric == "accuracy" else f"{METRIC_NAMES[plan.metric]} "
     earlier = f", {point.in_scope:.2%} on the baseline's part of val" if point.in_scope is not None else ""
     target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""

@@ -26,14 +26,14 @@ def draw_page(task: Task) -> bytes:
 
 
 def draw_fleet(tasks: Sequence[Task], prefix: str) -> bytes:
-    """Return the page over all tasks as HTML. Links to the pages of single tasks begin with `prefix`."""
+    """Return the page of all tasks as HTML. Links to the pages of single tasks begin with `prefix`."""
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 
     return render_fleet(read_fleet(tasks), lambda name: f"{prefix}{name}").encode()
 
 
 class Pages:
-    """One page over all tasks, and a page for each task. At most one page is rendered at a time."""
+    """One page of all tasks, and a page for each task. At most one page is rendered at a time."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self.tasks = tasks
@@ -49,7 +49,7 @@ class Pages:
         return self._drawn(name, name, draw_page, self.tasks[name])
 
     def fleet(self, prefix: str) -> bytes:
-        """Return the page over all tasks, at most `FRESH_SECONDS` old. Raises the same errors as `get`.
+        """Return the page of all tasks, at most `FRESH_SECONDS` old. Raises the same errors as `get`.
 
         A link to a task's page is `prefix`, followed by the task's name.
         """

@@ -1,4 +1,7 @@
-"""Serve WSGI applications over HTTP with waitress: read-only, with headers that keep browsers from running scripts."""
+"""Serve WSGI applications over HTTP with waitress, with headers that keep browsers from running scripts.
+
+At most one path accepts POST. All other paths are read-only.
+"""
 
 import hashlib
 import socket
@@ -19,7 +22,7 @@ CONNECTIONS = 1000
 """Largest number of open connections. Waitress needs no thread to read a request, so a slow client does not delay the
 other clients."""
 THREADS = 16
-"""Number of requests that are answered at the same time. Other requests wait."""
+"""Largest number of requests that are answered at the same time. Further requests wait."""
 REQUEST_BYTES = 16 * 1024
 """Largest number of bytes of request line and headers."""
 ANSWER_BYTES = 1 << 28
@@ -58,7 +61,7 @@ class WebServer:
             connection_limit=CONNECTIONS,
             channel_timeout=IDLE_SECONDS,
             max_request_header_size=REQUEST_BYTES,
-            max_request_body_size=posts.body_bytes if posts else 1,  # 1 byte: a request with a body gets 413
+            max_request_body_size=posts.body_bytes if posts else 1,  # 1 byte: a request with a body gets status 413
             outbuf_overflow=ANSWER_BYTES,
             ident="retrain",
             clear_untrusted_proxy_headers=True,
@@ -95,7 +98,7 @@ def serving(host: str, port: int, application: App, posts: Posts | None = None) 
 
 
 def guard(application: App, posts: Posts | None = None) -> App:
-    """Allow only GET, HEAD and `posts`, and send headers that forbid browsers to run scripts and to cache."""
+    """Return an application that allows only GET, HEAD and `posts`. Its headers forbid scripts and caching."""
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         def start_guarded(status: str, headers: Headers) -> object:

@@ -35,22 +35,22 @@ class Health(Collector):
         self._alive_at, self._working = time.monotonic(), False
 
     def heartbeat(self, *, working: bool = False) -> None:
-        """Record a heartbeat. With `working`, the next one may come only at the end of a run or a validation."""
+        """Record a heartbeat. With `working`, the next heartbeat may come only after a run or a validation."""
         with self._lock:
             self._alive_at, self._working = time.monotonic(), working
 
     def succeeded(self, task: str) -> None:
-        """Record that a task was checked and advanced without an error."""
+        """Record that the watcher checked a task's drops and started or followed its runs without an error."""
         with self._lock:
             self._problems.pop(task, None)
 
     def set_oldest_waiting(self, task: str, oldest: datetime | None) -> None:
-        """Set the time of the oldest drop or correction that waits for a run. None if none waits."""
+        """Set the time of the oldest drop, amendment or erasure that waits for a run. None if none waits."""
         with self._lock:
             self._oldest[task] = oldest
 
     def set_in_flight(self, task: str, in_flight: int) -> None:
-        """Set the number of a task's runs in flight."""
+        """Set the number of a task's runs in flight: drops are assigned to them, and they have not ended."""
         with self._lock:
             self._in_flight[task] = in_flight
 
@@ -70,7 +70,7 @@ class Health(Collector):
             self._counts[name, task] += times
 
     def failed(self, task: str, problem: str) -> None:
-        """Record that a task could not be checked or advanced, with the problem."""
+        """Record the problem that kept the watcher from checking a task's drops or running its runs."""
         with self._lock:
             self._problems[task] = problem
             self._counts[names.WATCHER_ERRORS, task] += 1
@@ -81,7 +81,7 @@ class Health(Collector):
             return self._working or time.monotonic() - self._alive_at < MAX_SILENCE
 
     def problems(self) -> list[str]:
-        """Return one line for each task that cannot be checked or advanced. Empty if the watcher is ready."""
+        """Return one line for each task with a problem. Empty if the watcher is ready."""
         with self._lock:
             return [f"{task}: {problem}" for task, problem in sorted(self._problems.items())]
 

@@ -77,7 +77,7 @@ def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS
 
 
 def _clear_attempts(guarded: TaskStore, key: str) -> None:
-    """Reset the count. If the lease is lost, do nothing, because the count belongs to its new holder."""
+    """Reset the count. If the lease is lost, do nothing, because the count belongs to the lease's new holder."""
     with suppress(LeaseLost):
         guarded.objects.delete(key)
 
@@ -137,8 +137,8 @@ class Ingestion:
     def validate(self, states: DropStates) -> UserError | None:
         """Validate every drop whose upload is complete and that is not committed. Return the last problem, or None.
 
-        A failure does not stop the validation of the other drops. `TaskLocked` is returned only if the single problem
-        is that another watcher is validating a drop.
+        A failure does not stop the validation of the other drops. `TaskLocked` is returned if the only problem is that
+        another watcher is validating a drop.
         """
         busy: UserError | None = None
         problem: UserError | None = None
@@ -160,9 +160,9 @@ class Ingestion:
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
 
     def _validate(self, drop: str) -> bool:
-        """Validate a drop unless another watcher already has, and return whether it is committed.
+        """Validate a drop unless another watcher has validated it already. Return whether the drop is committed.
 
-        Raises `TaskLocked` while another watcher validates it, and any other `UserError` if the drop was neither
+        Raises `TaskLocked` while another watcher validates the drop, and any other `UserError` if the drop was neither
         committed nor quarantined.
         """
         with count_validation(self._store, drop, self._lease) as (before, guarded):

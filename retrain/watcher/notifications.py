@@ -1,4 +1,4 @@
-"""Derive a task's events from its store. Each event has a stable id. It prevents a second delivery."""
+"""Derive a task's events from its store. The stable id of an event shows whether the event was already delivered."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta

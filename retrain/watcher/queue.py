@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from retrain.store.s3.sqs import Message, SqsQueue  # importing boto3 is slow; watching folders needs no SQS
 
 MAX_MESSAGES = 1000
-"""Largest number of messages in a turn. Several messages about a drop cause only one check of it. With more messages, a
-turn could take so long that SQS delivers them again."""
+"""Largest number of messages in a turn of the watcher's loop. Several messages about a drop cause only one check of the
+drop. With more messages, a turn could take so long that SQS delivers the messages again."""
 
 log = logging.getLogger("retrain")
 

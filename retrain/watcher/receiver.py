@@ -1,7 +1,7 @@
 """Receive events that a server pushes over HTTP, as MinIO, Ceph, Pub/Sub and Event Grid do: `POST /events`.
 
-Event Grid first requests permission with the method OPTIONS (CloudEvents' web hooks, section 4). Events are not kept on
-disk. If a watcher dies with unhandled events, the next poll finds their drops.
+Event Grid first requests permission with the method OPTIONS (CloudEvents' web hooks, section 4). Events are not stored.
+If a watcher dies with unhandled events, the next poll finds their drops.
 """
 
 import hmac
@@ -101,6 +101,6 @@ def _token_of(environ: Environ) -> str:
 
 
 def receiver_from_environment(tasks: Iterable[Task], health: Health) -> EventReceiver | None:
-    """Return the receiver, or None if $RETRAIN_EVENTS_TOKEN is not set. Raises `UserError` if it is too short."""
+    """Return the receiver, or None if $RETRAIN_EVENTS_TOKEN is not set. Raises `UserError` for a short token."""
     token = os.environ.get(TOKEN_VARIABLE)
     return EventReceiver(token, tasks, health) if token else None

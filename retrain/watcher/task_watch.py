@@ -1,4 +1,7 @@
-"""Watch one task: claim landed drops and corrections for a run, and follow the run to its end."""
+"""Watch one task: assign its new drops and corrections to a run, and follow the run to its end.
+
+A correction is an amendment or an erasure. A claim is the record that assigns a drop or a correction to a run.
+"""
 
 import logging
 import time
@@ -37,7 +40,7 @@ class Pace(NamedTuple):
     lease: float = LEASE_SECONDS
     """Duration of the lease without a heartbeat."""
     check: float = 300.0
-    """Time between checks of a run in flight. Without them, a cancelled run would stay unnoticed: it has no record."""
+    """Time between checks of a run in flight. A cancelled run writes no record, so only a check notices its end."""
     retry: float = 20.0
     """Time between attempts to start a run after a failure."""
 
@@ -96,8 +99,8 @@ class TaskWatch:
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
         """Validate the drops whose uploads have ended, and record which drops wait for a run.
 
-        `drops` limits the check to the drops with these ids. Raises `TaskLocked` only if the single problem is that
-        another watcher is validating a drop. The caller must check again, because that watcher may die. Raises another
+        `drops` limits the check to the drops with these ids. Raises `TaskLocked` if the only problem is that another
+        watcher is validating a drop. The caller must then check again, because that watcher may die. Raises another
         `UserError` for any other problem.
         """
         self._claims.refresh()
@@ -215,10 +218,8 @@ class TaskWatch:
     def _is_due(self) -> bool:
         """Return whether a drop or correction waits for a run, and a scheduled time has passed since it arrived.
 
-        That time may have passed while no watcher was running.
-
-        A trigger that postponed the run is evaluated again when a drop lands, and at the latest after `Pace.check`
-        seconds.
+        That time may have passed while no watcher was running. A trigger that postponed the run is evaluated again when
+        a drop lands, and at the latest after `Pace.check` seconds.
         """
         now = self._clock()
         if self.oldest is None or (self._deferred_until and now < self._deferred_until):

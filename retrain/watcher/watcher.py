@@ -1,4 +1,4 @@
-"""Run the watcher's loop: check the drops that have landed, advance every task, repeat."""
+"""Run the watcher's loop. Each turn checks the landed drops, starts and follows the runs, and sends notifications."""
 
 import logging
 import time
@@ -12,8 +12,8 @@ from retrain.watcher.queue import EventSource, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
-"""Seconds between turns if nothing lands. This is the longest delay between the end of a run and the start of the next
-run."""
+"""Seconds between two turns if no event arrives. This is the longest delay between the end of a run and the start of
+the next run."""
 RETRY_SECONDS = 20.0
 """Seconds until all drops are checked again, after a failure or while another watcher validates a drop."""
 
@@ -49,7 +49,7 @@ class Watcher:
     def once(self) -> bool:
         """Run one turn with all events in the queue, and return whether nothing failed.
 
-        A drop that another watcher validates is no failure.
+        If another watcher is validating a drop, this is not a failure.
         """
         events = ReceivedEvents([], {})
         while more := self._receive(0).messages:

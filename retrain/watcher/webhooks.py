@@ -54,7 +54,7 @@ class Delivery(NamedTuple):
 
 
 class Endpoint:
-    """One webhook of one task. It signs and sends events, and records which ones the receiver has confirmed.
+    """One webhook of one task. It signs and sends events, and records which events the receiver has confirmed.
 
     After each failure, it pauses for longer.
     """

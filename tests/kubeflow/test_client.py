@@ -78,7 +78,7 @@ def test_racing_submitters_all_find_the_first_unfinished_run(
     assert submit_by_name(task(kfp), "continuous-1", build_pipeline).id == first.id
 
 
-def test_runs_submitted_in_one_second_differ_by_id(kfp: KfpServer) -> None:
+def test_lowest_id_wins_among_runs_of_the_same_second(kfp: KfpServer) -> None:
     kfp.tick = timedelta()
     for _ in range(2):
         kfp.meanwhile["runs"] = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)

@@ -91,7 +91,7 @@ def separate(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 @pytest.fixture(params=["one pod", "separate pods"])
 def either(request: pytest.FixtureRequest, on_pool: Compiled, separate: Compiled) -> Compiled:
-    """Return a pipeline. Each test runs with evaluation in the training pod, and with evaluation in separate pods."""
+    """Return a pipeline. Each test runs twice: with evaluation in the training pod, and in a separate pod."""
     return on_pool if request.param == "one pod" else separate
 
 
@@ -165,7 +165,7 @@ def test_pipeline_steps_are_not_cached(either: Compiled) -> None:
         assert job == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
 
 
-def test_all_steps_but_the_last_retry_without_a_time_limit(either: Compiled) -> None:
+def test_all_steps_but_the_last_can_retry_for_90_days(either: Compiled) -> None:
     for name in either.steps()[:-1]:
         assert either.task(name)["retryPolicy"] == {
             "maxRetryCount": 7,
@@ -281,7 +281,7 @@ def test_compiled_pipeline_has_no_secret_or_local_path(tmp_path: Path) -> None:
     assert all(place not in text for place in (str(tmp_path), str(Path(__file__).parents[2]), sys.prefix))
 
 
-def test_missing_kfp_is_named_with_its_install_command() -> None:
+def test_missing_kfp_error_contains_its_install_command() -> None:
     code = "import sys; sys.modules['kfp'] = None; import pipelines"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     message = "A Kubeflow pipeline needs kfp: pip install 'retrain-classifiers[kfp]'"

@@ -40,6 +40,7 @@ class Stores(NamedTuple):
     """The same task with three stores. They are equal before the training on the second drop."""
 
     here: Task
+    """Task whose runs are executed in the process of the test."""
     one_pod: Task
     """Task whose training pod evaluates."""
     separate: Task

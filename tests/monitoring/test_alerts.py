@@ -97,7 +97,7 @@ def failing_records() -> list[RunRecord]:
 
 
 def write_failing_task(store: LocalStore) -> None:
-    """Write a task that causes all alerts, except those about a failed run, a missing exporter or a failing webhook."""
+    """Write a task that causes all alerts but three: a failed run, a missing exporter and a failing webhook."""
     known_ledger.write(store, failing_records())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
     store.write(TaskKeys("pets").quarantine("d-13"), b"{}")

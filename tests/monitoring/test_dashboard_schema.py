@@ -40,7 +40,7 @@ def test_grafanas_schema_preserves_all_fields_of_a_dashboard(file: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["options", "fieldConfig", "targets"])
-def test_schema_check_finds_a_field_that_grafana_does_not_know(place: str) -> None:
+def test_schema_check_finds_an_unknown_field(place: str) -> None:
     document = json.loads((FOLDER / "compute-savings.json").read_text())
     part = document["panels"][1][place]
     (part[0] if place == "targets" else part)["graphMood"] = "area"

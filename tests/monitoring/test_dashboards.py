@@ -102,7 +102,7 @@ only a scratch run. Its savings are zero.
 """
 WHOLE_NET = NET + 2 * known_ledger.WHOLE
 BASELINE = 400 + 500 + 500 + 1000
-"""Iterations of scratch: of pets' first run and of two later runs, and of cars' first run."""
+"""Iterations that training from scratch needs: for three runs of pets and one of cars."""
 USED = 400 + 500 + 100 + 150 + 250 + 1000
 """Iterations of all runs except the trial: five runs of pets and one of cars."""
 

@@ -217,7 +217,7 @@ def test_chart_colours_have_enough_contrast(browser: Browser, html: Path, scheme
     page = opened(browser, html, color_scheme=scheme)
     read = "name => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
     surface = luminance(page.evaluate(read, "surface"))
-    least = {"muted": 4.5} | dict.fromkeys(("ours", "scratch", "gross", "net", "target", "bad", "easy", "hard"), 3.0)
+    least = {"muted": 4.5} | dict.fromkeys(("primary", "scratch", "gross", "net", "target", "bad", "easy", "hard"), 3.0)
     for name, needed in least.items():
         dark, light = sorted((surface, luminance(page.evaluate(read, name))))
         assert (light + 0.05) / (dark + 0.05) >= needed, name

@@ -147,7 +147,7 @@ def test_absent_outcomes_are_served_as_zero() -> None:
     assert values[of("retrain_gate_decisions_total", task="pets", decision="refused")] == 1
 
 
-def test_newest_values_come_from_one_run() -> None:
+def test_newest_values_come_from_the_newest_run_of_their_kind() -> None:
     values = served(PETS)
     assert values[of("retrain_speed_up_ratio", task="pets", level="100")] == 500 / 250
     assert values[of("retrain_speed_up_ratio", task="pets", level="99")] == 500 / 225

@@ -87,7 +87,7 @@ def test_watcher_completes_the_claims_of_a_killed_watcher(watched: TaskUnderTest
     assert watched.owners() == {"a": plan.run_id, "b": plan.run_id}
 
 
-def test_one_of_many_racing_runs_claims_all_drops(watched: TaskUnderTest, tmp_path: Path) -> None:
+def test_one_of_many_racing_runs_claims_all_its_drops(watched: TaskUnderTest, tmp_path: Path) -> None:
     plans = []
     for drop in ("a", "b", "c"):
         watched.land(tmp_path / "in", drop)

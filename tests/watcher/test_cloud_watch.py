@@ -36,7 +36,7 @@ def test_watcher_commits_an_upload_in_a_cloud(scheme: str, request: pytest.Fixtu
 
 
 @BOTH
-def test_table_can_name_objects_in_a_cloud(
+def test_label_table_can_list_images_in_a_cloud(
     scheme: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, server = cloud_store(scheme, request)
@@ -55,7 +55,7 @@ def test_table_can_name_objects_in_a_cloud(
 
 
 @pytest.mark.parametrize("store", ["s3://data/models", "gs://data/models", "az://data/models"])
-def test_event_of_any_cloud_names_its_tasks_drop(store: str) -> None:
+def test_object_in_any_cloud_completes_its_drop(store: str) -> None:
     locations = TaskLocations([Task(name="pets", store=store)])
     written = WrittenObject("data", "models/pets/drops/week-1/_SUCCESS")
     assert locations.completed_drops([written]) == {"pets": {"week-1"}}

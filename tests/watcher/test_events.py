@@ -107,12 +107,12 @@ def test_event_grids_cloud_event_names_its_object(slash: str) -> None:
     assert parse_event(json.dumps(azure_event(key, "BlobDeleted"))) == []
 
 
-def test_batch_of_cloud_events_names_all_objects() -> None:
+def test_batch_of_cloud_events_names_all_written_objects() -> None:
     batch = [azure_event("a"), azure_event("b", "BlobRenamed"), azure_event("c")]
     assert parse_event(json.dumps(batch)) == [WrittenObject("lake", "a"), WrittenObject("lake", "c")]
 
 
-def test_damaged_events_of_both_clouds_are_refused() -> None:
+def test_damaged_google_and_azure_events_are_refused() -> None:
     for body in (azure_event("x") | {"subject": "elsewhere"}, {"subscription": "s", "message": {"attributes": {}}}):
         with pytest.raises(EventError, match="not an event of an object store"):
             parse_event(json.dumps(body))

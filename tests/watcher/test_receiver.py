@@ -73,7 +73,7 @@ def post(url: str, body: str, token: str | None = TOKEN, method: str = "POST") -
 
 
 @pytest.mark.parametrize("body", [notification("data", DROP), MINIO, CLOUD_EVENT])
-def test_pushed_event_names_its_drop_once(body: str) -> None:
+def test_pushed_event_delivers_its_drop_once(body: str) -> None:
     with listening() as (events, url):
         assert post(f"{url}/events", body) == 200
         assert events.receive(60).drops == {"pets": {"d-1"}}
@@ -90,7 +90,7 @@ def test_event_is_accepted_only_with_the_token() -> None:
         assert events.receive(60).drops == {"pets": {"d-1"}}
 
 
-def test_requests_without_an_event_are_refused() -> None:
+def test_requests_without_a_watched_drop_deliver_nothing() -> None:
     with listening() as (events, url):
         assert post(f"{url}/events", "{}") == 400
         assert post(f"{url}/events", "") == 200
@@ -114,7 +114,7 @@ def test_body_that_is_too_large_is_refused_before_it_is_read() -> None:
             connection.close()
 
 
-def test_event_grid_is_confirmed_with_the_token() -> None:
+def test_event_grid_is_allowed_only_with_the_token() -> None:
     """Event Grid delivers events only to an address whose reply allows Event Grid's origin."""
     with listening() as (_, url):
         for token, status, allowed in (
@@ -142,7 +142,7 @@ def test_short_token_is_refused() -> None:
         EventReceiver("short", [TASK], Health([]))
 
 
-def test_event_pushed_by_ceph_names_its_drop(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_pushed_by_ceph_delivers_its_drop(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ceph cannot send the token in a header, so it is in the URL. With `cloudevents`, Ceph adds other headers."""
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in (environment | {"NO_PROXY": "127.0.0.1"}).items():

@@ -72,7 +72,7 @@ def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str, cache_dir:
 
 
 def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: list[BaseProcess]) -> None:
-    """Stop the validation process of a watcher, if it starts one. `others` are processes that ran before."""
+    """Stop the validation process of a watcher, if the watcher starts one. `others` are processes that ran before."""
     while not watcher.done():
         for child in multiprocessing.active_children():
             if child not in (*frozen, *others):
@@ -83,7 +83,7 @@ def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: l
 
 
 def begin_and_die(folder: str) -> None:
-    """Begin a validation and kill this process, as if a container ran out of memory."""
+    """Begin a validation and kill this process, as the kernel does when a container is out of memory."""
     with count_validation(TaskStore(LocalStore(Path(folder)), "pets"), "a-bad"):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -340,6 +340,6 @@ def test_first_poll_does_not_list_each_drop_separately(
     watched.land(tmp_path / "in", "d-12")
     listed.clear()
     watch.check_drops()
-    assert sorted(prefix for prefix in listed if "/drops/" in prefix) == [  # by several threads
+    assert sorted(prefix for prefix in listed if "/drops/" in prefix) == [  # sorted, because several threads list
         f"pets/drops/d-12/{name}" for name in ("_SUCCESS", "drop.json", "quarantine.json")
     ]

@@ -33,7 +33,7 @@ RETRY = 0.5
 
 
 class FreezingStore:
-    """A store that stops this process before its first write."""
+    """A store that stops this process before each write."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -98,7 +98,7 @@ def kfp() -> Iterator[KfpServer]:
 
 @pytest.fixture
 def watched(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> TaskUnderTest:
-    """Return a store with a committed drop."""
+    """Return a task with a committed drop."""
     watched = on_s3(bucket, s3, kfp.url)
     watched.land(tmp_path / "in", "a")
     return watched

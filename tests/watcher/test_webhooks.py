@@ -174,7 +174,7 @@ def test_new_notifier_does_not_repeat_sent_events(notified: NotifiedTask, receiv
     assert sorted(receiver.ids) == sorted(expected)
 
 
-def test_events_before_the_webhook_are_not_sent(tmp_path: Path, receiver: Receiver) -> None:
+def test_events_before_the_first_delivery_are_not_sent(tmp_path: Path, receiver: Receiver) -> None:
     notified = NotifiedTask(tmp_path, receiver.url)
     notified.store.ledger.write(known_ledger.pets()[0])
     notified.now = START + timedelta(days=2)

@@ -82,7 +82,7 @@ def image_files(inputs: list[InferInput]) -> list[bytes]:
 
 
 def outputs_of(predictions: Predictions) -> list[InferOutput]:
-    """Return the labels [N], and the probabilities [N, K]."""
+    """Return the labels [N] and the probabilities [N, K] of N images, for K classes."""
     labels, probabilities = predictions.labels, predictions.probabilities
     shares = InferOutput("probabilities", list(probabilities.shape), "FP32", probabilities.flatten().tolist())
     return [InferOutput("labels", [len(labels)], "BYTES", labels), shares]

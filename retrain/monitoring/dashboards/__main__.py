@@ -10,7 +10,7 @@ FILES = {"compute-savings.json": savings.DASHBOARD, "live-training.json": live.D
 
 
 def main(folder: Path) -> None:
-    """Write every dashboard."""
+    """Write every dashboard into this folder."""
     for name, dashboard in FILES.items():
         (folder / name).write_text(json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-"""The dashboard *Live training* shows the active trainings, from the metrics of their processes."""
+"""The dashboard *Live training* shows the active trainings, from the metrics that their processes serve."""
 
 from retrain.monitoring.dashboards.panels import RUNBOOK, Json, dashboard, series, stat
 
@@ -17,7 +17,8 @@ NOW = [
     ),
     stat(
         "Time to target",
-        "Estimated from the rise of the score over the last evaluations. At most the time until the schedule ends.",
+        "Estimated time until the score reaches the target, from the rise of the score over the last evaluations. "
+        "Never longer than the time until the schedule ends.",
         {"{{task}}": _of("retrain_training_eta_seconds")},
         "s",
     ),
@@ -29,11 +30,11 @@ NOW = [
     ),
 ]
 
-COURSE = [
+CURVES = [
     series(
         "Score against target",
-        "Score by the task's target.metric on the validation split at each evaluation, and the score that ends the run "
-        "(target).",
+        "Score on the validation split at each evaluation, by the task's target.metric. The target is the score that "
+        "ends the run.",
         {
             "{{task}} {{method}} {{metric}}": _of("retrain_training_score_ratio", ", metric"),
             "{{task}} target": _of("retrain_training_target_score_ratio"),
@@ -48,7 +49,7 @@ COURSE = [
     ),
     series(
         "Learning rate",
-        "At the newest evaluation.",
+        "Learning rate at the newest evaluation.",
         {"{{task}}": _of("retrain_training_learning_rate")},
         "sci",
     ),
@@ -80,6 +81,6 @@ DASHBOARD: Json = dashboard(
     title="Live training",
     description=f"Active trainings. Alerts and what to do: {RUNBOOK}.",
     tasks="retrain_training_iteration",
-    rows={"Now": NOW, "Course": COURSE, "Time": TIME},
+    rows={"Now": NOW, "Curves": CURVES, "Time": TIME},
     span="now-1h",
 )

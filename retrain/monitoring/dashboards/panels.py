@@ -1,4 +1,4 @@
-"""The few kinds of Grafana panels that the dashboards need, as the JSON that Grafana reads."""
+"""Build panels and dashboards as the JSON that Grafana reads."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -8,20 +8,24 @@ Json = dict[str, Any]
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOK = "docs/operations.md"
-"""Path of the runbooks. The chart prepends the address."""
+"""Path of the page with the runbooks. The Helm chart replaces it by `monitoring.runbook`, if that is set."""
 GOOD, DOUBTFUL, BAD = "#56B4E9", "#E69F00", "#D55E00"
-"""Blue, orange and vermilion. Colour-blind people can distinguish these colours, too (Okabe & Ito)."""
+"""Blue, orange and vermilion from the palette of Okabe & Ito. Colour-blind people can distinguish these colours."""
 WIDTH, HEIGHT = 24, 8
+"""Width of a dashboard and height of a chart, in cells of Grafana's grid."""
 
 
 def rising(*steps: tuple[float | None, str]) -> Json:
-    """Return thresholds. Each colour is for values from its threshold up. None means minus infinity."""
+    """Return thresholds from pairs of threshold and colour. A colour applies to values from its threshold upwards.
+
+    The threshold None means minus infinity.
+    """
     return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
 
 
 NEUTRAL = rising((None, GOOD))
 SIGNED = rising((None, BAD), (0, GOOD))
-"""Thresholds that show negative values in red."""
+"""Thresholds that show negative values in the colour `BAD`."""
 
 
 def _panel(kind: str, title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json) -> Json:
@@ -67,7 +71,7 @@ def bars(title: str, description: str, queries: Mapping[str, str], unit: str, th
 def series(
     title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json = NEUTRAL, steps: bool = True
 ) -> Json:
-    """Return a panel of lines over time. Values that hold until the next run ends are drawn as steps."""
+    """Return a panel of lines over time. With `steps`, each value is drawn as constant until the next value."""
     panel = _panel("timeseries", title, description, queries, unit, thresholds)
     panel["fieldConfig"]["defaults"] |= {
         "color": {"mode": "palette-classic"},
@@ -98,8 +102,8 @@ def dashboard(
 ) -> Json:
     """Return a dashboard of titled rows. The panels of a row have the same width.
 
-    A reader can choose among the tasks of the metric `tasks`. `span` is the range of time that is shown first, such as
-    "now-90d".
+    The dashboard has a menu of the tasks for which the metric `tasks` has values. `span` is the start of the time
+    range that the dashboard shows when it is opened, such as "now-90d". The range ends now.
     """
     return {
         "uid": uid,

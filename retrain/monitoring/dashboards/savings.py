@@ -41,10 +41,10 @@ SAVED_NET, BASELINE = "retrain_saved_net_iterations", "retrain_baseline_iteratio
 DAY = 86400
 
 HOW_GROSS_NET = (
-    "The iterations that scratch takes until it reaches its final accuracy (s_scratch), minus the iterations used, "
-    "including those of runs that missed their target. Gross counts only training. Net also subtracts evaluation, at a "
-    "third of an iteration for each batch, and calibrations of the baseline. Whole is the net saving compared with "
-    "full trainings from scratch."
+    "Iterations that training from scratch needs to reach its final accuracy (s_scratch), minus the iterations that "
+    "the runs used. Runs that missed their target count, too. Gross savings subtract only training. Net savings also "
+    "subtract evaluation (a third of an iteration for each batch) and calibrations (scratch runs that only measure "
+    "the baseline). Whole is the net saving compared with full trainings from scratch."
 )
 AT_OWN_PACE = "Iterations are converted by the mean time of an iteration of the same run."
 
@@ -84,7 +84,8 @@ TOTALS = [
     ),
     stat(
         "Money saved",
-        f"By currency, at the task's price of a device-hour when the run ended. {AT_OWN_PACE} {HOW_GROSS_NET}",
+        "By currency, at the price of a device-hour in the task file when the run ended. "
+        f"{AT_OWN_PACE} {HOW_GROSS_NET}",
         {
             "net {{currency}}": _money("retrain_saved_net_cost"),
             "gross {{currency}}": _money("retrain_saved_gross_cost"),
@@ -96,7 +97,8 @@ TOTALS = [
     ),
     stat(
         "Energy saved",
-        f"At the power that the task stated for the device when the run ended. {AT_OWN_PACE} {HOW_GROSS_NET}",
+        "At the device's power in the task file when the run ended, or else at the measured power. "
+        f"{AT_OWN_PACE} {HOW_GROSS_NET}",
         {
             "net": f"{_sum('retrain_saved_net_energy_joules')} / 3.6e6",
             "whole": f"{_sum('retrain_saved_whole_net_energy_joules')} / 3.6e6",
@@ -107,7 +109,7 @@ TOTALS = [
     ),
     stat(
         "CO2 saved",
-        f"The energy saved, at the carbon intensity that the task stated when the run ended. {HOW_GROSS_NET}",
+        f"The energy saved, at the carbon intensity in the task file when the run ended. {HOW_GROSS_NET}",
         {"net": _sum("retrain_saved_net_co2_grams"), "whole": _sum("retrain_saved_whole_net_co2_grams")},
         "massg",
         SIGNED,
@@ -119,7 +121,8 @@ COMPUTE = [
     series(
         "Iterations compared with scratch",
         "Cumulative iterations: of training from scratch on every dataset, of the runs, and of the runs with their "
-        "evaluations. The distance below the first line is the saving. Calibrations count as used.",
+        "evaluations. Calibrations count as used. The net saving is the distance by which the line with evaluations "
+        "lies below the line of training from scratch.",
         {
             "always from scratch": _sum(BASELINE),
             "used": _sum("retrain_used_iterations_total"),
@@ -147,7 +150,8 @@ QUALITY = [
         "Speed-up by run",
         "L_99 and L_100 of each run: the iterations after which the baseline reached its final accuracy, divided by "
         "the iterations after which this run reached 99 or 100 percent of that accuracy (Verwimp et al., eq. 2). A gap "
-        "means that the run did not reach it.",
+        "means that the run did not reach this percentage, or that its target was carried over from a scratch run on "
+        "fewer drops.",
         {"{{task}} L_{{level}}": _of("retrain_speed_up_ratio", ", level")},
         "suffix:×",
     ),
@@ -194,7 +198,8 @@ RUNS = [
     ),
     bars(
         "Baseline's age",
-        "Drops that have landed since the baseline: the scratch run to which targets and savings refer.",
+        "Drops that the newest run was trained on and its baseline was not. The baseline is the scratch run from which "
+        "targets and savings are computed.",
         {"{{task}}": _of("retrain_baseline_age_drops")},
         "short",
         rising((None, GOOD), (6, DOUBTFUL), (11, BAD)),

@@ -82,9 +82,9 @@ def spent_chart(steps: Sequence[Step]) -> Chart:
     base = table(_rows(steps)).encode(x=time_axis())
     gain, loss = _gap(base, "higher", "net"), _gap(base, "lower", "bad")
     lines = _lines(
-        steps, {"always from scratch": ("baseline", "scratch"), "used, with evaluations": ("used_all_in", "ours")}
+        steps, {"always from scratch": ("baseline", "scratch"), "used, with evaluations": ("used_all_in", "primary")}
     )
-    dots = links(base, alt.Y("used_all_in:Q"), "ours")
+    dots = links(base, alt.Y("used_all_in:Q"), "primary")
     return alt.layer(gain, loss, lines, dots)
 
 
@@ -134,7 +134,7 @@ def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.
 
 
 def _first_dashed(names: Sequence[str]) -> alt.Scale:
-    """Return a scale that dashes the first of the lines: they must differ by more than colour."""
+    """Return a scale that dashes the first line, because the lines must differ by more than colour."""
     return alt.Scale(domain=names, range=[[6, 4], [1, 0]])
 
 
@@ -158,7 +158,7 @@ def _score_by_iteration(base: alt.Chart) -> alt.Chart:
     return base.encode(
         x=alt.X("iteration:Q", title="iterations", axis=alt.Axis(grid=False, format="~s", tickCount=5)),
         y=alt.Y("score:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),
-        color=alt.Color("curve:N", scale=colours({"scratch": "scratch", "this run": "ours"}), legend=None),
+        color=alt.Color("curve:N", scale=colours({"scratch": "scratch", "this run": "primary"}), legend=None),
     )
 
 

@@ -23,7 +23,7 @@ class Headline(NamedTuple):
     saved_share: float | None
     """Net savings as a share of the iterations of training from scratch. None before the first savings."""
     saved_amounts: Sequence["Amount"]
-    """Net savings in money, energy and CO2. Empty if the task sets neither price nor power."""
+    """Net savings in money, energy and CO2. Empty if neither a price nor the power is known."""
     device_seconds: float
     outcomes: Counter[str]
     newest: RunRecord | None
@@ -96,7 +96,7 @@ def sum_by_currency(records: Iterable[RunRecord], compute: metrics.MetricFunctio
 
 
 def cumulative(records: Sequence[RunRecord]) -> list[Step]:
-    """Return the sum of the savings after each run that counts in them, oldest first."""
+    """Return the sum of the savings after each run whose record has savings, oldest first."""
     counted = [(record, record.savings) for record in records if record.savings]
     sums = accumulate(savings for _, savings in counted)
     return [Step(record.ended_at, record.run_id, total) for (record, _), total in zip(counted, sums, strict=True)]
@@ -146,7 +146,7 @@ def money(value: float) -> str:
 def speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
     """Format L_99 or L_100. Return '/' if the run did not reach the score, as in the paper's tables.
 
-    Return a dash if the target is carried: L was not measured, because scratch was not trained on the same dataset.
+    Return a dash if the target is carried over: scratch was not trained on the same dataset, so L was not measured.
     """
     if record.result is None or record.target is None or record.target.scope is not None:
         return "–"

@@ -1,4 +1,4 @@
-"""Render one page over all tasks: savings, state, the champion's age, waiting drops, and cost by month."""
+"""Render one page of all tasks: savings, state, the champion's age, waiting drops, and cost by month."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ class FleetTask(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Return "awaits approval" if a candidate does, and the ending of the task's newest retraining otherwise."""
+        """Return "awaits approval" if a candidate awaits it, and else how the newest retraining ended."""
         if self.status and self.status.awaiting:
             return "awaits approval"
         final = [record for record in self.records if is_final(record)]

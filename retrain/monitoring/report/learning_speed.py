@@ -30,7 +30,7 @@ class Index:
 
     @property
     def share(self) -> float:
-        """Return the share of easy samples, c/2 in the paper. The share of hard samples is equal. 0 without groups."""
+        """Return the share of easy samples, c/2 in the paper. It equals the share of hard samples. 0 without groups."""
         return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 

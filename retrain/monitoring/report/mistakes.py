@@ -9,7 +9,7 @@ from retrain.monitoring.report.charts import Chart, Row, table
 from retrain.records import ClassFigures, ErrorAnalysis
 
 CLASSES = 30
-"""Number of classes in the table of the lowest accuracies."""
+"""Largest number of classes in the table of the lowest accuracies."""
 MATRIX = 20
 """Largest number of classes in the confusion matrix. It shows the classes with the most errors. More classes would be
 unreadable."""
@@ -63,6 +63,6 @@ def matrix_chart(errors: ErrorAnalysis) -> Chart:
     axis = alt.Axis(grid=False, labelLimit=LABEL_LIMIT, labelOverlap=True, minExtent=space)
     rows = alt.Y("true:N", sort=list(order), title=None, axis=axis)
     columns = alt.X("predicted:N", sort=list(order), title=None, axis=axis)
-    cells: alt.Chart = table(matrix_rows(errors)).mark_rect(color="var(--ours)", stroke="var(--line)")
+    cells: alt.Chart = table(matrix_rows(errors)).mark_rect(color="var(--primary)", stroke="var(--line)")
     opacity = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     return cells.encode(x=columns, y=rows, opacity=opacity, description="label:N")

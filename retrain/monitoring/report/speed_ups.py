@@ -1,4 +1,4 @@
-"""Compare the newest runs with the scratch runs that their targets come from, as in the papers' figures."""
+"""Compare the newest runs with their baselines: the scratch runs from which their targets were computed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -23,7 +23,8 @@ class Crossing(NamedTuple):
 class BaselineComparison(NamedTuple):
     """The curves of a run with a target and of its baseline, if they are still in the store.
 
-    If the target has a scope, both curves show the scores on the samples and classes of the scope.
+    A target that was carried over from a scratch run on fewer drops has a scope: the samples and classes of that run.
+    Both curves then show the scores on this scope.
     """
 
     record: RunRecord

@@ -12,7 +12,7 @@ from retrain.monitoring.report.sources import ReportData
 from retrain.records import Drop, RunRecord
 
 PERIODS = 60
-"""Number of newest champions in the timeline. The timeline begins with the oldest of them."""
+"""Largest number of champions in the timeline. Older champions are left out."""
 RUNS = 200
 """Largest number of drops, and of runs, in the timeline."""
 
@@ -82,7 +82,7 @@ def _periods(sources: ReportData) -> list[ChampionPeriod]:
 MARGIN = 56
 """Width of the y axis, in pixels. Both charts have this width, so their time axes are aligned."""
 OUTCOMES = {
-    "reached": ("circle", "ours"),
+    "reached": ("circle", "primary"),
     "completed": ("square", "scratch"),
     "plateau": ("diamond", "bad"),
     "missed": ("triangle-up", "bad"),
@@ -97,8 +97,8 @@ def champion_chart(shown: Timeline) -> Chart:
     axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
     y = alt.Y("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
     base = table(_period_rows(shown)).encode(x=time_axis(_span(shown), labels=False))
-    periods: alt.Chart = base.mark_rule(color="var(--ours)", strokeWidth=3, aria=False)
-    return alt.layer(periods.encode(x2="until:Q", y=y), links(base, y, "ours"))
+    periods: alt.Chart = base.mark_rule(color="var(--primary)", strokeWidth=3, aria=False)
+    return alt.layer(periods.encode(x2="until:Q", y=y), links(base, y, "primary"))
 
 
 def event_chart(shown: Timeline) -> Chart:
