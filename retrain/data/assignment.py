@@ -11,7 +11,7 @@ from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 UNUSED = frozenset({"duplicate", "conflict", "bad"})
-"""Uses of samples that `Shard.samples` does not count."""
+"""Uses (`sample_table.Use`) of the samples that `Shard.samples` does not count."""
 
 
 class Place(NamedTuple):
@@ -48,7 +48,7 @@ class Assignment:
         return bad | {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
 
     def place(self, shard: int, key: str, class_name: str) -> Place | None:
-        """Return a sample's split and class, or None if it has been removed. `class_name` is its class in the shard."""
+        """Return a sample's split and class, or None if no run uses it. `class_name` is its class in the shard."""
         if self._table is None:
             return Place(split_of(key, self._drop.shards[shard].split, self._drop.held_out), class_name)
         row = self._rows_of(shard).get(key)

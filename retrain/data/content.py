@@ -21,17 +21,17 @@ FEW_PIXELS = 128 * 128
 because decoding it at full size would take several times as long as packing it."""
 
 END, COMMENT, ADOBE, APPLICATION = 0xD9, 0xFE, 0xEE, range(0xE0, 0xF0)
-"""Second bytes of JPEG's markers."""
+"""Second bytes of JPEG markers."""
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""A marker of JPEG within coded data."""
+"""Pattern of a JPEG marker within coded data."""
 
 
 class ImageFacts(NamedTuple):
     """Facts of an image that do not depend on its name."""
 
     content: bytes
-    """Digest of the visible content. It does not depend on name, metadata and lossless format."""
+    """Digest of the visible content. It does not depend on the name, the metadata or the lossless format."""
     width: int
     height: int
     parts: bytes

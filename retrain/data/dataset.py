@@ -15,7 +15,7 @@ from retrain.utils.text import format_bytes, pluralize
 
 
 def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, ...]:
-    """Return the `known` drops (ids) in their order, then all others by the time of their commit and by id.
+    """Return the drops with the ids `known` in this order, and then all others by commit time and id.
 
     Raises `DropError` if a known drop is not committed.
     """
@@ -39,7 +39,7 @@ def describe_removed(drop_id: str) -> str:
 def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
     """Return the dataset of these drops in this order. Classes are in the order of their first appearance.
 
-    The parent's `classes` come first, in the parent's order, even if none of these drops contains them.
+    `classes` are the classes of the run's parent. They come first, even if none of these drops contains them.
     """
     drops = tuple(drops)
     return Dataset(
@@ -92,9 +92,9 @@ def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float
 def split_of(key: str, split: Split, held_out: Mapping[Split, float]) -> Split:
     """Return the split of a sample in a shard of `split`. Some train samples are held out for another split.
 
-    The key's SHA-256 is read as a number in [0, 1). The lowest numbers give val, and the highest give test. A sample
-    that occurs again in a later drop therefore never moves between training and the held-out splits, even if that drop
-    has other splits.
+    The key's SHA-256 is read as a number in [0, 1). The lowest numbers give val, and the highest give test. Equal
+    keys therefore get the same split in all drops with the same shares. The share of val does not change which samples
+    are in test, and the share of test does not change which samples are in val.
     """
     position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
     if split == "train" and position < held_out.get("val", 0.0):
@@ -115,7 +115,7 @@ def decoded_bytes(samples: int, image_size: Size) -> int:
 
 
 def choose_loading(task: Task, dataset: Dataset) -> Loading:
-    """Return where a run keeps its decoded samples: as the task states, or with `auto` by the training samples' size.
+    """Return where a run keeps its decoded samples: as the task states, or with `auto` by their size when decoded.
 
     The result is the same on every machine, because an interrupted run may resume elsewhere, and streaming changes the
     order of samples.

@@ -30,7 +30,7 @@ from retrain.records import Drop
 log = logging.getLogger("retrain")
 
 Arrays = Mapping[str, NDArray[np.generic]]
-"""One split of a drop: `images` uint8 [N, 3, height, width], and `labels` int64 [N] as indices into its `classes`."""
+"""One split of a drop: `images` uint8 [N, 3, height, width], and `labels` int64 [N], indices into its `classes`."""
 
 
 COMPLETE_FILES: set[tuple[Path, int]] = set()
@@ -63,7 +63,7 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
 
 
 def digest_arrays(arrays: Arrays) -> str:
-    """Return the SHA-256 of named arrays. The digest covers their types, as torch names them."""
+    """Return the SHA-256 of named arrays. It also covers their types, by torch's names."""
     sha256 = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         sha256.update(f"{name} torch.{array.dtype} {array.shape}\n".encode())

@@ -1,4 +1,4 @@
-"""Find the objects of a drop that contain erased samples: former shards, former lists and the producer's uploads."""
+"""Find the objects of a drop that contain erased samples: former shards, former sample lists and uploads."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -77,7 +77,7 @@ class Search:
 
     def _must_be_deleted(self, file: SourceFile) -> bool:
         name = str(file.name)
-        if self.is_affected and self.drop and OWN_FILES.fullmatch(name):  # an earlier list, or an unnamed shard
+        if self.is_affected and self.drop and OWN_FILES.fullmatch(name):  # a former list or shard
             return self.drop.erased is not None
         if litter_kind(file.name):
             return self.is_affected

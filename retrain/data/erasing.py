@@ -42,7 +42,7 @@ def select_image(path: Path, frame: Frame) -> Selection:
 
 
 def select_listed(path: Path) -> list[Selection]:
-    """Return the samples that a CSV or JSON lines name. The columns are the columns of corrections. Some may be absent.
+    """Return the samples that a CSV or JSON lines name. The columns are `COLUMNS`. Some may be absent.
 
     Raises `DropError` for a line that names no sample. The message names the line.
     """
@@ -73,10 +73,10 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
             name = selection.content or selection.key
             raise DropError(
                 f"{selection.where}: {name} matches no sample of {selection.drop or 'any drop'}: copy the key or the "
-                "content from the table of `retrain data review --csv`"
+                "content digest from the table of `retrain data review --csv`"
             )
         if len(shown) > 1:
-            raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give its drop")
+            raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give the drop, too")
         contents |= shown - {b""}
         for place, row in found:
             rows[place.drop.id].add(row)
@@ -192,7 +192,7 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
 
 
 def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store: TaskStore) -> tuple[Shard, ...]:
-    """Upload a new version, without the samples in `rows`, of each shard that has some. Return all shards' records."""
+    """Upload a new version of each shard that has samples in `rows`, without these samples. Return all records."""
     shards = list(drop.shards)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
         for position in sorted({int(table.shard[row]) for row in rows} - {NOWHERE}):
@@ -204,7 +204,7 @@ def _rewrite_shards(drop: Drop, table: SampleTable, rows: Collection[int], store
 
 
 def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
-    """Upload a copy of a shard without the files of these keys. Return its record, with the former `samples`."""
+    """Upload a copy of a shard without the files of these keys. Return its record, with the former sample count."""
     shard = drop.shards[position]
     where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"
@@ -235,7 +235,7 @@ def _copy_members(stream: HashingReader, path: Path, without: Collection[str], w
 
 
 def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
-    """Yield the digests of the versions of a drop from before its erasures. Caches may contain such versions."""
+    """Yield the digests that a drop's versions had before its erasures. Caches may contain such versions."""
     drop, amendments = _read_manifest(drop_id, store), store.drops.amendments.read()
     versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
     yield from versions

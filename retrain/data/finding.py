@@ -15,7 +15,10 @@ from retrain.records import Drop
 
 
 class Selection(NamedTuple):
-    """The digest of a sample's content in hex, or its key (and drop). `where` is the line or file that states it."""
+    """A sample to find, given by the digest of its content in hex, or by its key (and drop).
+
+    `where` is the line or file that names the sample.
+    """
 
     where: str
     drop: str

@@ -28,7 +28,7 @@ NAMED = 10
 """Number of samples that an error names."""
 
 BY_UPLOAD = "data.on_conflict: newest"
-"""Author of automatic changes. A new drop makes them if it has an image of an earlier drop with another class."""
+"""Author of automatic changes. A new drop makes them if it gives an image of an earlier drop another class."""
 
 
 class Earlier(NamedTuple):
@@ -104,7 +104,7 @@ class KnownContent:
         return Earlier(drop, row, table.keys[row], table.class_of(row), USES[table.use[row]], is_present)
 
     def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
-        """Return all content digests, sorted, each with the number of its drop and its row.
+        """Return all content digests, sorted, each with its drop's number and its row.
 
         Equal digests are sorted by drop.
         """
@@ -171,7 +171,7 @@ def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], 
 def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
     """Return a split for each content digest, S16 [N]: uint8 [N], indices into `USES`.
 
-    `held_out` has the shares of the splits. A digest can be read as a number in [0, 1). The lowest numbers give val,
+    `held_out` has the shares of the splits. A digest is read as a number in [0, 1). The lowest numbers give val,
     and the highest test.
     """
     digits = np.frombuffer(content.tobytes(), np.uint8).reshape(len(content), CONTENT_BYTES)[:, :6].astype(np.float64)
@@ -213,7 +213,7 @@ class Resolver:
     def _resolve_copies(
         self, table: SampleTable, rows: Sequence[int], use: NDArray[np.uint8], resolved: Resolved
     ) -> None:
-        """Keep one of several copies of an image in this drop. If the copies have several classes, keep one for each.
+        """Keep one of several copies of an image in this drop. If their classes differ, keep one of each class.
 
         With `on_conflict: newest`, keep no copy of an image with several classes. If the source has copies in val and
         in test, one copy is held out for each of these splits, and none is trained on.

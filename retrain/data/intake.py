@@ -24,18 +24,18 @@ from retrain.utils.text import join_names
 log = logging.getLogger("retrain")
 
 
-NOTHING_NEW = "it has no new image"
+NOTHING_NEW = "the source has no new image"
 
 
 class Packed(NamedTuple):
-    """The drop that was committed, or an earlier drop if no sample was new. `new` is True for a committed drop."""
+    """The drop that was committed, or an earlier drop if no sample was new. `new` is False for an earlier drop."""
 
     drop: Drop
     new: bool
     amendment: Amendment | None = None
     """The amendment that gives images of earlier drops their new labels."""
     refusal: str | None = None
-    """The reason why the commit would refuse the drop. Only a dry run returns such drops."""
+    """The reason why a commit would refuse the drop. Only a dry run sets it."""
 
 
 class Intake:
@@ -55,7 +55,7 @@ class Intake:
         self.task, self.store, self._tell, self._compare_with = task, store, tell, compare_with
         self.known = KnownContent()
         self.written: SampleTable | None = None
-        """The samples of the drop that was last committed here."""
+        """The samples of the drop that this intake committed last."""
         self._drops: dict[str, Drop] = {}
         self._manifests: dict[str, tuple[object, Drop]] = {}
         self._tables: dict[str, SampleTable] = {}
@@ -86,7 +86,7 @@ class Intake:
                 self._add(drop, is_present=drop.id in found.usable)
 
     def _read_manifest(self, drop_id: str, version: object) -> Drop | None:
-        """Return a manifest. It is read again only after it was rewritten."""
+        """Return a drop's manifest. It is read again only after an erasure has rewritten it."""
         if (known := self._manifests.get(drop_id)) and known[0] == version:
             return known[1]
         drop = self.store.drops.find_manifest(drop_id)
@@ -153,7 +153,7 @@ class Intake:
         holder = self._holder(resolved)
         if tell:
             nothing_new = () if resolved.relabelled else (NOTHING_NEW,)
-            not_shown = (*read.notes(), *nothing_new) if holder else ()  # a new drop's manifest has the notes
+            not_shown = (*read.notes(), *nothing_new) if holder else ()  # a new drop's manifest shows its notes
             for sentence in (*resolved.sentences(), *self._describe_alike(drop_id, resolved.table), *not_shown):
                 tell(sentence)
         amendment = self.store.drops.amendments.prepare(resolved.relabelled) if resolved.relabelled else None

@@ -55,7 +55,7 @@ class Unread(NamedTuple):
 
     @classmethod
     def of(cls, file: SourceFile, cause: str) -> "Unread":
-        """Return a file of a source with its cause."""
+        """Return the entry of a file that is not read, with the cause."""
         return cls(str(file), file.place, cause)
 
 
@@ -254,7 +254,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
         first, _, rest = images[0].name.name.partition(".")
         shorter = images[0].archive, str(images[0].name.parent / first)
         if len(images) > 1:
-            cause = f"{len(images)} images have this name, and only one can have the label: rename or remove one"
+            cause = f"{len(images)} images have this name, and only one can have the label: rename or remove the others"
             found.unread.extend(Unread.of(image, cause) for image in images)
         elif label is not None:
             yield images[0], label

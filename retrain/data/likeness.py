@@ -1,8 +1,8 @@
 """Find near-duplicates: images whose hashes share a part, and whose thumbnails hardly differ.
 
 The hash (`SampleTable.likeness`, a dHash of 64 bits) finds candidates among all images. The thumbnails then decide.
-Near-duplicates are reported but not moved. The reason is that two photographs of a camera's burst look as similar as an
-image and a copy that was saved again.
+Near-duplicates are reported, but stay in their splits. The reason is that two photographs of a camera's burst look as
+similar as an image and a copy that was saved again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -97,7 +97,7 @@ def lock_unused(folder: Path) -> Iterator[str]:
 
 
 def mark_used(path: Path) -> None:
-    """Set a file's time of access. Many file systems do not record it, or record it once a day."""
+    """Set a file's time of access to now. Many file systems do not record it, or record it once a day."""
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 

@@ -68,7 +68,7 @@ class ReadDrop:
     held_out: Mapping[Split, float]
     """Share of the training samples that is held out for each split."""
     source: str
-    """Digest of the splits, keys, classes and contents, in any order."""
+    """Digest of the samples' splits, keys, classes and contents. It does not depend on the order of the samples."""
     reading: Reading
     uploaded: Uploaded | None = None
     """Files in the store that the drop was packed from."""
@@ -86,7 +86,7 @@ class ReadDrop:
     ) -> "ReadDrop":
         """Return a drop of these samples. Raises `DropError` if too many samples were bad."""
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
-        source = _source_digest(rows)  # before the table: only one of the two needs memory
+        source = _source_digest(rows)  # before the table is made: memory then has only one of them
         return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
 
     def refusal(self, max_bad_share: float) -> str | None:

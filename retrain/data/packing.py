@@ -37,10 +37,10 @@ PACKED_FOLDER = "packed/"
 """Folder of a drop for the shards that are made from an upload."""
 
 ALL_BAD = 1 - 1e-9
-"""Share of bad samples below which a dry run continues."""
+"""Value of `data.max_bad_share` with which a dry run reads the source, so that it finds all bad samples."""
 
 READ_AT_ONCE = 4
-"""Number of images that one thread reads one after another."""
+"""Number of images that a thread reads in one call, one after another."""
 READS_AHEAD = 16
 """Number of reads to prefetch. Reading may wait for a store, and meanwhile the cores validate earlier samples."""
 
@@ -124,9 +124,10 @@ def pack_by_shards(
 
 
 def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[Source, ...]:
-    """Return the parts of a source, or only the part of this number. Each part reports all files that are no samples.
+    """Return the parts of a source, or only the part with this number.
 
-    Raises `DropError` if there is no such part.
+    Each part has the complete list of the source's files that are not samples. Raises `DropError` if there is no such
+    part.
     """
     parts = split_into_parts(source.samples, staging) if staging else (source.samples,)
     staged = tuple(replace(source, samples=samples) for samples in parts)
@@ -166,7 +167,10 @@ def _read(
 
 
 class _SampleReader:
-    """A reader that validates the samples of a source. `rows` has the packed samples, in the order of the shards."""
+    """A reader that validates the samples of a source.
+
+    `rows` has the packed samples, in the order of the shards. `not_packed` has all others.
+    """
 
     def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
         self._intake, self._frame, self._decoded = intake, intake.task.data.frame, decoded
@@ -178,7 +182,7 @@ class _SampleReader:
     def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
         """Write and yield shards of the good samples, split by split.
 
-        Samples are sorted by a hash of their keys and not by class. A streamed run shuffles only few shards together,
+        Samples are sorted by a hash of their keys and not by class. A streamed run shuffles only a few shards together,
         so each shard should contain samples of many classes.
         """
         for split in SPLITS:

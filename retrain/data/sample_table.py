@@ -135,7 +135,7 @@ class SampleTable:
                 **arrays,
             )
         except (SafetensorError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"contains no samples: {error}") from error
+            raise ValueError(f"not a sample table: {error}") from error
         if any(len(getattr(table, field.name)) != len(table) for field in fields(table)[2:]):
             raise ValueError("contains columns of different lengths")
         return table

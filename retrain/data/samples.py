@@ -38,7 +38,7 @@ class Samples:
 
     @classmethod
     def of(cls, images: PixelSource, labels: Tensor, sizes: Sequence[int]) -> Self:
-        """Return the samples of drops that have these numbers of samples."""
+        """Return the samples. `sizes` has the number of samples of each drop, in the order of the drops."""
         positions = torch.arange(len(sizes), dtype=torch.int32)
         drop = positions.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(labels.device)
         return cls(images, labels, drop, tuple(sizes))

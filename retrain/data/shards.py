@@ -95,8 +95,8 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[
     """Yield the samples of a shard while it is read, without the samples whose keys are in `left_out`.
 
     Raises `DropError`, with `where` in its message, if the tar is incomplete, or if a sample does not have exactly one
-    image and a valid class name. It also raises at the end if size, SHA-256 or number of samples
-    differ from the manifest. A shard is therefore valid only if the iteration ends without an error.
+    image and a valid class name. It also raises at the end if size, SHA-256 or number of samples differ from the
+    manifest. A shard is therefore valid only if the iteration ends without an error.
     """
     reader, samples = HashingReader(stream), 0
     for key, files in read_samples(reader, where):
@@ -154,7 +154,7 @@ def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]
 
 
 def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
-    """Return the bytes of a tar's next member. Raises `DropError`, with its name, if the tar ends within it."""
+    """Return the bytes of a tar's next member. Raises `DropError`, with the member's name, if it is cut off."""
     stream.seek(member.offset_data)
     data = stream.read(member.size)
     if len(data) < member.size:

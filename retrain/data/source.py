@@ -73,7 +73,7 @@ def survey_source(source: Path, data: Data) -> Source:
     """Read a folder, an archive (tar, gzipped tar, zip) or a table of labels on this machine.
 
     Raises `DropError` if there is no such path or no image in it, if it contains links, damaged archives or duplicate
-    keys, and if several label rules are possible. `docs/your-data.md` describes every layout.
+    keys, or if several label rules are possible. `docs/your-data.md` describes every layout.
     """
     if not source.exists():
         is_remote = is_address(str(source))
@@ -106,12 +106,12 @@ def survey_upload(store: ObjectStore, prefix: str, excluded: Iterable[str], data
 
 
 def _nested(files: Iterable[SourceFile], archive: SourceFile) -> Iterable[SourceFile]:
-    """Leave out the outer folder of an archive. Leave an archive that lies in a split's folder unchanged."""
+    """Return an archive's files without its outer folder. If the archive is in a split's folder, change nothing."""
     return files if len(archive.name.parts) > 1 else _without_wrapper(files)
 
 
 def _without_wrapper(files: Iterable[SourceFile]) -> list[SourceFile]:
-    """Leave out an archive's outer folder, `pets/` in `pets/cat/1.png`, if it contains all classes."""
+    """Remove an archive's outer folder, such as `pets/` in `pets/cat/1.png`, from all names, if it has all classes."""
     files = list(files)
     paths = [file.name.parts for file in files if not (litter_kind(file.name) or file.is_folder)]
     below = {parts[1] for parts in paths if len(parts) > 2}
@@ -203,7 +203,10 @@ STORED = re.compile(r"((?:s3|gs|az)://[^/]+)/(.+)")
 
 
 def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore]) -> SourceFile:
-    """Return the file or object that a row names. It has a problem if it does not exist or is no image."""
+    """Return the file or object that a row names.
+
+    It has a `problem` if its name has no image's extension, or if it is a file that does not exist.
+    """
     name = PurePosixPath(row.path)
     where = str(table)
     if not row.path:

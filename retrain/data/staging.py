@@ -1,4 +1,4 @@
-"""Stage one source as several drops: by classes, or by shares of its samples."""
+"""Divide one source into several drops: by classes, or by shares of its samples."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

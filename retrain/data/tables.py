@@ -75,7 +75,7 @@ def cell_text(value: object, column: str, where: str) -> str:
     """Return a value as text. NaN becomes an empty string, and 3.0 becomes 3.
 
     A column of whole numbers with empty cells may be stored as floating-point numbers. Raises `DropError`, with
-    `where`, for any other fraction, a list or an object.
+    `where`, for a number such as 3.5, a list or an object.
     """
     if value is None or value != value:
         return ""

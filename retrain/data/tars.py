@@ -14,7 +14,8 @@ MAX_FILE = 64_000_000
 MAX_NAME = 4096
 """Longest name, in bytes."""
 MAX_HEADER = 16_384
-"""Largest extended header, in bytes. tarfile keeps it in memory, and may take time that grows with its size squared."""
+"""Largest extended header, in bytes. tarfile keeps it in memory, and its parsing time may grow with the square of its
+size."""
 
 TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 """Errors that tarfile's parser raises for damaged tar files."""
@@ -33,7 +34,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"cut short, or {error}") from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        """Check the size in a header. Every version of tarfile calls this before it reads this number of bytes."""
+        """Check the size that a header states. Every version of tarfile calls this before it reads the member."""
         _check_size(self, MAX_FILE if self.type in tarfile.REGULAR_TYPES else MAX_HEADER)
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]  # typeshed leaves it out
 
@@ -70,7 +71,7 @@ def plain_name(raw: str, where: str) -> PurePosixPath:
 
 
 def check_name(raw: str, where: str) -> None:
-    """Raise `DropError`, with `where`, for a name that is no text, is too long, is absolute or contains `..`."""
+    """Raise `DropError`, with `where`, for a name that is not text, is too long, is absolute or contains `..`."""
     text = raw.removesuffix("Icon\r")  # the name of a folder's icon on macOS
     if raw.startswith("/") or ".." in raw.split("/"):
         raise DropError(f"{where}: {raw}: the path is absolute or contains '..': use a relative path")

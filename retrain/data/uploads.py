@@ -1,7 +1,8 @@
 """Validate and commit drops whose producer wrote no manifest, from the objects in the drop's folder of the store.
 
-Shards stay unchanged if every sample in them has a `key.png` and a `key.cls`. Anything else is packed into new shards
-first. In both cases `drop.json` is written at the end.
+A shard is plain if every sample in it has one image, such as `key.png`, and its class in `key.cls`. If an upload has
+only plain shards, they stay unchanged. Otherwise the upload is first packed into new shards. In both cases `drop.json`
+is written at the end.
 """
 
 import logging
@@ -46,7 +47,7 @@ wrote no manifest."""
 
 
 class NotPlain(Exception):
-    """A shard that readers of committed shards would misread. It is packed like other sources."""
+    """A shard is not plain: readers of committed shards would misread it. It is packed like other sources."""
 
 
 def ingest_drop(

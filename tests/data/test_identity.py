@@ -261,7 +261,7 @@ def test_late_files_are_reported(ingest_files: IngestFunction, task: Task, store
     assert late_files(first, store.drops.committed()) is None
     put_later(store, "cat/99.png", png(99))
     sentence = (
-        "drop first: 1 file was added after it was committed (cat/99.png), and no run uses the new content: upload it "
+        "drop first: 1 file was added after the commit (cat/99.png), and no run uses the new content: upload it "
         "as a drop with another id"
     )
     assert late_files(first, store.drops.committed()) == sentence
@@ -273,7 +273,7 @@ def test_rewritten_success_file_is_reported(ingest_files: IngestFunction, task: 
     put_later(store, "_SUCCESS", b"")
     told = late_files(first, store.drops.committed())
     assert told
-    assert told.startswith("drop first: its _SUCCESS was written again after it was committed, without effect")
+    assert told.startswith("drop first: its _SUCCESS was written again after the commit, without effect")
 
 
 def test_copied_store_reports_no_late_files(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:

@@ -38,7 +38,7 @@ class ShardCache:
         self._checked: set[str] = set()
 
     def path(self, ref: ShardRef) -> Path:
-        """Return the path of a shard. The file exists while a reader has it open."""
+        """Return the path of a shard. The file is not removed while a reader has it open."""
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
     def hold(self, ref: ShardRef) -> BufferedReader:
@@ -121,7 +121,7 @@ class ShardCache:
         return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield the files that count against the limit, each shard once even while two names refer to it."""
+        """Yield the files that count against the limit. A shard with a `.tar` and a `.part` file counts once."""
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
                 if path.suffix == WHOLE or (path.suffix == FETCHING and not path.with_suffix(WHOLE).exists()):
@@ -130,11 +130,11 @@ class ShardCache:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Hold an exclusive lock on a file. The last user removes the file."""
+    """Hold an exclusive lock on a file within the context, and then remove the file."""
     while True:
         with path.open("ab") as file:
             flock(file, LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:  # else its last user has just removed it
+            if os.fstat(file.fileno()).st_nlink:  # else its previous holder has just removed it
                 try:
                     yield file
                 finally:
