@@ -20,7 +20,7 @@ MISTYPED = re.compile(r"(s3|gs|az|https?|file):")
 """Start of an address that lacks a slash, such as `s3:/bucket/prefix`. It is not meant as a folder."""
 
 EXTRAS = {"gs": "gcs", "az": "azure"}
-"""The extra for each kind of address."""
+"""The extra (optional dependencies) that each kind of address needs."""
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:

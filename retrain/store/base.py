@@ -54,8 +54,8 @@ class ObjectStore(Protocol):
         """Write a new object and return its version.
 
         Raises `Conflict` if the key already has other bytes. If it has the same bytes, the write counts as successful:
-        it may be the retry of a request that succeeded, but whose reply was lost. A claim's bytes must therefore name
-        its owner.
+        it may be the retry of a request that succeeded, but whose reply was lost. The bytes of a claim
+        (`claims.py`) must therefore name its owner.
         """
 
     def replace(self, key: str, data: bytes, version: str) -> str:
@@ -81,7 +81,7 @@ class ObjectStore(Protocol):
         """
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield the objects under `prefix` that `list` leaves out, because no path can have their names."""
+        """Yield the objects under `prefix` that `list` leaves out: broken links, and names that no path can have."""
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         """Return `size` bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""

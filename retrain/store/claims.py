@@ -56,11 +56,12 @@ class Claims:
         return [plan for plan in plans if not self._overtaken(plan)]
 
     def claim(self, plan: Plan, corrections: Iterable[str] = ()) -> bool:
-        """Claim corrections and a plan's new drops for its run. Return whether the run has all of them.
+        """Claim corrections and a plan's new drops for its run. Return whether this succeeded.
 
-        Drops that an ended run claimed stay with that run, and do not prevent the other claims. Every process claims in
-        the order in which the drops were committed. If two runs claim the same drops, one of them therefore gets all of
-        them. Claims that `refresh` found are not read again.
+        If an unfinished run has claimed one of them, the new claims are withdrawn. A drop that an ended run claimed
+        stays with that run, and the other claims still succeed. Every process claims in the order in which the drops
+        were committed. If two runs claim the same drops, one of the runs therefore gets all of them. Claims that
+        `refresh` found are not read again.
         """
         given: list[str] = []
         for drop in (*sorted(corrections), *(ref.id for ref in plan.dataset.drops[plan.known :])):

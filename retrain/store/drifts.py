@@ -1,6 +1,6 @@
-"""The drift of waiting drops, measured with one champion's features.
+"""The drift of waiting drops: how far their images are from a champion's held-out images, in the champion's features.
 
-Another champion has other features, so a drop that still waits is measured again."""
+After a promotion, the drops that still wait are measured again, because the new champion has other features."""
 
 import logging
 

@@ -80,7 +80,7 @@ class Arrivals:
 
 
 class CommittedDrops(NamedTuple):
-    """The ids of the drops whose manifests are in the store: usable drops, and quarantined drops."""
+    """The ids of the usable drops (committed and not in quarantine), and of all drops in quarantine."""
 
     usable: tuple[str, ...]
     quarantined: frozenset[str]
@@ -174,8 +174,8 @@ class Drops:
         if drop is None:
             if cause := self.quarantine_causes().get(drop_id):
                 raise DropError(
-                    f"drop {drop_id} is in quarantine: {cause}. If its files are corrected, delete "
-                    f"{self._keys.quarantine(drop_id)}, and the watcher checks it again"
+                    f"drop {drop_id} is in quarantine: {cause}. Correct its files, and then delete "
+                    f"{self._keys.quarantine(drop_id)}: the watcher validates the drop again"
                 )
             if amendment := self.amendments.of_upload(drop_id):
                 raise DropError(f"{drop_id} is not a drop: it had only new labels, and became {amendment}")
@@ -247,7 +247,7 @@ class Drops:
         return _in_order(self.read_many(self.committed().usable))
 
     def readable(self) -> tuple[Drop, ...]:
-        """Return the drops of `all`, without drops whose manifests are damaged. Log these drops.
+        """Return the drops of `all` whose manifests are not damaged. Log the damaged drops.
 
         Only callers that display drops may use this.
         """
@@ -336,7 +336,7 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
         if not arrivals.ended_again:
             return None
         return (
-            f"drop {drop.id}: its _SUCCESS was written again after it was committed, without effect: upload "
+            f"drop {drop.id}: its _SUCCESS was written again after the commit, without effect: upload "
             "the new files as a drop with another id"
         )
     added = there.files - expected.files
@@ -344,7 +344,7 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
     names = arrivals.later()
     named = f" ({', '.join(names)}{', ...' if len(names) == NAMED else ''})" if names else ""
     return (
-        f"drop {drop.id}: {more} after it was committed{named}, and no run uses the new content: upload it as a drop "
+        f"drop {drop.id}: {more} after the commit{named}, and no run uses the new content: upload it as a drop "
         "with another id"
     )
 

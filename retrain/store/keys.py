@@ -136,5 +136,5 @@ class TaskKeys:
         return f"{self.task}/lease.json"
 
     def submission(self, submission_id: str) -> str:
-        """Return the key of the result of planning for a submission of the pipeline."""
+        """Return the key of the result of planning (the first stage) for a pipeline that was submitted to Kubeflow."""
         return f"{self.task}/submissions/{submission_id}.json"

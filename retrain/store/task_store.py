@@ -57,7 +57,7 @@ class TaskStore:
         """Hold the task's lease within the context, and yield a store whose writes fail once the lease is lost.
 
         A `patient` caller waits until the lease is free. Any other caller waits only until the lease would expire,
-        because its holder may be dead. If the holder renews the lease, this raises `TaskLocked`.
+        because the holder may be dead. If the holder renews the lease, this caller gets `TaskLocked`.
         """
         with hold_lease(self.objects, self.keys, patient, seconds) as lease:
             yield self.guarded(lease)

@@ -93,7 +93,7 @@ def _cause(place: Location, error: Exception) -> str:
         method = credentials_method(place.url.partition("://")[0])
         return f"no access token was given for the credentials ({method}): {text}. {service.advice}"
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or REFUSED.search(said):
-        return f"the credentials are refused, or do not allow this: {text}. {service.advice} {service.role}"
+        return f"the credentials are refused, or do not allow the request: {text}. {service.advice} {service.role}"
     if isinstance(error, InvalidPathError) or IMPOSSIBLE.search(said):
         advice = "delete the object, or upload it under another name."
         return f"{text}. An object's name contains an empty part, or a part that is `.` or `..`: {advice}"

@@ -37,7 +37,7 @@ class Service:
     open: Callable[[str, str | None], Client]
     """Function that opens a bucket or container at an endpoint. None is the cloud's public endpoint."""
     version: Literal["version", "e_tag"]
-    """Value that a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
+    """Field of obstore's replies that conditional writes compare: the generation in GCS, the ETag in Azure."""
     variables: tuple[str, ...]
     """Environment variables that may contain credentials. One is enough."""
     file: Path | None
