@@ -48,8 +48,8 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
 def check_network(model: Model, classes: int, image_size: Shape, pretrained: bytes | None = None) -> None:
     """Build a network and try it on two images, as training will use it. Raises `ModelError` if this fails.
 
-    `pretrained` is the safetensors file of its initial weights. They must fit the network. The images are real tensors.
-    Torch's `meta` device would compute nothing, but its import takes seconds.
+    `pretrained` is the safetensors file of its initial weights. They must fit the network. The images are on
+    the CPU. Torch's `meta` device would need no computation, but its import takes seconds.
     """
     network, frame = build_network(model, classes, image_size, seed=0).train(), as_frame(image_size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -57,7 +57,7 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
             logits = network(torch.zeros(2, *image_shape(image_size)))
         except Exception as error:  # a user's network may raise any error
             raise ModelError(
-                f"model {model.name}: does not take {frame.height}x{frame.width} images: {error}"
+                f"model {model.name}: does not accept {frame.height}x{frame.width} images: {error}"
             ) from error
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != [2, classes]:
@@ -80,8 +80,8 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
 def has_normalization(network: nn.Module) -> bool:
     """Return whether a network has BatchNorm layers. Shrinking its weights then does not change its outputs.
 
-    Other normalizations do not count. A network with GroupNorm ended at an accuracy 7 points lower if its
-    parent's weights were shrunk.
+    Other normalizations do not count. A network with GroupNorm ended at an accuracy 7 points lower with its parent's
+    weights shrunk than with them unchanged.
     """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
@@ -90,7 +90,7 @@ def weight_scale(network: nn.Module) -> float | None:
     """Return the root mean square of a layer's weights, for the linear or convolutional layer where it is smallest.
 
     None without such layers, or if weights are not finite, as after a diverged run. Steps of Adam have the size of the
-    learning rate, so they change this layer most.
+    learning rate, so relative to its weights they change this layer most.
     """
     layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd))
     scales = [float(layer.weight.detach().square().mean().sqrt()) for layer in layers]

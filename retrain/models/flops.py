@@ -1,4 +1,4 @@
-"""Count the floating-point operations of an iteration by torch's rules: only matrix products and convolutions count."""
+"""Count the floating-point operations for one image by torch's rules: only matrix products and convolutions count."""
 
 import copy
 from typing import NamedTuple

@@ -23,7 +23,7 @@ GROUPS = 8
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution. It has no bias if a normalization follows that has one."""
+    """Return a convolution. It has no bias before a normalization layer, because that layer has one."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
 
 

@@ -1,4 +1,4 @@
-"""The records that stages pass to each other and that the store keeps: immutable, one JSON object each.
+"""The records that the pipeline's stages pass to each other and store: immutable, one JSON object each.
 
 Accuracies are shares (0..1), iterations are optimizer steps, times are UTC, durations are seconds. Other packages
 import records from here. This package imports only config, utils and errors. It does not need torch.

@@ -51,7 +51,8 @@ class Approval(Record):
         """
         if verdict := self.verdict_at(now):
             return (
-                f"{self.run_id} passed the gate; {verdict}; the watcher, or `retrain run --task {task}`, records this"
+                f"{self.run_id} passed the gate; {verdict}; the watcher, or `retrain run --task {task}`, records the "
+                "verdict"
             )
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "

@@ -124,7 +124,7 @@ class Erased(Record):
 
 
 class Uploaded(Record):
-    """The uploaded files from which the drop was packed. They stay in the store."""
+    """The number, and the size in bytes, of a producer's files for a drop. These files stay in the store."""
 
     files: NonNegativeInt
     size: NonNegativeInt
@@ -133,8 +133,8 @@ class Uploaded(Record):
 class Drop(Record):
     """A drop's manifest, `drops/<id>/drop.json`. It is written last and makes the drop visible.
 
-    `classes` are this drop's class names in the order of their first appearance in its shards. `counts[split][class]`
-    are the samples of each split and class. A split without its own shards is held out of train by a hash of the
+    `classes` are the names of this drop's classes. Amendments append new names. `counts[split][class]` is the
+    number of samples of each split and class. A split without its own shards is held out of train by a hash of the
     sample's content, and `held_out[split]` is its share. `left_out` has the bad samples that the task's limit allowed.
     `sample_list` states the use of each sample. In manifests without one, samples are held out by a hash of their key.
     `source` identifies the packed files. `uploaded` counts these files if they are in the store. `digest` covers

@@ -15,7 +15,10 @@ from retrain.records.drop import Dataset
 
 
 class Scope(Record):
-    """The validation samples and classes of a carried target: the ones on which the baseline was measured."""
+    """The validation samples and classes on which the baseline of a carried target was measured.
+
+    A target is carried if drops have landed since its baseline was trained.
+    """
 
     drops: tuple[str, ...]
     """Ids of the drops whose validation samples are compared."""
@@ -147,8 +150,8 @@ class Loading(Record):
 
 
 class Origin(Record):
-    """The first initialization of a model's lineage: that of a scratch run with this seed, number of drops and number
-    of classes."""
+    """The scratch run with which a model's lineage began: its seed, and its numbers of drops and classes. They
+    determine its initial weights."""
 
     seed: int
     drops: int
@@ -187,7 +190,7 @@ class Plan(Record):
     stop_rule: StopRule | None = None
     """Rule that ends the run. None: it ends at its target or with its schedule."""
     averaging: Averaging = NoAverage()
-    """The kind of averaging, never auto."""
+    """The kind of weight averaging, never auto."""
     origin: Origin
     seed: int
     reason: Annotated[str, NotIdentity]
@@ -201,7 +204,7 @@ class Plan(Record):
     shuffle_shards: int | None = None
     """Number of shards whose samples are shuffled together. It determines their order. None: not streamed."""
     replaces_scratch: Annotated[bool, NotIdentity] = True
-    """Whether no earlier run on this dataset has been credited with scratch's iterations. They are credited once."""
+    """Whether this run can be credited with scratch's iterations. Only one run on a dataset is credited with them."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
     """`<method>-<digest>`. It is stored and not computed again, because a later version of retrain may compute another
     digest of the same plan."""

@@ -177,7 +177,7 @@ def test_channels_last_changes_only_the_memory_order() -> None:
             Model(name="logistic", options={"width": 4}),
             r"^model\.options\.width: logistic has no such option; allowed: none$",
         ),
-        (Model(name="alexnet", stem="standard"), "alexnet: does not take 8x8 images: .*too small"),
+        (Model(name="alexnet", stem="standard"), "alexnet: does not accept 8x8 images: .*too small"),
         (
             Model(name="nowhere:factory"),
             "model.name: cannot import 'nowhere:factory': No module named 'nowhere'; .* PYTHONPATH",

@@ -138,7 +138,7 @@ def test_status_after_the_time_limit_asks_for_no_verdict(
     """`retrain status` writes nothing, so the store has no record of the missing verdict yet."""
     expired = (
         f"{waiting.run_id} passed the gate; no approval came before 2026-05-03 12:00 UTC (gate.approval_timeout); "
-        "the watcher, or `retrain run --task pets`, records this"
+        "the watcher, or `retrain run --task pets`, records the verdict"
     )
     task = make_task(gate=MANUAL, trigger={"min_samples": 1})
     assert read_status(task, workspace.store, lambda: waiting.expires_at).trigger == expired
