@@ -70,9 +70,9 @@ def promote_by_hand(
 ) -> None:
     """Promote a run at a person's request.
 
-    Raises `RunError` if another run was promoted first, or if `retrain gc` is removing the run's model. `retrain gc`
-    writes a marker for the run before it reads the champion, and this function reads the marker after the swap.
-    Therefore at least one of the two notices the other.
+    Raises `RunError` if another run was promoted after `seen` was read, or if `retrain gc` is removing the run's model.
+    `retrain gc` writes a marker for the run before it reads the champion, and this function reads the marker after the
+    swap. Therefore `retrain gc` sees the promotion, or this function sees the marker.
     """
     store.champion.promote_manually(seen, run_id, why, author)
     if store.run(run_id).removed() is None:

@@ -55,7 +55,7 @@ class Context(RecordContext):
         return self.champions[run_id]
 
     def drops(self, dataset: Dataset) -> list[Drop]:
-        """Return the drops in the versions that a dataset names (`Drops.read_versions`). Read manifests only once."""
+        """Return a dataset's drops in the versions that it lists (`Drops.read_versions`). Read a manifest only once."""
         erasures = self.store.erasures.count()
         missing = [ref for ref in dataset.drops if (erasures, ref) not in self.manifests]
         found = dict(zip(missing, self.store.drops.read_versions(missing), strict=True)) if missing else {}

@@ -1,7 +1,7 @@
 """Measure whether a new drop's held-out images differ from the champion's held-out images.
 
-The distance of the two sets of images is their maximum mean discrepancy, with a Gaussian kernel on the inputs of the
-champion's last layer. A permutation test shows whether chance explains the distance (Gretton et al., "A Kernel
+The distance between the two sets of images is their maximum mean discrepancy, with a Gaussian kernel on the inputs of
+the champion's last layer. A permutation test shows whether chance explains the distance (Gretton et al., "A Kernel
 Two-Sample Test", JMLR 2012; Rabanser et al., "Failing Loudly", 2019). Drift causes a warning. With `trigger.drift:
 run`, it also starts a run.
 """
@@ -32,7 +32,7 @@ log = logging.getLogger("retrain")
 MOST = 500
 """Largest number of images in each of the two sets. A shift that only more images would show is small."""
 OLD_DROPS = 10
-"""Number of the champion's newest drops from which the old images are taken."""
+"""Number of drops from which the old images are taken: the newest drops that the champion was trained on."""
 PERMUTATIONS = 999
 """Number of random permutations in the test."""
 

@@ -47,9 +47,10 @@ class ErasureResult(NamedTuple):
 
 
 def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, author: str, reason: str) -> Erasure:
-    """Return the erasure of these selections, and change nothing. It has no samples if all are already erased.
+    """Return the erasure of these selections, and change nothing.
 
-    Raises `DropError` for a selection that matches no sample.
+    The erasure has no samples if all selected samples are already erased. Raises `DropError` for a selection that
+    matches no sample.
     """
     intake = Intake(task, store)
     intake.refresh()

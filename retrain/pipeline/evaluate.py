@@ -82,7 +82,10 @@ def _compare(plan: Plan, champion: str, labels: Tensor, opponent: Predictions, c
 
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
-    """Return whether the class of each test sample has training samples, bool [N]. If no class has any, return ones."""
+    """Return whether the class of each test sample has training samples, bool [N].
+
+    If no test sample's class has training samples, the result is True for all.
+    """
     untrained = set(untrained_classes(context.drops(plan.dataset)))
     learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
     return learnable if learnable.any() else torch.ones_like(learnable)

@@ -22,8 +22,8 @@ class Executor(Protocol):
         """Ensure that an unfinished run is running. Return True if this call started it.
 
         One watcher at a time calls this repeatedly until the run's record is in the ledger. If a run ended without a
-        record, this method writes it, because later drops would otherwise wait forever. `store` refuses writes once
-        the task's lease is lost. Raises `UserError` if the run cannot be started now.
+        record, this method writes the record, because later drops would otherwise wait forever. `store` refuses writes
+        once this process no longer holds the task's lease. Raises `UserError` if the run cannot be started now.
         """
 
 

@@ -64,7 +64,7 @@ def score_difference(before: "Score", now: "Score", confidence: float) -> Interv
     """Return the difference of two scores on the same samples, `now` - `before`, with its confidence interval.
 
     It is Wald's interval, computed from each sample's influence on the two scores. As in `paired_difference`, a prior
-    is added: one more sample of each class on which the two models disagree. Therefore the interval never has zero
+    is added: for each class, one more sample on which the two models disagree. Therefore the interval never has zero
     width.
     """
     error = math.sqrt(float((now.influence - before.influence).square().sum()) + now.prior)
@@ -131,11 +131,11 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
     if difference.low >= -gate.margin or is_worse(gate, difference):
         return
     needed = images_to_decide(gate, difference, evaluation.samples)
-    measured = f"a difference of {difference.value:+.2%}"
     advice = (
-        f"about {needed:,} would be enough if they, too, show {measured} (the number in the plan assumes no difference)"
+        f"about {needed:,} test images would be enough if the difference stays {difference.value:+.2%} (a warning in "
+        "the plan assumes no difference, so it states another number)"
         if needed
-        else f"with {measured}, no number of images decides so close a case"
+        else f"the difference of {difference.value:+.2%} is so close to the margin that no number of images is enough"
     )
     yield (
         f"{evaluation.samples:,} test images do not show whether the candidate is worse than the champion "
@@ -154,7 +154,7 @@ def images_to_show(gate: Gate) -> int:
 
 
 def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
-    """Return the number of class-balanced samples that give the same precision as these samples by class.
+    """Return the number of class-balanced samples that give the same precision as samples with these `counts` by class.
 
     The variance of a mean over K classes is proportional to sum(1 / samples of the class) / K^2.
     """

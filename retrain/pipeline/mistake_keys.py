@@ -24,7 +24,7 @@ def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) ->
 
     - The drop is missing, is damaged or has no sample table.
     - Images of the drop were erased after the run had used them.
-    - The access policy does not allow this process to read the sample table. An example is the exporter.
+    - The access policy does not allow this process, such as the metrics exporter, to read the sample table.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}

@@ -85,7 +85,7 @@ def plan_and_quarantine(
 
 
 def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
-    """Return the plan of the last run of a retraining. A run that missed its target may have an escalation."""
+    """Return the plan of the last run of a retraining: the last escalation after `plan`, or `plan` if there is none."""
     while (entry := store.ledger.find(plan.run_id)) and entry.followed_by:
         plan = store.run(entry.followed_by).plan()
     return plan
@@ -108,7 +108,7 @@ def _check_champion_drops(store: TaskStore, drops: Iterable[Drop], past: History
 def keep_plan(store: TaskStore, plan: Plan) -> None:
     """Write a plan to the store.
 
-    First write the pretrained weights that the plan names, because pods may not have the file of the weights.
+    First write the pretrained weights that the plan uses, because pods may not have the file of the weights.
     """
     read_pretrained(store, plan.task, keep=True)
     store.run(plan.run_id).write_plan(plan)

@@ -1,4 +1,4 @@
-"""Warnings of a plan about settings and targets with effects that a user would not expect. Pure functions."""
+"""Warnings of a plan about settings and targets whose effects a user would not expect. Pure functions."""
 
 import math
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ FEW_EVALUATIONS = 10
 
 
 def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every: int) -> Iterable[str]:
-    """Yield warnings about data and training settings with effects that a user would not expect.
+    """Yield warnings about data and training settings whose effects a user would not expect.
 
     `schedule` is the length of scratch's schedule, in iterations.
     """
@@ -44,7 +44,7 @@ def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every
     if (batch_size := task.training.batch_size) > dataset.samples:
         yield (
             f"training.batch_size {batch_size:,} is larger than the {dataset.samples:,} training samples, so each "
-            "iteration takes samples several times: set a smaller batch size to get more iterations per epoch"
+            "iteration uses samples several times: set a smaller batch size to get more iterations per epoch"
         )
     if FEW_EVALUATIONS * evaluate_every > schedule > 1 and task.training.evaluate_every != "auto":
         yield (
@@ -70,7 +70,7 @@ def near_chance_warning(task: Task, baseline: ScratchRun, drops: Iterable[Drop],
     if (why := why_near_chance(task.target, baseline, drops)) is None:
         return None
     longer = settings_for(max(ENOUGH_ITERATIONS, 2 * schedule), task, schedule)
-    return f"{why}: it has learnt almost nothing. Check the labels, or train longer: set {longer}"
+    return f"{why}: the scratch run has learnt almost nothing. Check the labels, or train longer: set {longer}"
 
 
 def settings_for(iterations: int, task: Task, schedule: int) -> str:
@@ -102,5 +102,5 @@ def target_warnings(target: Target | None, baseline: ScratchRun | None) -> Itera
             f"target {target.accuracy:.2%} is uncertain by {target.standard_error:.2%} (standard error, {samples:,} "
             f"validation images), so a run may end too early or too late: with {needed:,} images the error would be "
             f"{UNCERTAIN_TARGET:.0%}. Hold out more of the next drops with data.val_share, and run `retrain baseline` "
-            "before the next retraining, because a later baseline does not change its record"
+            "before the next retraining, because a later baseline does not change the record of a retraining"
         )

@@ -107,7 +107,7 @@ def learnt_from(run_id: str | None, runs: Collection[str], records: Mapping[str,
 
 
 def known_drops(history: History) -> tuple[str, ...]:
-    """Return the ids of the champion's drops in its order, without those quarantined since."""
+    """Return the ids of the champion's drops in its order, without the drops that have been quarantined since."""
     seen = history.champion.dataset.drops if history.champion else ()
     return tuple(drop.id for drop in seen if drop.id not in history.quarantined)
 
@@ -192,7 +192,12 @@ def _choose_method(
     baseline: ScratchRun | None,
     unusable: str | None,
 ) -> tuple[Method, str]:
-    """Return a method with its reason: the request unless scratch is needed, or else scratch if due, or continuous."""
+    """Return the run's method, and the reason for it.
+
+    This is the requested method, unless the run has to start from scratch. Without a request, the method is `scratch`
+    if there is no baseline, if the network has changed or if the baseline is due for a refresh. Otherwise, it is
+    `continuous`.
+    """
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
     champion = history.champion

@@ -40,7 +40,7 @@ def finish_approval(context: RecordContext, run_id: str) -> Ended:
 def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
     """Compare a run's model with the champion on the test split. Return None if the run has no model.
 
-    The evaluation that the gate used is not computed again. The evaluation of a promoted run compares it with the
+    The evaluation that the gate used is not computed again. The evaluation of a promoted run compares the run with the
     previous champion.
     """
     files = context.files(plan.run_id)
@@ -58,11 +58,12 @@ def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
 
 
 def _measure(context: RecordContext, plan: Plan, champion: str | None) -> Evaluation:
-    """Evaluate a run's model and the champion's. Raises `UserError` without torch."""
+    """Evaluate a run's model and the champion's model. Raises `UserError` without torch."""
     if not has_torch():
+        need = f"compared with champion {champion}" if champion else "evaluated"
         raise UserError(
-            f"{plan.run_id} must be compared with champion {champion}, and torch is not installed: run `retrain run` "
-            "on a machine with torch"
+            f"{plan.run_id} must be {need} on the test split, but torch is not installed: run `retrain run` on a "
+            "machine with torch"
         )
     from retrain.pipeline.context import with_device
     from retrain.pipeline.evaluate import evaluate_run
@@ -96,7 +97,7 @@ def _refuse_by_verdict(context: RecordContext, plan: Plan) -> Decision | None:
 
 
 def _decide_and_swap(context: RecordContext, plan: Plan) -> Decision | None:
-    """Decide and promote. If another candidate is promoted meanwhile, compare again with the new champion."""
+    """Apply the gate and promote. If another candidate is promoted meanwhile, compare again with the new champion."""
     while True:
         seen = context.store.champion.read()
         if champions.was_promoted(seen, plan.run_id):

@@ -116,11 +116,12 @@ def _unfinished_plans(
 def _is_abandoned(
     store: TaskStore, plan: Plan, champion: RunRecord | None, champion_since: datetime | None, since: datetime
 ) -> bool:
-    """Return whether a run without a record is abandoned: a champion with all its drops was promoted before `since`.
+    """Return whether a run without a record is abandoned.
 
-    Only runs that were started by hand can be abandoned. A watcher's run holds claims, and a candidate that awaits
-    approval has a request. A trial may use the champion's dataset again. Therefore it is abandoned only if the
-    champion has more drops than the trial.
+    It is abandoned if a champion that was trained on all of the run's drops was promoted before `since`. Only runs that
+    were started by hand can be abandoned. A run of the watcher has a claim for each of its new drops, and a candidate
+    that awaits approval has a request. A trial may use the champion's dataset again. Therefore it is abandoned only if
+    the champion has more drops than the trial.
     """
     if champion is None or champion_since is None or champion_since > since:
         return False
@@ -181,7 +182,7 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
-    """Yield the shards that an interrupted `retrain drop pack` left behind: no manifest names them.
+    """Yield the shards that an interrupted `retrain drop pack` left behind: no manifest lists them.
 
     Shards that producers upload have other names than the shards of `retrain drop pack`, and are never removed.
     """

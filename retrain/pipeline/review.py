@@ -45,9 +45,9 @@ class RankedSplit(NamedTuple):
 
     samples: Samples
     rows: NDArray[np.int64]
-    """int64 [N, 2]: the drop's position in the dataset, and the row in its table."""
+    """int64 [N, 2]: the drop's position in the dataset, and the row in its sample table."""
     rank: NDArray[np.int64]
-    """Positions in `rows`, the most likely label errors first. Samples without evidence are left out."""
+    """Positions in `rows`, the most likely label errors first. Training samples that were never used are left out."""
     explain: Callable[[int], str]
     """Function that returns the reason why a sample is suspect."""
     probability: Tensor | None
@@ -204,7 +204,7 @@ def _places(tables: Sequence[SampleTable], split: Split) -> NDArray[np.int64]:
 
 
 def _odd_images(drop_id: str, table: SampleTable, frame: Frame) -> Iterator[str]:
-    """Yield a sentence for each used image that is nearly black or white, smaller than the frame, or narrow."""
+    """Yield a sentence for each used image that is nearly black or white, smaller than the input size, or narrow."""
     short, long = np.minimum(table.width, table.height), np.maximum(table.width, table.height)
     kinds = {
         "nearly black": table.brightness <= DARK,

@@ -68,7 +68,7 @@ def _needs_falling_rate(parent: Plan, record: RunRecord | None) -> bool:
 
 
 def _relative_step(parent: Plan, result: Result | None) -> float | None:
-    """Return Adam's step relative to the weights of the parent's smallest layer. None if unknown, or with SGD."""
+    """Return Adam's step relative to the parent's layer with the smallest weights. None if unknown, or with SGD."""
     optimizer = parent.task.training.optimizer
     if isinstance(optimizer, Sgd) or result is None or not result.weight_scale:
         return None
@@ -83,7 +83,8 @@ def _is_normalized(parent: Plan, record: RunRecord | None) -> bool:
     """Return whether the parent's network has BatchNorm layers, from its record or from its name.
 
     The name of a factory (`package.module:factory`) says nothing about BatchNorm. Without the record, its network
-    counts as one without BatchNorm, because too little shrinking does less harm than too much.
+    counts as a network without BatchNorm. A run then shrinks the parent's weights less, and shrinking them too little
+    does less harm than shrinking them too much.
     """
     if record and record.result and record.result.normalised is not None:
         return record.result.normalised

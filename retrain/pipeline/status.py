@@ -28,8 +28,8 @@ class Status(Record):
 
     `quarantined` has the cause for each quarantined drop. `late` has a sentence for each drop whose files came or
     changed after its commit. `awaiting` are the candidates that await approval, oldest first. `trigger` says whether
-    the waiting drops or amendments start a run now, and why. It is None if nothing waits, or if the task has no
-    conditions and a run would start now.
+    the waiting drops or amendments start a run now, and why. It is None if nothing waits, or if the task sets no
+    `trigger` and a run would start now.
     """
 
     task: str

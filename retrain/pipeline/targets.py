@@ -16,7 +16,7 @@ target."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
 """Share of scratch's schedule after which scratch first has its final accuracy, and the standard deviation of this
-share. Both are means over eight experiments (data sets of 10 to 100 classes). The share was 0.4 to 1."""
+share. Both come from eight experiments (data sets of 10 to 100 classes), in which the share was 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
 """Assumed standard deviation of the share in `TYPICAL_SHARE` between scratch runs of one task, relative to the share.
@@ -52,18 +52,18 @@ class ScratchRun(NamedTuple):
 
     @property
     def val_samples(self) -> int:
-        """Return the number of its validation samples."""
+        """Return the number of the run's validation samples."""
         return self.curve.points[-1].images if self.curve.points else 0
 
     @property
     def standard_error(self) -> float:
-        """Return the standard error of its final score."""
+        """Return the standard error of the run's final score."""
         measured = self.curve.points[-1].standard_error if self.curve.points else None
         return standard_error(self.result.final_score, self.val_samples) if measured is None else measured
 
 
 def make_target(level: float, dataset: Dataset, baseline: ScratchRun, records: Mapping[str, RunRecord]) -> Target:
-    """Return level/100 of the baseline's score, over the same samples and classes (Verwimp et al., eqs. 1 and 2)."""
+    """Return the target: level/100 of the baseline's score, on its samples and classes (Verwimp et al., eqs. 1, 2)."""
     is_measured = baseline.record.dataset_digest == dataset.digest
     return Target(
         level=level,
@@ -82,7 +82,7 @@ def make_target(level: float, dataset: Dataset, baseline: ScratchRun, records: M
 
 
 def plateau_tolerance(target: Target, samples: int) -> float:
-    """Return the largest distance below the target at which a run that has stopped improving counts as at its target.
+    """Return how far below its target a run that has stopped improving may be to count as having reached it.
 
     The target was measured on `samples` samples. The tolerance is the distance to the lower bound of the target's
     one-sided 95% confidence interval. For a target of 100%, the standard error is computed as if there were two more
@@ -159,9 +159,9 @@ def why_no_target(
 
 
 def why_near_chance(setting: TargetSetting, baseline: ScratchRun, drops: Iterable[Drop]) -> str | None:
-    """Return a sentence if a baseline's target is within a standard error of the chance level, or None.
+    """Return a sentence if a baseline's target is at most one standard error above the chance level, or None.
 
-    Of `drops`, only the baseline's are used. Such a target would end a run that has learnt nothing.
+    Such a target would end a run that has learnt nothing. Of `drops`, only the baseline's drops are used.
     """
     own = [drop for drop in drops if drop.id in baseline.record.drops]
     metric, chance = setting.metric, chance_level(own, len(baseline.classes), setting.metric)
@@ -170,7 +170,9 @@ def why_near_chance(setting: TargetSetting, baseline: ScratchRun, drops: Iterabl
     accuracy = setting.level / 100 * baseline.result.final_score
     if accuracy > bound:
         return None
-    guess = "naming the most common class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
+    guess = (
+        "always predicting the most common class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
+    )
     return (
         f"target {accuracy:.2%} from {baseline.record.run_id} is no better than {guess} "
         f"({chance:.2%}, standard error {bound - chance:.2%})"
@@ -178,7 +180,10 @@ def why_near_chance(setting: TargetSetting, baseline: ScratchRun, drops: Iterabl
 
 
 def scope_of(dataset: Dataset, baseline: ScratchRun) -> Scope:
-    """Return the scope of a later dataset: the baseline's drops, and the classes up to the baseline's last class."""
+    """Return the part of a later dataset that the target applies to.
+
+    It has the baseline's drops, and the classes up to the last class of the baseline.
+    """
     own = set(baseline.record.drops)
     places = [place for place, name in enumerate(dataset.classes, start=1) if name in baseline.classes]
     return Scope(drops=tuple(drop.id for drop in dataset.drops if drop.id in own), classes=max(places, default=0))

@@ -13,7 +13,7 @@ from retrain.utils.text import pluralize
 
 Condition = Literal["min_samples", "min_new_share", "quiet_period", "expected_saving", "budget", "pause"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-"""Conditions that can postpone a run, by their fields in `trigger`."""
+"""Conditions that can postpone a run. Each is the name of a field of the setting `trigger`."""
 
 WITHIN_A_WEEK = timedelta(days=6)
 """Messages give the weekday of a moment at most this far ahead. They give the date of a later moment."""
@@ -24,7 +24,7 @@ class Unmet(NamedTuple):
 
     condition: Condition
     waits: str
-    """The text after "waits" in a sentence: the conditions that the run waits for."""
+    """The text after "waits" in a message, such as "for 12 more samples"."""
     until: datetime | None = None
     """Time at which the condition will hold. None if only new drops or a changed setting can fulfil it."""
     is_overridden: bool = True

@@ -19,7 +19,7 @@ def share_of_newest(setting: Averaging, count: int) -> float:
 
     The first update copies the weights, so the weights before it have no share. `power`: 1 - (1 - 1/t)^(gamma + 1) at
     update t. `ema`: the exponential average, corrected for the small number of updates so far (Kingma & Ba, 2015,
-    section 3). Raises ValueError for `auto`, because a plan resolves it.
+    section 3). Raises ValueError for `auto`: planning resolves it.
     """
     match setting:
         case PowerAverage(gamma=gamma):

@@ -107,8 +107,7 @@ def initialize(
     """Set `fresh` to the weights with which a run starts. `old` is None without a parent.
 
     Noise is drawn from `generator`, or from torch's global generator if it is None. Raises `ModelError` if the setting
-    needs a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`, because a plan
-    resolves it.
+    needs a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`: planning resolves it.
     """
     if isinstance(setting, Auto):
         raise ValueError("the initialization is still auto: resolve it first")

@@ -94,7 +94,7 @@ def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
 
 
 def add_decayed(parent: Counters, own: Counters, decay: float) -> Counters:
-    """Return decay · parent + own, in stored types.
+    """Return decay · parent + own, in the data types of a stored index.
 
     A run that stops early has few epochs, so it also needs the older counts.
     """

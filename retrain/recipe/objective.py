@@ -46,7 +46,7 @@ def adversarial(forward: Forward, images: Tensor, labels: Tensor, loss: Tensor, 
 
 
 def batch_loss(setting: Objective, forward: Forward) -> BatchLoss:
-    """Return the objective of a batch under a setting."""
+    """Return the function that computes the objective of a batch."""
     match setting:
         case ConfidencePenalty(strength=strength):
             return lambda images, labels, logits, loss: confidence_penalty(logits, loss, strength)
@@ -94,7 +94,8 @@ def gradient_term(
 ) -> Callable[[], None]:
     """Return the function that adds the penalty's gradient. Call it between `backward()` and `step()`.
 
-    Raises ValueError if L2-init is given no anchor, or EWC no anchor or no Fisher information.
+    Raises ValueError if L2-init is given no anchor, or if EWC (elastic weight consolidation) is given no anchor or no
+    Fisher information.
     """
     match setting:
         case NoPenalty() | ConfidencePenalty() | Adversarial():

@@ -44,7 +44,8 @@ def resolve_kind(setting: Schedule, falls: bool) -> Schedule:
 def resolve_scale(setting: Schedule, new_share: float) -> float:
     """Return the schedule's length as a multiple of scratch's. `new_share` is the share of new samples, in [0, 1].
 
-    With the paper's 0.25, a run misses the target if half or more of the data is new. `auto` then starts at 0.5.
+    In the paper, runs with a scale of 0.25 miss the target if half or more of the data is new. `auto` then starts at
+    0.5.
     """
     if setting.scale != "auto":
         return setting.scale

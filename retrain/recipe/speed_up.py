@@ -25,7 +25,7 @@ def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accur
 
 
 def speed_up(scratch: int | None, other: int | None) -> float | None:
-    """Return L_r = s(scratch, a_scratch) / s(other, r/100 · a_scratch), from its two iterations (eq. 2).
+    """Return L_r = s(scratch, a_scratch) / s(other, r/100 · a_scratch), from the two numbers of iterations (eq. 2).
 
     The numerator is the same at every r: scratch's iterations to its own accuracy. Therefore scratch's own L_99 is
     above 1. a_scratch is the accuracy that scratch ends with. Its highest accuracy would depend on chance, as the best

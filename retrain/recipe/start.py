@@ -18,8 +18,9 @@ network has pretrained weights."""
 STEP = 0.06
 """Size of a step relative to the weights, in the layer with the smallest weights. The learning rate of a network
 without BatchNorm is set so that its steps have this size. In trials, perceptrons on 28x28 pixels have a relative step
-of 0.06 to 0.07 without a factor on the learning rate. With a factor of 2.5 they ended 5 to 10 points lower, and with
-0.5 about as high. Other networks have a relative step of 0.015 to 0.035, and gained from a factor of 1.5 or 2.5."""
+of 0.06 to 0.07 without a factor on the learning rate. With a factor of 2.5 they ended 5 to 10 points lower than
+without, and with 0.5 about as high. Other networks have a relative step of 0.015 to 0.035, and gained from a factor of
+1.5 or 2.5."""
 
 LARGE_STEP = 0.04
 """Relative step, without a factor on the learning rate, from which the learning rate falls during a run. In trials,
@@ -122,11 +123,11 @@ def _describe(start: ShrinkPerturb, why: str) -> str:
 def missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tuple[float, str]:
     """Return the missing fit of a parent, from 0 (fitted) to 1 (under-fitted), and the reason in words."""
     if train_accuracy is None or val_accuracy is None:
-        return 0.0, "its training accuracy is unknown, so it counts as fitted"
+        return 0.0, "the parent's training accuracy is unknown, so it counts as fitted"
     ratio = (1 - train_accuracy) / max(1 - val_accuracy, LEAST_ERROR)
     measured = f"with a training error {ratio:.2f} times its validation error"
     if train_accuracy >= LEARNT or ratio <= FITTED_RATIO:
-        return 0.0, f"it is fitted, {measured}"
+        return 0.0, f"the parent is fitted, {measured}"
     if ratio >= UNFITTED_RATIO:
-        return 1.0, f"it is under-fitted, {measured}"
-    return (ratio - FITTED_RATIO) / (UNFITTED_RATIO - FITTED_RATIO), f"it is partly fitted, {measured}"
+        return 1.0, f"the parent is under-fitted, {measured}"
+    return (ratio - FITTED_RATIO) / (UNFITTED_RATIO - FITTED_RATIO), f"the parent is partly fitted, {measured}"

@@ -2,9 +2,9 @@
 
 Every process draws every batch and its augmentation, and computes its own rows of the batch. The stream of samples, the
 averaged gradient and the counters therefore equal the result of one process, up to the order in which floats are added.
-Two things differ. First, batch normalization: on GPUs, SyncBatchNorm uses the statistics of the whole batch. On CPUs,
-SyncBatchNorm does not work. There, each process normalizes by its own rows, and evaluations use the first process's
-running statistics. Second, each process draws its own dropout masks.
+Two things differ. First, batch normalization on CPUs: each process normalizes by its own rows, and evaluations use the
+first process's running statistics. On GPUs, SyncBatchNorm uses the statistics of the whole batch, but it does not work
+on CPUs. Second, each process draws its own dropout masks.
 """
 
 import functools
@@ -154,8 +154,9 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Recognize the errors of a lost rank by their type. gloo has no such type, so its errors are recognized by
-        their text.
+        """Raise `Preempted` for the error of a lost rank.
+
+        NCCL's errors are recognized by their type. gloo has no such type, so its errors are recognized by their text.
         """
         left = Event()
         watch = Thread(target=self._exit_if_silent, args=(self._store.clone(), left), daemon=True)
@@ -212,7 +213,7 @@ def _heartbeat_key(rank: int) -> str:
 
 
 def _exit_to_resume(cause: str) -> NoReturn:
-    """End the process from a thread. The main thread may wait in torch's own code."""
+    """End the process from a thread, because the main thread may be waiting in torch's own code."""
     log.warning(LOST, cause)
     logging.shutdown()
     os._exit(os.EX_TEMPFAIL)

@@ -36,9 +36,9 @@ class MeasuredScores(NamedTuple):
     """Accuracy, score and mean loss over the first `images` of the samples.
 
     `in_scope` and `newest` are the scores of the two groups of samples (`Groups`). They are None if the group is empty,
-    or if not all samples were evaluated. `in_scope` predicts among the scope's classes, `scope_among_all` among all
-    classes. `standard_error` is the error of the score. It is None if the score is a share of the images, because its
-    error is then binomial.
+    or if not all samples were evaluated. `in_scope` and `scope_among_all` are for the same samples: for `in_scope` the
+    network chooses among the scope's classes, and for `scope_among_all` among all classes. `standard_error` is the
+    error of the score. It is None if the score is a share of the images, because its error is then binomial.
     """
 
     accuracy: float

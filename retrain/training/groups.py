@@ -1,4 +1,8 @@
-"""Groups of validation samples whose accuracies every evaluation reports separately."""
+"""Groups of validation samples whose accuracies every evaluation reports separately.
+
+A carried target was measured on older data. Its scope is the part of the validation split that it applies to: the drops
+and classes of its baseline.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -17,7 +21,8 @@ class Groups:
     scope: Tensor | None
     """bool [N]. None if the target has no scope."""
     classes: int | None
-    """Number of classes in the scope. They are the first classes. Predictions for `scope` are limited to them."""
+    """Number of classes in the scope. They are the first classes of the dataset. For samples in the scope, predictions
+    are limited to these classes."""
     newest: Tensor | None
     """bool [N]. None if the run has no parent."""
     scope_size: int

@@ -23,9 +23,9 @@ def compile_forward(
 ) -> nn.Module:
     """Return the compiled forward pass. Its backward pass is compiled during the first step.
 
-    With `step`, the forward pass is compiled without CUDA graphs, because `RecordedStep` records the whole iteration.
-    Without a C++ compiler, the iteration is recorded without compilation. Raises `TaskError` if this machine cannot
-    compile the forward pass.
+    `how` is the setting `training.compile`. With `step`, the forward pass is compiled without CUDA graphs, because
+    `RecordedStep` records the whole iteration. With `step` and without a C++ compiler, the forward pass is returned
+    unchanged. Raises `TaskError` if this machine cannot compile the forward pass.
     """
     if how == "none":
         return forward
@@ -33,7 +33,7 @@ def compile_forward(
         raise TaskError(f"training.compile: {how} needs a CUDA device, and this is {device.type}: use compile or none")
     if not shutil.which(os.environ.get("CXX", "g++")):
         if how == "step":
-            log.info("training.compile: step is faster with a C++ compiler, $CXX or g++; this machine has none")
+            log.info("training.compile: step is faster with a C++ compiler, and this machine has none: install g++")
             return forward
         raise TaskError(
             "training.compile: torch needs a C++ compiler, $CXX or g++, and this machine has none: install g++, or use "
@@ -76,7 +76,7 @@ def tune_malloc() -> None:
 
 
 MAX_WORKERS = 16
-"""Largest number of workers. With more, sending batches between processes takes longer than decoding them."""
+"""Largest number of decoding processes. With more, sending the batches takes longer than decoding them."""
 
 DECODING, DECODING_BYTE = 20e-6, 35e-9
 """Seconds that one core takes to decode an image, and additional seconds for each byte of its file. Both were measured
@@ -96,7 +96,7 @@ class CoreShares(NamedTuple):
 
 
 def cores_beside_gpu(asked: int | None) -> CoreShares:
-    """Return the division with a GPU: all cores but one decode, or the requested number of workers."""
+    """Return the division with a GPU: all cores but one decode, or the requested number of processes."""
     decoding = min(MAX_WORKERS, max(1, available_cores() - 1)) if asked is None else asked
     return CoreShares(decoding, torch.get_num_threads())
 

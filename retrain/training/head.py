@@ -33,7 +33,7 @@ class GrownHead(NamedTuple):
 
 
 def grow_head(plan: Plan, parent: Mapping[str, Tensor], train: Samples, normalize: Normalize) -> GrownHead:
-    """Return the parent's weights with rows for new classes, if the plan's initialization asks for class means.
+    """Return the parent's weights with rows for new classes, if the plan's initialization sets `class_means`.
 
     The weights are returned unchanged if there is no new class, if the last layer is not linear or its input is not a
     vector, or if new rows are newly initialized. Raises `ModelError` if the parent's weights do not fit the network.

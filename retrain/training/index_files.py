@@ -37,8 +37,8 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
     """Yield the counters of the first `known` drops of a dataset. The run was trained on them in this order.
 
     A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the first drop whose
-    number of samples differs from the learning-speed index. Raises it at the end if the index does not have the digest
-    in the run's result.
+    number of samples differs from the learning-speed index. Also raises `RunError`, at the end, if the digest of the
+    index differs from the digest in the run's result.
     """
     if not known:
         return

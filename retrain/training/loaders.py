@@ -14,8 +14,8 @@ from retrain.training.seeds import make_generator
 class EpochSampler:
     """A sampler of batches of `batch_size` indices. A batch may contain the end of one epoch and the start of the next.
 
-    Epoch p is drawn by a separate generator with a seed from (seed, p). Therefore (`number`, `offset`) determines the
-    position completely. `arrange` changes only the order of an epoch, not its samples.
+    Epoch p is drawn by a separate generator with a seed from (seed, p). Therefore the epoch's `number` and the `offset`
+    in the epoch determine the position completely. `arrange` changes only the order of an epoch, not its samples.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from retrain.config.task import Training
 
 
 class Losses(NamedTuple):
-    """The losses of a batch: one is minimized, and one is counted."""
+    """The losses of a batch: the mean loss, and the loss of each image."""
 
     mean: Tensor
     """The scalar to minimize, with its autograd graph. The recipe's objective is added to it."""
@@ -25,7 +25,7 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
 
 
 def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mixed: bool = False) -> Criterion:
-    """Return the loss for training on samples with these labels: int64 [N], positions in `classes`.
+    """Return the loss function for training on samples with these labels: int64 [N], positions in `classes`.
 
     `mixed` states whether targets may differ from the labels.
     """

@@ -184,8 +184,8 @@ def gradient_changes(
     """Return a function to call in iteration i, between `backward()` and `step()`.
 
     It clips the loss's gradient, adds the penalty's gradient, and zeroes all gradients but the head's while only the
-    head is trained. The network must have the weights at which the run starts. Raises `ModelError` if EWC has no old
-    data.
+    head is trained. The network must have the weights at which the run starts. Raises `ModelError` if the objective is
+    EWC (elastic weight consolidation) and the parent was trained on none of the samples.
     """
     trained = trained_parameters(network)
     fisher = _fisher_information(plan, network, train)

@@ -39,7 +39,7 @@ def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
     """
     has_arrived = False
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def handle_signal(signum: int, frame: FrameType | None) -> None:
         nonlocal has_arrived
         has_arrived = True
         if signum == signal.SIGINT:
@@ -61,7 +61,7 @@ def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
     # A process under nohup or in the background ignores some of them already.
     deferred = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
     for each in deferred:
-        signal.signal(each, note)
+        signal.signal(each, handle_signal)
     try:
         yield lambda: has_arrived
     finally:

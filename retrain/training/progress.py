@@ -109,7 +109,7 @@ class Stopwatch:
                 self.progress.saving_seconds += passed
 
     def due(self, seconds: float) -> bool:
-        """Return whether this many seconds have passed since this last returned true."""
+        """Return whether this many seconds have passed since this method last returned true, or since the start."""
         now = time.monotonic()
         if now - self._saved < seconds:
             return False

@@ -77,8 +77,8 @@ def _cost(run: Run) -> Cost:
 def _measured_joules(run: Run) -> float | None:
     """Return the energy of all processes' devices.
 
-    Only this process's GPU (on the CPU: this process's machine) is measured. Every other one is assumed to use as much
-    energy.
+    Only this process's GPU (on the CPU: this process's machine) is measured. Each of the other GPUs or machines is
+    assumed to use the same energy.
     """
     joules, processes = run.progress.joules, run.ranks.size
     if joules is None:

@@ -1,8 +1,8 @@
 """Score a model's predictions by a metric, with the standard error due to the choice of the samples.
 
-The error is the infinitesimal jackknife's (Efron, 1982). `influence` is the derivative of the score with respect to a
-sample's weight. The sum of the squared influences is the score's variance. If the score is a share of the samples, this
-is the binomial variance.
+The standard error comes from the infinitesimal jackknife (Efron, 1982). `influence` is the derivative of the score with
+respect to a sample's weight. The sum of the squared influences is the score's variance. If the score is a share of the
+samples, this is the binomial variance.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Predictions(NamedTuple):
     """A model's predictions for N samples."""
 
     likeliest: Tensor
-    """The most likely class, int64 [N]. It is -1 if it is not a class of the labels."""
+    """The most likely class, int64 [N]. It is -1 if the labels' dataset does not have this class."""
     in_top: Tensor
     """Whether the label is among the `TOP` most likely classes, bool [N]."""
 

@@ -90,8 +90,8 @@ class Run:
     rows: Rows
     """This process's rows of every batch."""
     weight: Tensor
-    """Weight of the mean loss of `rows`, float32 scalar: the number of these rows divided by the mean over all
-    processes."""
+    """Weight of the mean loss of `rows`, float32 scalar: the number of these rows divided by the mean number of rows of
+    a process."""
     compute: Compute | None = None
     """Function that does the device work of an iteration instead of `compute_step`."""
     parent_counters: Counters | None = None
@@ -128,7 +128,7 @@ def set_up(
     ranks: ProcessGroup = SINGLE_PROCESS,
     pretrained: Mapping[str, Tensor] | None = None,
 ) -> Run:
-    """Build the run of a plan, before its first iteration. `pretrained` are the weights of the network's body.
+    """Build the run of a plan, before its first iteration. `pretrained` are pretrained weights of the network's body.
 
     Seeds torch's global random state for layers such as dropout. Raises `ModelError` if the parent's weights do not fit
     the plan's network, and `TaskError` if there are more processes than samples in a batch.
@@ -181,7 +181,7 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
 def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
     """Raise `TaskError` if BatchNorm would get only one value per channel.
 
-    An example is a batch of one image, if the last feature maps are 1x1.
+    This is the case if this process has one image of each batch, and the last feature maps are 1x1.
     """
     if rows.stop - rows.start > 1 or not factory.has_normalization(network):
         return
@@ -191,8 +191,8 @@ def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
             copy.deepcopy(network)(image)
     except ValueError as error:
         raise TaskError(
-            f"training.batch_size: one image at a time is too few for the network's BatchNorm ({error}); choose 2 or "
-            "more, or model.options.norm: group"
+            f"training.batch_size: one image per process is too few for the network's BatchNorm ({error}): set at "
+            "least 2 images per process, or set model.options.norm to group"
         ) from error
 
 

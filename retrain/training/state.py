@@ -54,7 +54,7 @@ def load_state(run: Run, state: bytes) -> None:
         if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype):
             raise RunError(
                 f"the saved state of run {run.plan.run_id} does not match its network or optimizer at {name}: remove "
-                "its state/ from the store to start the run again"
+                "the run's folder state/ from the store to start the run again"
             )
     with torch.no_grad():
         for name, tensor in _tensors(run):
@@ -88,4 +88,7 @@ def _read(state: bytes) -> tuple[dict[str, Tensor], _Metadata]:
         metadata = json.loads(state[8 : 8 + length])["__metadata__"]
         return load(state), _METADATA.validate_json(metadata["position"])
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"the saved file is not the state of a run: {error}") from error
+        raise RunError(
+            f"the saved state of a run cannot be read: {error}; remove the run's folder state/ from the store to start "
+            "it again"
+        ) from error

@@ -77,7 +77,7 @@ class StreamingLoader:
             worker_init_fn=_ignore_signals,
             multiprocessing_context="fork" if self.workers else None,  # workers must end with this process
             pin_memory=self.train.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise it would draw from the random state of layers
+            generator=torch.Generator(),  # otherwise it would change the random state that dropout draws from
         )
 
     def _batches(self) -> Iterator[list[int]]:
@@ -115,5 +115,5 @@ def _identity(batch: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore signals in a worker. The training process saves its checkpoint first, and needs the workers until then."""
+    """Ignore SIGTERM in a worker. The training process saves its checkpoint first, and needs the workers until then."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """Apply torchvision's random transforms to whole batches, with new random parameters in every iteration.
 
 The random draws depend only on the plan's seed, the iteration and the position in the batch. Therefore a resumed run
-continues as if it had not stopped, and several processes draw the same numbers as one. Mixing is the exception: each
-process mixes only its own rows.
+continues as if it had not stopped, and several processes draw the same numbers as a single process. Mixing is the
+exception: each process mixes only its own rows.
 """
 
 import math

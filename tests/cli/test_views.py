@@ -196,5 +196,8 @@ def test_plan_explains_that_a_target_near_chance_is_refused() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.52)
     plan = past.landed(drop(2)).plan()
-    assert "no better than naming the most common class" in printed(plan_details(plan))
-    assert any("it has learnt almost nothing. Check the labels, or train longer: set" in one for one in plan.warnings)
+    assert "no better than always predicting the most common class" in printed(plan_details(plan))
+    assert any(
+        "the scratch run has learnt almost nothing. Check the labels, or train longer: set" in one
+        for one in plan.warnings
+    )

@@ -208,7 +208,7 @@ def test_newer_champion_needs_an_evaluation_with_torch(
         without.setattr(recording, "has_torch", lambda: False)
         with pytest.raises(
             UserError,
-            match=r"must be compared with champion .* and torch is not installed: run `retrain run`",
+            match=r"must be compared with champion .* but torch is not installed: run `retrain run`",
         ):
             finish_approval(RecordContext(workspace.store), waiting.run_id)
     assert champion(workspace) == newer.run_id

@@ -80,8 +80,8 @@ def test_interval_within_the_margin_gets_no_note() -> None:
     assert decide(Gate(margin=0.02), evaluation(low=-0.01, width=0.05)).notes == ()
     (note,) = decide(Gate(margin=0.02), evaluation(low=-0.03, width=0.06)).notes
     assert "100 test images do not show" in note
-    assert "is -3.00% to +3.00%; about 225 would be enough if they, too, show a difference of +0.00%" in note
-    assert "the number in the plan assumes no difference" in note
+    assert "is -3.00% to +3.00%; about 225 test images would be enough if the difference stays +0.00%" in note
+    assert "a warning in the plan assumes no difference" in note
 
 
 def test_compare_counts_samples_that_only_one_model_gets_right() -> None:

@@ -50,7 +50,7 @@ def test_first_run_that_learns_nothing_logs_a_warning(local: Workspace, caplog: 
     local.land(0, 1, seed=1)
     idle = {**TASK.training.model_dump(), "optimizer": {"name": "adam", "learning_rate": 1e-12}}
     run(local, task=make_task(training=idle))
-    assert "no better than naming the most common class" in caplog.text
+    assert "no better than always predicting the most common class" in caplog.text
     assert "learnt almost nothing. Check the labels, or train longer: set training.epochs to" in caplog.text
 
 

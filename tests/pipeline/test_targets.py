@@ -96,7 +96,7 @@ def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool)
     plan = past.landed(drop(2)).plan()
     assert (plan.target is not None, plan.method == "continuous") == (is_target, is_target)
     if not is_target:
-        assert "no better than naming the most common class (50.00%, standard error 5.00%)" in plan.reason
+        assert "no better than always predicting the most common class (50.00%, standard error 5.00%)" in plan.reason
 
 
 def test_chance_level_is_the_share_of_the_most_common_class() -> None:
@@ -231,16 +231,16 @@ def test_averaging_follows_the_preset_unless_the_task_sets_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "network", "alpha", "reason"),
     [
-        ({"train_accuracy": 0.99}, "resnet18", 0.4, "it is fitted"),
+        ({"train_accuracy": 0.99}, "resnet18", 0.4, "the parent is fitted"),
         ({"train_accuracy": 0.8}, "resnet18", 0.8, "under-fitted"),
         ({}, "resnet18", 0.4, "unknown"),
         ({"train_accuracy": 0.99, "normalised": False}, "resnet18", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "mlp", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "vgg11", 0.8, "without BatchNorm"),
-        ({"train_accuracy": 0.99}, "vgg11_bn", 0.4, "it is fitted"),
+        ({"train_accuracy": 0.99}, "vgg11_bn", 0.4, "the parent is fitted"),
         ({"train_accuracy": 0.99}, "vit_b_16", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "some.module:factory", 0.8, "without BatchNorm"),
-        ({"train_accuracy": 0.99, "normalised": True}, "some.module:factory", 0.4, "it is fitted"),
+        ({"train_accuracy": 0.99, "normalised": True}, "some.module:factory", 0.4, "the parent is fitted"),
     ],
 )
 def test_start_is_chosen_by_the_parents_record(

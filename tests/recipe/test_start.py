@@ -32,16 +32,16 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
 @pytest.mark.parametrize(
     ("normalized", "train", "val", "start", "reason"),
     [
-        (True, 0.99, 0.30, SHRUNK, "it is fitted, with a training error 0.01 times"),
-        (True, 0.87, 0.30, SHRUNK, "it is fitted, with a training error 0.19 times"),
-        (True, 0.875, 0.375, SHRUNK, "it is fitted, with a training error 0.20 times"),
-        (True, 0.72, 0.30, PARTLY, "it is partly fitted, with a training error 0.40 times"),
-        (True, 0.57, 0.30, KEPT, "it is under-fitted, with a training error 0.61 times"),
-        (True, 0.30, 0.35, KEPT, "it is under-fitted, with a training error 1.08 times"),
-        (True, 0.985, 0.99, SHRUNK, "it is fitted, with a training error 1.50 times"),
-        (True, 1.0, 1.0, SHRUNK, "it is fitted, with a training error 0.00 times"),
-        (True, None, 0.30, SHRUNK, "its training accuracy is unknown"),
-        (True, 0.99, None, SHRUNK, "its training accuracy is unknown"),
+        (True, 0.99, 0.30, SHRUNK, "the parent is fitted, with a training error 0.01 times"),
+        (True, 0.87, 0.30, SHRUNK, "the parent is fitted, with a training error 0.19 times"),
+        (True, 0.875, 0.375, SHRUNK, "the parent is fitted, with a training error 0.20 times"),
+        (True, 0.72, 0.30, PARTLY, "the parent is partly fitted, with a training error 0.40 times"),
+        (True, 0.57, 0.30, KEPT, "the parent is under-fitted, with a training error 0.61 times"),
+        (True, 0.30, 0.35, KEPT, "the parent is under-fitted, with a training error 1.08 times"),
+        (True, 0.985, 0.99, SHRUNK, "the parent is fitted, with a training error 1.50 times"),
+        (True, 1.0, 1.0, SHRUNK, "the parent is fitted, with a training error 0.00 times"),
+        (True, None, 0.30, SHRUNK, "the parent's training accuracy is unknown"),
+        (True, 0.99, None, SHRUNK, "the parent's training accuracy is unknown"),
         (False, 0.99, 0.30, RAISED, "The learning rate is multiplied by 2.5."),
         (False, None, None, RAISED, "without BatchNorm"),
     ],
@@ -80,7 +80,7 @@ def test_initialization_under_sgd_keeps_the_learning_rate(train: float, alpha: f
 def test_run_from_an_under_fitted_parent_keeps_the_relative_step(alpha: float, rate: float) -> None:
     start, why = resolve_initialization(Auto(alpha=alpha), True, 0.3, 0.35, relative_step=0.02)
     assert start == ShrinkPerturb(alpha=1.0, least_norm=1.0, rate=rate, new_rows="class_means")
-    assert "The parent's weights are not shrunk: it is under-fitted" in why
+    assert "The parent's weights are not shrunk: the parent is under-fitted" in why
 
 
 def test_auto_initialization_keeps_its_other_settings() -> None:

@@ -188,5 +188,5 @@ def test_batch_of_one_is_too_few_for_batchnorm() -> None:
     training = TASK.training.model_copy(update={"batch_size": 1})
     model = Model(name="resnet18", options={"width": 4})
     task = TASK.model_copy(update={"training": training, "model": model})
-    with pytest.raises(TaskError, match=r"training\.batch_size: one image at a time is too few"):
+    with pytest.raises(TaskError, match=r"training\.batch_size: one image per process is too few"):
         run_of(plan_of(task, sizes=(160,), classes=OLD_CLASSES))
