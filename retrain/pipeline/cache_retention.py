@@ -1,9 +1,9 @@
 """Clean this machine's cache: remove the files that no dataset needs. Imports no torch.
 
-All tasks of a machine share the cache. The decoded files of two groups of drops are needed: the current drops of the
-given tasks, in the image size of their task files, and the drops of the tasks' unfinished runs. All other files,
-including the files of other tasks, are removed unless they were used recently. If a run needs a removed file, it makes
-the file again from the store. A wrong removal therefore costs only time.
+All tasks of a machine share the cache. It has shards and decoded drops. The files of two groups of drops are needed:
+the current drops of the given tasks, decoded in the image size of their task files, and the drops of the tasks'
+unfinished runs. All other files, including the files of other tasks, are removed unless they were used recently. If a
+run needs a removed file, it makes the file again from the store. A wrong removal therefore costs only time.
 """
 
 import logging

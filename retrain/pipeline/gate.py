@@ -107,7 +107,8 @@ def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
         yield f"{score} {evaluation.score:.4f} is below gate.min_accuracy {gate.min_accuracy}"
     if evaluation.old is not None and evaluation.old < gate.min_old_accuracy:
         yield f"{score} on old drops {evaluation.old:.4f} is below gate.min_old_accuracy {gate.min_old_accuracy}"
-    weak = [name for name, accuracy in evaluation.by_class.items() if accuracy < gate.min_class_accuracy]
+    classes = evaluation.by_class.items()
+    weak = [f"{name} ({accuracy:.4f})" for name, accuracy in classes if accuracy < gate.min_class_accuracy]
     if weak:
         yield f"accuracy in class {', '.join(weak[:5])} is below gate.min_class_accuracy {gate.min_class_accuracy}"
     if comparison := evaluation.comparison:

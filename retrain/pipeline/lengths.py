@@ -46,7 +46,7 @@ def schedule_length(task: Task, dataset: Dataset, recipe: Recipe) -> int:
 
 
 def scale_of(recipe: Recipe) -> float:
-    """Return the scale of a resolved recipe's schedule."""
+    """Return the length of a resolved recipe's schedule, as a multiple of scratch's schedule."""
     scale = recipe.schedule.scale
     if scale == "auto":
         raise ValueError("recipe.schedule.scale is still auto: resolve it first")

@@ -21,7 +21,7 @@ class RecordContext:
 
     store: TaskStore
     clock: Clock = field(default=utc_now, kw_only=True)
-    """The current time. It decides whether an approval has expired."""
+    """Function that returns the current time. The time decides whether an approval has expired."""
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
     factories: frozenset[str] = field(default=frozenset(), kw_only=True)

@@ -83,7 +83,7 @@ def _roots(
         if record.ended_at > since:
             yield record.run_id, "it ended recently"
     for record in records[len(records) - keep_last :] if keep_last else ():
-        yield record.run_id, "it is among the newest"
+        yield record.run_id, "it is among the newest runs"
     if baseline := next((record.run_id for record in reversed(records) if is_baseline(record)), None):
         yield baseline, "it is the baseline of the targets"
     seen = store.champion.read()

@@ -138,7 +138,7 @@ def spent_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) ->
     hours = [_hours(record) for record in ended]
     costs = [_hours(record) * (record.costs.price_per_device_hour or 0.0) for record in ended]
     limits = (
-        (hours, budget.device_hours, "device hours", "device hours of"),
+        (hours, budget.device_hours, "device hours", "of budget.device_hours"),
         (costs, budget.cost, "of money", "of budget.cost"),
     )
     for amounts, limit, unit, words in limits:

@@ -21,7 +21,8 @@ def describe_unfinished(
 ) -> Iterator[str]:
     """Yield a sentence for each run in `started` that can be resumed, or whose files `retrain gc` removes later.
 
-    `planned` is the next run, if it is a plan. A run that cannot be resumed and has no large files is left out.
+    `planned` is the plan of the next run, or another value if there is none. A run that cannot be resumed and has no
+    large files is left out.
     """
     claims = store.claims()
     claims.refresh()
@@ -49,7 +50,8 @@ def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:
     if how:
         return f"{how}, unless it is running on Kubeflow" if task.kubeflow.host else how
     command = f"retrain gc --task {task_argument(task.name)}"
-    champion = "a champion with its drops and later ones" if plan.purpose == "trial" else "a champion with its drops"
+    later = " and later ones" if plan.purpose == "trial" else ""
+    champion = f"a champion trained on its drops{later}"
     return (
         "its drops, champion or settings are no longer the current ones, so no command resumes it; "
         f"`{command}` removes its checkpoints once {champion} is older than --older-than (90d)"

@@ -59,8 +59,8 @@ def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPe
 
     It is alpha, or a larger factor if alpha would make their norm smaller than `least_norm` times a new network's norm.
     It is at most 1. It is the same for all parameters, so a network with BatchNorm predicts the same classes as before.
-    The limit `least_norm` is needed because a run may be too short for shrunk weights to grow back. If each run of a
-    lineage shrank the weights by alpha, steps would become larger relative to the weights with every drop.
+    The limit `least_norm` is needed because a run may be too short for shrunk weights to grow back. If every run
+    multiplied the weights by alpha, steps would become larger relative to the weights with every drop.
     """
     norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))

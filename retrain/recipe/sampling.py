@@ -123,7 +123,7 @@ def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
 
 
 def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
-    """Mark the `ends` easiest known samples and the same number of the hardest ones, bool [N].
+    """Return a mask, bool [N], of the `ends` easiest known samples and the same number of the hardest ones.
 
     Among samples with equal keys at a border, the first ones count as easiest and the last ones as hardest.
     """

@@ -86,9 +86,9 @@ def _between(fitted: float, unfitted: float, missing: float) -> float:
 
 
 def _shrink(setting: Auto, alpha: float, rate: float = 1.0) -> ShrinkPerturb:
-    """Return a start that shrinks by alpha, but never below alpha times the size of a new network.
+    """Return a start that multiplies the weights by alpha, but leaves at least alpha times a new network's norm.
 
-    Weights do not grow back in runs that stop early. In a trial on digits, each of three runs shrank the weights by
+    Weights do not grow back in runs that stop early. In a trial on digits, each of three runs multiplied the weights by
     0.4. Then 0.15 of the norm was left, and the steps of the fourth run were too large to keep the old accuracy.
     """
     rows = setting.head_rows
@@ -98,11 +98,12 @@ def _shrink(setting: Auto, alpha: float, rate: float = 1.0) -> ShrinkPerturb:
 def _same_step_rate(fitted: float, alpha: float) -> float:
     """Return the factor on the learning rate that makes up for less shrinking.
 
-    With this factor, a step after shrinking by `alpha` changes the weights as much as a step after shrinking by
-    `fitted`. With BatchNorm, shrinking makes a run faster because its steps become larger relative to the weights. A
-    higher learning rate does the same, and an under-fitted parent keeps what it has learnt. In trials (clothes with 120
-    images a class, CIFAR-100 with 2.5 epochs), some runs had an alpha of 1 and a factor of 2 to 3. Other runs had an
-    alpha of 0.8 and no factor. The first ones reached scratch's test accuracy 1.1 to 1.3 times sooner.
+    With this factor, a step after shrinking to `alpha` changes the weights by the same share as a step after shrinking
+    to `fitted`. With BatchNorm, shrinking makes a run faster because its steps become larger relative to the weights. A
+    higher learning rate does the same, and the run keeps what the under-fitted parent has learnt. In trials (clothes
+    with 120 images a class, CIFAR-100 with 2.5 epochs), some runs had an alpha of 1 and a factor of 2 to 3. Other runs
+    had an alpha of 0.8 and no factor. The runs with an alpha of 1 reached scratch's test accuracy 1.1 to 1.3 times
+    sooner.
     """
     return round(min(RAISED_RATE, alpha / fitted), 2) if fitted else RAISED_RATE
 

@@ -1,4 +1,4 @@
-"""Rows of the head for new classes, computed from the parent's features of their training samples."""
+"""Rows of the head (the last layer) for new classes, computed from the parent's features of their training samples."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

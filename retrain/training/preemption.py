@@ -58,7 +58,7 @@ def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
 
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    # A process under nohup or in the background ignores some of them already.
+    # A process under nohup or in the background ignores some of these signals already.
     deferred = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
     for each in deferred:
         signal.signal(each, handle_signal)

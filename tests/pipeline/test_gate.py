@@ -32,7 +32,7 @@ def test_candidate_that_meets_all_conditions_passes() -> None:
     [
         (Gate(min_accuracy=0.901), {}, "accuracy 0.9000 is below gate.min_accuracy 0.901"),
         (Gate(min_old_accuracy=0.93), {}, "accuracy on old drops 0.9200 is below gate.min_old_accuracy 0.93"),
-        (Gate(min_class_accuracy=0.86), {}, "accuracy in class dog is below gate.min_class_accuracy 0.86"),
+        (Gate(min_class_accuracy=0.86), {}, "accuracy in class dog (0.8500) is below gate.min_class_accuracy 0.86"),
         (
             Gate(margin=0.02),
             {"low": -0.04},

@@ -101,7 +101,7 @@ def test_budget_that_is_spent_waits_for_the_next_period() -> None:
     waits = evaluate(past=past, budget={"device_hours": 10, "per": "week"}, min_samples=9999, max_wait="1m")
     assert waits.until == datetime(2026, 1, 5, tzinfo=START.tzinfo)
     late = evaluate(LANDED + timedelta(hours=1), past, budget={"device_hours": 10, "per": "day"}, max_wait="1m")
-    assert late.reason == "waits until Friday 00:00 UTC, because 10.0 device hours of 10 are spent this day"
+    assert late.reason == "waits until Friday 00:00 UTC, because 10.0 of budget.device_hours 10 are spent this day"
     assert not evaluate(past=past, budget={"device_hours": 10.1}).unmet
     assert "20.0 of budget.cost 20 are spent this month" in evaluate(past=past, budget={"cost": 20}).reason
     assert not evaluate(LANDED + timedelta(days=31), past, budget={"device_hours": 10}).unmet

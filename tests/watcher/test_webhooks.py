@@ -261,7 +261,7 @@ def test_budget_event_of_last_period_is_still_sent(tmp_path: Path, receiver: Rec
     [(_, body)] = receiver.received
     event = json.loads(body)
     assert (event["id"], event["time"]) == ("budget-device-hours-2026-01-01", "2026-01-06T00:00:00+00:00")
-    assert event["data"]["why"].endswith("device hours of 0.1 are spent in the month that began on 2026-01-01")
+    assert event["data"]["why"].endswith("of budget.device_hours 0.1 are spent in the month that began on 2026-01-01")
 
 
 def test_approval_decided_before_delivery_is_still_sent(notified: NotifiedTask, receiver: Receiver) -> None:
