@@ -192,11 +192,9 @@ def _choose_method(
     baseline: ScratchRun | None,
     unusable: str | None,
 ) -> tuple[Method, str]:
-    """Return the run's method, and the reason for it.
+    """Return the method of a run, and the reason. A requested method applies unless the run has to be from scratch.
 
-    This is the requested method, unless the run has to start from scratch. Without a request, the method is `scratch`
-    if there is no baseline, if the network has changed or if the baseline is due for a refresh. Otherwise, it is
-    `continuous`.
+    Without a request, the method is `scratch` if the baseline is due for a refresh, and `continuous` otherwise.
     """
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
@@ -375,10 +373,7 @@ def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
 
 
 def _next_unrecorded_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
-    """Return the plan of the retraining's next run. This run has no record yet.
-
-    A run that missed its target is followed by its escalation, and a failed run by a retry.
-    """
+    """Return the plan of a retraining's next run: `plan`, its escalation after a miss, or its retry after a failure."""
     while record := records.get(plan.run_id):
         following = escalate(plan) if record.outcome == "missed" else None
         if record.outcome == "failed":

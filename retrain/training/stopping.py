@@ -15,8 +15,8 @@ from retrain.records import AccuracyEstimate, Point, Target
 from retrain.records.plan import StopRule
 
 LOWEST_LEVEL = 99.0
-"""Percentage of the baseline's accuracy above which evaluations use all of val. The reason is the speed-up L_99, which
-compares the iterations at which scratch and the run first reach this percentage."""
+"""Percentage of the baseline's accuracy above which evaluations use all of val. The speed-up L_99 needs the exact
+iteration at which a run first reaches this percentage."""
 
 RISK = 1e-3
 """Largest probability that an evaluation stops although all of val would reach the needed accuracy."""
@@ -94,8 +94,8 @@ TARGET_ERRORS = 0.5
 
 SLOW_GAIN = 0.008
 """Rise of the score within a window below which a run improves slowly. From `improve_until` on, such a run may end even
-if it is below the expected accuracy. The expected accuracy can be far too high, because it depends on how many classes
-are new, and not on how hard they are."""
+if it is below the expected accuracy. The expected accuracy can be far too high, because it assumes that new classes are
+as easy as the baseline's classes."""
 
 LEAST_POINTS = 4
 """Smallest number of evaluations for an estimate of the slope of the score over the loss."""
@@ -276,7 +276,7 @@ def _mean(points: Sequence[Point], curve: Literal["score", "in_scope"], count: i
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:
-    """Return the rise of the score that counts as a gain: at least `rule.gain` and `rule.errors` standard errors."""
+    """Return the rise of the score that counts as a gain: `rule.gain`, or `rule.errors` standard errors if larger."""
     return max(rule.gain, rule.errors * _standard_error(last))
 
 
