@@ -1,4 +1,4 @@
-"""Replay evaluations on the curves of real runs: count their images, and check when they notice the target.
+"""Replay evaluations on the curves of real runs: count the images used, and check when they detect the target.
 
 At each point of a curve, the replay classifies as many samples of val correctly as the run did, in a random order.
 `measure` returns the number of images that the evaluation used. An evaluation of all of val uses every image at each
@@ -78,13 +78,13 @@ DEFAULT_GRID = (
 
 
 class Used(NamedTuple):
-    """Number of evaluated images, and the evaluation that noticed the target."""
+    """Number of evaluated images, and the evaluation that detected the target."""
 
     images: int
     point: int
 
     def images_each(self, case: Case) -> float:
-        """Return the evaluated images for each image trained on."""
+        """Return the number of evaluated images per image trained on."""
         return self.images / ((self.point + 1) * case.between)
 
 
@@ -102,7 +102,7 @@ class Course(NamedTuple):
 
 
 def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
-    """Evaluate along a course until an evaluation notices the target, and return the number of images used.
+    """Evaluate along a course until an evaluation detects the target, and return the number of images used.
 
     The target is not expected before the point `expected`.
     """

@@ -82,7 +82,7 @@ class ComparedLoaders:
         return partial(_pass, StreamingLoader(passes, train, pixels, ROWS, workers), len(train))
 
     def streamed_cold(self, workers: int) -> Pass:
-        """Return an epoch of the streamed loader. No shard is cached, but the samples' positions in the shards are."""
+        """Return an epoch of the streamed loader. The cache has the samples' positions in the shards, but no shard."""
         prepared = self.streamed(workers)
         shutil.rmtree(self.cached.cache / "shards")
         return prepared

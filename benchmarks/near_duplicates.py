@@ -33,7 +33,7 @@ from retrain.data.likeness import (
 
 THRESHOLDS = (0.05, MOST_DISTANCE, 0.15, 0.2, 0.25)
 SIDE = 64
-"""Pixels of a letter's picture."""
+"""Width and height of a letter's picture, in pixels."""
 
 
 def encode_image(image: Image.Image, kind: str = "PNG", **options: int) -> bytes:

@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def summary(turns: list[dict[str, tuple[float, float]]], name: str) -> dict[str, object]:
-    """Return the median times of one program, and the time of `pack` divided by its time."""
+    """Return the median times of one program, and the time of `pack` divided by the program's time."""
     wall, cpu = ([turn[name][clock] for turn in turns] for clock in (0, 1))
     ratios = ([turn["pack"][clock] / turn[name][clock] for turn in turns] for clock in (0, 1))
     return {

@@ -4,7 +4,7 @@
 both share the cores. The transfers of boto3 are `upload_file` and `download_file` with several `TransferConfig`s. The
 fastest of them counts.
 
-About the same number of bytes is also transferred as 14 shards of 9 MB and as 2 shards of 63 MB. The shard cache
+The benchmark also transfers 126 MB, as 14 shards of 9 MB and as 2 shards of 63 MB. The shard cache
 fetches them as in a streamed run, with prefetch and digest checks. They are uploaded as in `drop pack`.
 """
 

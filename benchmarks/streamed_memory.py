@@ -1,10 +1,10 @@
 """Measure whether the memory of a streamed run depends on the size of its data.
 
 `retrain run` streams in one process and decodes in another. Each run has the same number of iterations. The first run
-builds the catalogue of the drop, and the later runs are trials. `training_mb` is the peak of the training process, from
-the kernel's high-water mark. `decoding_mb` is the highest private memory of the decoding process, measured every 50 ms.
-(Pss_Anon also counts a part of the memory that is shared with the parent.) The smallest set has enough held-out samples
-for the largest batch of an evaluation.
+also lists the samples' positions in the drop's shards, and the later runs are trials. `training_mb` is the peak of the
+training process, from the kernel's high-water mark. `decoding_mb` is the highest anonymous memory of the decoding
+process, measured every 50 ms. It includes a part of the memory that is shared with the parent. The smallest set has
+enough held-out samples for the largest batch of an evaluation.
 """
 
 import os
@@ -47,7 +47,7 @@ class Peak(NamedTuple):
 
 
 def private_mb(process: int) -> int:
-    """Return the memory that a process does not share, in megabytes. Return 0 if the process has just ended."""
+    """Return the anonymous memory of a process (`Pss_Anon`) in megabytes. Return 0 if the process has just ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return next(round(1024 * int(line.split()[1]) / 1e6) for line in lines if line.startswith("Pss_Anon:"))

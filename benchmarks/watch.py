@@ -60,7 +60,7 @@ def make_drop(number: int) -> Drop:
 
 
 def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the keys and bodies of complete drops, about this number of objects."""
+    """Yield the keys and bodies of about this number of objects. They form complete drops."""
     for number in range(objects // (SHARDS + 1)):
         landed = make_drop(number)
         for shard in landed.shards:

@@ -63,7 +63,7 @@ def _with_blank_lines(lines: list[str]) -> Iterator[str]:
 
 
 def _as_code(text: str) -> str:
-    """Return a text as Markdown code. If the text has backticks, it needs other quotes."""
+    """Return a text as Markdown code. If the text has backticks, it needs double backticks."""
     if "`" not in text:
         return f"`{text}`"
     return f"``{' ' * text.startswith('`')}{text}{' ' * text.endswith('`')}``"

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DROPS = "40+12+12+12+12+12"
-"""Shares of the digits in each drop."""
+"""Share of the digits in each drop, in percent."""
 REFRESH = "baseline.refresh.every=3"
 SCALE = 1.5
 """Pixels of the picture per pixel of the page. A value above 1 gives sharp text."""
@@ -64,7 +64,7 @@ def write_ledger() -> None:
 
 
 def report() -> str:
-    """Return the page."""
+    """Return the HTML of the report."""
     _, store = open_task(TASK)
     return render_page(read_sources(store, store.ledger.read()))
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the Debian packages that tests need and this machine lacks. Without root, only list them. The tests that need
-# them are then skipped with the same message.
+# them are then skipped, and fail on CI.
 set -euo pipefail
 
 missing=()

@@ -8,7 +8,8 @@ second call continues where the first one stopped. After you have added assertio
 more. `--survivors` only lists them. A mutant is equivalent if no caller can see the difference.
 `scripts/mutation_equivalents.txt` lists the equivalent mutants.
 
-Every test run is a fork of this process. Because this process has already imported torch, a mutant takes half the time.
+Every test run is a fork of this process. This process has already imported torch, so testing a mutant
+takes half as long as in a new process.
 """
 
 import argparse

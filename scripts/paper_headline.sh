@@ -6,10 +6,11 @@
 # DATA contains cifar100 (an image folder, tars, or torchvision's files). The store with all records and the page are
 # written to FOLDER. The script stops after MINUTES (default: 13). It can be interrupted at any moment: every ended run
 # is recorded, and an unfinished run resumes from its newest checkpoint. Call it again with the same FOLDER, here or on
-# another machine, to continue. If the store has no drops there, they are packed again from DATA.
+# another machine, to continue. If the store in FOLDER has no drops, the study packs them from DATA.
 set -euo pipefail
 
-data=${1:?the folder of the data sets} folder=${2:?a folder for the store and the page} minutes=${3:-13}
+data=${1:?missing DATA, the folder of the data sets} minutes=${3:-13}
+folder=${2:?missing FOLDER, a folder for the store and the page}
 study=${STUDY:-verwimp-headline-paper} jobs=${JOBS:-2} device=${DEVICE:-cuda} python=${PYTHON:-python}
 end=$((SECONDS + minutes * 60 - ${SPARE_SECONDS:-20}))
 mkdir -p "$folder/evidence"

@@ -133,7 +133,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Restore SIGINT and SIGTERM for this process and its subprocesses. A shell's background jobs ignore them."""
+    """Restore SIGINT and SIGTERM for this process and its subprocesses. A shell's background jobs ignore them.
+
+    Put the tests' temporary files into `MEMORY` if it has `ROOM`.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:

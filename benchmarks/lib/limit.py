@@ -25,7 +25,7 @@ class Limit(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Return the number of images per second that the device can train on at most."""
+        """Return the largest number of images per second that the device can train on."""
         return self.throughput / self.flops
 
 

@@ -72,7 +72,7 @@ class Environment(NamedTuple):
         return self.folder / "cache"
 
     def source(self, drop: str) -> Path:
-        """Return the images of a drop."""
+        """Return the folder with the images of a drop."""
         return self.folder.parent / "sources" / drop
 
     def set_up_process(self) -> None:

@@ -1,9 +1,9 @@
 """Run a long scenario: a team works on one task over years, under the faults of short scenarios.
 
 It begins with the store of an earlier version. Drops land, and the task's policies start retrainings. Candidates are
-approved, rejected, refused, promoted, and rolled back by hand. Samples are amended and erased. Meanwhile `retrain gc`
-removes models, and a later version of `retrain` alternates with this version. The same scenario runs twice: first
-undisturbed, then under faults.
+approved, rejected, refused, promoted, and rolled back by hand. Drops are amended, and samples are erased. Meanwhile
+`retrain gc` removes models, and a later version of `retrain` alternates with this version. The same scenario runs
+twice: first undisturbed, then under faults.
 """
 
 import io

@@ -56,7 +56,7 @@ QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(Heal
 
 
 class Source(NamedTuple):
-    """Files as a producer names them, and the expected use of each."""
+    """Files as a producer names them, the rule that gives their labels, and the expected labels."""
 
     files: Files
     rule: str

@@ -1,4 +1,7 @@
-"""`make release` builds the chart, notes, bills of materials, checksums, and distributions that work elsewhere."""
+"""`make release` builds chart, notes, bills of materials, checksums and distributions.
+
+The distributions also work outside of the repository.
+"""
 
 import hashlib
 import io

@@ -39,7 +39,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     store: ObjectStore
     versions: Bundle[tuple[str, str]] = Bundle("versions")
-    sightings: Bundle[champions.ChampionSnapshot] = Bundle("sightings")
+    snapshots: Bundle[champions.ChampionSnapshot] = Bundle("snapshots")
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,14 +102,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.objects.pop(key, None)
         self.version_of.pop(key, None)
 
-    @rule(target=sightings)
-    def look(self) -> champions.ChampionSnapshot:
-        """Check that the champion is the last entry of the history."""
+    @rule(target=snapshots)
+    def read_champion(self) -> champions.ChampionSnapshot:
+        """Read the champion. It must be the last entry of the history."""
         seen = TaskStore(self.store, "pets").champion.read()
         assert seen.run_id == (self.history[-1] if self.history else None)
         return seen
 
-    @rule(seen=sightings, run=st.sampled_from("xyz"))
+    @rule(seen=snapshots, run=st.sampled_from("xyz"))
     def promote(self, seen: champions.ChampionSnapshot, run: str) -> None:
         """Promote a run. It is a conflict if the champion has changed since it was read."""
         if len(seen.champion.history if seen.champion else ()) == len(self.history):

@@ -67,7 +67,10 @@ def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
 
 @cache
 def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[Cell, Plan]:
-    """Return every cell's plan. For online studies, return only the plans of the first drops: all steps are alike."""
+    """Return the plan of every cell (a run of one method on the first drops of a split, with one seed).
+
+    For online studies, return only the plans on the first `most_drops` drops, because all steps are alike.
+    """
     study = load_study(name)
     study = study.model_copy(update={"seeds": study.seeds[:seeds]})
     runs, longest = Imagined(study, None), max(parts_of(study, split) for split in study.splits)
