@@ -97,7 +97,7 @@ def make_context(
 ) -> Context:
     """Return the context of the stages on a device. The default observer shows no progress.
 
-    If torchrun started several processes, only the first one gets the observer.
+    If torchrun started several processes, only the first process gets the observer.
     """
     _limit_threads()
     ranks = init_distributed(device)

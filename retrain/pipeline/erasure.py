@@ -119,7 +119,7 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
 
 
 def _names(keys: Iterable[str]) -> set[str]:
-    """Return the keys and the paths from which they were made. Reports of quarantined drops can contain both."""
+    """Return the keys, and the file paths that they were made from. Reports of quarantined drops can contain both."""
     return {name for key in keys for name in (key, readable_key(key))}
 
 
@@ -176,7 +176,7 @@ def _forget_in_run(run: AffectedRun, rows: Mapping[str, set[int]], erasure: Eras
 def find_affected_runs(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[AffectedRun]:
     """Yield the runs that the erasure of samples affects.
 
-    These are the runs trained or evaluated on the samples, and the runs that continue from a run trained on them.
+    These runs were trained or evaluated on the samples, or continue from a run that was trained on them.
     """
     rows: dict[str, list[int]] = {}
     for sample in samples:

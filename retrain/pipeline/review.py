@@ -74,8 +74,8 @@ class Review(NamedTuple):
 def review_data(context: Context, task: Task, limit: int) -> Review:
     """Return the most likely label errors: up to `limit` training samples, and up to `limit` held-out samples.
 
-    The result also has near-duplicates and odd images. Samples that were amended since the champion's run are left out
-    of the errors. Raises `RunError` if there is no champion, or if some of its samples were erased.
+    The result also has near-duplicates and odd images. Samples that were amended since the champion's run are not
+    among the label errors. Raises `RunError` if there is no champion, or if some of the champion's samples were erased.
     """
     champion = context.store.champion.read().run_id
     if champion is None:

@@ -37,8 +37,8 @@ def shrink_perturb(
 
     The perturbation is a newly initialized network rather than Gaussian noise. Buffers keep their fresh values, so
     BatchNorm's running statistics start fresh. Both choices follow the published code of Ash & Adams. The settings can
-    take buffers from the parent, set new rows to β·fresh, and make α larger by `least_norm`. Raises `ModelError` and
-    changes nothing if `old` does not fit.
+    take buffers from the parent, set new rows to β·fresh, and limit the shrinking (`least_norm`). Raises `ModelError`
+    and changes nothing if `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
     centre = pretrained or {}
@@ -216,6 +216,6 @@ def class_mean_rows(
 def zero_gradients(parameters: Sequence[Tensor]) -> None:
     """Set the parameters' gradients to zero, in place.
 
-    An optimizer without weight decay and without earlier gradients then leaves them unchanged.
+    An optimizer without weight decay, whose moments are zero, then leaves them unchanged.
     """
     torch._foreach_zero_([each.grad for each in parameters if each.grad is not None])

@@ -31,11 +31,11 @@ def raise_preempted(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def defer_signals(announce: bool = True) -> Iterator[Callable[[], bool]]:
-    """Defer SIGTERM and Ctrl-C within the context, and yield a function that returns whether one arrived.
+    """Defer SIGTERM and Ctrl-C within the context, and yield a function that returns whether a signal has arrived.
 
-    Raises `Preempted` at the end if one arrived. A second Ctrl-C takes effect immediately. With `announce`, a message
-    explains the effect of Ctrl-C. If several processes share a terminal, only one should log it. This works only in
-    the main thread, because Python runs signal handlers there.
+    Raises `Preempted` at the end if a signal has arrived. A second Ctrl-C takes effect immediately. With `announce`, a
+    message explains the effect of Ctrl-C. If several processes share a terminal, only one of them should log it. This
+    works only in the main thread, because Python runs signal handlers there.
     """
     has_arrived = False
 

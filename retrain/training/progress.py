@@ -41,7 +41,7 @@ class Observer(Protocol):
         """Handle the start of the loop, or its resumption at `progress.iteration`."""
 
     def stepped(self, progress: Progress) -> None:
-        """Handle the launch of an iteration. This must return immediately and never wait for the device."""
+        """Handle the launch of an iteration. This method must return immediately and never wait for the device."""
 
     def evaluated(self, point: Point) -> None:
         """Handle an evaluation of the validation split."""

@@ -88,7 +88,7 @@ def _library_transforms(setting: Augmentation) -> Callable[[Tensor], Tensor] | N
 
 
 def _by_groups(transform: Callable[[Tensor], Tensor], images: Tensor, iteration: int, rows: Rows, seed: int) -> Tensor:
-    """Transform the images in groups of the whole batch, each with its own random numbers."""
+    """Transform the images in groups of the whole batch. Each group has its own random numbers."""
     groups = range(rows.start // GROUP, -(-rows.stop // GROUP))
     sizes = [min(rows.stop, (group + 1) * GROUP) - max(rows.start, group * GROUP) for group in groups]
     seeds = [derive_seed(seed, f"transforms {iteration}", group) for group in groups]
