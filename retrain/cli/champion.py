@@ -89,7 +89,7 @@ def _decide(
 
 
 def _write_verdict(store: "TaskStore", run_id: str, verdict: "Verdict") -> None:
-    """Write a verdict, unless an interrupted command has written the same one."""
+    """Write a verdict, unless an interrupted command has already written it."""
     approval = store.approvals.find(run_id)
     known = store.approvals.expire(approval, verdict.at).verdict if approval else None
     if known is None or known.kind != verdict.kind or store.ledger.find(run_id):
@@ -148,9 +148,8 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
     approval = store.approvals.find(run_id)
     awaits = approval is not None and approval.verdict is None
     if not force and approval and awaits:
-        raise RunError(
-            f"{approval.describe(task_argument(store.task), utc_now())}, or pass --force to promote it without approval"
-        )
+        both_commands = approval.describe(task_argument(store.task), utc_now())
+        raise RunError(f"{both_commands}, or pass --force to promote the run without approval")
     return awaits
 
 

@@ -44,7 +44,7 @@ def review(
     leaks = sum(pair.leaks for pair in found.alike)
     typer.echo(
         f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out samples to review; "
-        f"{pluralize(len(found.alike), 'pair')} of near-duplicates, {leaks:,} of them of a training and a held-out "
-        "sample"
+        f"{pluralize(len(found.alike), 'pair')} of near-duplicates, including {pluralize(leaks, 'pair')} of a "
+        "training and a held-out sample"
     )
     typer.echo(output.resolve().as_uri())

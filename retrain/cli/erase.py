@@ -48,7 +48,7 @@ def erase(
 ) -> None:
     """Erase samples permanently from shards, uploads, lists, thumbnails and caches. This cannot be undone.
 
-    If no sample is named, complete interrupted erasures and remove erased samples from this machine's cache.
+    If no option selects a sample, complete interrupted erasures and remove erased samples from this machine's cache.
     """
     from retrain.cli.formatting import erasure_details, print_record
     from retrain.data.finding import Selection
@@ -97,8 +97,8 @@ def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
             typer.echo("nothing to erase")
         for object_key in erased.deleted:
             typer.echo(f"deleted: {object_key}")
-    for name in erased.unread:
-        advice = "if erased samples are still in there, delete them by hand, or upload the drop again"
-        typer.echo(f"could not be searched: {name}: {advice}", err=True)
+    for problem in erased.unread:
+        advice = "If it still contains erased samples, remove these by hand, or upload the drop again"
+        typer.echo(f"an object could not be searched: {problem.rstrip('.')}. {advice}", err=True)
     if erased.unread:
         raise typer.Exit(1)

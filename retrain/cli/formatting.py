@@ -54,7 +54,7 @@ def console(width: int | None = None) -> Console:
 def print_tables(*parts: str | Table) -> None:
     """Print tables and strings, one below the other.
 
-    A table is as wide as its numbers need. If the terminal is narrower, it wraps the lines. No number is cut off.
+    A table is as wide as its numbers need. A narrower terminal wraps the lines, and no number is cut off.
     """
     shown = console()
     needed = max((part.min_width or 0 for part in parts if isinstance(part, Table)), default=0)
@@ -171,7 +171,7 @@ def _describe_end(rule: StopRule, target: Target | None) -> str:
         at_target += f" and accuracy rises too little, or after {rule.improve_until:,} iterations"
         at_target += f", at most {2 * rule.improve_until:,} if accuracy rises fast"
     if rule.patience:
-        near = f" (at most {rule.tolerance:.2%} below, the run counts as reached)" if rule.tolerance else ""
+        near = f" (at most {rule.tolerance:.2%} below it, the target counts as reached)" if rule.tolerance else ""
         return f"{at_target}; below the target, after {rule.patience:,} iterations with too small a rise{near}"
     return f"{at_target}; below the target, at the end of its schedule"
 
@@ -207,7 +207,7 @@ def _describe_target(target: Target, metric: Metric) -> str:
 
 
 def _format_l_r(record: RunRecord, level: Literal["99", "100"]) -> str:
-    """Return L_r, or `-` for a carried target, because scratch was not measured on this dataset."""
+    """Return L_r, where r is `level`. Return `-` if the target comes from scratch on an earlier dataset."""
     is_comparable = record.result and record.target and record.target.scope is None
     return format_speed_up(record.result.speed_up[level]) if record.result and is_comparable else ABSENT
 
@@ -258,7 +258,7 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
 def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
     """Yield the savings compared with s_scratch, and compared with scratch's full training.
 
-    s_scratch is scratch's number of iterations to its accuracy. `counted` is a text about what it includes.
+    s_scratch is scratch's number of iterations to its accuracy. `counted` is a remark on it, such as `SCRATCH_RUNS`.
     """
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
     of = f", of {savings.baseline:,} that scratch takes to its accuracy{counted}{error}" if savings.baseline else ""
@@ -362,7 +362,7 @@ def _status_rows(status: Status) -> Rows:
     yield from attention
     if status.amendments:
         run = f": `retrain run --task {task_argument(status.task)}` or the watcher retrains"
-        newer = f"; the champion does not have the newest{'' if status.trigger else run}"
+        newer = f"; the champion was trained without the newest{'' if status.trigger else run}"
         used = f"{status.amendments:,}, each used by the runs planned after it"
         yield "amendments", used + newer if status.is_amended else used
         yield from (("", amendment) for amendment in status.newest_amendments)

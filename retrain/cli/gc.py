@@ -88,7 +88,10 @@ def _find_cache() -> "Path | None":
 
 
 def _retention_table(tasks: "Sequence[Retention]") -> "Table":
-    """Return a table with a line for each run, drop, set of claims or cache whose files are removed."""
+    """Return a table with a line for each run, drop or cache whose files are removed.
+
+    One more line is about the removed claims. A claim is a small file that assigns a drop to a run.
+    """
     from retrain.cli.formatting import Column, grid
     from retrain.utils.text import format_bytes, pluralize
 

@@ -120,13 +120,13 @@ def output_errors(output: Path, option: str = "--output") -> Iterator[None]:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask for confirmation at a terminal. A script has no terminal and needs no confirmation."""
+    """Ask for confirmation at a terminal, unless `yes` is set. A script has no terminal, so it is not asked."""
     if not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True)
 
 
 def decide_author(given: str | None) -> str:
-    """Return the author's name. Raises `UserError` if the system has no name for this login."""
+    """Return the given name, or the login name. Raises `UserError` if there is neither."""
     try:
         return given or getuser()
     except (KeyError, OSError) as error:  # a container's uid need not have a name

@@ -16,7 +16,7 @@ class OutputError(UserError):
 class CheckedOutput(io.FileIO):
     """The file of standard output.
 
-    Raises `OutputError` if the disk is full. A closed pipe still raises an `OSError`.
+    Raises `OutputError` if a write fails, for example on a full disk. A closed pipe still raises an `OSError`.
     """
 
     def write(self, data: Any, /) -> int:

@@ -73,7 +73,7 @@ def watch(
 def _make_watches(
     tasks: "Sequence[Task]", executor: "Executor", health: "Health", trains_here: bool
 ) -> "list[TaskWatch]":
-    """Return the tasks' watches, after checking that the stores support conditional writes."""
+    """Return a `TaskWatch` for each task, after checking that the stores support conditional writes."""
     from retrain.data.local_cache import cache_folder
     from retrain.store.base import probe_conditional_writes
     from retrain.watcher.task_watch import TaskWatch

@@ -1,6 +1,6 @@
 """The task file: its settings, loading and validation. Imports only utils and errors.
 
-This file defines the types that all packages share. It imports nothing, to keep `retrain --help` fast.
+This file defines the types that all packages share. It imports only `typing`, to keep `retrain --help` fast.
 `config.task.Task` is the model of a task file; `config.loading.load_task` reads one.
 """
 

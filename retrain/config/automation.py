@@ -29,8 +29,8 @@ class Trigger(ConfigModel):
     """Time that must pass after the last drop landed (30m, 6h, 2d, 1w). Drops that land within this time of each other
     are used in one run."""
     expected_saving: Annotated[float, Field(lt=1)] | None = None
-    """Smallest share of scratch's iterations that the run is expected to save. The expectation comes from the last
-    runs."""
+    """Smallest share of scratch's iterations that the run is expected to save. The expectation is the mean saving of
+    the last runs."""
     max_wait: Duration | None = None
     """Time after which the conditions above no longer apply, counted from the landing of the oldest new drop (30m,
     12h, 7d, 2w)."""

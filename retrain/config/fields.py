@@ -50,7 +50,10 @@ class ConfigModel(BaseModel):
 
 
 class NotIdentity:
-    """Marker in the `Annotated` type of a field that does not affect training. A run's id does not depend on it."""
+    """Marker in the `Annotated` type of a field on which a run's id does not depend.
+
+    The field does not affect training, or another field of the plan contains its effect.
+    """
 
 
 class IdentityIfSet:

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from retrain.config.fields import ConfigModel, IdentityIfSet, Share
 
 Decayed = Literal["all", "matrices"]
-"""Parameters with weight decay. matrices: not biases and normalization, because these have one dimension."""
+"""Parameters with weight decay. matrices leaves out biases and normalization, because these have one dimension."""
 
 
 class Adam(ConfigModel):

@@ -97,8 +97,9 @@ class L2Init(ConfigModel):
     strength: NonNegativeFloat = 0.01
     """Lambda: the factor on the penalty."""
     anchor: Literal["origin", "fresh", "start"] = "start"
-    """theta_0: origin (the first initialization of the lineage), fresh (this run's new network) or start (this run's
-    initial weights). start gave the best results in docs/evidence/cifar100-mini.md."""
+    """theta_0: origin (the initial weights of the scratch run at the beginning of the chain of parents), fresh (this
+    run's new network) or start (this run's initial weights). start gave the best results in
+    docs/evidence/cifar100-mini.md."""
 
 
 class Ewc(ConfigModel):
@@ -170,8 +171,8 @@ class OpenEnded(ConfigModel):
 
 
 class AutoSchedule(OpenEnded):
-    """inverse_time for a network without BatchNorm whose steps are large relative to its weights, constant for others.
-    The plan states the choice."""
+    """inverse_time for a network with neither BatchNorm nor pretrained weights, if its steps are large relative to its
+    weights. Otherwise constant. The plan states the choice."""
 
     name: Literal["auto"] = "auto"
 

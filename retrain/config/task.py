@@ -96,14 +96,14 @@ class Data(ConfigModel):
     the test split and out of the gate. refuse refuses the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
     """Place of the decoded training images: device (memory of the training device), memory (main memory), or stream
-    (none: shards are read as needed). auto is stream if the images exceed half of resources.memory. Otherwise it is
-    device if they fit there, and else memory."""
+    (they are not kept: shards are read when needed). auto is stream if the images exceed half of resources.memory.
+    Otherwise it is device if they fit there, and else memory."""
     stream: Annotated[Stream, NotIdentity] = Stream()
     """Settings of streaming samples from shards, for a dataset that is too large to keep decoded in memory."""
 
     @property
     def frame(self) -> Frame:
-        """Return the shape that images are resized to, and how."""
+        """Return the shape that images are resized to, and the method of resizing."""
         return as_frame(self.image_size)._replace(fit=self.fit, background=self.background)
 
 
@@ -158,7 +158,7 @@ Averaging = Annotated[AutoAverage | PowerAverage | ExponentialAverage | NoAverag
 
 
 class Stopping(ConfigModel):
-    """Rules that end a run at its target or below it."""
+    """Rules that end a run at its target or below it. A carried target comes from a baseline on an earlier dataset."""
 
     confirmations: PositiveInt = 2
     """Number of last evaluations whose mean must be at the target. One lucky evaluation then does not end a run."""
@@ -194,7 +194,8 @@ class Training(ConfigModel):
     iterations: Annotated[PositiveInt | None, IdentityIfSet] = None
     """Length of scratch's schedule in iterations, for any size of the dataset (default: by `epochs`)."""
     stop_at_train_accuracy: Annotated[Share | None, IdentityIfSet] = None
-    """Training accuracy at which a run that has no target ends before its schedule (Ash & Adams train up to 0.99)."""
+    """Training accuracy at which a run without a target ends, even before the end of its schedule (Ash & Adams train up
+    to 0.99)."""
     batch_size: PositiveInt = 128
     """Samples per iteration."""
     optimizer: Optimizer = Adam()
@@ -223,7 +224,7 @@ class Training(ConfigModel):
     bf16: bool = False
     """Train with automatic mixed precision in bfloat16."""
     compile: Annotated[Literal["none", "compile", "graphs", "step"], NotIdentity] = "none"
-    """compile uses torch.compile. It takes half a minute before the first step. graphs also uses CUDA graphs. step
+    """compile uses torch.compile, which takes half a minute before the first step. graphs also uses CUDA graphs. step
     records the whole iteration as one CUDA graph. On a GPU, step is fastest for small batches."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
@@ -250,22 +251,22 @@ class Refresh(ConfigModel):
     on_new_classes: bool = False
     """Measure again when new classes appear."""
     on_miss: bool = False
-    """Measure again when a run missed its target and no longer schedule is left to try."""
+    """Measure again when a run missed its target and no escalation to a longer schedule is left."""
 
 
 class Baseline(ConfigModel):
     """The scratch run that targets come from."""
 
     refresh: Refresh = Refresh()
-    """Conditions under which it is measured again."""
+    """Conditions under which the baseline is measured again."""
 
 
 class Target(ConfigModel):
     """The target that a run must reach."""
 
     level: Annotated[float, Field(gt=0, le=100)] = 100
-    """r in percent. The target is r/100 of the baseline's score, and a run stops when it reaches the target (L_100,
-    L_99)."""
+    """The target as a percentage of the baseline's score: the r of the speed-up L_r. A run stops when it reaches the
+    target."""
     metric: Metric = "accuracy"
     """The score used by target, stop rule and gate. balanced_accuracy is the mean of the classes' accuracies, and
     macro_f1 the mean of the classes' F1. For top5_accuracy the true class must be among the five most likely."""
@@ -275,9 +276,9 @@ class Gate(ConfigModel):
     """Conditions that a candidate must meet on the test split to replace the champion."""
 
     margin: Share = 0.02
-    """Largest amount by which the candidate's score (target.metric) may always be below the champion's. A
-    candidate that is further below is refused if the whole confidence interval of (candidate - champion) is below
-    zero."""
+    """Tolerance for the candidate's score (target.metric). A candidate passes if its score is at most this far below
+    the champion's. With a lower score, it is refused only if the whole confidence interval of (candidate - champion) is
+    below zero."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence level of the interval of (candidate - champion)."""
     min_accuracy: Share = 0.0

@@ -192,7 +192,7 @@ def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height:
 def _rgb(image: Image.Image, background: Background) -> Image.Image:
     if image.mode in ("F", "I"):
         raise ValueError(
-            f"its pixels are numbers of 32 bits (mode {image.mode}) of unknown range; convert it to 8 bits"
+            f"its pixels are numbers of 32 bits (mode {image.mode}) of unknown range; convert the image to 8 bits"
         )
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 where it should scale
         scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

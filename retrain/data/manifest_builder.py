@@ -126,9 +126,9 @@ def build_manifest(
             why = (
                 f"a task's first drop needs some to {'train on' if split == 'train' else 'measure on'}"
                 if share is None
-                else f"none was drawn for its share of {share:g}; add images, or raise data.{split}_share"
+                else f"none was drawn for the share {share:g} of {split}; add images, or raise data.{split}_share"
             )
-            raise DropError(f"{read.root}: no {split} samples among {samples}: {why}")
+            raise DropError(f"{read.root}: no {split} samples among {pluralize(samples, 'sample')}: {why}")
     if not samples:
         raise DropError(f"{read.root}: no sample in it can be used")
     in_shard = np.bincount(table.shard[table.is_used()], minlength=len(read.shards)).tolist()

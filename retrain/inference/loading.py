@@ -63,6 +63,7 @@ def load_model(source: Source, run_id: str | None = None, device: str = "auto") 
     plan, chosen = files.plan(), pick_device(device)
     result = files.result()
     if result is None or result.model_digest is None:
-        raise RunError(f"{plan.run_id} {result.outcome if result else 'has not ended'}: it has no model")
+        ending = result.outcome if result else "has not ended"
+        raise RunError(f"{plan.run_id} {ending}: it has no model; `retrain history` lists the other runs")
     network = load_network(files, plan, source.factories, chosen).eval()
     return Model(plan, network, chosen, Preprocess(plan.task.data))

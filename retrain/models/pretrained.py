@@ -101,7 +101,7 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
             return Path(location).read_bytes()
         except OSError as error:
             raise ModelError(
-                f"model.pretrained: {location}: cannot be read: {error.strerror}: correct the path or the rights"
+                f"model.pretrained: {location}: cannot be read: {error.strerror}: correct the path or its permissions"
             ) from error
     folder, _, name = location.rpartition("/")
     try:

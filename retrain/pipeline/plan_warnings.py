@@ -58,8 +58,11 @@ def length_warnings(task: Task, schedule: int) -> Iterable[str]:
     """Yield a warning if scratch's schedule, in iterations, is too short to fit the data."""
     if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few iterations
         return
-    known = f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what "
-    yield f"{known}the data allow: set {settings_for(ENOUGH_ITERATIONS, task, schedule)}"
+    more = settings_for(ENOUGH_ITERATIONS, task, schedule)
+    yield (
+        f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what the "
+        f"data allow: set {more}"
+    )
 
 
 def near_chance_warning(task: Task, baseline: ScratchRun, drops: Iterable[Drop], schedule: int) -> str | None:

@@ -190,11 +190,11 @@ class Reviewer:
 
 def _explain_counters(counters: Counters, number: int) -> str:
     correct, seen = float(counters.correct[number]), float(counters.seen[number])
-    return f"in training, classified as labelled {correct:.3g} times out of {seen:.3g}"
+    return f"in training, classified as the labelled class {correct:.3g} times out of {seen:.3g}"
 
 
 def _explain_probability(own: Tensor, number: int) -> str:
-    return f"the champion gives its class a probability of {float(own[number]):.1%}"
+    return f"the champion gives the labelled class a probability of {float(own[number]):.1%}"
 
 
 def _places(tables: Sequence[SampleTable], split: Split) -> NDArray[np.int64]:

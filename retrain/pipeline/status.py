@@ -125,10 +125,10 @@ def _describe_erasures(
             command = f"retrain drop erase --task {task_argument(task.name)}"
             yield f"erasure {erasure.sequence} is not complete: run `{command}`"
         if learnt_from(champion, erasure.trained, by_id):
-            then = "the next run is from scratch" if task.erase.policy == "retrain" else "erase.policy is keep"
+            then = "is from scratch" if task.erase.policy == "retrain" else "may continue from it (erase.policy: keep)"
             is_trained = any(run.run_id == champion and run.saw == "trained on them" for run in erasure.runs)
             use = "was trained" if is_trained else "continues from a run that was trained"
-            yield f"champion {champion} {use} on samples of erasure {erasure.sequence}; {then}"
+            yield f"champion {champion} {use} on samples of erasure {erasure.sequence}; the next run {then}"
 
 
 def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeeded | UserError:

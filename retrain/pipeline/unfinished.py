@@ -39,7 +39,7 @@ def describe_unfinished(
             elif newest and newest.dataset.digest == plan.dataset.digest:
                 how = _find_command(task, store, plan, now, effect)
             if how or _has_large_files(store, run_id):
-                yield f"{run_id} has not ended, {state}: {_advise(task, store, plan, how)}"
+                yield f"{run_id} has not ended; {state}: {_advise(task, store, plan, how)}"
 
 
 def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:

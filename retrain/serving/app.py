@@ -86,7 +86,7 @@ class Endpoints:
         return protocol.inference_response(self._name, model, request, predictions), len(predictions)
 
     async def _answer(self, request: Request, answer: Callable[[Model, bytes], Answer]) -> Response:
-        """Answer a request with the model that is loaded when the request's body has arrived, and count it."""
+        """Count a request, and answer it with the model that is loaded when the request's body has arrived."""
         began, images = time.monotonic(), 0
         try:
             body = await _read_body(request)

@@ -19,7 +19,7 @@ class FollowedChampion:
     """
 
     def __init__(self, source: Source, device: str, counts: Counts) -> None:
-        """Load the champion. Raises `RunError` if there is none, or its model cannot be loaded."""
+        """Load the champion. Raises `UserError` if there is none, or if its model cannot be loaded."""
         self._source, self._device, self._counts = source, device, counts
         self._stop = Event()
         self.model: Model = load_model(source, None, device)

@@ -50,7 +50,7 @@ def _update_registry(_: Task, store: TaskStore) -> object:
 
 
 class TrackerUpdates:
-    """Calls `update_trackers` after each run and each change of the champion, and again some time after a failure."""
+    """Calls `update_trackers` after each run and each change of the champion, and again after a failure and a pause."""
 
     def __init__(self, task: Task, store: TaskStore, clock: Clock = utc_now) -> None:
         self._task, self._store, self._clock = task, store, clock

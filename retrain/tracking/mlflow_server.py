@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
-"""Tags of an MLflow run: its id in the ledger, and a mark of a complete export. The mark is written last."""
+"""Tags of an MLflow run: its id in the ledger, and `true` if its export is complete. The second is written last."""
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Largest numbers of metrics and of settings in one request to MLflow."""
@@ -70,7 +70,7 @@ class _Export:
         if found is None:
             return str(self._client.create_experiment(self._name))
         if found.lifecycle_stage == "deleted":
-            raise UserError(f"the experiment {self._name} is deleted in MLflow: restore it, or remove it for good")
+            raise UserError(f"the experiment {self._name} is deleted in MLflow: restore it, or remove it permanently")
         return str(found.experiment_id)
 
     def _exported_runs(self, experiment: str) -> dict[str, "Run"]:

@@ -19,7 +19,7 @@ from retrain.utils.parallel import map_ahead
 STATE_OF = {"champion": "LIVE", "replaced": "LIVE", "rolled back": "ARCHIVED", "removed": "ARCHIVED"}
 """States of versions, by their status. `removed`: `retrain gc` has removed the model from the store."""
 STATUS, LABEL = "status", "champion"
-"""Properties of a version. The value of the second is empty, so Kubeflow's pages show it as a label."""
+"""Properties of a version. `champion` has an empty value, because Kubeflow's pages show such a property as a label."""
 OWNER = "retrain"
 
 

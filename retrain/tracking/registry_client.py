@@ -24,7 +24,7 @@ servers will not support it."""
 ADDRESS, TOKEN, TOKEN_FILE = "MODEL_REGISTRY_URL", "MODEL_REGISTRY_TOKEN", "MODEL_REGISTRY_TOKEN_FILE"
 """Environment variables. A pod's token is in a file, because Kubernetes renews it."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
-"""Time limits of one request, in seconds. Failed requests are not repeated: the next export completes this one."""
+"""Time limits of one request, in seconds. A failed request is not retried, but the next export sends it again."""
 PROBE = urllib3.Timeout(connect=5, read=5)
 """Time limits of a request of `retrain doctor`, in seconds."""
 NETWORK = check_network(f"${ADDRESS}")

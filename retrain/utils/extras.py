@@ -1,7 +1,7 @@
 """Optional packages: the extra that installs each, and the error if it is missing.
 
-The core installs and runs without them. Code imports such a package through this module, at its first use. Other
-commands therefore do not spend time on the import.
+The core installs and runs without these packages. This module imports a package at its first use, so commands that do
+not need the package start faster.
 """
 
 import importlib

@@ -87,7 +87,7 @@ def test_json_history_lists_the_ledgers_records(home: Path, command: Command, un
     assert (ran.code, ran.err) == (0, "")
 
 
-def test_status_of_an_empty_store_names_the_address(home: Path, command: Command, unchanged: None) -> None:
+def test_status_shows_the_path_of_a_missing_store(home: Path, command: Command, unchanged: None) -> None:
     assert re.search(r"^store +store *$", command("status", *T).out, re.MULTILINE)
     ran = command("status", *T, "--set", "store=elsewhere")
     assert f"store{home / 'elsewhere'}(thisfolderdoesnotexistyet)championnoneyet" in "".join(ran.out.split())
@@ -122,10 +122,8 @@ def test_status_shows_champion_baseline_and_savings(home: Path, command: Command
 def test_drop_list_and_drop_show_print_the_drops(home: Path, command: Command, unchanged: None) -> None:
     drops = [Drop.model_validate(drop) for drop in json.loads(command("drop", "list", *T, "--json").out)]
     assert [len(drop.classes) for drop in drops] == [3, 2]
-    assert [line.split()[0] for line in command("drop", "list", *T).out.splitlines()] == [
-        "drop",
-        *(d.id for d in drops),
-    ]
+    lines = command("drop", "list", *T).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["drop", *(drop.id for drop in drops)]
     assert Drop.model_validate_json(command("drop", "show", drops[1].id, *T, "--json").out) == drops[1]
     assert drops[1].digest in command("drop", "show", drops[1].id, *T).out
 
@@ -180,7 +178,7 @@ def test_task_commands_create_check_and_describe_a_task(
     assert "already exists" in again.err
 
 
-def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: Command) -> None:
+def test_promote_and_rollback_change_the_champion(home: Path, command: Command) -> None:
     first, last = records(home)[0], records(home)[-1]
     champion = home / "store" / "pets" / "champion.json"
     assert command("rollback", *T).out == f"{first.run_id} is the champion of pets again\n"
@@ -302,12 +300,12 @@ def test_wrong_input_gives_one_message_and_changes_nothing(
     message = " ".join(ran.err.replace("│", " ").split())
     assert said in message
     assert "Traceback" not in ran.err
-    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # that the store is a local folder
+    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # the store is a local folder
     assert message.startswith(("retrain: ", "Usage: ", *warned))
     assert ran.err.count("retrain: ") <= 1
 
 
-def test_store_that_cannot_be_reached_is_named(home: Path, unchanged: None, s3: str, command: Command) -> None:
+def test_unreachable_store_is_reported_with_address(home: Path, unchanged: None, s3: str, command: Command) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -391,7 +389,7 @@ def test_terminal_bar_shows_iterations_accuracy_and_time_left(home: Path) -> Non
     [("run", "--dry-run"), ("status",), ("history",), ("show", RUN), ("doctor",), ("drop", "list")],
     ids=" ".join,
 )
-def test_json_output_matches_its_schema(home: Path, command: Command, asked: tuple[str, ...]) -> None:
+def test_json_output_is_valid_under_its_schema(home: Path, command: Command, asked: tuple[str, ...]) -> None:
     words = [records(home)[0].run_id if word == RUN else word for word in asked]
     schema = DOCS / "schemas" / f"{'-'.join(word for word in asked if word != RUN and word[0] != '-')}.json"
     printed = json.loads(command(*words, *T, "--json").out)

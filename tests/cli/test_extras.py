@@ -28,7 +28,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with photos and a task of a small network."""
     monkeypatch.chdir(tmp_path)
     two_classes(tmp_path / "photos")
@@ -37,13 +37,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_lines(place: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+def run_lines(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     """Run commands, one after the other, in a process that cannot import optional packages."""
-    settings = {"RETRAIN_CACHE": str(place / "cache"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    settings = {"RETRAIN_CACHE": str(folder / "cache"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     environment = os.environ | settings | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     typed = "\n".join(f"{line} --task pets.yaml" for line in lines)
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=place, env=environment, input=typed, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM], cwd=folder, env=environment, input=typed, capture_output=True, text=True
     )
 
 
@@ -51,9 +51,9 @@ def endings(ran: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.removeprefix("ended ") for line in ran.stdout.splitlines() if line.startswith("ended ")]
 
 
-def test_core_commands_need_no_extra(place: Path) -> None:
+def test_core_commands_need_no_extra(folder: Path) -> None:
     ran = run_lines(
-        place,
+        folder,
         *("drop pack photos", "run", "status", "history", "predict photos", "export -o exported", "gc --dry-run"),
         *("watch --once", "metrics", "drop list", "drop drift", "doctor"),
     )
@@ -62,7 +62,7 @@ def test_core_commands_need_no_extra(place: Path) -> None:
     assert endings(ran) == [f"{command} 0" for command in commands.split()], ran.stdout + ran.stderr
 
 
-def test_other_commands_name_their_extra(place: Path) -> None:
+def test_other_commands_name_their_extra(folder: Path) -> None:
     needed = {
         "report": "report",
         "serve": "serve",
@@ -76,7 +76,7 @@ def test_other_commands_name_their_extra(place: Path) -> None:
         "status --set store=gs://bucket": "gcs",
         "status --set store=az://container": "azure",
     }
-    ran = run_lines(place, "drop pack photos", "run", *needed)
+    ran = run_lines(folder, "drop pack photos", "run", *needed)
     assert ran.returncode == 0, ran.stderr
     assert endings(ran)[2:] == [f"{line.split()[0]} 2" for line in needed], ran.stdout + ran.stderr
     named = [

@@ -59,14 +59,14 @@ class RecordedCommands:
     """Commands on a task, with their output and all files and objects that they wrote."""
 
     def __init__(self, folder: Path, endpoint: str, bucket: str, kubeflow: str, output: pytest.CaptureFixture[str]):
-        self.folder, self.output, self.left = folder, output, dict[str, bytes]()
+        self.folder, self.output, self.recorded = folder, output, dict[str, bytes]()
         self.file = folder / "pets.yaml"
         self.file.write_text(TASK.format(bucket=bucket, kubeflow=kubeflow))
         self.store = open_store(f"s3://{bucket}", endpoint)
 
     def __call__(self, *arguments: str) -> int:
         ran = retrain([*arguments, "--task", str(self.file)], self.output)
-        self.left[f"{len(self.left)}: {' '.join(arguments)}"] = f"{ran.out}{ran.err}".encode()
+        self.recorded[f"{len(self.recorded)}: {' '.join(arguments)}"] = f"{ran.out}{ran.err}".encode()
         return ran.code
 
     def land(self, drop: str, each: int) -> None:
@@ -74,7 +74,7 @@ class RecordedCommands:
 
     def outputs(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
         """Yield the output of each command, each file and each object, with its name."""
-        yield from self.left.items()
+        yield from self.recorded.items()
         yield from more
         for path in self.folder.rglob("*"):
             if path.is_file():
@@ -130,7 +130,7 @@ def run_commands(commands: RecordedCommands, kubeflow: KfpServer) -> None:
     commands.land("b", 50)
     assert commands("watch", "--once") == 0
     commands.land("c", 60)
-    assert commands("run", "--on", "kubeflow") == 0, commands.left
+    assert commands("run", "--on", "kubeflow") == 0, commands.recorded
     assert commands("pipeline", "schedule", "--cron", "0 2 * * *") == 0
     assert commands("pipeline", "compile", "--output", str(commands.folder / "pipeline.yaml")) == 0
     assert commands("pipeline", "trainjob") == 0
@@ -184,7 +184,7 @@ def test_messages_mask_users_and_queries_of_addresses() -> None:
     assert mask_credentials(said) == masks
 
 
-def test_unreachable_server_is_named_without_its_password(
+def test_message_about_an_unreachable_server_has_no_password(
     monkeypatch: pytest.MonkeyPatch, s3: str, bucket: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:{PASSWORD}@127.0.0.1:{free_port()}")

@@ -1,4 +1,4 @@
-"""Tests of the tables of runs in cases that are easy to get wrong."""
+"""Tests of the tables of runs, plans and drops, in cases that are easy to get wrong."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -123,7 +123,7 @@ def test_plan_names_the_parts_of_its_recipe() -> None:
     assert "1 drop, 500 training samples, 2 classes" in plan
 
 
-def test_target_after_an_amendment_names_its_drops() -> None:
+def test_plan_tells_that_the_target_is_older_than_an_amendment() -> None:
     past = one_drop()
     first = past.drops[0]
     past.drops[0] = first.model_copy(update={"digest": "f" * 64})
@@ -170,7 +170,7 @@ def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
     assert "a.tar: cat/00: no image" in in_shard
 
 
-def test_drop_details_name_its_classes_without_training_images() -> None:
+def test_drop_details_list_classes_without_training_images() -> None:
     one = drop(1)
     moved = one.model_copy(update={"counts": {**one.counts, "train": {"cat": 500}}})
     assert "without training images  in this drop: dog" in printed(drop_details(moved))

@@ -76,7 +76,7 @@ def test_later_file_without_version_gets_only_the_version() -> None:
         ("- flowers\n", "must be a mapping of fields"),
     ],
 )
-def test_invalid_file_is_refused_by_field(text: str, says: str) -> None:
+def test_migration_refuses_an_invalid_file(text: str, says: str) -> None:
     with pytest.raises(TaskError, match=says):
         migrate_task(text, "flowers.yaml")
 

@@ -91,7 +91,7 @@ def test_unknown_task_lists_searched_and_similar_names(tmp_path: Path, monkeypat
         load_task("cars")
 
 
-def test_first_unknown_task_names_the_command_that_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_any_task_suggests_task_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETRAIN_TASKS", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TaskError, match="`retrain task init NAME` writes one"):
@@ -149,7 +149,7 @@ def test_changed_kind_keeps_only_shared_fields(task_file: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_new_kind_takes_its_own_fields_in_either_order(task_file: Path, order: int) -> None:
+def test_overrides_of_a_kind_and_its_field_work_in_any_order(task_file: Path, order: int) -> None:
     overrides = ["recipe.schedule.name=multistep", "recipe.schedule.factor=0.2"][::order]
     assert load_task(str(task_file), overrides).recipe.schedule == MultiStep(factor=0.2)
 
@@ -163,24 +163,24 @@ def test_overridden_field_of_another_kind_is_reported(task_file: Path, order: in
     )
 
 
-def test_typing_error_is_reported_after_a_change_of_kind(task_file: Path) -> None:
+def test_misspelt_field_is_reported_after_a_change_of_kind(task_file: Path) -> None:
     written(task_file, "name: flowers\nrecipe: {objective: {name: l2_init, ancor: fresh}}\n")
     [problem] = problems(task_file, "recipe.objective.name=l2")
     assert "unknown field 'ancor'" in problem
 
 
-def test_recipe_section_without_kind_has_the_presets(task_file: Path) -> None:
+def test_recipe_section_without_kind_has_the_presets_kind(task_file: Path) -> None:
     written(task_file, "name: flowers\nrecipe: {preset: paper, objective: {strength: 0.5}}\n")
     assert load_task(str(task_file)).recipe.objective == L2Init(strength=0.5, anchor="origin")
 
 
-def test_section_without_kind_has_the_default(task_file: Path) -> None:
+def test_section_without_kind_has_the_default_kind(task_file: Path) -> None:
     written(task_file, "name: flowers\ntraining: {optimizer: {betas: [0.8, 0.99]}}\n")
     assert load_task(str(task_file)).training.optimizer == Adam(betas=(0.8, 0.99))
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "training..epochs=3", "."])
-def test_override_without_assignment_is_refused(task_file: Path, override: str) -> None:
+def test_malformed_override_is_refused(task_file: Path, override: str) -> None:
     assert problems(task_file, override) == [
         f"--set {override}: must be FIELD=VALUE, such as recipe.schedule.scale=0.5",
     ]
@@ -295,12 +295,12 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
         ("name: a\ntraining: {epochs: .inf}\n", "training.epochs: must be a finite number (got inf)"),
     ],
 )
-def test_invalid_task_file_is_refused_with_its_position(task_file: Path, text: str, problem: str) -> None:
+def test_invalid_task_file_is_refused_with_the_problem(task_file: Path, text: str, problem: str) -> None:
     first, *_ = problems(written(task_file, text))
     assert first.startswith(f"flowers.yaml: {problem}")
 
 
-def test_unreadable_task_file_is_named(tmp_path: Path) -> None:
+def test_unreadable_task_file_gives_its_path_and_the_reason(tmp_path: Path) -> None:
     assert problems(tmp_path / "absent.yaml") == ["absent.yaml: cannot be read: No such file or directory"]
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff")
     assert problems(tmp_path / "image.yaml") == ["image.yaml: cannot be read: not a text file in UTF-8"]
@@ -332,7 +332,7 @@ def test_short_template_loads_back_to_the_defaults(tmp_path: Path) -> None:
     assert len(text.splitlines()) < 15, "a new user must be able to read all of it"
 
 
-def test_full_template_describes_every_field_above_it() -> None:
+def test_full_template_shows_fields_below_their_descriptions() -> None:
     lines = [line.strip() for line in task_template("flowers").splitlines()]
     above = lines[lines.index("batch_size: 128") - 1]
     assert above == f"# {dict(fields(Task))['Training.batch_size'].description}"

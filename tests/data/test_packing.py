@@ -170,8 +170,14 @@ def test_bad_image_is_refused_and_nothing_is_written(tmp_path: Path, local: Loca
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["test/cat/1.png", "val/cat/1.png"], "no train samples among 2: a task's first drop needs some to train on"),
-        (["cat/0.png", "cat/2.png", "cat/3.png"], r"no val samples among 3: none was drawn for its share of 0\.2"),
+        (
+            ["test/cat/1.png", "val/cat/1.png"],
+            "no train samples among 2 samples: a task's first drop needs some to train on",
+        ),
+        (
+            ["cat/0.png", "cat/2.png", "cat/3.png"],
+            r"no val samples among 3 samples: none was drawn for the share 0\.2 of val",
+        ),
     ],
 )
 def test_empty_split_is_refused(tmp_path: Path, local: LocalStore, names: list[str], message: str) -> None:

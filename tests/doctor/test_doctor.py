@@ -56,7 +56,7 @@ def states(found: dict[str, dict[str, str]]) -> dict[str, str]:
     return {check: finding["state"] for check, finding in found.items()}
 
 
-def test_working_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_working_store_passes_the_store_and_disk_checks(doctor: Doctor, s3: str, bucket: str) -> None:
     code, found = doctor(f"s3://{bucket}/models", endpoint=s3)
     assert code == 0
     assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
@@ -97,7 +97,7 @@ def test_missing_credentials_are_reported_with_the_remedy(
     assert "store" not in found  # this check would fail for the same reason
 
 
-def test_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
+def test_missing_bucket_fails_with_advice_to_create_it(doctor: Doctor, s3: str) -> None:
     code, found = doctor("s3://not-created/x", endpoint=s3)
     assert code == 1
     assert found["store"]["state"] == "failed"
@@ -138,7 +138,9 @@ def test_clock_that_the_server_refuses_is_reported(doctor: Doctor, s3: str, buck
     assert "Set this machine's clock" in found["store"]["found"]
 
 
-def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_folder_fails_the_disk_check(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RETRAIN_CACHE", "/proc/retrain")  # not even root can write there
     code, found = doctor(str(tmp_path / "store"))
     assert code == 1
@@ -147,21 +149,21 @@ def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_missing_files_of_drops_are_named(
+def test_missing_files_of_drops_are_listed(
     doctor: Doctor, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     endpoint = request.getfixturevalue("s3") if kind == "s3" else None
     url = f"s3://{request.getfixturevalue('bucket')}/models" if endpoint else str(tmp_path / "store")
     store = open_store(url, endpoint)
-    whole, torn = two_drops(store, tmp_path)
+    first, second = two_drops(store, tmp_path)
     small = ("--set", "model.name=logistic")
     code, found = doctor(url, *small, endpoint=endpoint)
-    files = len(whole.shards) + len(torn.shards) + 2
+    files = len(first.shards) + len(second.shards) + 2
     assert (code, found["files of drops"]["found"]) == (0, f"{files} files of 2 drops, none missing")
-    assert torn.sample_list
-    gone = [torn.sample_list.name, torn.shards[1].name]
+    assert second.sample_list
+    gone = [second.sample_list.name, second.shards[1].name]
     for name in gone:
-        store.delete(KEYS.drop_file(torn.id, name))
+        store.delete(KEYS.drop_file(second.id, name))
     code, found = doctor(url, *small, endpoint=endpoint)
     assert (code, found["files of drops"]["state"], found["disk"]["state"]) == (1, "failed", "ok")
     assert found["files of drops"]["found"] == f"missing: {', '.join(f'd-2/{name}' for name in sorted(gone))}"
@@ -228,7 +230,7 @@ def test_damaged_manifest_does_not_block_the_plan_check(doctor: Doctor, tmp_path
 
 
 def champion(folder: Path) -> tuple[Workspace, str]:
-    """Return a workspace whose first run was promoted."""
+    """Return a workspace whose first run was promoted, and the run's id."""
     workspace = Workspace(LocalStore(folder / "store"), folder)
     workspace.land(0, 1)
     stages.run_task(workspace.context, make_task(), Asked())
@@ -250,6 +252,7 @@ def test_damaged_champion_or_model_skips_the_plan_check(doctor: Doctor, tmp_path
     assert (code, found["champion"]["state"]) == (1, "failed")
     assert f"{model} is not the model" in found["champion"]["found"]
     assert "retrain rollback" in found["champion"]["mend"]
+    assert "plan" not in found
     workspace.store.objects.write(workspace.store.keys.champion, b"{")
     code, found = doctor(workspace.store.url, *small)
     assert (code, found["champion"]["state"]) == (1, "failed")
@@ -288,7 +291,7 @@ def test_factory_missing_on_this_machine_is_a_warning(doctor: Doctor, tmp_path: 
     assert (code, found["model"]["state"]) == (0, "warning")
 
 
-def test_kubeflow_check_reports_a_refusal(doctor: Doctor, tmp_path: Path) -> None:
+def test_kubeflow_check_fails_if_the_server_is_down(doctor: Doctor, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     with serving() as kfp:
         code, found = doctor(store, "--host", kfp.url)
@@ -334,7 +337,7 @@ def test_reachable_registry_passes(doctor: Doctor, tmp_path: Path, monkeypatch: 
     assert registry.items == []
 
 
-def test_dry_run_names_an_unreachable_tracker(
+def test_dry_run_warns_of_an_unreachable_tracker(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -32,7 +32,7 @@ from retrain.export.programs import Format, Program, write_program
 from retrain.utils import extras
 
 RESNET = {"name": "resnet18", "options": {"width": 4}}
-"""A network with BatchNorm and strided shortcuts. Both are computed differently in prediction and in training."""
+"""A network with strided shortcuts and BatchNorm, which is computed differently in prediction and in training."""
 TRAINING = {"epochs": 4, "batch_size": 16, "evaluate_every": 2}
 
 
@@ -243,7 +243,7 @@ def test_program_on_a_full_disk_raises_an_os_error(kind: Format, tmp_path: Path)
         write_program(kind, nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (3, 8, 8), tmp_path)
 
 
-def test_missing_extra_is_named_with_its_install_command(
+def test_missing_extra_gives_its_install_command(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)

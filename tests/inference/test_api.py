@@ -120,7 +120,7 @@ def test_tensor_of_another_size_is_refused(served: Served) -> None:
             model.predict(torch.zeros(shape))
 
 
-def test_empty_run_id_is_not_the_champion(served: Served) -> None:
+def test_empty_run_id_is_refused(served: Served) -> None:
     with pytest.raises(retrain.UserError, match="is not a key"):
         retrain.load_run(served.file, "")
 
@@ -144,7 +144,7 @@ def test_factory_in_a_store_runs_only_if_the_caller_names_it(tmp_path: Path) -> 
     assert retrain.load_champion(folder, factories=[factory]).classes == ("class-0", "class-1")
 
 
-def test_run_retrains_and_is_in_the_ledger(tmp_path: Path) -> None:
+def test_run_retrains_and_records_the_run(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
     served.workspace.land(2, seed=2)
     record = retrain.run(served.task)

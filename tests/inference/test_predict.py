@@ -157,7 +157,7 @@ def test_labels_in_tables_are_read_as_drops_read_them(tmp_path: Path) -> None:
     assert list(read_rows([str(tmp_path / "t.parquet")], labelled=True)) == [Row("a.png", "3"), Row("b.png", None)]
 
 
-def test_table_row_without_a_path_is_named(tmp_path: Path) -> None:
+def test_error_gives_the_number_of_a_row_without_a_path(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,size\na.png,8\n,8\n")
     with pytest.raises(UserError, match=r"t\.csv: row 2: no path in column 'image'"):
         list(read_rows([str(tmp_path / "t.csv")]))
@@ -204,7 +204,7 @@ def test_wrong_input_gives_one_message(
     assert "Traceback" not in ran.err
 
 
-def test_empty_folder_after_a_full_one_prints_nothing(
+def test_predict_prints_nothing_if_one_folder_is_empty(
     served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -212,7 +212,7 @@ def test_empty_folder_after_a_full_one_prints_nothing(
     assert (ran.code, ran.out) == (2, "")
 
 
-def test_missing_extra_is_named_with_its_install_command(
+def test_missing_extra_gives_its_install_command(
     served: Served, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)

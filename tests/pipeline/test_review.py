@@ -62,7 +62,7 @@ def test_review_lists_flipped_labels_first(workspace: Workspace) -> None:
     assert {one.content for one in found.held_out[:2]} <= flipped.keys()
     suspects = [*found.trained, *found.held_out[:2]]
     assert sum(one.proposed == flipped[one.content] for one in suspects) > len(suspects) / 2
-    assert found.trained[0].why.startswith("in training, classified as labelled ")
+    assert found.trained[0].why.startswith("in training, classified as the labelled class ")
 
 
 def test_corrections_are_read_by_amend(workspace: Workspace, tmp_path: Path) -> None:

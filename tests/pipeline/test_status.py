@@ -68,7 +68,7 @@ def test_status_names_an_interrupted_run_until_it_ends(workspace: Workspace) -> 
     assert status(workspace).unfinished == ()
     run_id = interrupt(workspace)
     restart = "`retrain run --task pets` starts it again from the beginning"
-    told = f"unfinished {run_id} has not ended, it has no checkpoint yet: {restart}"
+    told = f"unfinished {run_id} has not ended; it has no checkpoint yet: {restart}"
     assert told in rows(workspace)
     save_state(workspace, run_id)
     assert "its last checkpoint is of iteration 1,200: `retrain run --task pets` resumes it" in rows(workspace)
@@ -116,7 +116,7 @@ def test_status_names_a_watchers_run(workspace: Workspace) -> None:
     claims.claim(planned)
     [told] = status(workspace, TASK.model_copy(update={"seed": 7})).unfinished
     restart = "`retrain watch --task pets` starts it again from the beginning"
-    assert told == f"{planned.run_id} has not ended, it has no checkpoint yet: {restart}"
+    assert told == f"{planned.run_id} has not ended; it has no checkpoint yet: {restart}"
 
 
 @pytest.mark.parametrize("request_", [Request(purpose="calibrate"), Request("scratch", "trial")])

@@ -226,7 +226,7 @@ def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
     assert [(one.labels["code"], one.value) for one in requests.samples] == [("500", 1)]
 
 
-def test_wrong_use_gives_one_message(
+def test_serve_that_cannot_start_gives_one_message(
     served: Served, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))

@@ -39,7 +39,7 @@ def test_container_has_the_cores_of_its_quota(limits: str, allowed: int, quota: 
     assert available_cores() == allowed
 
 
-def test_cores_without_quota_match_the_affinity(quota: Path) -> None:
+def test_cores_without_a_quota_come_from_the_affinity(quota: Path) -> None:
     assert available_cores() == 64
 
 
@@ -81,7 +81,7 @@ def test_parallel_map_uses_as_many_threads_as_cores(quota: Path) -> None:
     assert len(set(parallel_map(where, range(200)))) == 2
 
 
-def test_processes_of_a_step_share_the_cores(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_a_pipeline_step_share_the_cores(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quota.write_text("600000 100000\n")
     monkeypatch.setattr(sys, "executable", preloaded_python())
     with pytest.raises(SystemExit):
@@ -89,10 +89,10 @@ def test_processes_of_a_step_share_the_cores(quota: Path, monkeypatch: pytest.Mo
     assert os.environ.pop("OMP_NUM_THREADS") == "3"
 
 
-def note_cores_and_threads(folder: str, *, device: str) -> None:
+def write_cores_and_threads(folder: str, *, device: str) -> None:
     """Write the numbers of cores and of computing threads of a study's process to a file."""
     make_context(TaskStore(LocalStore(Path(folder)), make_task().name), make_task(), device)
-    Path(folder, "noted").write_text(f"{available_cores()} {torch.get_num_threads()}")
+    Path(folder, "numbers").write_text(f"{available_cores()} {torch.get_num_threads()}")
 
 
 @pytest.mark.parametrize("is_set", [False, True])
@@ -104,6 +104,6 @@ def test_study_processes_share_cores_and_use_the_set_threads(
         monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
     each = max(1, available_cores() // 2)
     with worker_pool(Workers(jobs=2, device="cpu")) as do:
-        assert list(do(note_cores_and_threads, [str(tmp_path)])) == [None]  # type: ignore[list-item]
-    assert (tmp_path / "noted").read_text() == f"{each} {available_cores() if is_set else each}"
+        assert list(do(write_cores_and_threads, [str(tmp_path)])) == [None]  # type: ignore[list-item]
+    assert (tmp_path / "numbers").read_text() == f"{each} {available_cores() if is_set else each}"
     assert "LOCAL_WORLD_SIZE" not in os.environ

@@ -50,7 +50,7 @@ def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
     assert list(map_ahead(answer, range(100))) == [-key for key in range(100)]
 
 
-def test_map_ahead_takes_at_most_results_ahead_keys() -> None:
+def test_map_ahead_takes_a_limited_number_of_keys() -> None:
     keys = iter(range(10 * RESULTS_AHEAD))
     assert next(map_ahead(lambda key: key, keys)) == 0
     assert next(keys) == RESULTS_AHEAD

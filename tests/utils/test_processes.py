@@ -9,8 +9,8 @@ from pathlib import Path
 from support.programs import python_environment
 
 
-def note_and_sleep(note: Path) -> None:
-    note.write_text(f"{os.getpid()}\n")
+def write_pid_and_sleep(pid_file: Path) -> None:
+    pid_file.write_text(f"{os.getpid()}\n")
     time.sleep(600)
 
 
@@ -21,18 +21,18 @@ def runs(pid: int) -> bool:
 
 
 def test_subprocess_exits_when_its_parent_is_killed(tmp_path: Path) -> None:
-    note = tmp_path / "note"
+    pid_file = tmp_path / "note"
     code = (
-        "import sys; from pathlib import Path; from test_processes import note_and_sleep\n"
+        "import sys; from pathlib import Path; from test_processes import write_pid_and_sleep\n"
         "from retrain.utils.processes import run_in_subprocess\n"
-        "run_in_subprocess('sleeping', 600, note_and_sleep, Path(sys.argv[1]))\n"
+        "run_in_subprocess('sleeping', 600, write_pid_and_sleep, Path(sys.argv[1]))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(note)], env=python_environment()) as parent:
+    with subprocess.Popen([sys.executable, "-c", code, str(pid_file)], env=python_environment()) as parent:
         deadline = time.monotonic() + 240
-        while not (note.exists() and note.read_text().endswith("\n")):
+        while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        child = int(note.read_text())
+        child = int(pid_file.read_text())
         assert runs(child)
         parent.kill()
     deadline = time.monotonic() + 240

@@ -72,7 +72,7 @@ def _open_azure(container: str, endpoint: str | None) -> Client:
         config["account_name"] = named[1]
     elif not os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
         raise StoreError(
-            f"az://{container}: no storage account is named. Set `endpoint_url` in the task to "
+            f"az://{container}: no storage account is set. Set `endpoint_url` in the task to "
             "https://ACCOUNT.blob.core.windows.net, or the environment variable AZURE_STORAGE_ACCOUNT_NAME."
         )
     return AzureStore(container, config=config, client_options=_options(endpoint), retry_config=RETRY)  # type: ignore[arg-type]
