@@ -97,8 +97,11 @@ def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
             typer.echo("nothing to erase")
         for object_key in erased.deleted:
             typer.echo(f"deleted: {object_key}")
-    for problem in erased.unread:
-        advice = "If it still contains erased samples, remove these by hand, or upload the drop again"
-        typer.echo(f"an object could not be searched: {problem.rstrip('.')}. {advice}", err=True)
+    for name_and_cause in (problem.rstrip(".") for problem in erased.unread):
+        typer.echo(
+            f"could not be searched: {name_and_cause}. If erased samples remain there, remove these samples by hand, "
+            "or upload the drop again",
+            err=True,
+        )
     if erased.unread:
         raise typer.Exit(1)

@@ -58,10 +58,10 @@ def length_warnings(task: Task, schedule: int) -> Iterable[str]:
     """Yield a warning if scratch's schedule, in iterations, is too short to fit the data."""
     if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few iterations
         return
-    more = settings_for(ENOUGH_ITERATIONS, task, schedule)
+    settings = settings_for(ENOUGH_ITERATIONS, task, schedule)
     yield (
         f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what the "
-        f"data allow: set {more}"
+        f"data allow: set {settings}"
     )
 
 
