@@ -1,7 +1,7 @@
 """Count the classes in a batch of 128 from a stream of class-sorted shards, of hash-ordered shards, and from memory.
 
-The numbers of classes, samples and shards are the same as in ImageNet's training set in shards of 64 MB. The order of
-samples comes from the loader. It shuffles its default number of shards together.
+The numbers of classes, samples and shards are the same as in ImageNet's training set in shards of 64 MB. The
+streaming loader orders the samples of the shards. It shuffles its default number of shards together.
 """
 
 import statistics
@@ -19,7 +19,7 @@ CLASSES, EACH, SHARD, BATCH, BATCHES = 1000, 1281, 582, 128, 500
 
 
 def classes_in_a_batch(labels: Tensor, order: Tensor) -> float:
-    """Return the mean number of classes over the first batches."""
+    """Return the mean number of classes in a batch, over the first `BATCHES` batches."""
     batches = labels[order][: BATCHES * BATCH].view(BATCHES, BATCH)
     return round(statistics.fmean(len(batch.unique()) for batch in batches), 1)
 

@@ -30,7 +30,8 @@ def serving_ceph(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
             url = next(iter(server.stdout or ()), "").strip()
             if not url:
                 raise RuntimeError(
-                    "Ceph's gateway did not start: `apt-get install radosgw ceph-mon ceph-osd ceph-common`"
+                    "Ceph's gateway did not start. If it is not installed, run "
+                    "`apt-get install radosgw ceph-mon ceph-osd ceph-common`"
                 )
             boto3.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
             yield url

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class Spent(NamedTuple, Generic[Result]):
-    """Result of some work, its wall and processor seconds, and the growth of the peak resident memory in bytes."""
+    """Result of some work, its wall and processor seconds, and its peak memory minus the memory before, in bytes."""
 
     result: Result
     wall: float

@@ -142,7 +142,7 @@ def _forked(objects: Objects) -> Iterator[Finding]:
         decision = records[run]["decision"] if run in records else None
         if promoted.count(run) != bool(decision and decision["promoted"]):
             yield Finding(
-                "forked", f"ledger/{run}.json", f"promoted {promoted.count(run)} times, but decision: {decision}"
+                "forked", f"ledger/{run}.json", f"promoted {promoted.count(run)} times, but its decision is {decision}"
             )
     for before, entry in zip([None, *history], history, strict=False):
         if entry["why"] in BY_THE_GATE and entry["run_id"] in records:

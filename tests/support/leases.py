@@ -41,5 +41,5 @@ def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until a condition is true. Fail after this time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"still false after {seconds:g} s"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds:g} s"
         time.sleep(0.005)
