@@ -1,4 +1,7 @@
-"""Active learning: the next drop contains the samples of which the model is least sure (Ash & Adams, figure 9)."""
+"""Active learning: the next drop contains the samples of which the model is least sure (Ash & Adams, figure 9).
+
+A cell is one run of a study (`grid.Cell`). The pool is all training samples that the run's earlier drops do not have.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -28,7 +31,7 @@ from retrain.training.evaluation import compute_logits
 def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
     """Commit a cell's drop: the pool's samples with the smallest margins, and a share of the held-out samples.
 
-    Does nothing if the drop is already committed, or if the run that the cell continues from has no model.
+    Does nothing for the first drop, for a committed drop, and if the run that the cell continues from has no model.
     """
     parent, task = parent_of(cell), runs.task(cell)
     if parent is None or runs.has_landed(cell) or not runs.has_model(parent):
@@ -58,7 +61,7 @@ def _next_samples(samples: Sequence[Sample], split: Split, drops: int, seed: int
 
 
 def sizes(total: int, staging: Staging) -> list[int]:
-    """Return the number of samples in each part of a split by share. They add up to the total."""
+    """Return the number of samples in each part of a split by percentages. The numbers add up to the total."""
     ends = [total * percent // 100 for percent in accumulate(staging.sizes)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 

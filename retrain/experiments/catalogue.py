@@ -1,4 +1,4 @@
-"""The status of each table, figure and section of the two papers that reports runs, and of this project's questions."""
+"""The status of the papers' tables, figures and sections that report runs, and of this project's questions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +60,7 @@ OURS = {
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"
-"""Lines around the table of results (compared with the papers) in the evidence's README.md."""
+"""Lines before and after the table in the evidence's README.md that compares results with the papers."""
 
 
 class Entry(NamedTuple):
@@ -73,7 +73,10 @@ class Entry(NamedTuple):
 
 
 def entries(root: Path, evidence: Path) -> Iterator[Entry]:
-    """Yield an entry for each study of each item, or one entry without a study. Raises the errors of `all_studies`."""
+    """Yield an entry for each pair of an item (a table, figure or question) and a study of it.
+
+    An item without a study has one entry. Raises the errors of `all_studies`.
+    """
     studies = all_studies()
     for item, about in _items():
         repeating = [study for study in studies if item in study.repeats]

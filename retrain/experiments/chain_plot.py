@@ -29,7 +29,8 @@ class Leg(NamedTuple):
 def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.TopLevelMixin:
     """Return a chart of each chain's accuracy on the whole test set.
 
-    It also has the accuracy of a model without errors, and a dot where a run reached scratch's final accuracy (L_100).
+    The chart also shows the accuracy of a model without errors on the classes so far, and a dot where a run reached
+    scratch's final accuracy (L_100).
     """
     methods = [name for name in study.methods if name != study.against[0]]
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]

@@ -14,14 +14,14 @@ from retrain.data.staging import Staging
 from retrain.experiments.subsets import is_train, write_folder
 
 SIDE = 16
-"""Side in pixels to which images are scaled. The first component contains only coarse light and shade."""
+"""Side in pixels to which images are scaled. Small, because the first component has only coarse light and shade."""
 
 
 def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:
     """Write a source's samples as one image folder for each size (percent), from low to high scores.
 
-    The scores are those on the first principal component of the training samples. Each split (train, val, test) is
-    divided at the percentiles of its own scores. Raises `DropError`.
+    A sample's score is its coordinate on the first principal component of the training samples. Each split (train, val,
+    test) is divided at the percentiles of its own scores. Raises `DropError`.
     """
     samples = read_source(source)
     scores = scores_of(samples)

@@ -53,7 +53,9 @@ def find_data_set(name: str, root: Path, download: bool, temporary: Path) -> Pat
     try:
         _write(name, root, download, temporary)
     except ImportError as error:
-        raise StudyError(f"data set {name} cannot be read: {error}; pip install 'retrain-classifiers[demo]'") from error
+        raise StudyError(
+            f"data set {name} cannot be read: {error}: run `pip install 'retrain-classifiers[demo]'`"
+        ) from error
     except (RuntimeError, OSError) as error:
         raise StudyError(
             f"data set {name} is missing in {root} ({error}): {how_to_get(name, root)}, or pass --root FOLDER"
@@ -85,7 +87,7 @@ def write_digits(folder: Path) -> None:
 
 
 def load_split(kind: Any, root: Path, split: str, download: bool) -> Any:
-    """Return a split of a torchvision data set. Some classes have a parameter `train`, others `split`."""
+    """Return a split of a torchvision data set. Some torchvision classes have a parameter `train`, others `split`."""
     named = "split" in inspect.signature(kind).parameters
     return kind(root, download=download, **({"split": split} if named else {"train": split == "train"}))
 

@@ -38,14 +38,17 @@ class DataRoot(NamedTuple):
 
 
 def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) -> tuple[Drop, ...] | None:
-    """Return a split's drops in order, or None if drops are missing. Drops that depend on runs may be missing."""
+    """Return a split's committed drops in order, or None if a drop is missing.
+
+    In a split by margin, later drops depend on runs. Only the first drop must then exist.
+    """
     drops = TaskStore(objects, task.name).drops.all()
     beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
     return drops if len(drops) >= beforehand else None
 
 
 def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
-    """Commit a split's missing drops, and return all of them in order.
+    """Commit the split's missing drops that depend on no run, and return all its drops in order.
 
     Raises `StudyError` if a data set is missing, and `DropError` if the split's sizes do not fit it.
     """
@@ -58,7 +61,7 @@ def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, roo
 
 
 def draw_of(study: Study, task: Task) -> int:
-    """Return the seed of a study's splits: the cell's seed, or 0 if all cells share one split."""
+    """Return the seed of a study's splits: the task's seed, or 0 if all seeds share one split."""
     return task.seed if study.redraw else 0
 
 
@@ -66,7 +69,7 @@ def draw_of(study: Study, task: Task) -> int:
 def prepared_data(study: Study, root: DataRoot, task: Task) -> Iterator[tuple[list[Path], Path]]:
     """Yield a study's data sets as sources, with the study's changes, and a folder for temporary files.
 
-    Raises `StudyError` if one is missing.
+    Raises `StudyError` if a data set is missing.
     """
     with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
         folder = Path(temporary)
@@ -76,7 +79,7 @@ def prepared_data(study: Study, root: DataRoot, task: Task) -> Iterator[tuple[li
 def _parts(
     study: Study, split: str, task: Task, sources: list[Path], folder: Path
 ) -> Iterator[tuple[Path, Staging | None, int | None]]:
-    """Yield the source of each drop, and its part of the source."""
+    """Yield each drop's source, the division of the source, and the number of the part. None: the full source."""
     setting, seed = study.splits[split], draw_of(study, task)
     if len(sources) > 1 and setting.by not in ("source", "transfer"):
         raise StudyError(

@@ -83,9 +83,9 @@ def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _scatter(
     study: Study, by_group: Groups, title: str, number: str, x_of: Callable[[EndedRun], float | None]
 ) -> alt.TopLevelMixin:
-    """Return a chart of final accuracies by start, with a point for each run.
+    """Return a chart with a point for each run: its final accuracy. Colours show the start (random or warm).
 
-    If there are several networks, each has a panel.
+    In a study with the plot `correlation`, each network has a panel.
     """
     points = list(_scattered(study, by_group, x_of))
     kinds = list(dict.fromkeys(point["method"] for point in points))
@@ -114,7 +114,7 @@ def _scattered(study: Study, by_group: Groups, x_of: Callable[[EndedRun], float 
         x, result = x_of(one), one.record.result
         if x is None or result is None or one.record.run_id in seen:
             continue
-        seen.add(one.record.run_id)  # scratch runs are in several groups: they do not depend on the first round
+        seen.add(one.record.run_id)  # a scratch run does not depend on a first run, so several groups contain it
         kind = "random" if study.methods[one.cell.method].start == "scratch" else "warm"
         panel = one.cell.variant.split(",")[0] if "correlation" in study.plots else ""
         yield {"x": x, "y": result.final_accuracy, "method": kind, "panel": panel}
@@ -133,7 +133,7 @@ def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
 
 
 def switch_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return two charts by variant: the accuracy of the first runs, and the change of later runs against scratch."""
+    """Return two charts by variant: the accuracy of first runs, and the accuracy of later runs relative to scratch."""
     firsts, changes = _first_accuracies(study, by_group), _relative_changes(study, by_group)
     panels = [
         _by_variant(firsts, f"accuracy on {study.stop_on} after the first run", PERCENT),
@@ -159,7 +159,7 @@ def _first_accuracies(study: Study, by_group: Groups) -> Iterator[dict[str, Any]
 
 
 def _relative_changes(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
-    """Yield each method's final accuracy in percent, relative to the reference with the same seed."""
+    """Yield by how many percent each method's final accuracy differs from the reference's with the same seed."""
     for group, runs in compared(by_group).items():
         finals = {
             (one.cell.method, one.cell.seed): one.record.result.final_accuracy for one in runs if one.record.result

@@ -1,4 +1,4 @@
-"""The grid of a study: its cells, and the task and recipe of each."""
+"""The grid of a study: its cells, and the task and recipe of each cell."""
 
 import json
 from collections.abc import Iterator
@@ -84,13 +84,13 @@ def task_of(study: Study, cell: Cell, store: str | None) -> Task:
 
 
 def plan_method(study: Study, cell: Cell) -> MethodName:
-    """Return the method of a cell's plan: continuous, if the cell follows the recipe in some aspect."""
+    """Return the method of a cell's plan: continuous if the cell uses an aspect of the recipe, else `Method.start`."""
     method = study.methods.get(cell.method, Method(start="scratch"))
     return "continuous" if method.aspects else method.start
 
 
 def data_name(study: Study, split: str, task: Task) -> str:
-    """Return a name for a split's data. Studies with the same drops share the name, the drops and common runs."""
+    """Return a name for a split's data. Studies with the same drops share the name, and so the drops and equal runs."""
     setting = study.splits[split].model_dump(exclude_none=True)
     content = [data.model_dump(exclude_defaults=True) for data in study.data], setting
     held_out = study.stop_on, task.data.val_share, task.data.test_share, *((task.seed,) if study.redraw else ())

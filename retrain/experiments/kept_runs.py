@@ -25,7 +25,8 @@ LEARNING_MAP = "map of samples by epoch"
 """Name of a measure: shares of correctly classified samples, with a row for each epoch and a column for each group of
 samples, easy groups first."""
 GRADIENTS = "gradient norms"
-"""Start of a measure's name, before `, old` or `, new`: mean norms during a training, as [iteration, norm]."""
+"""Start of the names of two measures, `gradient norms, old` and `gradient norms, new`: the mean norms of old and of new
+samples' gradients during a training, as [iteration, norm]."""
 
 Measure = float | list[list[float]]
 """One number, or a table of numbers."""

@@ -1,4 +1,7 @@
-"""Measures of a run besides its accuracy, from its initial weights and its final model."""
+"""Measures of a run besides its accuracy, from its initial weights and its final model.
+
+A sample is old if the run's parent was trained on its drop. All other samples are new.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +23,7 @@ from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
 
 SAMPLES = 512
-"""Gradients are measured on this number of old samples, and on this number of new ones."""
+"""Number of old samples, and of new samples, whose gradients are measured."""
 
 BINS = 10
 """Rows and columns of a map of learning speeds."""
@@ -59,7 +62,7 @@ def mean_gradient_norms(run: Run) -> dict[str, float]:
 
 
 def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield the rank correlation of old samples' learning speeds in the previous and this run, and a map of them."""
+    """Yield the rank correlation of old samples' learning speeds in the previous and this run, and a map of both."""
     plan = run.plan
     if plan.parent is None or not plan.known:
         return

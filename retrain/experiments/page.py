@@ -38,7 +38,7 @@ MEASURED = {
 }
 """Meanings of the measures of a run besides its accuracy, by the first word of their names."""
 HARM = "▼"
-"""Marks negative transfer."""
+"""Sign of a method with negative transfer."""
 
 
 def page(study: Study, kept: KeptRuns) -> str:
@@ -280,7 +280,7 @@ def _first_drop_table(study: Study, by_group: Mapping[Group, list[EndedRun]]) ->
 
 
 def fitted_title(study: Study) -> list[str]:
-    """Return the title of the column with the iterations until a run was fitted, or no title without this column."""
+    """Return the title of the column with the iterations until a run was fitted, or nothing without this column."""
     if study.fitted_accuracy:
         return [f"iterations to a training accuracy of {study.fitted_accuracy:.0%}"]
     return [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
@@ -312,14 +312,14 @@ def format_percent(share: Estimate, spread: Spread = "error") -> str:
 
 
 def format_ratio(ratio: Estimate, spread: Spread = "error") -> str:
-    """Return a speed-up with its spread, or `NOT_REACHED` if no seed has one."""
+    """Return a speed-up with its spread, `NOT_REACHED` if no seed has one, or `ABSENT` without seeds."""
     if ratio.mean is None:
         return NOT_REACHED if ratio.of else ABSENT
     return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_reached_seeds(ratio)}"
 
 
 def format_count(count: Estimate, spread: Spread = "error") -> str:
-    """Return a number of iterations with its spread, or `NOT_REACHED` if no seed has one."""
+    """Return a number of iterations with its spread, `NOT_REACHED` if no seed has one, or `ABSENT` without seeds."""
     if count.mean is None:
         return NOT_REACHED if count.of else ABSENT
     return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_reached_seeds(count)}"
@@ -345,7 +345,7 @@ def markdown_table(titles: Sequence[str], lines: Iterable[Iterable[str]], align:
 
 
 def comma_separated(study: Study, kept: KeptRuns) -> str:
-    """Return all tables as one CSV: a line for each method, shares in 0..1, empty cells for missing values."""
+    """Return all tables as one CSV: a line per group and method, shares in 0..1, empty cells for missing values."""
     buffer = io.StringIO()
     levels = [f"L_{level} against {other}" for other in study.against for level in LEVELS]
     figures = [f"{name}{part}" for name in ("highest", "final", "test", *levels) for part in ("", " se", " n")]

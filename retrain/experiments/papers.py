@@ -26,7 +26,7 @@ class PaperRow(ConfigModel):
 
 
 def parse_column(column: str) -> tuple[str, str]:
-    """Return a column's quantity, and the method it is compared with, as in `L_100 against scratch`, or no text."""
+    """Return a column's quantity and reference method, as in `L_100 against scratch`. The method may be empty."""
     figure, _, other = column.partition(" against ")
     return figure, other
 

@@ -56,7 +56,11 @@ def write_plots(study: Study, by_group: Mapping[Group, list[EndedRun]], folder: 
 
 
 def drawn_of_groups(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[tuple[Group, str]]:
-    """Yield each group with its plots: maps of samples for the first drop, other plots for later ones."""
+    """Yield each group with each of its plots.
+
+    The plots `learning_map` and `gradient_norms` need runs with this measure. The other plots need a group after the
+    first drop.
+    """
     for group, members in by_group.items():
         for plot in study.plots:
             shown = any(LEARNING_MAP in one.measures for one in members) if plot == "learning_map" else group.drops > 1
@@ -105,7 +109,7 @@ def _means(spread: Spread, runs: Sequence[EndedRun], plot: str) -> Iterator[dict
 
 
 def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
-    """Return the points to draw. A last training loss of only a few iterations is left out, because it is noise."""
+    """Return the points to draw. A last training loss or accuracy of a few iterations is left out as noise."""
     points = curve.points
     is_short = len(points) > 1 and 2 * (points[-1].iteration - points[-2].iteration) < points[0].iteration
     return points[:-1] if plot.startswith("train") and is_short else points

@@ -32,7 +32,7 @@ LEVELS: tuple[Level, ...] = ("100", "99")
 
 
 class Races(NamedTuple):
-    """The results of one preset's races over its seeds."""
+    """The results of one preset's races, one race for each seed."""
 
     preset: Preset
     reached: Mapping[Level, Estimate]
@@ -100,8 +100,8 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, 
 def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, workers: Workers) -> Recommendation:
     """Race the presets within a budget of iterations. None means a quarter of one training from scratch.
 
-    Raises `StudyError` if there is no champion with a new drop, if its model was removed, or if the budget is too
-    small.
+    Raises `StudyError` if no run can be the parent of the races, if the parent's model was removed, or if the budget is
+    too small.
     """
     plans = plan_races(store, task, budget, seeds)
     ended = {record.run_id for record in store.ledger.read()}
@@ -150,7 +150,10 @@ def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> 
 
 
 def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) -> Plan:
-    """Return the newest plan that lacks a committed drop, among the plans of the champion and of its parents."""
+    """Return the newest plan that lacks a committed drop, among the plans of the champion and of its ancestors.
+
+    Raises `StudyError` if there is no such plan, or if its network differs from the task's.
+    """
     landed, plan = {drop.id for drop in drops}, past.champion
     while plan and landed <= {drop.id for drop in plan.dataset.drops}:
         plan = store.run(plan.parent).plan() if plan.parent else None
@@ -198,7 +201,8 @@ def _full_schedule(plan: Plan) -> int:
 def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
     """Return a plan with a schedule of `limit` iterations, as a retry if the same run has failed before.
 
-    A carried target is removed, because it concerns only the old drops, and a warm start has already learnt these.
+    A carried target comes from a baseline on fewer drops. It is removed, because it concerns only the old drops, and a
+    warm start has already learnt these.
     """
     schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _full_schedule(plan)})
     recipe = plan.recipe.model_copy(update={"schedule": schedule})

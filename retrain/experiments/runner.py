@@ -20,8 +20,8 @@ log = logging.getLogger("retrain")
 def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
     """Commit the drops, run every cell that has not run, and return the number of runs.
 
-    It can be stopped at any moment and run again. Ended runs are not repeated, and interrupted runs are resumed. Raises
-    `StudyError` if a data set is missing.
+    A study can be stopped at any moment and run again. Ended runs are not repeated, and interrupted runs are resumed.
+    Raises `StudyError` if a data set is missing.
     """
     with worker_pool(workers) as each:
         grids = (list(cells(runs.study, drops)) for drops in range(1, runs.most_drops + 1))
@@ -29,7 +29,7 @@ def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
 
 
 def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
-    """Commit the drops and write the plans of all cells that have not run. Return them by number of drops.
+    """Commit the drops and write the plans of all cells that have not run. Return the plans by number of drops.
 
     Raises `StudyError` if a data set is missing, or if later drops depend on the results of runs.
     """

@@ -1,4 +1,4 @@
-"""The runs of a study's grid: the plan and the record of each cell. Imports no torch, because a report needs none."""
+"""The runs of a study's grid: the plan and the record of each cell. The module does not need torch."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -54,7 +54,7 @@ class Runs:
         return max(parts_of(self.study, split) for split in self.study.splits)
 
     def store(self, task: str) -> TaskStore:
-        """Return the part of the store of one split's task."""
+        """Return the store of one split's task."""
         return TaskStore(self.objects, task)
 
     def task(self, cell: Cell) -> Task:

@@ -16,7 +16,7 @@ LEVELS = (99, 100)
 
 
 class Estimate(NamedTuple):
-    """The mean over `n` of `of` seeds. The other seeds have no value.
+    """A mean over seeds. `of` seeds were run, and `n` of them have a value.
 
     Mean and error are None if there are too few values.
     """

@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         help="Run all trainings that have no result yet. You can stop the command at any time and start it again.",
     )
     run.add_argument("names", nargs="*", metavar="NAME", help="Names of regimes (default: all).")
-    run.add_argument("--seeds", type=_seeds, default=None, help="Seeds, such as 0,1,2 (default: those of each regime).")
+    run.add_argument(
+        "--seeds", type=_seeds, default=None, help="Seeds, such as 0,1,2 (default: the seeds in each regime's file)."
+    )
     run.add_argument("--out", type=Path, required=True, help="Folder of the results.")
     run.add_argument(
         "--root",

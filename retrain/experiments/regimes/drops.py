@@ -25,7 +25,7 @@ class DropImage(NamedTuple):
     shift: tuple[Shift, ...]
 
     def read(self) -> bytes:
-        """Return its PNG file."""
+        """Return the image as a PNG file, changed by the drop's shifts."""
         data = self.picture.read()
         for shift in self.shift:
             data = apply_shift(data, shift)

@@ -1,8 +1,8 @@
 """Compute the suite's numbers from its results, with pure functions.
 
-No function here uses the accounting of `retrain.pipeline`, so these numbers can check the ledger's. An evaluated image
-costs a third of a trained image. A run that never reaches scratch's accuracy costs its iterations plus scratch's,
-because training from scratch would have to follow it.
+No function here uses the accounting of `retrain.pipeline`, so the results are an independent check of the ledger. An
+evaluated image costs a third of a trained image. A run that never reaches scratch's accuracy costs its iterations plus
+scratch's, because training from scratch would have to follow it.
 
 A sequence is one regime with one seed: all its drops, one after the other.
 """
@@ -56,7 +56,7 @@ class SequenceFigures(NamedTuple):
     """The numbers of one regime with one seed."""
 
     whole: int
-    """Iterations of scratch's full trainings on every dataset."""
+    """Iterations of scratch's full schedules, summed over drops."""
     scratch: int
     """Iterations of plain scratch to its final accuracy, summed over drops."""
     scratch_averaged: int

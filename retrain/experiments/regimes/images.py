@@ -35,7 +35,7 @@ Pool = Mapping[str, list[Picture]]
 
 
 def choose_pictures(images: Images, seed: int, root: Path, temporary: Path) -> dict[Split, Pool]:
-    """Return a regime's pictures by split, disjoint and chosen by the seed.
+    """Return a regime's pictures by split. The seed chooses them, and no picture is in two splits.
 
     CIFAR-100's test images come from the data set's test split. Raises `StudyError` if a class has too few images.
     """

@@ -6,7 +6,7 @@ FIRST = "first"
 """The scratch run on the first drop. Every method continues from it."""
 
 PLAIN, AVERAGED = "scratch", "scratch-averaged"
-"""The two baselines: training from scratch on all drops, evaluated with its last weights or with their average."""
+"""The two baselines: training from scratch on all drops, evaluated with the last weights or with averaged weights."""
 
 DEFAULT = "default"
 """The default settings, with the target carried from the first drop."""

@@ -79,7 +79,7 @@ def summarize_runs(
 ) -> SuiteRun:
     """Return the line for a method's runs on one drop. `records` and `curves` begin with the oldest run."""
     last, results = records[-1], [record.result for record in records if record.result]
-    assert last.result is not None  # a run that fails raises
+    assert last.result is not None  # a run that fails raises an exception
     savings = [record.savings for record in records if record.savings]
     return SuiteRun(
         **key._asdict(),

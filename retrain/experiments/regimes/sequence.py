@@ -86,8 +86,8 @@ class DropSequence:
     def _keys(self) -> list[Key]:
         """Return the keys of all results of this sequence."""
         drops = range(2, len(self.regime.drops) + 1)
-        chain = [Key(self.regime.name, self.seed, name, drop) for name in self.methods for drop in drops]
-        return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
+        later = [Key(self.regime.name, self.seed, name, drop) for name in self.methods for drop in drops]
+        return [Key(self.regime.name, self.seed, FIRST, 1), *later]
 
     def _is_needed(self, name: str, missing: Sequence[Key]) -> bool:
         """Return whether a method must run: its results are missing, or other runs need its accuracy as target."""
@@ -210,10 +210,10 @@ def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
 
 
 def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
-    """Copy the records of the scratch run on the drops up to `drop` into another store, as the source of its target.
+    """Copy the records of the scratch run on the drops up to `drop` into another store.
 
-    The copied plan gets the training settings of `task`, because the planner ignores a run whose averaging settings
-    differ.
+    The next plan in that store takes its target from this run. The copied plan gets the training settings of `task`,
+    because the planner ignores a run whose averaging settings differ.
     """
     record = _runs_on(source, drop, "calibrate")[-1]
     if target.ledger.find(record.run_id):
