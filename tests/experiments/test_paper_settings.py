@@ -1,7 +1,9 @@
 """Tests that the settings of the studies at the papers' scale match the papers' texts.
 
 The tests plan runs, without training, on invented drops as large as the real data sets. The expected values come from
-the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.
+the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files. A method is described
+as `initialization | objective | sampling | iterations`, each with its settings. Ash & Adams call the training after a
+drop a round.
 """
 
 from pathlib import Path
@@ -23,7 +25,7 @@ SCRATCH_REG = "l2_init 0.01 fresh"  # a scratch run's first initialization is it
 
 
 def all_four(scale: float) -> str:
-    """Return the recipe with all four aspects of V, section 4."""
+    """Return the description of a run with all four aspects of V, section 4, and this share of the full schedule."""
     return f"{INIT} | {REG} | {DATA} | {round(39100 * scale)}"
 
 

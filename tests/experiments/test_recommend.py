@@ -1,4 +1,4 @@
-"""Tests of `retrain study recommend`: its trial runs on scanned digits, and its advice for invented results."""
+"""Tests of `retrain study recommend`: its trial runs ("races") on digits, and its advice for invented results."""
 
 import re
 import shutil
@@ -37,7 +37,7 @@ def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def trained(study_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store with two drops. Scratch was trained on the first drop, before the second landed."""
+    """Return the folder of a store with two drops. Scratch was trained on the first drop, before the second landed."""
     folder = tmp_path_factory.mktemp("trained")
     path = write_task(folder)
     land(study_root, path, 1)
@@ -169,7 +169,7 @@ def races(preset: Preset, final: float, at_100: float | None = None, at_99: floa
     return Races(preset, {"100": estimate([at_100]), "99": estimate([at_99])}, estimate([final]), "")
 
 
-def test_advice_is_the_first_preset_at_scratchs_accuracy() -> None:
+def test_advice_is_the_fastest_preset_to_scratchs_accuracy() -> None:
     found = [races("default", 0.6, 300, 250), races("naive", 0.6, 200, 200), races("paper", 0.5)]
     advice = advise(found, SCRATCH, RESOLUTION)
     assert advice.choice == "naive"
@@ -186,7 +186,7 @@ def test_advice_is_the_default_unless_another_is_clearly_better() -> None:
     assert advise(found, SCRATCH, RESOLUTION).choice == "naive"
 
 
-def test_advice_states_that_two_presets_ended_too_close() -> None:
+def test_advice_states_that_two_presets_hardly_differ() -> None:
     found = [races("default", 0.595), races("naive", 0.6), races("paper", 0.5)]
     unknown = Scratch({"100": None, "99": None}, early=None, source="none")
     equal = "all presets were trained for the same number of iterations"

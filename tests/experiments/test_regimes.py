@@ -298,7 +298,7 @@ def suite_run(method: str, drop: int = 2, **parts: Any) -> SuiteRun:
 
 
 def by_hand() -> dict[Key, SuiteRun]:
-    """Return runs on two drops. The gate promotes the default, then refuses it. Naive never reaches the target."""
+    """Return runs on two drops. The gate promotes the default's first run only. Naive never reaches the target."""
     positive = Savings(
         baseline=80,
         whole=100,

@@ -159,7 +159,7 @@ def test_component_scores_match_the_covariance_matrix() -> None:
     )
 
 
-def test_recomputed_report_finds_a_changed_number(study_root: Path, tmp_path: Path) -> None:
+def test_report_check_finds_changed_pages_and_study_files(study_root: Path, tmp_path: Path) -> None:
     studies = study_root / "studies"
     studies.mkdir(exist_ok=True)
     study = small_study(seeds=[0, 1])
@@ -271,7 +271,7 @@ def test_catalogue_lists_run_items_and_missing_data(study_root: Path, tmp_path: 
     assert {entry.status for entry in entries(study_root, tmp_path) if entry.item not in known} == {"no study yet"}
 
 
-def test_missing_data_set_error_has_download_and_folder(tmp_path: Path) -> None:
+def test_missing_data_set_error_states_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=rf"imagenet-100 is missing: put 100 classes .* into {tmp_path}"):
         find_data_set("imagenet-100", tmp_path, False, tmp_path / "scratch")
     with pytest.raises(StudyError, match=r"cifar10 is missing in .* pass --download"):
@@ -310,7 +310,7 @@ def test_tars_and_image_folders_give_drops_of_equal_size(study_root: Path, tmp_p
     assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
 
 
-def test_list_of_missing_data_has_download_and_folder(study_root: Path, tmp_path: Path) -> None:
+def test_list_of_missing_data_states_how_to_get_it(study_root: Path, tmp_path: Path) -> None:
     assert how_to_get("svhn", tmp_path).startswith("pass --download")
     (study_root / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
@@ -337,7 +337,7 @@ def test_folder_without_studies_is_reported(monkeypatch: pytest.MonkeyPatch, tmp
         load_study("x")
 
 
-def test_study_file_errors_name_their_field(tmp_path: Path) -> None:
+def test_study_file_error_names_the_wrong_value_or_field(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(small_study().model_copy(update={"against": ("best",)}).model_dump_json())
     with pytest.raises(StudyError, match="there is no method 'best'; allowed: scratch, naive, init"):

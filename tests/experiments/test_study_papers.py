@@ -36,7 +36,7 @@ TINY = {
     "training.evaluate_every": 1,
     "training.iterations": None,
 }
-TRAINED = [  # each data set, and each way to divide data into drops
+TRAINED = [  # together, they use each data set and each way to divide data into drops
     *(name for name in PAPER if "table2a" in name),
     *(
         "verwimp-domains-paper",
@@ -67,7 +67,7 @@ def study_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def smallest(study: Study) -> Study:
-    """Return the study with one seed, tiny networks and a training of a few iterations."""
+    """Return the study with one seed, images of 8x8 pixels, and trainings of a few iterations."""
     settings = study.set | TINY
     steps = {
         name: split.model_copy(update={"step": 20, "steps": 3}) if split.step else split

@@ -53,7 +53,7 @@ def test_transfer_trains_on_the_second_drop_only(study_root: Path, tmp_path: Pat
     assert set(halves[0].classes).isdisjoint(runs.drops(Cell("task", "50 %", "(first drop)", 1, 0))[0].classes)
 
 
-def test_next_drop_has_the_models_least_certain_samples(study_root: Path, tmp_path: Path) -> None:
+def test_split_by_margin_has_separate_drops_for_each_method(study_root: Path, tmp_path: Path) -> None:
     splits = {"by margin": {"by": "margin", "sizes": "40+30+30"}}
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     runs = Runs(small_study(splits=splits, methods=methods), str(tmp_path))
@@ -191,7 +191,7 @@ def test_split_by_component_has_low_scores_in_the_first_drop(study_root: Path, t
     assert max(first) <= min(second)
 
 
-def test_margin_steps_use_each_models_least_certain_samples(thirty: Path, tmp_path: Path) -> None:
+def test_margin_steps_differ_once_the_methods_models_differ(thirty: Path, tmp_path: Path) -> None:
     runs = Runs(in_steps_by("margin"), str(tmp_path / "store"))
     assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
     scratch, naive = (keys_of(runs, Cell("task", "s", method, 3, 0), "train") for method in ("scratch", "naive"))

@@ -22,7 +22,7 @@ def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
     assert [row.negative_transfer for row in by_method.values()] == [False, True, False]
 
 
-def test_report_names_unreached_levels_and_failures() -> None:
+def test_table_shows_unreached_levels_and_negative_transfer() -> None:
     study = small_study(seeds=[0, 1])
     never = [ended_run("naive", seed, {10: 0.1, 40: 0.2}) for seed in (0, 1)]
     text = table(study, rows(study, [*TWO_SEEDS[:2], *never]))

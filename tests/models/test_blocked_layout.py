@@ -1,4 +1,4 @@
-"""In bfloat16 on the CPU, residual networks train in oneDNN's blocked layout as well as in channels_last."""
+"""In bfloat16 on the CPU, training a ResNet in oneDNN's blocked layout is about as exact as in channels_last."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def network_of(name: str = "resnet18", stem: str = "small", **options: object) -
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Return images, bfloat16 and channels_last as training normalizes them, and their labels."""
+    """Return images and labels. Like normalized images in training, the images are bfloat16 and channels_last."""
     source = torch.Generator().manual_seed(0)
     images = torch.randn(32, 3, SIZE, SIZE, generator=source).bfloat16().to(memory_format=torch.channels_last)
     return images, torch.randint(CLASSES, (32,), generator=source)
@@ -67,7 +67,7 @@ def test_blocked_layout_rounds_no_worse_than_channels_last(stem: str, monkeypatc
     for stage in ("conv1", "layer1", "layer2", "layer3", "layer4", "fc"):
         true, other, own = (gradient(network, stage) for network in (exact, channels_last, blocked))
         assert own.dtype == torch.float32
-        assert error(own, true) < 1.25 * error(other, true) < 0.6  # for another network's gradients it is 1.4
+        assert error(own, true) < 1.25 * error(other, true) < 0.6  # the error of another network's gradients is 1.4
 
 
 @needs_bf16

@@ -1,4 +1,4 @@
-"""Tests of the count of operations. It equals torch's count, without the import of torch's slow counter."""
+"""Tests of the count of floating-point operations (FLOPs). It must equal the count of torch's slower counter."""
 
 import copy
 

@@ -39,7 +39,7 @@ def task_with(**model: object) -> Task:
 
 
 def small(pretrained: Path, **parts: object) -> Task:
-    """Return a task with a timm network on 32x32 images that starts from a file of weights."""
+    """Return a task with images of 32x32 pixels and a timm network that starts from a file of weights."""
     model = Model(name=TINY, pretrained=str(pretrained))
     data = Data(image_size=32, crop_padding=1, val_share=0.2, test_share=0.2)
     training = TASK.training.model_copy(update={"epochs": 2, "save_seconds": 60})
@@ -85,7 +85,10 @@ def test_every_classifier_of_a_distilled_network_is_new(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_torchvisions_inception_networks_have_one_output(tmp_path: Path, name: str) -> None:
-    """The published weights also have auxiliary classifiers. With them, the network normalizes the images itself."""
+    """The published weights also have auxiliary classifiers.
+
+    With published weights, the network normalizes the images itself.
+    """
     published = models.get_model(name, num_classes=7, init_weights=False, aux_logits=True)
     save_file(published.state_dict(), tmp_path / "weights.safetensors")
     model = Model(name=name, pretrained=str(tmp_path / "weights.safetensors"), stem="standard")
@@ -123,7 +126,7 @@ def test_pretrained_weights_are_pinned_and_copied_to_the_store(tmp_path: Path) -
     task = small(path)
     assert task.model.pretrained_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert read_pretrained(store, task) == path.read_bytes()
-    assert not list(store.objects.list(""))  # until a plan is stored
+    assert not list(store.objects.list(""))  # only storing a plan copies the weights
     data = read_pretrained(store, task, keep=True)
     path.unlink()
     assert read_pretrained(store, task) == data

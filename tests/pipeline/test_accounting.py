@@ -121,8 +121,8 @@ def test_accounting_equals_sums_by_hand() -> None:
     """Check the first seven savings.
 
     On d-1, scratch reached its accuracy after 200 of 250 iterations, a share of 80%. The typical share is 62%, and the
-    mean of both is 71%. The schedule for both drops has 800 iterations, so the estimate for scratch is 568 iterations.
-    The calibration on four drops measured 200 iterations.
+    mean of both is 71%. The schedule for the first two drops has 800 iterations, so the estimate for scratch is 568
+    iterations. The calibration on four drops measured 200 iterations.
     """
     past, _ = make_past()
     of = [record.savings for record in past.records]
@@ -151,7 +151,7 @@ def test_only_a_promoted_model_at_its_target_replaces_scratch(
 
 
 @pytest.mark.parametrize(("below", "expected"), [(0.01, True), (0.0, False)])
-def test_show_names_a_run_within_its_95_percent_bound(below: float, expected: bool) -> None:
+def test_show_names_a_score_below_target_but_within_its_bound(below: float, expected: bool) -> None:
     past = one_drop().landed(drop(2))
     record = past.ended(past.plan())
     score = record.target.accuracy - below

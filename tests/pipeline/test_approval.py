@@ -192,7 +192,10 @@ def test_watcher_trains_on_later_drops_after_the_verdict(workspace: Workspace, t
 
 
 def test_verdict_is_executed_without_torch(workspace: Workspace, waiting: Approval) -> None:
-    """Without torch, the watcher cannot evaluate. It uses the pod's evaluation if the champion has not changed."""
+    """Without torch, the watcher cannot evaluate a model.
+
+    If the champion has not changed, the watcher uses the evaluation by the training pod.
+    """
     approve(workspace, waiting.run_id)
     ended = finish_approval(RecordContext(workspace.store), waiting.run_id)
     assert (ended.run_id, champion(workspace)) == (waiting.run_id, waiting.run_id)

@@ -123,8 +123,8 @@ def test_refusal_agrees_with_mcnemars_exact_test() -> None:
     """Compare the gate's refusals with p of McNemar's test (1947).
 
     The two models disagree on some images. p is the binomial probability that the champion is right on at least as many
-    of these images as observed. The gate's interval is an approximation: it refuses candidates with p up to 0.04. An
-    exact interval would refuse them with p up to 0.025.
+    of these images as observed, if both models are equally good. The gate uses an approximate interval, so it refuses
+    candidates with p up to 0.04. With an exact interval, it would refuse candidates with p up to 0.025.
     """
     for better in range(12):
         for worse in range(30):

@@ -315,7 +315,7 @@ def test_stored_plan_keeps_its_id_in_later_versions() -> None:
     assert parse_record(Plan, earlier, "plan.json").run_id == "scratch-of-an-earlier-version"
 
 
-def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:
+def test_only_first_promoted_run_per_dataset_replaces_scratch() -> None:
     past = one_drop().landed(drop(2, samples=100))
     first = past.plan()
     assert past.ended(first, "missed", promoted=None).savings.baseline == 0

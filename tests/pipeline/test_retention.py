@@ -34,7 +34,7 @@ AGE = timedelta(0)
 
 
 class StopsAt(RecordingObserver):
-    """An observer that interrupts the training in this iteration, as Ctrl-C does."""
+    """An observer that interrupts the training in the iteration with this number, as Ctrl-C does."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__()
@@ -137,6 +137,10 @@ def test_gc_removes_checkpoints_of_an_abandoned_run(tmp_path: Path) -> None:
 
 
 def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
+    """A claim is the record of the run that trains on a drop.
+
+    An orphaned shard is missing in its drop's manifest. An orphaned claim is for a drop that does not exist.
+    """
     workspace = make_workspace(tmp_path, drops=1)
     [record] = workspace.store.ledger.read()
     [drop] = record.drops

@@ -1,4 +1,4 @@
-"""The pipeline from drop to champion, on both kinds of store and under interruptions."""
+"""The pipeline from drop to champion, on stores in a folder and in S3, and under interruptions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -220,7 +220,7 @@ def test_later_candidate_is_compared_with_the_promoted_one(workspace: Workspace)
     assert champion(workspace) == later.run_id
 
 
-def test_promotion_is_recorded_against_the_replaced_champion(workspace: Workspace) -> None:
+def test_record_compares_with_the_champion_that_was_replaced(workspace: Workspace) -> None:
     workspace.land(0, 1, 2)
     run(workspace)
     workspace.land(0, 1, 2, seed=1)

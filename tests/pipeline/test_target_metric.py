@@ -85,7 +85,7 @@ def test_gate_judges_the_score_and_names_it() -> None:
     )
 
 
-def test_other_metrics_have_no_estimate_of_scratch() -> None:
+def test_other_metrics_have_no_expected_score() -> None:
     """Check that a target has an estimate of scratch's final score only if the metric is accuracy."""
     more = drop(2, classes=("bat", "cow"))
     assert one_drop().landed(more).plan().target.expected

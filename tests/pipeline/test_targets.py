@@ -1,4 +1,7 @@
-"""Targets and the estimated iterations of scratch equal computations written out in this file."""
+"""Targets and the estimated iterations of scratch equal computations written out in this file.
+
+The expected accuracy of a target is the estimated accuracy of scratch on the dataset of the plan.
+"""
 
 import math
 
@@ -69,7 +72,7 @@ def test_no_accuracy_is_expected_for_other_metrics() -> None:
 
 
 def test_expected_accuracy_stays_if_only_classes_are_added() -> None:
-    """The expected accuracy covers the baseline's classes only. Only a run shows the effect of later classes on it."""
+    """The expected accuracy covers the baseline's classes only. The effect of later classes is unknown."""
     expected = one_drop().landed(drop(2, classes=("eel", "fox"))).plan().target.expected
     assert expected.accuracy == pytest.approx(0.8)
     assert expected.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
@@ -120,7 +123,10 @@ def test_target_needs_validation_images_of_the_baselines_drops() -> None:
 
 
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
-    """The estimate is the mean share times this schedule. The typical share counts as the share of one more run."""
+    """A scratch run's share is its iterations to its final accuracy, divided by its schedule.
+
+    The estimate is the mean share times the new schedule. The typical share counts as the share of one more run.
+    """
     past = one_drop().landed(drop(2, samples=300))
     _assert_estimated(past.plan().scratch, [200 / 250], 800)
     past.ended(past.plan(Request("scratch")), iterations=400)
@@ -165,7 +171,10 @@ def default_past() -> Past:
 
 
 def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
-    """Scratch trains for 1,000 iterations here. Evaluations are 67 iterations apart. A window contains at least two."""
+    """Scratch trains for 1,000 iterations here. Evaluations are 67 iterations apart.
+
+    A window contains at least two evaluations.
+    """
     plan = default_past().plan()
     assert (plan.iterations, plan.recipe.schedule.name, plan.evaluate_every) == (1000, "constant", 67)
     stopping, rule = DEFAULT.training.stopping, plan.stop_rule

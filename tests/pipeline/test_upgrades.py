@@ -1,4 +1,4 @@
-"""Continue a store of each earlier version, and read one of a later version: unknown fields are kept."""
+"""Stores of each earlier version, and of a later version, can be continued. Unknown fields are kept."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from retrain.store import LocalStore
 
 @pytest.fixture(params=GOLDEN)
 def golden(request: pytest.FixtureRequest) -> Golden:
-    """Return the store of each version."""
+    """Return the archived store of each version, and the ids of its runs."""
     return GOLDEN[request.param]
 
 

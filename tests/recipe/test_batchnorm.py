@@ -1,4 +1,4 @@
-"""Corrected running statistics are the weighted mean over a run's batches, without initial values."""
+"""Corrected running statistics are the weighted mean over a run's batches. Initial values have no weight."""
 
 import copy
 
@@ -58,14 +58,14 @@ def test_each_forward_pass_counts_as_a_batch() -> None:
 
 
 def two_layers() -> nn.Sequential:
-    """Return a network whose first layer is corrected for 30 batches, and its second one for 197."""
+    """Return a network with two BatchNorm layers. The first is corrected for 30 batches, the second for 197."""
     torch.manual_seed(0)
     first, second = nn.BatchNorm2d(4, momentum=0.5), nn.BatchNorm2d(6, momentum=0.1)
     return nn.Sequential(nn.Conv2d(3, 4, 1), first, nn.Conv2d(4, 6, 3), second)
 
 
 def test_each_layer_is_corrected_by_its_own_momentum_and_batches() -> None:
-    """Every third iteration skips the second layer."""
+    """Every third iteration skips the second BatchNorm layer."""
     corrected, plain, seen = two_layers(), two_layers(), {1: 0, 3: 0}
     correction = StatisticsCorrection(corrected)
     for iteration, images in enumerate(batches(60)):

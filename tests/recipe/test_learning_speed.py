@@ -1,4 +1,4 @@
-"""Learning-speed counters equal loops over samples, and are stored in a few bytes."""
+"""Learning-speed counters equal the results of loops over samples, and take 8 bytes a sample when stored."""
 
 import math
 import random

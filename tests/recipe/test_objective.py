@@ -30,7 +30,7 @@ def gradients(net: nn.Module) -> list[Tensor]:
 
 
 def autograd_reference(penalty: Callable[[Tensor, Tensor], Tensor], strength: float) -> list[Tensor]:
-    """Return the gradients of the loss with the term added to it, as in the paper."""
+    """Return the gradients of the sum of loss and penalty, as in the paper."""
     net = network()
     terms = [penalty(p, anchor) for p, anchor in zip(net.parameters(), anchor_of(net), strict=True)]
     (loss_of(net) + strength * torch.stack(terms).sum()).backward()

@@ -1,4 +1,7 @@
-"""Sampling probabilities equal sorts by hand, and epochs are drawn with these probabilities."""
+"""Sampling probabilities equal computations by hand, and epochs are drawn with these probabilities.
+
+Thinned samples have a probability below 1.
+"""
 
 import math
 import random
@@ -56,7 +59,7 @@ def test_easy_hard_equals_a_sort_by_hand(seed: int, share: float, percent: int) 
     assert found.tolist() == expected
 
 
-def test_easy_hard_thins_both_ends_only_of_old_samples() -> None:
+def test_easy_hard_thins_only_old_samples_at_both_ends() -> None:
     counters = speeds([0.9, 0.1, 0.5, 0.6, 0.4, 0.5, 0.3, 0.7, 0.5, 0.5, 1.0, 0.0])
     found = keep_probability(EasyHard(share=0.1, probability=0.5), counters, group(10, 2))
     assert found is not None
@@ -123,7 +126,7 @@ def test_uniform_epochs_contain_each_sample_once_in_new_order() -> None:
     assert passes[0].tolist() != passes[1].tolist()
 
 
-def test_epoch_contains_probability_1_once_and_0_never() -> None:
+def test_epoch_has_probability_1_samples_once_and_0_never() -> None:
     probability = torch.tensor([1.0] * 500 + [0.0] * 500)
     for each in drawn(probability, 1000, 3):
         assert each.dtype == torch.int64

@@ -10,7 +10,7 @@ CASES = (1, 2, 7, 100, 391)
 
 
 def rates(schedule: type[torch.optim.lr_scheduler.LRScheduler], iterations: int, **options: object) -> list[float]:
-    """Return the rates of torch's scheduler at iterations 0 to `iterations`. Their peak is 1."""
+    """Return the rates of torch's scheduler at iterations 0 to `iterations`. The peak rate is 1."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = schedule(optimizer, **options)
     found = []

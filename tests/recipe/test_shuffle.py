@@ -80,7 +80,7 @@ def test_shard_shuffle_equals_a_sort_by_random_keys() -> None:
     assert torch.equal(window_shuffle(kept.clone(), make_generator(3, "pass"), counts, 2), expected)
 
 
-def test_shards_by_first_use_names_each_shard_once() -> None:
+def test_shards_by_first_use_lists_each_shard_once_in_order() -> None:
     size = 2 * BLOCK + 5
     counts = torch.full((size // 500 + 1,), 500)
     order = window_shuffle(torch.arange(0, size, 7), make_generator(4, "pass"), counts, 8)

@@ -60,7 +60,10 @@ def test_initialization_follows_from_the_parent(
     [(None, 1.0), (0.02, 2.5), (0.024, 2.5), (0.03, 2.0), (0.06, 1.0), (0.08, 0.75), (0.24, 0.25), (9.0, 0.25)],
 )
 def test_initialization_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
-    """A perceptron on 28x28 pixels has small weights. Steps at 2.5 times the learning rate would destroy them."""
+    """The relative step is the learning rate divided by the size of the smallest layer's weights.
+
+    A perceptron on 28x28 pixels has small weights. Steps at 2.5 times the learning rate would destroy them.
+    """
     start, why = resolve_initialization(Auto(), False, 0.99, 0.3, relative_step)
     assert start == GENTLE.model_copy(update={"rate": rate})
     assert ("The learning rate is multiplied" in why) == (rate != 1)

@@ -1,4 +1,4 @@
-"""Measured energy: RAPL's files as in Linux, a GPU's counter, and the energy in a run's cost."""
+"""Measured energy: Linux's files of RAPL (energy counters of CPUs), a GPU's counter, and a run's cost."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_meter_adds_up_packages_and_handles_a_wrap(powercap: Path) -> None:
     assert meter.joules() == 0
 
 
-def test_meter_is_absent_without_rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_is_unknown_without_rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "POWERCAP", tmp_path / "nowhere")
     progress = Progress()
     Stopwatch(progress, EnergyMeter(CPU)).tick()

@@ -218,7 +218,7 @@ def test_groups_of_a_rejected_evaluation_have_no_accuracy(network: nn.Module) ->
     assert (measured.in_scope, measured.scope_among_all, measured.newest) == (None, None, None)
 
 
-def test_train_accuracy_uses_saved_weights_and_counts_as_cost() -> None:
+def test_train_accuracy_uses_a_subset_and_counts_as_cost() -> None:
     run = run_of(plan_of(sizes=(TRAIN_SAMPLES + 100,)))
     chosen = measure_train_accuracy(run)
     assert run.progress.evaluated_images == TRAIN_SAMPLES
@@ -258,7 +258,7 @@ def test_partial_evaluations_grow_to_the_full_split(total: int) -> None:
     assert all(1 < later / earlier <= 1.51 for earlier, later in pairwise(ends))
 
 
-def test_early_evaluations_are_brief_far_from_the_target() -> None:
+def test_rejection_risk_is_higher_before_expected_from() -> None:
     target = target_at(0.8).model_copy(update={"expected_from": 60})
     assert [is_early(target, iteration) for iteration in (1, 59, 60, 100)] == [True, True, False, False]
     assert not is_early(target_at(0.8), 1)

@@ -29,7 +29,9 @@ from retrain.training.hardware import (
 from retrain.utils import processes
 
 PHOTOGRAPH = 100_000.0
+"""Size of an image file in bytes."""
 DECODED = DECODING + DECODING_BYTE * PHOTOGRAPH
+"""Seconds that one core takes to decode this file."""
 BF16 = TASK.model_copy(update={"training": TASK.training.model_copy(update={"bf16": True})})
 
 
@@ -54,7 +56,7 @@ def test_little_decoding_runs_between_steps_with_all_threads(cores: int) -> None
     assert share_cores(1, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == CoreShares(1, cores)
 
 
-def test_half_decoding_gets_half_the_cores_plus_one_process(cores: int) -> None:
+def test_decoding_as_slow_as_training_gets_half_the_cores(cores: int) -> None:
     assert share_cores(None, PHOTOGRAPH, operations(DECODED)) == CoreShares(
         min(16, cores // 2 + 1), cores - min(16, cores // 2)
     )

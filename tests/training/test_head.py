@@ -1,4 +1,7 @@
-"""Rows of the head for new classes are computed from the parent's features. The images count as a cost of the run."""
+"""Rows of the head for new classes are computed from the parent's features. The images count as a cost of the run.
+
+The head is the network's last layer. It has a row of weights for each class.
+"""
 
 from collections.abc import Mapping
 
@@ -48,7 +51,7 @@ def continued(initialization: Initialization, parent: Parent) -> Run:
 def naive_rows(
     features: list[Tensor], labels: list[int], old_mean: Tensor, old_rows: Tensor, old_classes: int
 ) -> list[Tensor]:
-    """Return a row for each class, by loops over classes and samples."""
+    """Return a row for each new class, by loops over classes and samples."""
     classes = sorted({label for label in labels if label >= old_classes})
     means = []
     for wanted in classes:
@@ -157,7 +160,7 @@ def convolutional(classes: int, image_size: int) -> nn.Module:
     return Convolutional(classes)
 
 
-def test_heads_that_are_not_linear_keep_fresh_rows() -> None:
+def test_head_that_is_not_linear_gets_no_class_mean_rows() -> None:
     weights = Convolutional(OLD_CLASSES).state_dict()
     plan = plan_of(task_with(MEANS[0], f"{__name__}:convolutional"), "continuous", SIZES, CLASSES, 1, "scratch-0")
     run = run_of(plan, Parent(dict(weights), None))

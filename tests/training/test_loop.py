@@ -51,7 +51,7 @@ class Naive(NamedTuple):
 
 
 def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> Naive:
-    """Train as a script for this one method would."""
+    """Train as a plain script for the plan's method would."""
     network, origin = fresh_network(plan), fresh_network(plan)
     if plan.method == "naive":
         take_over(network, parent.weights, 1.0, 0.0)
@@ -100,7 +100,7 @@ def first_network(plan: Plan) -> nn.Module:
 
 @torch.no_grad()
 def take_over(network: nn.Module, old: dict[str, Tensor], alpha: float, beta: float) -> None:
-    """Set every row that the old network has to alpha * old + beta * new. If beta is 0, copy the old buffers, too."""
+    """Set each row that is also in `old` to alpha * old + beta * new. If beta is 0, copy the buffers of `old`."""
     for name, tensor in network.state_dict().items():
         rows = len(old[name]) if tensor.ndim else ...
         if name in dict(network.named_parameters()):

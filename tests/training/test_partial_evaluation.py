@@ -18,13 +18,13 @@ def test_tail_probability_is_the_share_of_equal_or_worse_draws(seen: int, enough
         assert tail_probability(correct, seen, enough, total) == pytest.approx(expected, abs=1e-12)
 
 
-def test_unreachable_target_has_probability_zero() -> None:
+def test_tail_probability_of_an_impossible_draw_is_zero() -> None:
     assert tail_probability(0, 999, 2, 1000) == 0.0
     assert tail_probability(10, 500, 2000, 1000) == 0.0
 
 
 def test_tail_probability_is_exact_for_large_numbers() -> None:
-    """If half of a million samples are correct, at most half of 20,000 drawn ones are correct with probability 0.5."""
+    """If half of a million samples are correct, at most half of 20,000 drawn samples are so with probability 0.5."""
     middle = tail_probability(10_000, 20_000, 500_000, 1_000_000)
     assert middle == pytest.approx(0.5 + 0.5 * math.exp(_log_probability_of_half()), rel=1e-6)
 

@@ -1,4 +1,8 @@
-"""Tests of a run's initial weights and of the anchors of its penalty."""
+"""Tests of a run's initial weights and of the anchors of its penalty.
+
+An anchor (theta_0) is the weights towards which a penalty pulls. The origin is the initial network of the scratch run
+from which a continuous run descends.
+"""
 
 import pytest
 import torch
@@ -60,7 +64,7 @@ def anchor_of(run: Run) -> dict[str, Tensor]:
     return {name: (parameter - parameter.grad).detach() for name, parameter in named(run).items()}
 
 
-def test_scratch_starts_from_the_origin_of_its_lineage() -> None:
+def test_first_scratch_run_starts_from_the_origin() -> None:
     run = run_of(plan_of(sizes=(160,), classes=OLD_CLASSES))
     assert all(torch.equal(tensor, initial(1, OLD_CLASSES)[name]) for name, tensor in run.network.state_dict().items())
 

@@ -1,4 +1,8 @@
-"""Runs end by their rule: at the target, at a plateau, or at the end of the budget."""
+"""Runs end by their rule: at the target, at a plateau, or at the end of the budget.
+
+A carried target comes from a baseline on fewer drops. Its scope is the drops and classes of the baseline. The expected
+accuracy is the estimated accuracy of scratch on all drops.
+"""
 
 import math
 from collections.abc import Sequence
@@ -198,7 +202,7 @@ def test_judge_needs_more_gain_only_above_the_expected_accuracy(expected: float,
     assert judge(points, target, RULE.model_copy(update={"excess": 0.02}), 1000) == ending
 
 
-def test_judge_needs_less_gain_if_new_data_reaches_the_target() -> None:
+def test_judge_needs_more_gain_only_if_new_data_is_learnt() -> None:
     """A high accuracy on old classes does not show that new classes have been learnt."""
     lenient = RULE.model_copy(update={"excess": 0.02})
     rising = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)

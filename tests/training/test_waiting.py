@@ -1,4 +1,4 @@
-"""No step waits for the device: its tensors are never read on the host.
+"""No training step waits for the device, because it reads no tensor's value on the host.
 
 Without a GPU, the tests take real steps with fake tensors. These have shapes but no values, so code that reads a value
 fails. Their device is the CPU, so copies to the host are detected by the name of the function.
