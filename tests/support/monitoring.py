@@ -60,7 +60,7 @@ def _running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
-        wait_for(lambda: get(ready), f"{command[0]}: {log.read_text()[-2000:]}")
+        wait_for(lambda: get(ready), f"{command[0]}, whose output is in {log}")
         yield
     finally:
         process.terminate()
