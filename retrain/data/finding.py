@@ -1,4 +1,4 @@
-"""Find samples of committed drops by key or content. Each drop is searched once for all wanted samples."""
+"""Find samples of committed drops by key or content digest. Each drop is searched once for all wanted samples."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Identify samples by the digest of their image's content: find known samples, their splits, and conflicting classes.
+"""Identify samples by the digest of their image's content: find earlier copies, splits and conflicting classes.
 
 An image that was ever held out (in the val or test split) is never trained on, under any name and in any drop. A
 sample's *use* is its split, or the reason why no run uses it (`sample_table.Use`).

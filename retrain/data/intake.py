@@ -128,7 +128,7 @@ class Intake:
         return resolved
 
     def can_leave_out(self, content: bytes, class_name: str) -> bool:
-        """Return whether an image need not be packed, because an earlier drop has it or it was erased."""
+        """Return whether an image need not be packed, because an earlier drop has it, or it was removed."""
         earlier = self.known.find(content)
         if any(one.use == "removed" for one in earlier):
             return True

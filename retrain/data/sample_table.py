@@ -1,4 +1,4 @@
-"""The sample table of a drop: key, class, content and use of every sample, in one file of arrays.
+"""The sample table of a drop: key, class, content digest and use of every sample, in one file of arrays.
 
 The file is next to the shards, and the manifest contains the file's digest."""
 

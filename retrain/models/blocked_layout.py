@@ -1,8 +1,9 @@
 """Train residual networks in oneDNN's blocked memory layout. This is used only for bfloat16 on the CPU.
 
 In the layout channels_last, oneDNN computes only the convolutions. Torch computes batch normalization, ReLU and
-additions. These take a fifth of a step of a thin network. In the blocked layout (nChw16c, blocks of 16 channels),
-oneDNN computes all of these layers, more than twice as fast. `docs/performance.md` has the measurements.
+additions. These operations take a fifth of a training step of a narrow network. In the blocked layout (nChw16c,
+blocks of 16 channels), oneDNN computes all of these layers, more than twice as fast. `docs/performance.md` has the
+measurements.
 
 The two layouts round sums differently. Training in float32 uses channels_last, because recorded results in float32
 must stay repeatable bit for bit. Evaluation also uses it, because exported networks are compared with its results.

@@ -34,7 +34,7 @@ class Shard(Record):
 
 
 class LeftOut(Record):
-    """A sample that no run uses, and the reason. `where` is its shard, or the file that it was packed from."""
+    """A sample or file that cannot be used, and the cause. `where` is its shard, or the file that it comes from."""
 
     where: str
     key: str
@@ -45,7 +45,8 @@ class Reading(Record):
     """The counts from reading a drop's source. They are a report, and not part of the drop's identity.
 
     `labels_from` is folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
-    sample nor left out: stray files, files with labels, other files next to images. `notes` are sentences for people.
+    sample nor left out: files with labels, other files next to images, and stray files such as `.DS_Store`. `notes` are
+    sentences for people.
     """
 
     labels_from: str
@@ -54,7 +55,7 @@ class Reading(Record):
 
 
 class SampleList(Record):
-    """The file of a drop with its sample table. It has the key, class, content and use of every sample."""
+    """The file of a drop with its sample table. It has the key, class, content digest and use of every sample."""
 
     name: str
     size: NonNegativeInt

@@ -77,7 +77,7 @@ class RunRecord(Record):
     followed_by: str | None = None
     """Id of the next run of this retraining, if this run missed its target and was escalated."""
     stage_seconds: dict[str, float] = Field(default_factory=dict)
-    """Seconds that each stage took in the process that wrote this record."""
+    """Seconds that each stage of the pipeline took in the process that wrote this record."""
     started_at: datetime
     ended_at: datetime
 

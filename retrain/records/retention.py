@@ -36,7 +36,7 @@ class Retention(Record):
     """None: this machine's cache, shared by all tasks. `removals` then has one element, and its keys are paths."""
     removals: tuple[Removal, ...]
     kept: dict[str, str]
-    """Reason why a run keeps its model, learning-speed index or state, by run. For a cache: why it is unchanged."""
+    """Reason why a run keeps its model, learning-speed index or checkpoints, by run. For a cache: why it stays."""
     is_done: bool = False
     """False: nothing has been removed yet."""
 

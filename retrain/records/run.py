@@ -107,7 +107,7 @@ class Result(Record):
     baseline's score. If the run has no target, its own final score replaces the baseline's."""
     speed_up: dict[Literal["99", "100"], float | None]
     """Speed-ups L_99 and L_100 over the baseline (Verwimp et al., eq. 2). None if the score was not reached, or if the
-    target is carried."""
+    target is carried (`plan.Target`)."""
     model_digest: str | None
     """SHA-256 of model.safetensors. None for a diverged run, because it leaves no model."""
     index_digest: str | None

@@ -1,8 +1,8 @@
 """The lease of a task, or of a drop's validation: one holder at a time, a heartbeat and an expiry.
 
-Results are correct even without a lease, because of claims and conditional writes. The lease only prevents two workers
-from doing the same work. Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the
-holder's process ran on this machine and has ended, the lease is free immediately.
+Results are correct even without a lease, because of claims (`claims.py`) and conditional writes. The lease only
+prevents two workers from doing the same work. Expiry uses the wall clock, so the machines' clocks must agree to within
+a few seconds. If the holder's process ran on this machine and has ended, the lease is free immediately.
 """
 
 import logging

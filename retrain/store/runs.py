@@ -26,7 +26,7 @@ from retrain.store.keys import TaskKeys
 from retrain.utils.clock import format_moment
 from retrain.utils.parallel import map_ahead
 
-if TYPE_CHECKING:  # the watcher and the exporter read only records, and do not load torch
+if TYPE_CHECKING:  # the watcher and the metrics exporter read only records, without torch
     from torch import Tensor
 
 DAMAGED = RunError
