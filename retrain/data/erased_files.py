@@ -47,6 +47,7 @@ class Search:
     is_affected: bool
     """Whether the erasure includes samples of this drop."""
     frame: Frame
+    """Size of the task's images, at which an image is decoded for its digest."""
 
     def run(self) -> Searched:
         """Search every object that the manifest does not name, and return the objects to delete.

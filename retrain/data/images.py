@@ -34,6 +34,7 @@ EXTENSIONS = frozenset(
 )
 """Extensions of images, in lower case and without the dot."""
 MAX_PIXELS = 50_000_000
+"""Largest number of pixels of an image. Larger images are refused, because they would need too much memory."""
 
 Pixels = NDArray[np.uint8]
 """A decoded image, [3, height, width]."""

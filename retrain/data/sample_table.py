@@ -155,7 +155,7 @@ def name_table(data: bytes) -> SampleList:
 
 
 def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
-    """Return a drop's samples with its amendments applied, or None if its manifest names no table.
+    """Return a drop's table with its amendments applied, or None if its manifest names no table.
 
     Raises `DamagedDrop` if the file's digest differs from the manifest.
     """

@@ -19,6 +19,7 @@ from retrain.store.keys import name_shard
 from retrain.utils.text import pluralize
 
 SHARD_BYTES = 64_000_000
+"""Number of bytes of images after which a shard ends."""
 READ = EXTENSIONS | {"cls"}
 """Extensions of a sample's files that are read. Producers may add other files."""
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")

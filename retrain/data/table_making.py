@@ -20,7 +20,7 @@ NAME = "samples.safetensors"
 
 
 def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
-    """Return a drop's samples with its amendments applied. Raises `DamagedDrop` if its table or a shard is damaged."""
+    """Return a drop's table with its amendments applied. Raises `DamagedDrop` if its table or a shard is damaged."""
     if table := read_table(drop, store):
         return table
     key = store.keys.drop_file(drop.id, NAME)

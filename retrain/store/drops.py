@@ -44,6 +44,7 @@ class Arrivals:
     """Time at which the drop's sample list was written. This is before the manifest, unless both were copied from
     another store."""
     success: datetime | None = None
+    """Time at which the drop's `_SUCCESS` was written."""
     newest: list[tuple[datetime, str]] = field(default_factory=list)
     """The `NAMED` newest files of the drop's producer, newest first."""
 

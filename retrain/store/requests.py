@@ -14,6 +14,7 @@ ATTEMPTS = 4
 unreachable server fails within 15 s."""
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds of the histogram's buckets, in seconds."""
 REQUESTS = Durations(BOUNDS)
 """Durations of the requests of all clients in this process, by operation in S3's terms, such as GetObject. They include
 the client's retries."""
