@@ -111,7 +111,7 @@ def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
 
 
 ON_FIRST = {"gradient_curves", "learning_map"}
-"""Measures that also apply to runs on the first drop. The others compare with the previous run."""
+"""Measures that also apply to runs on the first drop. The other measures compare a run with the previous run."""
 
 MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
     "weight_correlation": correlation,

@@ -134,7 +134,7 @@ def _check_parent_model(store: TaskStore, race: Plan) -> None:
 def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> dict[Preset, list[Plan]]:
     """Return the plans of all races by preset, one for each seed. Raises the errors of `recommend`.
 
-    All continue from the same parent, on all drops, for at most the same number of iterations. If scratch was
+    All races continue from the same parent, on all drops, for at most the same number of iterations. If scratch was
     trained on the same drops, a race ends at scratch's accuracy.
     """
     found = store.drops.committed()

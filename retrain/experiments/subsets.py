@@ -79,8 +79,8 @@ def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) ->
 def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
     """Return drops with `step` training images each, in the given order.
 
-    Each later drop also has one image of val and one of test, because a drop needs both. The first drop has all other
-    val and test images, as in Ash & Adams. Raises `StudyError` if there are too few samples.
+    Each later drop also has one image of val and one of test, because every drop needs them. The first drop has all
+    other val and test images, as in Ash & Adams. Raises `StudyError` if there are too few samples.
     """
     step, steps = split.step or 0, split.steps or 0
     train = sorted(filter(is_train, samples), key=order)

@@ -52,7 +52,7 @@ class Naive(NamedTuple):
 
 @torch.no_grad()
 def one_by_one(network: nn.Module, held: Samples) -> Naive:
-    """Evaluate the network in a loop over samples, each of them alone."""
+    """Evaluate the network on one sample after another."""
     network.eval()
     mean, std = torch.tensor(TASK.data.mean).view(3, 1, 1), torch.tensor(TASK.data.std).view(3, 1, 1)
     predicted, probabilities, losses = [], [], []

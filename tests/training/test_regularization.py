@@ -35,7 +35,7 @@ def train(run: Run) -> Run:
 
 
 def by_hand(plan: Plan) -> Run:
-    """Train with torch's own classes."""
+    """Train with torch's optimizer, loss and clipping."""
     run = run_of(plan)
     vectors = [each for each in run.network.parameters() if each.ndim == 1]
     matrices = [each for each in run.network.parameters() if each.ndim > 1]

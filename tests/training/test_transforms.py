@@ -67,7 +67,7 @@ def test_policy_matches_torchvision_in_each_image_group() -> None:
 
 
 def test_resized_crops_match_torchvision() -> None:
-    """Compare crops of smooth images. A wrong position changes them. Another interpolation kernel hardly does."""
+    """Crops of smooth images depend on their position, and hardly on the interpolation kernel."""
     ramp = torch.linspace(0, 255, 16).repeat(3, 16, 1)
     smooth = torch.stack([ramp, ramp.transpose(1, 2)]).to(torch.uint8)
     boxes = torch.tensor([[2.0, 3.0, 12.0, 11.0], [0.0, 0.0, 16.0, 16.0]])

@@ -179,7 +179,7 @@ def _sequences(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[st
 
 
 def _ablation(results: Sequence[RegimeResult]) -> Iterator[str]:
-    """Yield the table of variants, for the regimes and seeds with which all of them were run."""
+    """Yield the table of variants, for the regimes and seeds with which all variants were run."""
     columns = [DEFAULT_TO_PLAIN, NAIVE, *VARIANTS]
     rows = []
     for regime, found in results:

@@ -124,7 +124,7 @@ def _champion_accuracy(record: RunRecord) -> float | None:
 
 
 class SuiteAdvice(Record):
-    """The advice of `retrain study recommend` after the second drop, with scratch's accuracy on both drops measured."""
+    """The advice of `retrain study recommend` after the second drop. Scratch was trained on both drops before."""
 
     regime: str
     seed: int
