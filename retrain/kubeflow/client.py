@@ -105,9 +105,9 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
 def register(task: Task, build: PipelineBuilder) -> Registered:
     """Add the task's pipeline to Kubeflow's list of pipelines. Raises `SubmitError`.
 
-    Its version is named after this program's version and the digest of the compiled pipeline. The digest
-    covers the task, but not the comments in the compiled file, because kfp lists a STRUCT's fields in them in varying
-    order. An existing version is not registered again.
+    Its version is named after this program's version and the digest of the compiled pipeline. The digest covers the
+    task, but not the comments in the compiled file, because the order of the fields in these comments varies. An
+    existing version is not registered again.
     """
     name = f"retrain-{task.name}"
     space = task.kubeflow.namespace
@@ -257,8 +257,8 @@ def _connect(settings: Kubeflow) -> Client:
         )
     if client.get_kfp_healthz().multi_user is None:  # a website answers every request with a page
         raise SubmitError(
-            f"{settings.host}: the server there is not the API of Kubeflow Pipelines. Inside its cluster the address "
-            "is http://ml-pipeline.NAMESPACE:8888"
+            f"{settings.host}: this is not the address of the API of Kubeflow Pipelines. Inside the cluster, use "
+            "http://ml-pipeline.NAMESPACE:8888"
         )
     return client
 

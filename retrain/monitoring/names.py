@@ -88,7 +88,8 @@ SAVED_ERROR = Name(
     "retrain_saved_standard_error_iterations",
     "gauge",
     METHOD,
-    "Standard error of the saved iterations, from runs on datasets for which s_scratch was estimated.",
+    "Standard error of the saved iterations. It comes from runs on datasets for which s_scratch (the iterations of "
+    "training from scratch up to its final accuracy) was estimated.",
 )
 
 _ALL_RUNS = "of all runs, including trials, evaluation and saving"

@@ -82,7 +82,7 @@ class Pace:
 
 
 def _opening(plan: Plan, progress: Progress) -> str:
-    resumed = f", resumed at {progress.iteration:,}" if progress.iteration else ""
+    resumed = f", resumed at iteration {progress.iteration:,}" if progress.iteration else ""
     return f"{plan.run_id}: {plan.reason}; at most {pluralize(plan.iterations, 'iteration')}{resumed}"
 
 
@@ -127,7 +127,7 @@ class LogLines:
     def started(self, plan: Plan, progress: Progress) -> None:
         """Log the run, its reason, whether it was resumed, and the plan's warnings."""
         self._plan, self._pace = plan, Pace(plan, progress)
-        self._said = self._evaluated = time.monotonic()
+        self._logged_at = self._evaluated_at = time.monotonic()
         log.info(_opening(plan, progress))
         for warning in _warnings(plan):
             log.warning(warning)
@@ -135,15 +135,15 @@ class LogLines:
     def stepped(self, progress: Progress) -> None:
         """Log the progress if there was no line for a long time."""
         now = time.monotonic()
-        if now - self._said >= self.SILENT_SECONDS:
-            self._said = now
+        if now - self._logged_at >= self.SILENT_SECONDS:
+            self._logged_at = now
             self._log(self._where(progress.iteration), progress.iteration)
 
     def evaluated(self, point: Point) -> None:
         """Log the progress and the score."""
         now = time.monotonic()
-        if now - self._evaluated >= self.EVERY_SECONDS:
-            self._said = self._evaluated = now
+        if now - self._evaluated_at >= self.EVERY_SECONDS:
+            self._logged_at = self._evaluated_at = now
             self._log(f"{self._where(point.iteration)}, {_score(point, self._plan)}", point.iteration)
 
     def ended(self, outcome: str, progress: Progress) -> None:

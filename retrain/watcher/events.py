@@ -37,7 +37,7 @@ class WrittenObject(NamedTuple):
         return None
 
 
-class _Named(BaseModel):
+class _Bucket(BaseModel):
     name: str
 
 
@@ -46,7 +46,7 @@ class _Object(BaseModel):
 
 
 class _Location(BaseModel):
-    bucket: _Named
+    bucket: _Bucket
     object: _Object
 
 
@@ -59,7 +59,7 @@ class _Notification(BaseModel):
     records: list[_Record] = Field(alias="Records")
 
 
-class _Bridged(BaseModel):
+class _EventBridgeEvent(BaseModel):
     """An event from EventBridge. Its keys are not quoted."""
 
     source: Literal["aws.s3"]
@@ -67,7 +67,7 @@ class _Bridged(BaseModel):
     detail: _Location
 
 
-class _Wrapped(BaseModel):
+class _SnsMessage(BaseModel):
     """A message that came through an SNS topic without raw delivery."""
 
     type: Literal["Notification"] = Field(alias="Type")
@@ -95,7 +95,7 @@ class _PubSubMessage(BaseModel):
     attributes: _GoogleObject
 
 
-class _Pushed(BaseModel):
+class _PubSubPush(BaseModel):
     """A message that a Pub/Sub subscription pushes."""
 
     message: _PubSubMessage
@@ -125,7 +125,7 @@ def parse_event(body: str) -> list[WrittenObject]:
 def _parse_one(document: object) -> Iterator[WrittenObject]:
     """Yield the objects of one event. The fields of its envelope show which service sent it."""
     if isinstance(document, dict) and document.get("Type") == "Notification":
-        document = json.loads(_Wrapped.model_validate(document).message)
+        document = json.loads(_SnsMessage.model_validate(document).message)
     if isinstance(document, dict) and "specversion" in document:
         event = _CloudEvent.model_validate(document)
         if event.type.startswith("Microsoft.Storage."):
@@ -144,7 +144,7 @@ def _parse_azure(event: _CloudEvent) -> Iterator[WrittenObject]:
 
 
 def _parse_google(document: object) -> Iterator[WrittenObject]:
-    written = _Pushed.model_validate(document).message.attributes
+    written = _PubSubPush.model_validate(document).message.attributes
     if written.event_type == "OBJECT_FINALIZE":
         yield WrittenObject(written.bucket, written.key)
 
@@ -153,7 +153,7 @@ def _parse_s3(document: object) -> Iterator[WrittenObject]:
     if isinstance(document, dict) and document.get("Event") == "s3:TestEvent":
         return
     if isinstance(document, dict) and "detail-type" in document:
-        event = _Bridged.model_validate(document)
+        event = _EventBridgeEvent.model_validate(document)
         if event.detail_type == "Object Created":
             yield WrittenObject(event.detail.bucket.name, event.detail.object.key)
         return

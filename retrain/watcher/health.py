@@ -70,7 +70,7 @@ class Health(Collector):
             self._counts[name, task] += times
 
     def failed(self, task: str, problem: str) -> None:
-        """Record the problem that kept the watcher from checking a task's drops or running its runs."""
+        """Record a problem: a task's drops could not be checked, or its runs could not be started or followed."""
         with self._lock:
             self._problems[task] = problem
             self._counts[names.WATCHER_ERRORS, task] += 1

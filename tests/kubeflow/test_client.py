@@ -190,9 +190,9 @@ def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
 
 @pytest.mark.parametrize("namespace", [None, "team"])
 def test_website_at_kubeflows_address_is_reported(kfp: KfpServer, namespace: str | None) -> None:
-    """The client reads a web page as an empty reply. A submission would seem to succeed."""
+    """The client reads a web page as an empty reply. Without this check, a submission would seem to succeed."""
     kfp.refuses[""] = PAGE
-    with pytest.raises(SubmitError, match=f"{kfp.url}: the server there is not the API of Kubeflow Pipelines"):
+    with pytest.raises(SubmitError, match=f"{kfp.url}: this is not the address of the API of Kubeflow Pipelines"):
         reach(Kubeflow(host=kfp.url, namespace=namespace))
 
 

@@ -150,7 +150,7 @@ def test_plan_without_a_run_skips_the_other_steps(either: Compiled) -> None:
     assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
 
 
-def test_last_step_always_runs_and_reads_the_outcome(either: Compiled) -> None:
+def test_last_step_always_runs_and_gets_the_final_status(either: Compiled) -> None:
     finish = either.spec["root"]["dag"]["tasks"]["finish"]
     assert finish["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert finish["dependentTasks"] == ["exit-handler-1"]

@@ -94,9 +94,9 @@ def test_run_under_torchrun_records_and_prints_one_run(workspace: Workspace) -> 
         "-t",
         str(workspace.folder / "pets.json"),
     )
-    said = json.loads(process.communicate()[0])
+    record = json.loads(process.communicate()[0])
     assert process.returncode == 0
-    assert (said["outcome"], said["result"]["machine"]["processes"]) == ("completed", 2)
+    assert (record["outcome"], record["result"]["machine"]["processes"]) == ("completed", 2)
     assert [entry.key for entry in workspace.store.objects.list("pets/ledger/")] == [
-        f"pets/ledger/{said['run_id']}.json"
+        f"pets/ledger/{record['run_id']}.json"
     ]

@@ -85,12 +85,12 @@ def test_kubeflow_run_without_a_record_is_recorded_and_repeated(
     assert len(set(kfp.names)) == 2
 
 
-@pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
+@pytest.mark.parametrize("command", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
 def test_unbuildable_network_is_refused_before_submission(
-    watched: TaskUnderTest, kfp: KfpServer, retrain: Retrain, tmp_path: Path, asked: str
+    watched: TaskUnderTest, kfp: KfpServer, retrain: Retrain, tmp_path: Path, command: str
 ) -> None:
     watched.land(tmp_path / "in", "a")
-    arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
+    arguments = ["run", *command.split(), "--host", kfp.url] if command.startswith("--") else command.split()
     refused = retrain(*arguments, "--task", "pets.yaml", "--set", "model.options.depth=7", code=2)
     assert "retrain: model.options.depth: logistic has no such option" in refused.err
     assert "Traceback" not in refused.err
@@ -120,10 +120,10 @@ def test_watcher_records_unbuildable_network_and_continues(
     watched: TaskUnderTest, kfp: KfpServer, tmp_path: Path
 ) -> None:
     broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
-    there = TaskUnderTest(watched.task.model_copy(update=broken))
-    there.land(tmp_path / "in", "a")
-    assert there.watcher(KubeflowExecutor(build_pipeline)).once()
-    [record] = there.store.ledger.read()
+    broken_task = TaskUnderTest(watched.task.model_copy(update=broken))
+    broken_task.land(tmp_path / "in", "a")
+    assert broken_task.watcher(KubeflowExecutor(build_pipeline)).once()
+    [record] = broken_task.store.ledger.read()
     assert record.outcome == "failed"
     assert "model.options.depth: logistic has no such option" in str(record.error)
     assert kfp.runs == []
@@ -152,8 +152,8 @@ def test_pods_train_the_submitted_run_despite_newer_drops(watched: TaskUnderTest
 
 
 def test_schedule_command_creates_a_recurring_run(kfp: KfpServer, retrain: Retrain) -> None:
-    said = retrain("pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url).out
+    output = retrain("pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url).out
     [recurring] = kfp.recurringruns
     recurring_id = recurring["recurring_run_id"]
-    assert said == f"scheduled: pets is retrained at 0 2 * * 1 UTC (Kubeflow recurring run {recurring_id})\n"
+    assert output == f"scheduled: pets is retrained at 0 2 * * 1 UTC (Kubeflow recurring run {recurring_id})\n"
     assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 1"

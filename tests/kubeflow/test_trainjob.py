@@ -118,7 +118,7 @@ def test_pipeline_for_several_nodes_is_refused() -> None:
         build(FLOWERS)
 
 
-def small(folder: Path) -> Task:
+def small_task(folder: Path) -> Task:
     """Return a task with about 60 iterations and a checkpoint after each, on two nodes without GPUs."""
     training = TASK.training.model_copy(update={"epochs": 12, "save_seconds": 0})
     settings = {"model": Model(name="mlp"), "training": training, "store": str(folder / "store")}
@@ -133,7 +133,7 @@ def folder(tmp_path: Path) -> Path:
 
 def planned(folder: Path) -> dict[str, Any]:
     """Return the manifest that `retrain pipeline trainjob` prints."""
-    (folder / "pets.yaml").write_text(yaml.safe_dump(small(folder).model_dump(mode="json")))
+    (folder / "pets.yaml").write_text(yaml.safe_dump(small_task(folder).model_dump(mode="json")))
     command = [preloaded_retrain(), "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "pods cannot read it" in done.stderr
@@ -182,15 +182,15 @@ def test_killed_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     kill_node(nodes[1])
     wait_for_end(int(Path(f"{pid_file}-1").read_text()))
     os.kill(frozen, signal.SIGCONT)
-    said = [process.communicate() for process in nodes]
+    outputs = [process.communicate() for process in nodes]
     assert [process.poll() for process in nodes] == [1, -signal.SIGKILL]
-    assert "another training process ended or stopped responding" in said[0]
+    assert "another training process ended or stopped responding" in outputs[0]
     reached = max(int(entry.key.removeprefix(state)[:12]) for entry in context.store.objects.list(state))
     assert context.store.ledger.find(run_id) is None
     nodes = [node(folder, job, rank, port) for rank in range(2)]
-    said = [process.communicate() for process in nodes]
-    assert [process.poll() for process in nodes] == [0, 0], said
+    outputs = [process.communicate() for process in nodes]
+    assert [process.poll() for process in nodes] == [0, 0], outputs
     record = context.store.ledger.find(run_id)
     assert record
     assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
-    assert f", resumed at {reached}" in said[0]
+    assert f", resumed at iteration {reached}" in outputs[0]

@@ -84,7 +84,7 @@ def labelled(label: str, values: dict[str, float]) -> dict[monitoring.Labels, An
     return {frozenset({(label, name)}): pytest.approx(value) for name, value in values.items()}
 
 
-def one(value: float) -> dict[monitoring.Labels, Any]:
+def unlabelled(value: float) -> dict[monitoring.Labels, Any]:
     """Return the expected result of a query that has one series without labels."""
     return {frozenset(): pytest.approx(value)}
 
@@ -107,20 +107,24 @@ USED = 400 + 500 + 100 + 150 + 250 + 1000
 """Iterations of all runs except the trial: five runs of pets and one of cars."""
 
 SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
-    "Iterations saved": {"net": one(NET), "gross": one(GROSS), "whole": one(WHOLE_NET)},
-    "Share saved": {"net": one(NET / BASELINE), "gross": one(GROSS / BASELINE)},
-    "GPU-hours saved": {"net": one(NET / HOUR), "gross": one(GROSS / HOUR), "whole": one(WHOLE_NET / HOUR)},
+    "Iterations saved": {"net": unlabelled(NET), "gross": unlabelled(GROSS), "whole": unlabelled(WHOLE_NET)},
+    "Share saved": {"net": unlabelled(NET / BASELINE), "gross": unlabelled(GROSS / BASELINE)},
+    "GPU-hours saved": {
+        "net": unlabelled(NET / HOUR),
+        "gross": unlabelled(GROSS / HOUR),
+        "whole": unlabelled(WHOLE_NET / HOUR),
+    },
     "Money saved": {
         "net {{currency}}": labelled("currency", {"eur": NET / HOUR * 1.8}),
         "gross {{currency}}": labelled("currency", {"eur": GROSS / HOUR * 1.8}),
         "whole {{currency}}": labelled("currency", {"eur": WHOLE_NET / HOUR * 1.8}),
     },
-    "Energy saved": {"net": one(NET / HOUR * 0.3), "whole": one(WHOLE_NET / HOUR * 0.3)},
-    "CO2 saved": {"net": one(NET / HOUR * 0.3 * 250), "whole": one(WHOLE_NET / HOUR * 0.3 * 250)},
+    "Energy saved": {"net": unlabelled(NET / HOUR * 0.3), "whole": unlabelled(WHOLE_NET / HOUR * 0.3)},
+    "CO2 saved": {"net": unlabelled(NET / HOUR * 0.3 * 250), "whole": unlabelled(WHOLE_NET / HOUR * 0.3 * 250)},
     "Iterations compared with scratch": {
-        "always from scratch": one(BASELINE),
-        "used": one(USED),
-        "used, with evaluations": one(USED + 4 * known_ledger.EVALUATION),
+        "always from scratch": unlabelled(BASELINE),
+        "used": unlabelled(USED),
+        "used, with evaluations": unlabelled(USED + 4 * known_ledger.EVALUATION),
     },
     "Share saved by task": {"{{task}}": labelled("task", {"pets": NET / 1400, "cars": 0})},
     "GPU-hours used": {

@@ -70,7 +70,7 @@ def served(exporter: Exporter) -> dict[tuple[str, monitoring.Labels], float]:
     }
 
 
-def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
+def key_of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
     """Return the key of a value in the result of `served`."""
     return name, frozenset(labels.items())
 
@@ -90,13 +90,13 @@ def test_unreadable_record_is_counted_and_retried(store: RecordingStore) -> None
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
     values = served(exporter)
-    assert values[of("retrain_used_iterations_total", task="pets", method="scratch")] == 900
-    assert values[of("retrain_ledger_read_errors_total", task="pets")] == 1
-    assert values[of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
+    assert values[key_of("retrain_used_iterations_total", task="pets", method="scratch")] == 900
+    assert values[key_of("retrain_ledger_read_errors_total", task="pets")] == 1
+    assert values[key_of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
     store.write(PETS.record("torn"), known_ledger.run(7, 100, 500, method="naive").to_bytes())
     exporter.refresh()
-    assert served(exporter)[of("retrain_used_iterations_total", task="pets", method="naive")] == 100
-    assert served(exporter)[of("retrain_ledger_read_timestamp_seconds", task="pets")] > 0
+    assert served(exporter)[key_of("retrain_used_iterations_total", task="pets", method="naive")] == 100
+    assert served(exporter)[key_of("retrain_ledger_read_timestamp_seconds", task="pets")] > 0
 
 
 def test_restarted_exporter_serves_equal_metrics(store: RecordingStore) -> None:
@@ -106,7 +106,7 @@ def test_restarted_exporter_serves_equal_metrics(store: RecordingStore) -> None:
     exporter.refresh()
     restarted = Exporter([WatchedTask(TaskStore(store, "pets"))])
     restarted.refresh()
-    passing = of("retrain_ledger_read_timestamp_seconds", task="pets")
+    passing = key_of("retrain_ledger_read_timestamp_seconds", task="pets")
     before, after = (
         {key: value for key, value in served(each).items() if key[0] != names.STORE_BYTES.name}  # measured once an hour
         for each in (exporter, restarted)
@@ -121,8 +121,8 @@ def test_unreadable_task_does_not_affect_other_tasks(store: RecordingStore, tmp_
     exporter = Exporter([WatchedTask(TaskStore(store, "pets")), WatchedTask(TaskStore(store, "cars"))])
     exporter.refresh()
     values = served(exporter)
-    assert values[of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
-    assert values[of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
+    assert values[key_of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
+    assert values[key_of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
 
 
 def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore) -> None:
@@ -134,10 +134,10 @@ def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore
     exporter.refresh()
     values = served(exporter)
     expected = {"trained": 2, "waiting": 2, "quarantined": 1}
-    assert {state: values[of("retrain_drops", task="pets", state=state)] for state in expected} == expected
+    assert {state: values[key_of("retrain_drops", task="pets", state=state)] for state in expected} == expected
     waiting_since = january(12).timestamp()
-    assert values[of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")] == waiting_since
-    assert values[of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
+    assert values[key_of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")] == waiting_since
+    assert values[key_of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
 
 
 def test_champion_age_and_accuracy_are_served(store: RecordingStore) -> None:
@@ -148,9 +148,11 @@ def test_champion_age_and_accuracy_are_served(store: RecordingStore) -> None:
     values = served(exporter)
     digest = known_ledger.pets()[0].result.model_digest[:12]
     labels = {key for key in values if key[0] == "retrain_champion_info"}
-    assert labels == {of("retrain_champion_info", task="pets", method="scratch", model=digest)}
-    assert values[of("retrain_champion_since_timestamp_seconds", task="pets")] == champion.history[-1].at.timestamp()
-    assert values[of("retrain_champion_accuracy_ratio", task="pets")] == 0.79
+    assert labels == {key_of("retrain_champion_info", task="pets", method="scratch", model=digest)}
+    assert (
+        values[key_of("retrain_champion_since_timestamp_seconds", task="pets")] == champion.history[-1].at.timestamp()
+    )
+    assert values[key_of("retrain_champion_accuracy_ratio", task="pets")] == 0.79
 
 
 def test_no_label_contains_a_run_id(store: RecordingStore) -> None:
@@ -200,14 +202,14 @@ def test_promtool_accepts_the_exporters_metrics(store: RecordingStore, tmp_path:
 def test_exporter_serves_build_and_process_metrics(store: RecordingStore) -> None:
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         values = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
-    assert values[of("retrain_build_info", version=__version__, python=platform.python_version())] == 1
-    assert values[of("process_start_time_seconds")] <= time.time()
-    assert values[of("process_resident_memory_bytes")] > 1e6
+    assert values[key_of("retrain_build_info", version=__version__, python=platform.python_version())] == 1
+    assert values[key_of("process_start_time_seconds")] <= time.time()
+    assert values[key_of("process_resident_memory_bytes")] > 1e6
 
 
 def test_exporter_serves_new_records_and_survives_a_store_error(store: RecordingStore) -> None:
-    key = of("retrain_used_iterations_total", task="pets", method="scratch")
-    errors = of("retrain_ledger_read_errors_total", task="pets")
+    key = key_of("retrain_used_iterations_total", task="pets", method="scratch")
+    errors = key_of("retrain_ledger_read_errors_total", task="pets")
     with monitoring.exporter([Task(name="pets", store=str(store.root))], every=0.05) as address:
 
         def values() -> dict[tuple[str, monitoring.Labels], float]:

@@ -69,7 +69,9 @@ def test_fleet_page_lists_each_task_with_a_link_to_its_page(
         page.close()
 
 
-def test_waiting_candidate_is_on_both_pages(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fleet_and_task_page_show_the_waiting_candidate(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())

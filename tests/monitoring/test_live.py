@@ -38,7 +38,7 @@ def served_metrics(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float
     return values
 
 
-def at(iteration: int, accuracy: float) -> Point:
+def point_at(iteration: int, accuracy: float) -> Point:
     """Return a point of a curve."""
     return Point(iteration=iteration, accuracy=accuracy, loss=1.0, images=1, train_loss=1.0, learning_rate=0.1)
 
@@ -118,19 +118,24 @@ def test_live_metrics_exist_only_during_training(
 def test_training_serves_exactly_the_metrics_of_its_group() -> None:
     live, progress = LiveMetrics(), Progress()
     live.started(plan_of(target=0.9), progress)
-    progress.iteration, progress.points = 5, [at(5, 0.5)]
+    progress.iteration, progress.points = 5, [point_at(5, 0.5)]
     group = names.GROUPS["An active training"]
     assert served_metrics(live).keys() == {name.name for name in group}
 
 
 def test_time_to_target_follows_the_last_evaluations() -> None:
     """The last points rise by 0.15 in 60 iterations. So they reach 0.75 at iteration 140, 20 after iteration 120."""
-    progress = Progress(iteration=120, points=[at(20, 0.1), at(40, 0.5), at(60, 0.55), at(80, 0.6), at(100, 0.65)])
+    progress = Progress(
+        iteration=120,
+        points=[point_at(20, 0.1), point_at(40, 0.5), point_at(60, 0.55), point_at(80, 0.6), point_at(100, 0.65)],
+    )
     assert iterations_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
     assert iterations_to_target(progress, 0.65) == 0
 
 
-@pytest.mark.parametrize("points", [[], [at(20, 0.5)], [at(20, 0.5), at(40, 0.5)], [at(20, 0.5), at(40, 0.4)]])
+@pytest.mark.parametrize(
+    "points", [[], [point_at(20, 0.5)], [point_at(20, 0.5), point_at(40, 0.5)], [point_at(20, 0.5), point_at(40, 0.4)]]
+)
 def test_time_to_target_is_absent_without_improvement(points: list[Point]) -> None:
     assert iterations_to_target(Progress(iteration=40, points=points), 0.9) is None
 
@@ -142,7 +147,7 @@ def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.Monk
     plan = plan_of(target=0.9)
     live.started(plan, progress)
     now[0] += 10
-    progress.iteration, progress.points = plan.iterations // 2, [at(1, 0.1), at(2, 0.10001)]
+    progress.iteration, progress.points = plan.iterations // 2, [point_at(1, 0.1), point_at(2, 0.10001)]
     values = served_metrics(live)
     pace = values["retrain_training_seconds_total"][frozenset()] / progress.iteration
     left = values["retrain_training_eta_seconds"][frozenset()]
@@ -178,7 +183,7 @@ def test_promtool_accepts_the_training_metrics(watched: tuple[LiveMetrics, Scrap
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_run_serves_metrics_only_where_configured(tmp_path: Path) -> None:
+def test_run_serves_metrics_only_if_a_port_is_set(tmp_path: Path) -> None:
     port = free_port()
     observer = make_observers(port, "127.0.0.1")
     observer.started(plan_of(), Progress(iteration=7))

@@ -84,16 +84,16 @@ def sampling_sentence(sampling: Sampling) -> str:
 
 
 def test_page_states_the_tasks_shares_of_easy_and_hard() -> None:
-    said = sampling_sentence(EasyHard(share=0.25, probability=0.3))
-    assert "The 25% easiest and the 25% hardest of the old samples appear in an epoch with probability 0.3" in said
-    assert [int(number) for number in re.findall(r'<data value="(\d+)"', said)] == [10, 20, 10]
+    text = sampling_sentence(EasyHard(share=0.25, probability=0.3))
+    assert "The 25% easiest and the 25% hardest of the old samples appear in an epoch with probability 0.3" in text
+    assert [int(number) for number in re.findall(r'<data value="(\d+)"', text)] == [10, 20, 10]
 
 
 @pytest.mark.parametrize("sampling", [Uniform(), OldNew()])
 def test_page_omits_easy_and_hard_for_other_samplings(sampling: Sampling) -> None:
-    said = sampling_sentence(sampling)
-    assert "easiest" not in said
-    assert "Hard" not in said
+    text = sampling_sentence(sampling)
+    assert "easiest" not in text
+    assert "Hard" not in text
 
 
 def test_page_shows_the_learning_speed_index_of_the_champion(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def served(records: list[RunRecord]) -> dict[tuple[str, monitoring.Labels], floa
     return monitoring.samples(render(records).decode())
 
 
-def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
+def key_of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
     """Return the key of a value in the result of `served`."""
     return name, frozenset(labels.items())
 
@@ -41,26 +41,30 @@ def test_totals_are_the_sums_over_records() -> None:
     """
     values = served(PETS)
     continuous = {"task": "pets", "method": "continuous"}
-    assert values[of("retrain_baseline_iterations_total", **continuous)] == 500 + 500
-    assert values[of("retrain_used_iterations_total", **continuous)] == 100 + 150 + 250
-    assert values[of("retrain_used_all_in_iterations_total", **continuous)] == 110 + 160 + 260
-    assert values[of("retrain_saved_gross_iterations", **continuous)] == -100 + 350 + 250
-    assert values[of("retrain_saved_net_iterations", **continuous)] == -110 + 340 + 240
+    assert values[key_of("retrain_baseline_iterations_total", **continuous)] == 500 + 500
+    assert values[key_of("retrain_used_iterations_total", **continuous)] == 100 + 150 + 250
+    assert values[key_of("retrain_used_all_in_iterations_total", **continuous)] == 110 + 160 + 260
+    assert values[key_of("retrain_saved_gross_iterations", **continuous)] == -100 + 350 + 250
+    assert values[key_of("retrain_saved_net_iterations", **continuous)] == -110 + 340 + 240
     scratch = {"task": "pets", "method": "scratch"}
-    assert values[of("retrain_saved_gross_iterations", **scratch)] == 0
-    assert values[of("retrain_saved_net_iterations", **scratch)] == -510
+    assert values[key_of("retrain_saved_gross_iterations", **scratch)] == 0
+    assert values[key_of("retrain_saved_net_iterations", **scratch)] == -510
 
 
 def test_savings_in_other_units_use_each_runs_pace_and_rates() -> None:
     values = served(PETS)
     labels = {"task": "pets", "method": "continuous"}
     seconds = (-110 + 340 + 240) * known_ledger.SECONDS
-    assert values[of("retrain_saved_net_device_seconds", **labels)] == pytest.approx(seconds)
-    assert values[of("retrain_saved_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
-    assert values[of("retrain_saved_net_co2_grams", **labels)] == pytest.approx(seconds * 300 / 3.6e6 * 250)
-    assert values[of("retrain_saved_net_cost_eur", **labels)] == pytest.approx(seconds / 3600 * 1.8)
-    assert values[of("retrain_saved_gross_flops", **labels)] == pytest.approx((-100 + 350 + 250) * known_ledger.FLOPS)
-    assert values[of("retrain_baseline_device_seconds_total", **labels)] == pytest.approx(1000 * known_ledger.SECONDS)
+    assert values[key_of("retrain_saved_net_device_seconds", **labels)] == pytest.approx(seconds)
+    assert values[key_of("retrain_saved_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
+    assert values[key_of("retrain_saved_net_co2_grams", **labels)] == pytest.approx(seconds * 300 / 3.6e6 * 250)
+    assert values[key_of("retrain_saved_net_cost_eur", **labels)] == pytest.approx(seconds / 3600 * 1.8)
+    assert values[key_of("retrain_saved_gross_flops", **labels)] == pytest.approx(
+        (-100 + 350 + 250) * known_ledger.FLOPS
+    )
+    assert values[key_of("retrain_baseline_device_seconds_total", **labels)] == pytest.approx(
+        1000 * known_ledger.SECONDS
+    )
 
 
 def test_savings_compared_with_full_scratch_have_all_units() -> None:
@@ -69,28 +73,30 @@ def test_savings_compared_with_full_scratch_have_all_units() -> None:
     net = -110 + 340 + 240 + 2 * known_ledger.WHOLE
     whole = 1000 + 2 * known_ledger.WHOLE
     seconds = net * known_ledger.SECONDS
-    assert values[of("retrain_saved_whole_net_iterations", **labels)] == net
-    assert values[of("retrain_saved_whole_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
-    assert values[of("retrain_saved_whole_net_cost_eur", **labels)] == pytest.approx(seconds / 3600 * 1.8)
-    assert values[of("retrain_saved_whole_net_co2_grams", **labels)] == pytest.approx(seconds * 300 / 3.6e6 * 250)
-    assert values[of("retrain_whole_scratch_flops_total", **labels)] == pytest.approx(whole * known_ledger.FLOPS)
+    assert values[key_of("retrain_saved_whole_net_iterations", **labels)] == net
+    assert values[key_of("retrain_saved_whole_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
+    assert values[key_of("retrain_saved_whole_net_cost_eur", **labels)] == pytest.approx(seconds / 3600 * 1.8)
+    assert values[key_of("retrain_saved_whole_net_co2_grams", **labels)] == pytest.approx(seconds * 300 / 3.6e6 * 250)
+    assert values[key_of("retrain_whole_scratch_flops_total", **labels)] == pytest.approx(whole * known_ledger.FLOPS)
 
 
 def test_two_currencies_are_two_metrics() -> None:
     costs = known_ledger.COSTS.model_copy(update={"currency": "USD"})
     values = served([*PETS, known_ledger.run(7, 100, 500).model_copy(update={"costs": costs})])
     labels = {"task": "pets", "method": "continuous"}
-    assert values[of("retrain_cost_usd_total", **labels)] == pytest.approx(220 / 3600 * 1.8)
-    assert values[of("retrain_cost_eur_total", **labels)] == served(PETS)[of("retrain_cost_eur_total", **labels)]
+    assert values[key_of("retrain_cost_usd_total", **labels)] == pytest.approx(220 / 3600 * 1.8)
+    assert (
+        values[key_of("retrain_cost_eur_total", **labels)] == served(PETS)[key_of("retrain_cost_eur_total", **labels)]
+    )
 
 
 def test_consumed_compute_counts_every_run_in_full() -> None:
     values = served(PETS)
     naive = {"task": "pets", "method": "naive"}
-    assert values[of("retrain_device_seconds_total", **naive)] == 300 * known_ledger.SECONDS + 20
-    assert values[of("retrain_flops_total", **naive)] == 300 * known_ledger.FLOPS + 1e10
-    assert values[of("retrain_energy_joules_total", **naive)] == 300 * (300 * known_ledger.SECONDS + 20)
-    assert of("retrain_saved_net_iterations", **naive) not in values  # a trial replaces no retraining
+    assert values[key_of("retrain_device_seconds_total", **naive)] == 300 * known_ledger.SECONDS + 20
+    assert values[key_of("retrain_flops_total", **naive)] == 300 * known_ledger.FLOPS + 1e10
+    assert values[key_of("retrain_energy_joules_total", **naive)] == 300 * (300 * known_ledger.SECONDS + 20)
+    assert key_of("retrain_saved_net_iterations", **naive) not in values  # a trial replaces no retraining
 
 
 def test_new_price_does_not_change_earlier_costs() -> None:
@@ -99,7 +105,7 @@ def test_new_price_does_not_change_earlier_costs() -> None:
         update={"costs": known_ledger.COSTS.model_copy(update={"price_per_device_hour": 3.6})}
     )
     before, after = served(PETS), served([*PETS, dearer])
-    rise = after[of("retrain_cost_eur_total", **labels)] - before[of("retrain_cost_eur_total", **labels)]
+    rise = after[key_of("retrain_cost_eur_total", **labels)] - before[key_of("retrain_cost_eur_total", **labels)]
     assert rise == pytest.approx((100 * known_ledger.SECONDS + 20) / 3600 * 3.6)
 
 
@@ -121,9 +127,9 @@ def test_energy_and_money_are_absent_without_rates() -> None:
 def test_durations_of_runs_and_stages_are_histograms() -> None:
     values = served(PETS)
     stage = {"task": "pets", "stage": "train"}
-    assert values[of("retrain_stage_duration_seconds_count", **stage)] == len(PETS)
-    assert values[of("retrain_stage_duration_seconds_sum", **stage)] == (400 + 500 + 100 + 150 + 300 + 250) * 2.0
-    assert values[of("retrain_stage_duration_seconds_bucket", le="300.0", **stage)] == 2
+    assert values[key_of("retrain_stage_duration_seconds_count", **stage)] == len(PETS)
+    assert values[key_of("retrain_stage_duration_seconds_sum", **stage)] == (400 + 500 + 100 + 150 + 300 + 250) * 2.0
+    assert values[key_of("retrain_stage_duration_seconds_bucket", le="300.0", **stage)] == 2
     hours = [2.0, 0.5, 25.0]
     slow = [
         run.model_copy(update={"ended_at": run.started_at + timedelta(hours=time), "method": "naive"})
@@ -131,9 +137,9 @@ def test_durations_of_runs_and_stages_are_histograms() -> None:
     ]
     run = {"task": "pets", "method": "naive"}
     values = served(slow)
-    assert values[of("retrain_run_duration_seconds_sum", **run)] == sum(hours) * 3600
+    assert values[key_of("retrain_run_duration_seconds_sum", **run)] == sum(hours) * 3600
     by_bound = {
-        bound: values[of("retrain_run_duration_seconds_bucket", le=bound, **run)]
+        bound: values[key_of("retrain_run_duration_seconds_bucket", le=bound, **run)]
         for bound in ("1800.0", "86400.0", "+Inf")
     }
     assert by_bound == {"1800.0": 1, "86400.0": 2, "+Inf": 3}
@@ -143,37 +149,37 @@ def test_absent_outcomes_are_served_as_zero() -> None:
     values = served(PETS)
     runs = {"task": "pets", "method": "continuous", "purpose": "retrain"}
     expected = {"reached": 2, "missed": 1, "completed": 0, "diverged": 0, "failed": 0}
-    assert {outcome: values[of("retrain_runs_total", outcome=outcome, **runs)] for outcome in expected} == expected
-    assert values[of("retrain_gate_decisions_total", task="pets", decision="refused")] == 1
+    assert {outcome: values[key_of("retrain_runs_total", outcome=outcome, **runs)] for outcome in expected} == expected
+    assert values[key_of("retrain_gate_decisions_total", task="pets", decision="refused")] == 1
 
 
 def test_newest_values_come_from_the_newest_run_of_their_kind() -> None:
     values = served(PETS)
-    assert values[of("retrain_speed_up_ratio", task="pets", level="100")] == 500 / 250
-    assert values[of("retrain_speed_up_ratio", task="pets", level="99")] == 500 / 225
-    assert values[of("retrain_baseline_age_drops", task="pets")] == 2
-    assert values[of("retrain_target_met", task="pets")] == 1
-    assert values[of("retrain_promoted", task="pets")] == 0
-    assert values[of("retrain_last_run_timestamp_seconds", task="pets")] == PETS[-1].ended_at.timestamp()
-    assert values[of("retrain_last_success_timestamp_seconds", task="pets")] == PETS[3].ended_at.timestamp()
+    assert values[key_of("retrain_speed_up_ratio", task="pets", level="100")] == 500 / 250
+    assert values[key_of("retrain_speed_up_ratio", task="pets", level="99")] == 500 / 225
+    assert values[key_of("retrain_baseline_age_drops", task="pets")] == 2
+    assert values[key_of("retrain_target_met", task="pets")] == 1
+    assert values[key_of("retrain_promoted", task="pets")] == 0
+    assert values[key_of("retrain_last_run_timestamp_seconds", task="pets")] == PETS[-1].ended_at.timestamp()
+    assert values[key_of("retrain_last_success_timestamp_seconds", task="pets")] == PETS[3].ended_at.timestamp()
 
 
 def test_value_missing_in_the_newest_run_is_not_served() -> None:
     missed = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target(), promoted=True)
     values = served([*PETS, missed])
-    assert of("retrain_speed_up_ratio", task="pets", level="100") not in values
-    assert values[of("retrain_target_met", task="pets")] == 0
+    assert key_of("retrain_speed_up_ratio", task="pets", level="100") not in values
+    assert values[key_of("retrain_target_met", task="pets")] == 0
 
 
 def test_target_met_is_decided_by_the_last_escalation() -> None:
     attempt = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target())
-    assert served([*PETS, attempt])[of("retrain_target_met", task="pets")] == 1
+    assert served([*PETS, attempt])[key_of("retrain_target_met", task="pets")] == 1
     scratch = known_ledger.run(8, 400, 400, "completed", method="scratch", promoted=True, attempt=1)
-    assert served([*PETS, attempt, scratch])[of("retrain_target_met", task="pets")] == 0
+    assert served([*PETS, attempt, scratch])[key_of("retrain_target_met", task="pets")] == 0
 
 
 def test_recent_savings_cover_the_newest_five_runs() -> None:
-    key = of("retrain_recent_saved_net_iterations", task="pets")
+    key = key_of("retrain_recent_saved_net_iterations", task="pets")
     assert served(PETS)[key] == 0 - 510 - 110 + 340 + 240
     assert served([*PETS, known_ledger.run(7, 100, 500)])[key] == -510 - 110 + 340 + 240 + 390
     assert key not in served(PETS[:4])

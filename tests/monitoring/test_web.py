@@ -81,9 +81,9 @@ def ok(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return reply(start_response, "200 OK", "text/plain", b"ok\n")
 
 
-def dial(port: int, said: bytes = b"") -> socket.socket:
+def dial(port: int, data: bytes = b"") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
-    connection.sendall(said)
+    connection.sendall(data)
     return connection
 
 
@@ -161,8 +161,8 @@ def test_clients_that_disconnect_cause_no_output(capfd: pytest.CaptureFixture[st
         return reply(start_response, "200 OK", "text/plain", b"a" * 10_000_000)
 
     with serving("127.0.0.1", 0, long) as port:
-        for said in (b"", b"GET", b"GET / HTTP/1.0\r\nX", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00"):
-            dial(port, said).close()
+        for data in (b"", b"GET", b"GET / HTTP/1.0\r\nX", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00"):
+            dial(port, data).close()
         assert len(send_request(port, "/").read()) == 10_000_000
     assert capfd.readouterr() == ("", "")
 

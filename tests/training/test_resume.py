@@ -127,7 +127,7 @@ def test_retried_pipeline_step_resumes_from_its_checkpoint(processes: ForkServer
     code = "import sys; from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
     again = subprocess.run([preloaded_programs() / "python", "-c", code, str(place)], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert f", resumed at {reached}" in again.stderr
+    assert f", resumed at iteration {reached}" in again.stderr
     assert outcome(place, plan) == expected
 
 

@@ -1,4 +1,4 @@
-"""Each drop is claimed for only one run, even under races and crashes."""
+"""Claims assign each drop to only one run, even under races and crashes."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Drops in Google Cloud Storage and Azure are validated, committed and claimed for a run."""
+"""Drops in Google Cloud Storage and Azure are validated, committed and assigned to a run."""
 
 from pathlib import Path
 

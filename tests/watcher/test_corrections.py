@@ -48,7 +48,7 @@ def amend(watched: TaskUnderTest, key: str, name: str | None) -> None:
     amend_drops([Correction(Selection("a test", "", key, ""), name, "a test", "ann")], watched.task, watched.store)
 
 
-def with_task(watched: TaskUnderTest, **settings: object) -> TaskUnderTest:
+def with_settings(watched: TaskUnderTest, **settings: object) -> TaskUnderTest:
     return TaskUnderTest(watched.task.model_copy(update=settings))
 
 
@@ -99,7 +99,7 @@ def test_watcher_starts_the_run_of_a_killed_watcher(watched: TaskUnderTest, is_c
 
 def test_watchers_with_different_settings_start_one_run(watched: TaskUnderTest) -> None:
     amend(watched, "cat/001", "dog")
-    other = with_task(watched, seed=1)
+    other = with_settings(watched, seed=1)
     recorder = Recorder()
     watches = [TaskWatch(each.task, recorder, Health(["pets"])) for each in (watched, other)]
     for watch in watches:
@@ -123,7 +123,7 @@ def test_drop_and_amendment_become_one_run(watched: TaskUnderTest, tmp_path: Pat
 
 
 def test_amendment_waits_for_the_trigger(watched: TaskUnderTest) -> None:
-    waiting = with_task(watched, trigger=Trigger(min_samples=1))
+    waiting = with_settings(watched, trigger=Trigger(min_samples=1))
     amend(watched, "cat/001", "dog")
     recorder = Recorder()
     assert waiting.watcher(recorder).once()
@@ -132,7 +132,7 @@ def test_amendment_waits_for_the_trigger(watched: TaskUnderTest) -> None:
 
 
 def test_erasure_starts_a_run_once_it_is_complete(watched: TaskUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlearn = with_task(watched, erase=Erase(policy="retrain"))
+    unlearn = with_settings(watched, erase=Erase(policy="retrain"))
     table = read_or_make_table(watched.store.drops.read("a"), watched.store)
     chosen = Selection("a test", "", "", table.digest_of(table.use.tolist().index(0)))
     monkeypatch.setattr("retrain.pipeline.erasure.rewrite_drop", interrupt)

@@ -99,7 +99,8 @@ def move_lease(store: ObjectStore, seconds: float) -> None:
     store.write(key, state.model_copy(update=changes).to_bytes())
 
 
-def begun(store: ObjectStore) -> list[str]:
+def validation_counts(store: ObjectStore) -> list[str]:
+    """Return the keys of the stored counts of unfinished validations."""
     return [entry.key for entry in store.list("pets/validations/") if not entry.key.endswith("/lease.json")]
 
 
@@ -115,14 +116,14 @@ def test_drop_is_quarantined_after_three_killed_validations(
         assert not watcher.once()
     monkeypatch.undo()
     assert [drop.id for drop in watched.plan(submitted[0]).dataset.drops] == ["b-good"]
-    assert begun(watched.store.objects) == ["pets/validations/a-bad.json"]
+    assert validation_counts(watched.store.objects) == ["pets/validations/a-bad.json"]
     assert watched.store.drops.quarantine_causes() == {}
     assert watcher.once()
     crash = "validating drop a-bad: its process was killed by SIGSEGV (a crash in native code)"
     cause = f"3 validations began and never ended; cause of the last: {crash}"
     assert watched.store.drops.quarantine_causes() == {"a-bad": cause}
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
-    assert begun(watched.store.objects) == []
+    assert validation_counts(watched.store.objects) == []
     watched.store.objects.delete(KEYS.quarantine("a-bad"))
     assert watcher.once()
     assert watched.store.objects.read(KEYS.manifest("a-bad"))
@@ -186,7 +187,7 @@ def test_validation_killed_remotely_counts_after_lease_expiry(watched: TaskUnder
     move_lease(watched.store.objects, seconds=0)
     with count_validation(watched.store, "a-bad") as attempts:
         assert attempts.before.begun == 1
-    assert begun(watched.store.objects) == []
+    assert validation_counts(watched.store.objects) == []
 
 
 def test_validation_running_in_another_watcher_is_not_counted(store: ObjectStore) -> None:
@@ -198,7 +199,7 @@ def test_validation_running_in_another_watcher_is_not_counted(store: ObjectStore
         ):
             pass
         assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a"))[0]).begun == 1
-    assert begun(store) == []
+    assert validation_counts(store) == []
 
 
 def test_drop_that_another_watcher_validates_is_retried_later(bucket: str, s3: str) -> None:
@@ -235,7 +236,7 @@ def test_racing_watchers_validate_once_and_count_no_failure(watched: TaskUnderTe
         assert polls[0].result()
     assert len(frozen) == 1
     assert watched.store.objects.read(KEYS.manifest("a-good"))
-    assert begun(watched.store.objects) == []
+    assert validation_counts(watched.store.objects) == []
 
 
 def test_liveness_passes_in_validation_and_fails_on_a_hang(
@@ -273,7 +274,7 @@ def test_many_watchers_quarantine_after_three_killed_validations(
         "3 validations began and never ended; cause of the last: validating drop a-bad: its process was killed"
     )
     assert len(deaths.read_text().splitlines()) == MAX_ATTEMPTS
-    assert begun(watched.store.objects) == []
+    assert validation_counts(watched.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [StoreError("unreachable"), KeyboardInterrupt(), SystemExit()])
@@ -284,7 +285,7 @@ def test_error_or_stop_request_resets_the_validation_count(watched: TaskUnderTes
         assert attempts.before.begun == 2
         assert ValidationAttempts.model_validate_json(watched.store.objects.read(key)[0]).begun == 3
         raise end
-    assert begun(watched.store.objects) == []
+    assert validation_counts(watched.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])

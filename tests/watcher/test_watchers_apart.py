@@ -1,4 +1,4 @@
-"""Watchers in separate processes: several at the same time, a frozen one, and a long outage of Kubeflow."""
+"""Watchers in separate processes: several at the same time, a suspended watcher, and a long outage of Kubeflow."""
 
 import logging
 import os
@@ -121,7 +121,7 @@ def test_only_one_of_three_racing_watchers_submits_a_run(
     assert kfp.names == [watched.owners()["a"]]
 
 
-def test_watcher_frozen_past_its_lease_cannot_write(
+def test_watcher_suspended_past_its_lease_cannot_write(
     watched: TaskUnderTest, bucket: str, s3: str, kfp: KfpServer
 ) -> None:
     with in_process(poll_and_freeze, bucket, s3, kfp.url) as frozen:
@@ -134,9 +134,9 @@ def test_watcher_frozen_past_its_lease_cannot_write(
         successor = watched.watcher(KubeflowExecutor(build_pipeline))
         wait_until(lambda: successor.once() and kfp.names)
         os.kill(pid, signal.SIGCONT)
-        said = frozen.communicate()[1]
-        assert frozen.returncode == 0, said
-        assert "another process has taken the lease" in said
+        errors = frozen.communicate()[1]
+        assert frozen.returncode == 0, errors
+        assert "another process has taken the lease" in errors
     [run] = kfp.runs
     assert run["display_name"] == watched.owners()["a"]
     bound = submission.read_submission(watched.store, run["display_name"])

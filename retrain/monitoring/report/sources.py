@@ -74,12 +74,12 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> ReportData:
 def _read_all(read: Callable[[str], T], names: Collection[str]) -> dict[str, T]:
     """Read several objects in parallel, and leave out the objects that are no longer in the store."""
 
-    def attempt(name: str) -> T | None:
+    def read_or_none(name: str) -> T | None:
         with suppress(Missing, RunError):
             return read(name)
         return None
 
-    found = zip(names, map_ahead(attempt, names), strict=True)
+    found = zip(names, map_ahead(read_or_none, names), strict=True)
     return {name: value for name, value in found if value is not None}
 
 
