@@ -28,7 +28,8 @@ class Auto(ConfigModel):
 
     name: Literal["auto"] = "auto"
     alpha: Share = 0.4
-    """Smallest weight of the parent's parameters. It is used for a parent that has fitted its training data."""
+    """Smallest weight of the parent's parameters, used if the parent has fitted its training data. A network with
+    neither BatchNorm nor pretrained weights uses at least 0.8."""
     beta: Share = 0.001
     """Weight of the newly initialized network, if the parent's parameters are shrunk."""
     head_rows: HeadRows = "class_means"
