@@ -94,7 +94,7 @@ def test_shell_completes_task_names(home: Path, words: str) -> None:
     assert offered.stdout.split() == ["birds", "boats"]
 
 
-def test_step_refuses_an_unknown_log_format(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_step_refuses_an_unknown_log_format(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_LOG_FORMAT", "xml")
     monkeypatch.setattr(steps.log, "handlers", [])
     with pytest.raises(steps.UserError, match="RETRAIN_LOG_FORMAT=xml: must be text or json"):

@@ -135,7 +135,7 @@ def test_override_sets_sections_absent_from_the_file(task_file: Path) -> None:
         ("model.options.kind=a=b", {"kind": "a=b"}),
     ],
 )
-def test_override_values_are_yaml(task_file: Path, override: str, options: dict[str, object]) -> None:
+def test_values_of_overrides_are_read_as_yaml(task_file: Path, override: str, options: dict[str, object]) -> None:
     assert load_task(str(task_file), [override]).model.options == options
 
 

@@ -180,7 +180,7 @@ def huge_drop(folder: Path) -> Drop:
     return huge
 
 
-def test_disk_check_needs_less_for_streamed_data(doctor: Doctor, tmp_path: Path) -> None:
+def test_disk_check_needs_less_space_for_streamed_data(doctor: Doctor, tmp_path: Path) -> None:
     huge_drop(tmp_path)
     code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
     assert (code, found["disk"]["state"]) == (1, "failed")
@@ -277,7 +277,7 @@ def test_unbuildable_network_fails_before_the_first_drop(doctor: Doctor, tmp_pat
     assert "plan" not in found  # this check would fail for the same reason
 
 
-def test_pretrained_weights_of_another_network_fail(doctor: Doctor, tmp_path: Path) -> None:
+def test_weights_of_another_network_fail_the_model_check(doctor: Doctor, tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "other.safetensors")
     weights = f"model.pretrained={tmp_path / 'other.safetensors'}"
     code, found = doctor(str(tmp_path / "store"), "--set", "model.name=mlp", "--set", weights)
@@ -327,7 +327,7 @@ def test_tracker_without_address_is_a_warning(doctor: Doctor, tmp_path: Path, mo
     assert "does not begin with http:// or https://" in found["MLflow"]["found"]
 
 
-def test_reachable_registry_passes(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachable_registry_passes_its_check(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_registry() as (address, registry):
         monkeypatch.setenv("MODEL_REGISTRY_URL", address)
         _, found = doctor(str(tmp_path / "store"), "--set", "tracking.model_registry=true")

@@ -198,7 +198,7 @@ def test_card_of_a_continued_run_states_its_savings(tmp_path: Path, capsys: pyte
         (["-o", "there/file/new"], "cannot be written: Not a directory"),
     ],
 )
-def test_wrong_input_gives_one_message_and_writes_nothing(
+def test_export_with_wrong_input_writes_nothing(
     served: Served,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -185,7 +185,7 @@ def test_error_gives_the_number_of_a_row_without_a_path(tmp_path: Path) -> None:
         (["empty", "--run", "scratch-1"], "there is no run scratch-1"),
     ],
 )
-def test_wrong_input_gives_one_message(
+def test_predict_with_wrong_input_gives_one_message(
     served: Served,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

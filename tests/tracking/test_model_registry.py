@@ -220,7 +220,7 @@ def test_changes_by_people_in_the_registry_stay(store: TaskStore, address: str) 
     assert _text(found.model, "reviewed") == _text(found.versions[first], "reviewed") == ""
 
 
-def test_versions_on_several_pages_are_found(store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_reads_versions_from_all_pages(store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_client, "PAGE", 1)
     assert export_to_registry(store, address).versions == 2
     assert export_to_registry(store, address).versions == 0
