@@ -17,6 +17,7 @@ DATA = (*POOL, "promote")
 """The steps that may need a model and images. `promote` needs them if another candidate was promoted meanwhile."""
 FINISH = "finish"
 CACHE = "/cache"
+"""Path at which a step's cache volume is mounted."""
 METRICS_PORT = 9108
 """Port of /metrics in a training pod. A PodMonitor finds the pod by `LABELS`."""
 METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "0.0.0.0"}

@@ -86,7 +86,7 @@ class LiveMetrics(Collector):
             yield names.TRAINING_RATE, {(): point.learning_rate}
 
     def _elapsed(self) -> float:
-        """Return the seconds in the loop, including the seconds before an interruption of the run."""
+        """Return the seconds in the training loop, including those before the run was interrupted."""
         return self._seconds + time.monotonic() - self._since if self._running else self._progress.seconds
 
     def _eta(self, plan: Plan) -> float | None:

@@ -86,7 +86,7 @@ class Health(Collector):
             return [f"{task}: {problem}" for task, problem in sorted(self._problems.items())]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the watcher's metrics. Each has a value for every task from the start."""
+        """Yield the watcher's metrics. From the start, each metric with the label `task` has a value for every task."""
         with self._lock:
             oldest, counts, in_flight = dict(self._oldest), self._counts.copy(), self._in_flight.copy()
             deferred, failing = dict(self._deferred), self._failing_webhooks.copy()

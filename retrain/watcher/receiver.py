@@ -24,6 +24,7 @@ PATH = "/events"
 TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
 """Environment variable with the token that authenticates requests. Without it, no events are accepted."""
 ORIGIN = "HTTP_WEBHOOK_REQUEST_ORIGIN"
+"""WSGI's key of the header with which Event Grid requests permission."""
 SHORTEST_TOKEN = 16
 """Smallest number of characters of the token. A shorter token can be guessed."""
 BODY_BYTES = 1 << 20

@@ -72,10 +72,7 @@ class TaskWatch:
         clock: Clock = utc_now,
         cache_dir: Path | None = None,
     ) -> None:
-        """Prepare the watch. `cache_dir` has the decoded drops for runs on this machine.
-
-        It is None if runs train elsewhere.
-        """
+        """Prepare the watch. `cache_dir` is the folder of decoded drops, or None if no run trains on this machine."""
         self.task = task
         self.store = open_task_store(task)
         self._executor, self._health = executor, health

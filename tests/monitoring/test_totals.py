@@ -90,7 +90,7 @@ def test_two_currencies_are_two_metrics() -> None:
     )
 
 
-def test_consumed_compute_counts_every_run_in_full() -> None:
+def test_consumed_compute_includes_trials_and_evaluation() -> None:
     values = served(PETS)
     naive = {"task": "pets", "method": "naive"}
     assert values[key_of("retrain_device_seconds_total", **naive)] == 300 * known_ledger.SECONDS + 20

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STEPS = 60
 """Largest number of points of a cumulative chart."""
 LISTED = 2000
-"""Number of newest runs in the table. The totals include all runs."""
+"""Largest number of runs in the table. Only the newest runs are listed. The totals include all runs."""
 IN_A_PART = 50
 """Runs in one part of the table. All parts but the first are collapsed."""
 HALF, WHOLE, NARROW = 536, 1080, 344
