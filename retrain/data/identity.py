@@ -127,6 +127,10 @@ class Resolved:
     """Changes of earlier samples that have another class in this drop."""
     duplicates: dict[str, int] = field(default_factory=dict)
     """Number of duplicates by earlier drop. The key '' has the number of duplicates within this drop."""
+    removed: int = 0
+    """Number of images that an erasure or an amendment has removed from an earlier drop."""
+    in_val_and_test: int = 0
+    """Number of images with copies in the val and the test split of the source."""
     unseen: list[str] = field(default_factory=list)
     """Classes that have held-out samples but no training samples in any drop."""
     respelt: dict[str, str] = field(default_factory=dict)
@@ -136,11 +140,24 @@ class Resolved:
     outdated: list[str] = field(default_factory=list)
     """Keys of images that have a class which a person has corrected in an earlier drop. The correction stays."""
 
-    def sentences(self) -> Iterator[str]:
-        """Yield notes on duplicates, conflicts and classes without training samples."""
+    def notes(self) -> Iterator[str]:
+        """Yield the notes that the drop's manifest keeps: numbers of images, without the name of any image."""
         for drop, count in self.duplicates.items():
             twin = f"an image of drop {drop}" if drop else "another image of this drop"
             yield f"{pluralize(count, 'image')} left out: the same picture as {twin}"
+        if self.removed:
+            yield (
+                f"{pluralize(self.removed, 'image')} left out: an erasure or an amendment has removed the same picture "
+                "from an earlier drop"
+            )
+        if self.in_val_and_test:
+            yield (
+                f"{pluralize(self.in_val_and_test, 'image')} in both val and test of the source, so test does not "
+                "measure new images only: remove the copies from one of the two splits before packing"
+            )
+
+    def sentences(self) -> Iterator[str]:
+        """Yield sentences on conflicts and classes without training samples. They may name images."""
         yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
         if len(self.conflicts) > NAMED:
             more = len(self.conflicts) - NAMED
@@ -196,7 +213,8 @@ class Resolver:
         Raises `DropError` if classes conflict and the task refuses such drops.
         """
         use = table.use.copy()
-        drawn = (use == USES.index("train")) & bool(self._held_out)
+        stated = table.content[(use == USES.index("val")) | (use == USES.index("test"))]
+        drawn = (use == USES.index("train")) & bool(self._held_out) & ~np.isin(table.content, stated)
         use[drawn] = draw_splits(table.content[drawn], self._held_out)
         resolved = Resolved(table)
         for rows in _copies(table):
@@ -204,6 +222,8 @@ class Resolver:
         for row in np.flatnonzero(table.is_used() & self._known.has(table.content)).tolist():
             self._resolve_known(table, row, use, resolved)
         use[(table.shard < 0) & (use < len(SPLITS))] = USES.index("duplicate")
+        val, test = (table.content[use == USES.index(split)] for split in ("val", "test"))
+        resolved.in_val_and_test = len(np.intersect1d(val, test))
         self._train_on_lone_classes(table, use, drawn)
         if resolved.conflicts and self._on_conflict == "refuse":
             raise DropError(_refusal(resolved.conflicts))
@@ -215,8 +235,8 @@ class Resolver:
     ) -> None:
         """Keep one of several copies of an image in this drop. If their classes differ, keep one of each class.
 
-        With `on_conflict: newest`, keep no copy of an image with several classes. If the source has copies in val and
-        in test, one copy is held out for each of these splits, and none is trained on.
+        With `on_conflict: newest`, keep no copy of an image with several classes. If the source itself has copies in
+        val and in test, keep one copy in each of these splits, and train on none.
         """
         held_out = _most_held_out(USES[use[row]] for row in rows)
         by_class: dict[str, list[int]] = {}
@@ -244,6 +264,7 @@ class Resolver:
             return
         if any(one.use == "removed" for one in earlier):
             use[row] = USES.index("removed")
+            resolved.removed += 1
             return
         present = [one for one in earlier if one.is_present]
         use[row] = USES.index(_most_held_out(one.use for one in earlier))

@@ -153,13 +153,14 @@ class Intake:
         holder = self._holder(resolved)
         if tell:
             nothing_new = () if resolved.relabelled else (NOTHING_NEW,)
-            not_shown = (*read.notes(), *nothing_new) if holder else ()  # a new drop's manifest shows its notes
+            # a new drop's manifest shows its notes
+            not_shown = (*resolved.notes(), *read.notes(), *nothing_new) if holder else ()
             for sentence in (*resolved.sentences(), *self._describe_alike(drop_id, resolved.table), *not_shown):
                 tell(sentence)
         amendment = self.store.drops.amendments.prepare(resolved.relabelled) if resolved.relabelled else None
         if holder:
             return Packed(holder, False, amendment)
-        drop = self._build(read, drop_id, resolved.table, resolved.table.to_bytes())
+        drop = self._build(read, drop_id, resolved, resolved.table.to_bytes())
         self.known.add(drop_id, resolved.table)
         return Packed(drop, True, amendment)
 
@@ -189,11 +190,12 @@ class Intake:
             if found := self._committed_before(read, drop_id):
                 return Packed(found, new=False)
             resolved = self.resolve(read, drop_id)
-            for sentence in (*read.notes(), *resolved.sentences(), *self._describe_alike(drop_id, resolved.table)):
+            found_here = (*resolved.notes(), *resolved.sentences(), *self._describe_alike(drop_id, resolved.table))
+            for sentence in (*read.notes(), *found_here):
                 self._tell(sentence)
             holder = self._holder(resolved)
             data = resolved.table.to_bytes()
-            drop = holder or self._build(read, drop_id, resolved.table, data)  # may raise, so before the amendment
+            drop = holder or self._build(read, drop_id, resolved, data)  # may raise, so before the amendment
             amendment = self._amend(resolved, drop_id if holder and read.uploaded else None, store)
             if holder is None:
                 self._write(drop, data, store)
@@ -224,9 +226,9 @@ class Intake:
         same_source = (self._drops[name] for name in sorted(self._usable) if self._drops[name].source == read.source)
         return same_id or next(same_source, None)
 
-    def _build(self, read: ReadDrop, drop_id: str, table: SampleTable, data: bytes) -> Drop:
+    def _build(self, read: ReadDrop, drop_id: str, resolved: Resolved, data: bytes) -> Drop:
         missing = set(SPLITS) - self.known.splits()
-        return build_manifest(drop_id, self.task.name, read, table, name_table(data), missing)
+        return build_manifest(drop_id, self.task.name, read, resolved, name_table(data), missing)
 
     def _write(self, drop: Drop, table: bytes, store: TaskStore) -> None:
         store.objects.write(store.keys.drop_file(drop.id, name_table(table).name), table)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from retrain.config import SPLITS, Split
+from retrain.data.identity import Resolved
 from retrain.data.labels import NAMED, Unread, name_files
 from retrain.data.sample_table import USES, SampleRow, SampleTable
 from retrain.errors import DropError
@@ -112,12 +113,13 @@ def _source_digest(rows: Iterable[SampleRow]) -> str:
 
 
 def build_manifest(
-    drop_id: str, task: str, read: ReadDrop, table: SampleTable, listed: SampleList, missing: Collection[Split]
+    drop_id: str, task: str, read: ReadDrop, resolved: Resolved, listed: SampleList, missing: Collection[Split]
 ) -> Drop:
-    """Return the manifest of a drop. `table` has the final uses of its samples.
+    """Return the manifest of a drop, with the final uses of its samples.
 
     Raises `DropError` if a split is empty both here and in the task's earlier drops (`missing`).
     """
+    table = resolved.table
     counts = table.counts()
     samples = sum(sum(each.values()) for each in counts.values())
     for split in SPLITS:
@@ -130,7 +132,8 @@ def build_manifest(
             )
             raise DropError(f"{read.root}: no {split} samples among {pluralize(samples, 'sample')}: {why}")
     if not samples:
-        raise DropError(f"{read.root}: no sample in it can be used")
+        reasons = "".join(f"; {note}" for note in resolved.notes())
+        raise DropError(f"{read.root}: no sample in it can be used{reasons}")
     in_shard = np.bincount(table.shard[table.is_used()], minlength=len(read.shards)).tolist()
     drop = Drop(
         id=drop_id,
@@ -145,7 +148,7 @@ def build_manifest(
         sample_list=listed,
         source=read.source,
         uploaded=read.uploaded,
-        reading=read.reading,
+        reading=read.reading.model_copy(update={"notes": (*read.reading.notes, *resolved.notes())}),
         digest="",
         committed_at=datetime.now(UTC),
     )

@@ -176,8 +176,16 @@ def test_erased_sample_is_not_used_again(tmp_path: Path) -> None:
     (tmp_path / "more/cat").mkdir(parents=True)
     (tmp_path / "more/cat/new.png").write_bytes(png(8000))
     (tmp_path / f"more/cat/{NAME}.png").write_bytes(VICTIM)
-    packed = pack(tmp_path / "more", TASK, where.store, drop_id="week-46")[0]
+    told: list[str] = []
+    packed = pack(tmp_path / "more", TASK, where.store, drop_id="week-46", tell=told.append)[0]
     assert total(packed.drop) == 1
+    note = "1 image left out: an erasure or an amendment has removed the same picture from an earlier drop"
+    assert told == [note]
+    assert packed.drop.reading
+    assert packed.drop.reading.notes == (note,)
+    (tmp_path / "more/cat/new.png").unlink()
+    with pytest.raises(DropError, match=f"no sample in it can be used; {note}"):
+        pack(tmp_path / "more", TASK, where.store, drop_id="week-47")
     assert forget(where.store, tmp_path, select_victim(tmp_path)) == 1
     assert traces(tmp_path / "store") == set()
     with pytest.raises(DropError, match=f"--key: cat/{NAME} matches no sample of any drop"):

@@ -94,6 +94,26 @@ def test_copy_in_train_and_test_of_one_drop_is_held_out(
     assert len(found) == 30
 
 
+def test_image_of_test_is_never_drawn_for_val(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
+    files = images(range(60), folder="train/") | images(range(40), folder="test/")
+    drop = ingest_files(task, store, "first", files)
+    found = placed(store, drop)
+    assert {content for content, (split, _) in found.items() if split == "test"} == contents(range(40))
+    assert drop.samples("val") > 0
+    assert drop.reading
+    assert drop.reading.notes == ("40 images left out: the same picture as another image of this drop",)
+
+
+def test_images_in_val_and_test_of_a_source_are_counted(
+    ingest_files: IngestFunction, task: Task, store: TaskStore
+) -> None:
+    drop = ingest_files(task, store, "first", with_splits(range(20), range(20, 30), range(23, 33)))
+    assert (drop.samples("val"), drop.samples("test")) == (10, 10)
+    assert drop.reading
+    [note] = drop.reading.notes
+    assert note.startswith("7 images in both val and test of the source, so test does not measure new images only: ")
+
+
 def test_renamed_and_losslessly_saved_copies_count_once(
     ingest_files: IngestFunction, task: Task, store: TaskStore
 ) -> None:
