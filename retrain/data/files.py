@@ -63,24 +63,37 @@ def split_called(name: str) -> Split | None:
     return SPLIT_NAMES.get(name.lower())
 
 
+def walk_folder(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the path and the status of every file and folder below `root`, in no particular order.
+
+    Raises `DropError` if a folder cannot be read, unless it is litter.
+    """
+
+    def refuse(error: OSError) -> None:
+        if litter_kind(PurePosixPath(Path(error.filename).relative_to(root))) is None:
+            raise DropError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
+        for path in (Path(folder, name) for name in (*subfolders, *files)):
+            try:
+                found = path.lstat()
+            except OSError as error:  # the folder's entries may be listed, but not opened
+                refuse(error)
+            else:
+                yield path, found
+
+
 def list_folder(root: Path) -> Iterator[SourceFile]:
     """Yield every file and folder below `root`, in no particular order.
 
     Raises `DropError` if a folder cannot be read, or if an entry is a link, a device or another special file.
     """
-
-    def refuse(error: OSError) -> None:
-        if litter_kind(PurePosixPath(Path(error.filename).relative_to(root))) is None:
-            raise DropError(f"{error.filename}: {error.strerror}") from error
-
-    for folder, subfolders, files in os.walk(root, onerror=refuse):
-        for path in (Path(folder, name) for name in (*subfolders, *files)):
-            name = plain_name(path.relative_to(root).as_posix(), str(root))
-            found = path.lstat()
-            is_folder = stat.S_ISDIR(found.st_mode)
-            if not (stat.S_ISREG(found.st_mode) or is_folder or litter_kind(name)):
-                raise DropError(f"{path}: a link or a special file; replace it by a regular file, or remove it")
-            yield SourceFile(str(root), name, is_folder, found.st_size, path.read_bytes)
+    for path, found in walk_folder(root):
+        name = plain_name(path.relative_to(root).as_posix(), str(root))
+        is_folder = stat.S_ISDIR(found.st_mode)
+        if not (stat.S_ISREG(found.st_mode) or is_folder or litter_kind(name)):
+            raise DropError(f"{path}: a link or a special file; replace it by a regular file, or remove it")
+        yield SourceFile(str(root), name, is_folder, found.st_size, path.read_bytes)
 
 
 def list_archive(path: Path) -> Iterator[SourceFile]:

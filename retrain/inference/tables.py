@@ -5,11 +5,12 @@ Parquet needs the extra `tables`.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from retrain.data.files import walk_folder
 from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
 from retrain.data.tables import cell_text, read_records
@@ -42,28 +43,35 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool
 
     The label of an image is its folder's name, unless the image is listed in a table. Standard input has one path on
     each line. Before any image is returned, this raises `UserError` in these cases: a source is none of these, a folder
-    has no images, no source has an image, or a table lacks the column of the paths or, if `labelled`, of the labels.
+    cannot be read or has no images, no source has an image, or a table lacks the column of the paths or, if `labelled`,
+    of the labels.
     """
-    sources = list(sources)
+    sources, folders = list(sources), dict[str, list[Path]]()
     for source in sources:
-        if source != STDIN and not Path(source).exists():
-            what = "not a path on this machine: download it first" if is_address(source) else "no such file or folder"
+        if source == STDIN:
+            continue
+        if not os.path.exists(source):  # unlike Path.exists, False without permission
+            missing = "no such file or folder, or no permission to read it"
+            what = "not a path on this machine: download it first" if is_address(source) else missing
             raise UserError(f"{source}: {what}")
-        if source != STDIN and Path(source).is_dir() and not any(_images_in(Path(source))):
-            raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
-    rows = _rows(sources, columns, labelled)
+        if Path(source).is_dir():
+            folders[source] = sorted(_images_in(Path(source)))
+            if not folders[source]:
+                raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+    rows = _rows(sources, folders, columns, labelled)
     if (first := next(rows, None)) is None:
         raise UserError(f"{', '.join(sources)}: no image is listed")
     return chain([first], rows)
 
 
-def _rows(sources: Iterable[str], columns: Columns, labelled: bool) -> Iterator[Row]:
+def _rows(sources: Iterable[str], folders: Mapping[str, list[Path]], columns: Columns, labelled: bool) -> Iterator[Row]:
+    """Yield the images of the sources. `folders` has the images of each source that is a folder."""
     for source in sources:
         path = Path(source)
         if source == STDIN:
             yield from (_label_by_folder(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-        elif path.is_dir():
-            yield from (_label_by_folder(str(image)) for image in sorted(_images_in(path)))
+        elif source in folders:
+            yield from (_label_by_folder(str(image)) for image in folders[source])
         elif path.suffix.lower() in TABLES:
             yield from _read_table(path, columns, labelled)
         else:
@@ -75,8 +83,8 @@ def _label_by_folder(image: str) -> Row:
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    """Yield the paths of a folder's images, in the order of the file system."""
-    for path in folder.rglob("*"):
+    """Yield the paths of a folder's images, in no particular order. Raises `DropError` if a folder cannot be read."""
+    for path, _ in walk_folder(folder):
         name = PurePosixPath(path.relative_to(folder))
         if path.suffix[1:].lower() in EXTENSIONS and not litter_kind(name) and path.is_file():
             yield path

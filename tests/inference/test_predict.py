@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -210,6 +211,30 @@ def test_predict_prints_nothing_if_one_folder_is_empty(
     (tmp_path / "empty").mkdir()
     ran = predict(served, capsys, images, tmp_path / "empty")
     assert (ran.code, ran.out) == (2, "")
+
+
+@pytest.mark.parametrize("denied", ["inbox", "inbox/b"])
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_folder_without_permission_is_refused(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: str, mode: int
+) -> None:
+    """Without permission x, the names in a folder can be listed, but not opened."""
+    for name in ("a", "b"):
+        shutil.copytree(images / "class-0", tmp_path / "inbox" / name)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    user = os.geteuid()
+    Path(denied).chmod(mode)
+    if user == 0:  # root may read every folder
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match=f"^{denied}.*: cannot be read: Permission denied"):
+            read_rows(["inbox"])
+        with pytest.raises(UserError, match="no such file or folder, or no permission to read it"):
+            read_rows([f"{denied}/0.png"])
+    finally:
+        os.seteuid(user)
+        Path(denied).chmod(0o755)
 
 
 def test_missing_extra_gives_its_install_command(
