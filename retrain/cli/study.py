@@ -112,7 +112,7 @@ def report(
     loaded = load_study(study)
     ran = None if kept else Runs(loaded, store).ended_runs()
     with output_errors(out, "--out"):
-        written = rewrite_report(loaded, out) if ran is None else write_report(loaded, ran, out)
+        written = rewrite_report(loaded, out) if ran is None else write_report(loaded, ran, out, store)
     typer.echo(written)
 
 

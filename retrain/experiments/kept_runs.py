@@ -81,6 +81,12 @@ def read_kept(folder: Path) -> KeptRuns:
         ) from error
 
 
+def count_kept(folder: Path) -> int:
+    """Return the number of runs in runs.jsonl: its lines after the header. It is 0 if there is no such file."""
+    path = folder / FILE
+    return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
+
+
 def _row(one: EndedRun) -> dict[str, Any]:
     points = [point.model_dump() for point in one.curve.points]
     columns = {name: [point[name] for point in points] for name in Point.model_fields}

@@ -11,12 +11,30 @@ from retrain.experiments.kept_runs import EndedRun, KeptRuns, grid_digest
 from retrain.experiments.page import comma_separated, page
 from retrain.experiments.settings import Study
 from retrain.experiments.statistics import groups
+from retrain.utils.text import pluralize
 
 
-def write_report(study: Study, runs: list[EndedRun], evidence: Path) -> Path:
-    """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures, and return the page's path."""
+def write_report(study: Study, runs: list[EndedRun], evidence: Path, store: str) -> Path:
+    """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures, and return the page's path.
+
+    Raises `StudyError` if `store`, from which the runs were read, has no run of the study or fewer than `runs.jsonl`.
+    """
+    _check_complete(study, len(runs), evidence / study.name / kept_runs.FILE, store)
     kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(runs)), evidence / study.name)
     return rewrite_report(study, evidence)
+
+
+def _check_complete(study: Study, found: int, path: Path, store: str) -> None:
+    kept = kept_runs.count_kept(path.parent)
+    if found and found >= kept:
+        return
+    runs = pluralize(found, "run") if found else "no run"
+    more = f", and {path} has {kept}" if kept else ""
+    others = f", pass --kept to use {path}, or delete that file" if kept else ""
+    raise StudyError(
+        f"--store {store} has {runs} of study {study.name}{more}: pass the study's store with --store, run `retrain "
+        f"study run {study.name} --store {store}`{others}"
+    )
 
 
 def rewrite_report(study: Study, evidence: Path) -> Path:

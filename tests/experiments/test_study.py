@@ -111,7 +111,7 @@ def test_extra_measurements_are_stored_and_reported(study_root: Path, tmp_path: 
     assert figures["scratch"]["correlation of weights"] > 0.5
     for by_name in figures.values():
         assert by_name["gradient norm, new, end"] != by_name["gradient norm, new, start"]
-    page_of = report.write_report(study, runs.ended_runs(), tmp_path / "evidence").read_text()
+    page_of = report.write_report(study, runs.ended_runs(), tmp_path / "evidence", "study-store").read_text()
     assert f"| naive | {figures['naive']['correlation of weights']:.4g} |" in page_of
 
 
@@ -164,7 +164,7 @@ def test_report_check_finds_changed_pages_and_study_files(study_root: Path, tmp_
     studies.mkdir(exist_ok=True)
     study = small_study(seeds=[0, 1])
     (studies / "small.yaml").write_text(study.model_dump_json())
-    written = report.write_report(study, TWO_SEEDS, tmp_path)
+    written = report.write_report(study, TWO_SEEDS, tmp_path, "study-store")
     assert report.check(tmp_path) == ["small"]
     pictures = sorted(path.suffix for path in (tmp_path / "small").glob("accuracy*"))
     assert pictures == [".png", ".svg"]
@@ -176,12 +176,36 @@ def test_report_check_finds_changed_pages_and_study_files(study_root: Path, tmp_
         report.check(tmp_path)
 
 
+def test_report_of_a_wrong_store_keeps_the_recorded_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
+    study = small_study(seeds=[0, 1])
+    (tmp_path / "small.yaml").write_text(study.model_dump_json())
+    arguments = ["study", "report", "small", "--store", str(tmp_path / "none"), "--out", str(tmp_path)]
+    ran = retrain(arguments, capfd)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"--store {tmp_path}/none has no run of study small: pass the study's store with --store" in ran.err
+    assert not (tmp_path / "small").exists()
+    report.write_report(study, TWO_SEEDS, tmp_path, "study-store")
+    kept = (tmp_path / "small" / "runs.jsonl").read_bytes()
+    ran = retrain(arguments, capfd)
+    assert ran.code == 2
+    assert f"pass --kept to use {tmp_path}/small/runs.jsonl" in ran.err
+    with pytest.raises(
+        StudyError, match=rf"--store partial has 5 runs of study small, and {tmp_path}/small/runs.jsonl has 6"
+    ):
+        report.write_report(study, TWO_SEEDS[1:], tmp_path, "partial")
+    assert (tmp_path / "small" / "runs.jsonl").read_bytes() == kept
+    report.write_report(study, TWO_SEEDS, tmp_path, "study-store")
+
+
 def test_unwritable_page_is_reported_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
     (tmp_path / "small.yaml").write_text(small_study(seeds=[0, 1]).model_dump_json())
-    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path).unlink()
+    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path, "study-store").unlink()
     (tmp_path / "small.md").mkdir()
     ran = retrain(["study", "report", "small", "--kept", "--out", str(tmp_path)], capfd)
     assert (ran.code, ran.err) == (2, f"retrain: --out {tmp_path}: cannot be written: Is a directory\n")
@@ -194,7 +218,7 @@ def test_page_contains_findings_and_the_papers_numbers(tmp_path: Path) -> None:
     ]
     claim = {"item": "Verwimp et al., Table 1", "paper": "faster", "ours": "faster too", "agrees": "yes"}
     study = small_study(seeds=[0, 1], paper=rows_of_paper, claims=[claim], findings="The network is small.")
-    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path)
+    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path, "study-store")
     text = report.rewrite_report(study, tmp_path).read_text()
     assert "| reset | init | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
     assert "| kept | - | 42.0 | - |  | - |" in text
@@ -212,7 +236,7 @@ def test_readme_lists_each_item_of_the_papers_and_its_result(study_root: Path, t
     study = small_study(name="claiming", claims=[claim], seeds=[0, 1])
     (studies / "claiming.yaml").write_text(study.model_dump_json())
     (tmp_path / "README.md").write_text(f"# Ours\n\n{BEGIN}\n{END}\n\nThe end.\n")
-    report.write_report(study, TWO_SEEDS, tmp_path)
+    report.write_report(study, TWO_SEEDS, tmp_path, "study-store")
     text = (tmp_path / "README.md").read_text()
     assert "| Ash & Adams, Table 3 | noise helps | it does not ([page](claiming.md)) | no |" in text
     assert "| Verwimp et al., Figure 15 | - |" in text
@@ -265,7 +289,7 @@ def test_catalogue_lists_run_items_and_missing_data(study_root: Path, tmp_path: 
     for name, data in (("has", "digits"), ("lacks", "imagenet-100"), ("ran", "digits")):
         study = small_study(name=name, repeats=known, data=[{"name": data}], seeds=[0, 1])
         (studies / f"{name}.yaml").write_text(study.model_dump_json())
-    report.write_report(load_study("ran"), TWO_SEEDS, tmp_path)
+    report.write_report(load_study("ran"), TWO_SEEDS, tmp_path, "study-store")
     found = {entry.study: entry.status for entry in entries(study_root, tmp_path) if entry.item == known[0]}
     assert found == {"has": "not run", "lacks": "needs data imagenet-100", "ran": "run mini"}
     assert {entry.status for entry in entries(study_root, tmp_path) if entry.item not in known} == {"no study yet"}
