@@ -206,7 +206,8 @@ def _study_figure(study: Study, ours: Row | None, column: str) -> str:
 
 
 def _describe_environment(study: Study, kept: KeptRuns) -> str:
-    results = [one.record.result for one in kept.runs if one.record.result]
+    shared = {(one.record.task, one.record.run_id): one.record.result for one in kept.runs}  # equal cells share a run
+    results = [result for result in shared.values() if result]
     machines = sorted({f"{each.machine.device}, {pluralize(each.machine.threads, 'thread')}" for each in results})
     versions = sorted({f"retrain {each.machine.retrain}, torch {each.machine.torch}" for each in results})
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600

@@ -76,3 +76,11 @@ def test_spread_is_the_standard_deviation_if_configured() -> None:
     # 0.6 and 0.8: the standard deviation is 0.1414, the standard error of their mean 0.1.
     assert "| scratch | 75.00 ± 15.00 | 70.00 ± 10.00 |" in error
     assert "| scratch | 75.00 ± 21.21 | 70.00 ± 14.14 |" in deviation
+
+
+def test_page_counts_a_run_that_two_methods_share_once() -> None:
+    study = small_study(seeds=[0, 1], methods={"scratch": {"start": "scratch"}, "naive": {}, "init": {}, "same": {}})
+    shared = [one._replace(cell=one.cell._replace(method="same")) for one in TWO_SEEDS if one.cell.method == "naive"]
+    text = page(study, KeptRuns("grid", "commit", (*TWO_SEEDS, *shared)))
+    assert "seeds 0, 1; 6 runs, 180 iterations, 6.00 device-hours" in text
+    assert "| same ▼ |" in text
