@@ -1,6 +1,7 @@
 """The settings of a study: a grid of variants x methods x splits x seeds, in a YAML file."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -115,6 +116,43 @@ class Method(ConfigModel):
     """Overrides for this method. They are applied after the variant's overrides."""
     seeds: PositiveInt | None = None
     """Number of the study's seeds that the method runs with (default: all)."""
+
+    @model_validator(mode="after")
+    def _uses_its_settings(self) -> "Method":
+        for path, value in _flatten(self.set):
+            aspects = _aspects_of(path, value)
+            if aspects and not set(aspects) & set(self.aspects):
+                raise ValueError(
+                    f"set: {path} is not used, because the method has the recipe of start: {self.start}; add aspects: "
+                    f"[{', '.join(aspects)}]"
+                )
+        return self
+
+
+def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting's dotted path and value, also of settings in a mapping: `recipe: {preset: paper}`."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _aspects_of(path: str, value: Any) -> tuple[str, ...]:
+    """Return the aspects that a setting changes, or none if it also changes methods without aspects.
+
+    Scratch and the naive start follow the kind of the task's schedule, its final rate and its milestones.
+    """
+    match path.split("."):
+        case ["recipe", "preset"]:
+            return get_args(Aspect)
+        case ["recipe", "schedule", "final_rate" | "milestones" | "factor"]:
+            return ()
+        case ["recipe", "schedule", "name"] if value in ("cosine", "multistep"):
+            return ()
+        case ["recipe", aspect, *_] if aspect in get_args(Aspect):
+            return (aspect,)
+    return ()
 
 
 class Study(ConfigModel):
