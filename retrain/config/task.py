@@ -115,7 +115,7 @@ class Model(ConfigModel):
     (classes, image_size)."""
     stem: Literal["small", "standard"] = "small"
     """The first layers. small is a 3x3 convolution without max-pooling, for images up to 64 pixels. standard is
-    torchvision's stem."""
+    torchvision's stem, and the default if pretrained is set."""
     pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
     """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
     a timm network in Hugging Face's local cache. The last layer is newly initialized."""

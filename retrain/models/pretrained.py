@@ -30,13 +30,20 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 INSTALL_TIMM = "it needs timm: pip install 'retrain-classifiers[timm]'"
 
+USE_COPY = (
+    ". If a run has used the file, the store has a copy in the task's folder: pretrained/SHA256.safetensors. To train "
+    "from the copy, set model.pretrained_sha256 to this SHA-256"
+)
+"""Advice for weights that are no longer where `model.pretrained` states."""
+
 
 def resolve_task(task: Task) -> Task:
     """Return the task with the settings that its network determines: image size, normalization and the weights'
     SHA-256.
 
-    Settings in the task file take precedence. Raises `ModelError` if the network or its weights cannot be found, and
-    `TaskError` if the weights have another SHA-256 than the task states.
+    Settings in the task file take precedence. The default of `model.stem` becomes standard, because published weights
+    have this stem. Raises `ModelError` if the network or its weights cannot be found, and `TaskError` if the weights
+    have another SHA-256 than the task states.
     """
     model = task.model
     if model.pretrained is None and not model.name.startswith(TIMM):
@@ -102,13 +109,14 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
         except OSError as error:
             raise ModelError(
                 f"model.pretrained: {location}: cannot be read: {error.strerror}: correct the path or its permissions"
+                f"{USE_COPY}"
             ) from error
     folder, _, name = location.rpartition("/")
     try:
         return open_store(folder, endpoint_url).read(name)[0]
     except Missing as error:
         raise ModelError(
-            f"model.pretrained: {location}: there is no such object: upload it or correct the address"
+            f"model.pretrained: {location}: there is no such object: upload it or correct the address{USE_COPY}"
         ) from error
 
 
@@ -199,9 +207,19 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
         if not absent and _shape(wanted, name) != _shape(found, name):
             raise ModelError(
                 f"model.pretrained: {name} is {_shape(found, name)} in the file, {_shape(wanted, name)} in the "
-                "network; use weights of this network"
+                f"network; {_stem_advice(network, weights) or 'use weights of this network'}"
             )
     return found
+
+
+def _stem_advice(network: "nn.Module", weights: "Mapping[str, Tensor]") -> str:
+    """Return which `model.stem` the weights of a residual network need. Empty if the network has this stem."""
+    from retrain.models.resnets import ResNet
+
+    first = weights.get("conv1.weight")
+    if not isinstance(network, ResNet) or first is None or first.shape[2:] == network.conv1.weight.shape[2:]:
+        return ""
+    return f"set model.stem to {'small' if first.shape[2:] == (3, 3) else 'standard'}, which the weights have"
 
 
 def _other_heads(state: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]", head: str) -> set[str]:

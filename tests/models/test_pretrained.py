@@ -166,6 +166,37 @@ def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
         body_weights(timm.create_model("test_resnet", num_classes=3, in_chans=1), path.read_bytes())
 
 
+@pytest.mark.parametrize(("trained", "expected"), [("small", "standard"), ("standard", "small")])
+def test_weights_of_another_stem_name_the_setting(tmp_path: Path, trained: str, expected: str) -> None:
+    given = {"name": "resnet18", "options": {"width": 4}}
+    file = tmp_path / "weights.safetensors"
+    save_file(build_network(Model.model_validate({**given, "stem": trained}), 5, 32, 0).state_dict(), file)
+    # without `stem`, a pretrained network has the standard stem
+    chosen = resolve_task(
+        task_with(**given, pretrained=str(file), **({"stem": "small"} if expected == "small" else {}))
+    )
+    assert chosen.model.stem == expected
+    with pytest.raises(ModelError, match=rf"conv1\.weight is .*; set model\.stem to {trained}, which the weights have"):
+        body(chosen)
+    body(resolve_task(task_with(**given, pretrained=str(file), stem=trained)))
+    other = task_with(name="resnet34", stem=trained, options={"width": 4}, pretrained=str(file))
+    with pytest.raises(ModelError, match=r"; use weights of this network$"):
+        body(other)
+
+
+def test_missing_weights_are_read_from_the_store_by_digest(tmp_path: Path) -> None:
+    path, store = weights_of(tmp_path), TaskStore(LocalStore(tmp_path / "store"), "pets")
+    task = small(path)
+    data = read_pretrained(store, task, keep=True)
+    path.unlink()
+    with pytest.raises(
+        ModelError, match=r"cannot be read: No such file.* set model\.pretrained_sha256 to this SHA-256"
+    ):
+        small(path)
+    pinned = task_with(name=TINY, pretrained=str(path), pretrained_sha256=task.model.pretrained_sha256)
+    assert read_pretrained(store, resolve_task(pinned)) == data
+
+
 def test_scratch_starts_with_pretrained_weights_and_a_new_head(tmp_path: Path) -> None:
     task = small(
         weights_of(tmp_path, classes=5)
