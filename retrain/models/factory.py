@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Collection
 from functools import wraps
 from math import prod
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ def is_installed(model: Model) -> bool:
         module, colon = "timm", ":"
     try:
         return not colon or importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
+    except Exception:  # the import of a package that contains the module may raise any error
         return False
 
 
@@ -132,14 +133,20 @@ def _import_factory(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a user's module may raise any error
         hint = (
             "; install its package, or add its folder to PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
         )
-        raise ModelError(f"model.name: cannot import {name!r}: {error}{hint}") from error
+        raise ModelError(f"model.name: cannot import {name!r}: {error}{_describe_place(error)}{hint}") from error
     if not callable(factory):
         raise ModelError(f"model.name: {name!r} is not callable: name a function that returns a torch.nn.Module")
     return factory  # type: ignore[no-any-return]  # any callable may be named; its result is checked
+
+
+def _describe_place(error: Exception) -> str:
+    """Return an error's type, and the file and line of the user's module that raised it. Empty outside of modules."""
+    frames = [frame for frame in extract_tb(error.__traceback__)[1:] if "importlib" not in frame.filename]
+    return f" ({type(error).__name__}, {frames[0].filename}, line {frames[0].lineno})" if frames else ""
 
 
 def mlp(classes: int, image_size: Shape, width: int = 100) -> nn.Sequential:

@@ -1,6 +1,7 @@
 """Tests of networks by name: torchvision's, variants of them, and users' factories. Messages name each mistake."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from retrain.models.factory import (
     build_network,
     check_network,
     has_normalization,
+    is_installed,
     to_device_channels_last,
     weight_scale,
 )
@@ -195,6 +197,35 @@ def test_channels_last_changes_only_the_memory_order() -> None:
 def test_impossible_network_is_refused_with_a_message(model: Model, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         check_network(model, classes=4, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def net(:\n", r"invalid syntax \(broken\.py, line 1\)$"),
+        ("import math\nraise RuntimeError('no key')\n", r"no key \(RuntimeError, \S+/broken\.py, line 2\)$"),
+        ("import math\n\nNET = {}['net']\n", r"'net' \(KeyError, \S+/broken\.py, line 3\)$"),
+        ("import nowhere\n", r"named 'nowhere' \(ModuleNotFoundError, \S+/broken\.py, line 1\); install its package"),
+    ],
+)
+@pytest.mark.parametrize("module", ["broken", "package.broken"])
+def test_broken_module_of_a_factory_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str, module: str
+) -> None:
+    file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=rf"cannot import '{module}:net': .*{message}"):
+        check_network(Model(name=f"{module}:net"), classes=4, image_size=8)
+
+
+def test_package_that_raises_counts_as_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for a module in a package imports the package."""
+    (tmp_path / "raising").mkdir()
+    (tmp_path / "raising" / "__init__.py").write_text("raise RuntimeError('no key')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not is_installed(Model(name="raising.nets:net"))
 
 
 @pytest.mark.parametrize(
