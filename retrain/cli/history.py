@@ -1,11 +1,16 @@
 """Show a task's state and its ended runs: `retrain status`, `history`, `show` and `metrics`."""
 
-from functools import partial
+from typing import TYPE_CHECKING
 
 import typer
 
 from retrain.cli.options import NONE, AsJson, Overrides, RunId, TaskName, open_task
 from retrain.cli.output import write_utf8
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from retrain.records import Plan, RunRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -49,12 +54,27 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
         record = candidate.record
     if record is None:
         raise RunError(f"{run_id} is not in the ledger of task {store.task}: `retrain history` lists its runs")
-    formatting.print_record(record, partial(formatting.record_details, candidate=candidate), as_json)
+
+    def details_of(record: "RunRecord") -> "Table":
+        table = formatting.record_details(record, candidate=candidate)
+        if record.purpose == "trial":  # trials of one task differ in their recipes
+            table.add_row("recipe", _describe_recipe(store.run(run_id).plan()))
+        return table
+
+    formatting.print_record(record, details_of, as_json)
     errors = None if as_json else store.run(run_id).errors()
     if errors:
         shown = name_mistakes(errors.mistakes[:MISTAKES], run_id, store)
         errors = errors.model_copy(update={"mistakes": shown})
         formatting.print_tables("", *error_tables(errors))
+
+
+def _describe_recipe(plan: "Plan") -> str:
+    """Return the names of a recipe's aspects, after the preset if the method uses it."""
+    recipe = plan.recipe
+    preset = f"preset {recipe.preset}: " if plan.method == "continuous" else ""
+    start = f"{preset}start {recipe.initialization.name}, penalty {recipe.objective.name}"
+    return f"{start}, sampling {recipe.sampling.name}, schedule {recipe.schedule.name}"
 
 
 def metrics(task: TaskName, overrides: Overrides = NONE) -> None:

@@ -113,6 +113,13 @@ def test_races_are_trials_within_budget_and_left_out_of_savings(
     assert store_of(task_file).champion.read().run_id == before[0].run_id
     assert retrain(["study", "recommend", "--task", task_file, "--budget", "150", "--device", "cpu"], capfd).out == said
     assert store_of(task_file).ledger.read() == records
+    shown = [retrain(["show", record.run_id, "--task", task_file], capfd).out for record in raced]
+    presets = [re.search(r"recipe +preset (\w+): start (\w+), penalty (\w+), sampling", out) for out in shown]
+    assert [found and found.groups() for found in presets] == [
+        ("default", "shrink_perturb", "none"),
+        ("naive", "warm", "none"),
+        ("paper", "shrink_perturb", "l2_init"),
+    ]
 
 
 def test_race_after_retraining_continues_from_previous_champion(task_file: str) -> None:
