@@ -54,8 +54,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
     if drift:
         yield "drift", str(drift)
     for bad in drop.left_out[:LEFT_OUT]:
-        place = bad.where if bad.where.startswith(bad.key) else f"{bad.where}: {bad.key}"
-        yield "left out", f"{place}: {bad.cause}"
+        yield "left out", f"{bad.place}: {bad.cause}"
     if (more := len(drop.left_out) - LEFT_OUT) > 0:
         yield "", f"and {more:,} more: `retrain drop show --json` lists all of a committed drop"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)

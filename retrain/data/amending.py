@@ -3,22 +3,27 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrain.config import SPLITS
 from retrain.config.task import Task
-from retrain.data.finding import SearchedDrop, Selection, search_drops
+from retrain.data.finding import SearchedDrop, Selection, parse_content, search_drops
+from retrain.data.identity import NAMED
 from retrain.data.intake import Intake
 from retrain.data.sample_table import USES, SampleTable
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
 from retrain.records.drop import clean_class_name
 from retrain.store.task_store import TaskStore
+from retrain.utils.text import pluralize
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 COLUMNS = ("drop", "key", "content", "class", "remove", "reason", "author")
 YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
@@ -37,9 +42,23 @@ class Correction(NamedTuple):
 def read_corrections(path: Path) -> list[Correction]:
     """Read corrections from a CSV with the columns `COLUMNS`, or from JSON lines with these fields.
 
-    Raises `DropError` for a line that is no correction. The message names the line.
+    Raises `DropError` if lines are no corrections. The message names the lines.
     """
-    return [_parse(row, line, path) for line, row in read_rows(path, COLUMNS)]
+    return _apply_to_all(lambda read: _parse(read[1], read[0], path), read_rows(path, COLUMNS))
+
+
+def _apply_to_all(function: Callable[[T], R], lines: Iterable[T]) -> list[R]:
+    """Return the results of a function for all lines. Raises one `DropError` that names the first wrong lines."""
+    made, wrong = [], []
+    for line in lines:
+        try:
+            made.append(function(line))
+        except DropError as error:
+            wrong.append(error)
+    if not wrong:
+        return made
+    more = [f"and {pluralize(len(wrong) - NAMED, 'more wrong line')}"] if len(wrong) > NAMED else []
+    raise DropError("\n".join([*map(str, wrong[:NAMED]), *more])) from wrong[0]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -107,6 +126,7 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     except DropError as error:
         raise DropError(f"{where}: {error}") from error
     sample = Selection(where, texts["drop"], texts["key"], texts["content"])
+    parse_content(sample)
     return Correction(sample, class_name, texts["reason"], texts["author"] or "unknown")
 
 
@@ -114,7 +134,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
     """Write these corrections as an amendment, and return it. Return None if they change nothing.
 
     Raises `DropError` if a corrected sample is in no drop, if several samples have its key, or if an earlier line
-    corrects it differently. The message names the line, and nothing is amended.
+    corrects it differently. The message names the lines, and nothing is amended.
     """
     corrections = list(corrections)
     intake = Intake(task, store)
@@ -122,7 +142,8 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
         intake.refresh()
         places = [_Place.of(one) for one in search_drops([one.sample for one in corrections], intake.tables())]
         made: dict[tuple[str, int], tuple[Correction, Change]] = {}
-        for correction in corrections:
+
+        def add(correction: Correction) -> None:
             for place, row in _find(correction, places):
                 first, _ = made.setdefault((place.drop.id, row), (correction, place.change(row, correction)))
                 if first.class_name != correction.class_name:
@@ -130,6 +151,8 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
                         f"{correction.sample.where}: {place.table.keys[row]} has another correction in "
                         f"{first.sample.where}: remove one of them"
                     )
+
+        _apply_to_all(add, corrections)
         removed = {(place.drop.id, change.row) for place in places for change in place.drop.removed}
         needed = [
             change

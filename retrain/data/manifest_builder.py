@@ -23,24 +23,30 @@ class BadSamples:
     def __init__(self, max_share: float) -> None:
         self._max_share = max_share
         self._found: list[LeftOut] = []
+        self._unread: list[Unread] = []
 
-    def add(self, place: str, bad: LeftOut) -> None:
-        """Leave out a bad sample. Raises `DropError`, naming its place, if the task allows no bad samples."""
-        if self._max_share == 0:
-            raise DropError(f"{place}: {bad.cause}")
+    @property
+    def is_refused(self) -> bool:
+        """Return whether the drop will be refused, because it has a bad sample and the task allows none."""
+        return self._max_share == 0 and bool(self._found)
+
+    def add(self, unread: Unread, bad: LeftOut) -> None:
+        """Leave out a bad sample. `unread` names it in errors."""
         self._found.append(bad)
+        self._unread.append(unread)
 
     def add_unread(self, unread: Sequence[Unread]) -> None:
-        """Leave out files that are not samples.
-
-        Raises `DropError`, naming the first files, if the task allows no bad samples.
-        """
-        if unread and self._max_share == 0:
-            raise DropError(name_files(unread))
-        self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
+        """Leave out files that are not samples."""
+        for bad in unread:
+            self.add(bad, LeftOut(where=bad.place, key=bad.place, cause=bad.cause))
 
     def finish(self, samples: int) -> tuple[LeftOut, ...]:
-        """Return the bad samples. Raises `DropError` if there are too many for this number of good samples."""
+        """Return the bad samples.
+
+        Raises `DropError`, naming the first of them, if there are too many for this number of good samples.
+        """
+        if self.is_refused:
+            raise DropError(name_files(self._unread))
         if excess := describe_excess(self._found, samples, self._max_share):
             raise DropError(excess)
         return tuple(self._found)
@@ -51,8 +57,8 @@ def describe_excess(bad: Sequence[LeftOut], samples: int, max_share: float) -> s
     total = samples + len(bad)
     if len(bad) <= max_share * total:
         return None
-    named = "; ".join(f"{one.where}: {one.key}: {one.cause}" for one in bad[:NAMED])
-    more = "; ..." if len(bad) > NAMED else ""
+    named = "; ".join(f"{one.place}: {one.cause}" for one in bad[:NAMED])
+    more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
     return f"{len(bad):,} of {total:,} samples are bad, and data.max_bad_share allows {max_share:.2%}: {named}{more}"
 
 
@@ -99,7 +105,7 @@ class ReadDrop:
         yield from self.reading.notes
         if self.left_out:
             first = self.left_out[0]
-            yield f"{pluralize(len(self.left_out), 'bad sample')} left out, the first: {first.where}: {first.cause}"
+            yield f"{pluralize(len(self.left_out), 'bad sample')} left out, the first: {first.place}: {first.cause}"
 
 
 def _source_digest(rows: Iterable[SampleRow]) -> str:

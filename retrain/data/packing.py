@@ -14,7 +14,7 @@ from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples
 from retrain.data.images import Pixels
 from retrain.data.intake import Intake, Packed
-from retrain.data.labels import Sample
+from retrain.data.labels import Sample, Unread
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.sample_table import NOWHERE, SampleRow
 from retrain.data.shards import Encoded, write_shards
@@ -194,13 +194,17 @@ class _SampleReader:
                 self._shards += 1
 
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
-        """Yield the samples whose images can be decoded and that the task lacks."""
+        """Yield the samples whose images can be decoded and that the task lacks.
+
+        If the drop will be refused, yield no more samples, but find all bad ones.
+        """
         read = chain.from_iterable(map_ahead(_read_bytes, in_chunks(samples, READ_AT_ONCE), READS_AHEAD))
         for sample, data, found, pixels in parallel_map(self._examine_sample, read):
             if isinstance(found, str):
-                self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
+                left_out = LeftOut(where=sample.entry.place, key=sample.key, cause=found)
+                self.bad.add(Unread.of(sample.entry, found), left_out)
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
-            elif self._intake.can_leave_out(found.content, sample.class_name):
+            elif self.bad.is_refused or self._intake.can_leave_out(found.content, sample.class_name):
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, split, NOWHERE, found))
             else:
                 self.rows.append(SampleRow(sample.key, sample.class_name, split, self._shards, found))

@@ -23,6 +23,7 @@ from retrain.data.decoded import DecodedSamples, keep_decoded
 from retrain.data.files import SourceFile, list_store, split_of_archive
 from retrain.data.images import EXTENSIONS, Pixels
 from retrain.data.intake import Intake, Packed
+from retrain.data.labels import Unread
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import PACKED_FOLDER, check_drop_id, pack_by_shards
@@ -154,7 +155,8 @@ class _ShardReader:
                 raise DropError(f"{where}: {key}: duplicate key: rename one of the samples")
             self._keys[split].add(key)
             if isinstance(found, str):
-                self.bad.add(f"{where}: {key}", LeftOut(where=name, key=key, cause=found))
+                unread = Unread(f"{where}: {key}", f"{name}: {key}", found)
+                self.bad.add(unread, LeftOut(where=name, key=key, cause=found))
                 self.rows.append(SampleRow(key, class_name, "bad", position, None))
             else:
                 self.rows.append(SampleRow(key, class_name, split, position, found))

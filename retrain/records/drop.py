@@ -40,6 +40,11 @@ class LeftOut(Record):
     key: str
     cause: str
 
+    @property
+    def place(self) -> str:
+        """Return the sample's file, and its key if this is not part of the file's name."""
+        return self.where if self.where.startswith(self.key) else f"{self.where}: {self.key}"
+
 
 class Reading(Record):
     """The counts from reading a drop's source. They are a report, and not part of the drop's identity.

@@ -106,6 +106,9 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
             "key,class\ncat/001,dog\ncat/001,bird\n",
             "line 3: cat/001 has another correction in .*: remove one of them",
         ),
+        ("key,class\ncat/001,\n,dog\n", r"line 2: has neither a class .*\n.*: line 3: has neither a key"),
+        ("key,class\nx,dog\ncat/001,dog\ny,dog\n", r"line 2: x matches no .*\n.*: line 4: y matches no sample"),
+        ("key,class\n" + "x,dog\n" * 12, r"line 11: x matches no .*\nand 2 more wrong lines$"),
         ("key,class\n", "has no line with a sample; expected columns"),
     ],
 )

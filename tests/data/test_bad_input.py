@@ -312,3 +312,14 @@ def test_folder_is_packed_without_its_bad_images(tmp_path: Path, store: LocalSto
     drop = TaskStore(store, "pets").drops.read("tree")
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("cat/00.png", "cat/00")]
     assert sum(shard.samples for shard in drop.shards) == 59
+
+
+@pytest.mark.parametrize("as_tree", [True, False])
+def test_refusal_names_ten_bad_files_and_counts_the_rest(task: Task, store: LocalStore, as_tree: bool) -> None:
+    tree = {f"cat/{number:02d}.png": png(number) if number > 11 else b"no image" for number in range(60)}
+    reason = str(ingest_as_watcher(task, store, "bad", tree | {"cat/notes.txt": b"hello"} if as_tree else spoiled(13)))
+    named = re.findall(r"cat/\d\d\.png|cat/notes\.txt|train\.tar: 0000\d\d", reason)
+    assert len(set(named)) == len(named) == 10
+    assert ("cat/notes.txt: not an image of a class" in reason) == as_tree
+    assert reason.endswith("convert or remove it; and 3 more")
+    assert TaskStore(store, "pets").drops.quarantine_causes() == {"bad": reason}

@@ -93,8 +93,8 @@ def test_dry_run_reports_bad_files_among_known_images(tmp_path: Path, local: Loc
     assert not is_new
     assert amendment
     assert refusal == (
-        "1 of 11 samples are bad, and data.max_bad_share allows 0.00%: cat/bad.png: cat/bad: cannot be decoded: the "
-        "file is empty: replace or remove it"
+        "1 of 11 samples are bad, and data.max_bad_share allows 0.00%: cat/bad.png: cannot be decoded: the file is "
+        "empty: replace or remove it"
     )
     assert (
         told[-1]
