@@ -190,6 +190,18 @@ def test_card_of_a_continued_run_states_its_savings(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
+def test_card_has_an_empty_line_around_each_heading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = make_served(tmp_path, 0, 1)
+    served.workspace.land(2, seed=2)
+    for run_id in (served.workspace.store.ledger.read()[-1].run_id, served.retrain().run_id):
+        assert export(capsys, run_id, "-t", served.file, "-o", tmp_path / run_id).code == 0
+        body = (tmp_path / run_id / "README.md").read_text().split("---\n", 2)[2]
+        headings = ["## Data", "## Training and savings", "## Accuracy by class", "## Files"]
+        assert re.findall(r"(?<=\n\n)##.*(?=\n\n)", body) == headings
+        assert "  " not in body
+        assert " \n" not in body
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
