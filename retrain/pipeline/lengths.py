@@ -2,8 +2,10 @@
 
 import math
 
-from retrain.config.recipe import Recipe
+from retrain.config import Method
+from retrain.config.recipe import Recipe, recipe_for
 from retrain.config.task import Task
+from retrain.recipe.schedule import resolve_scale
 from retrain.records import Dataset
 
 EVALUATION_SHARE = 1 / 3
@@ -51,3 +53,18 @@ def scale_of(recipe: Recipe) -> float:
     if scale == "auto":
         raise ValueError("recipe.schedule.scale is still auto: resolve it first")
     return scale
+
+
+def scaled_recipe(task: Task, method: Method, dataset: Dataset, known: int) -> Recipe:
+    """Return the method's recipe, with the scale of its schedule resolved by the share of new samples.
+
+    The first `known` drops of the dataset are not new.
+    """
+    recipe = recipe_for(method, task.recipe)
+    new_share = sum(drop.samples for drop in dataset.drops[known:]) / dataset.samples
+    return with_scale(recipe, resolve_scale(recipe.schedule, new_share))
+
+
+def with_scale(recipe: Recipe, scale: float) -> Recipe:
+    """Return a recipe whose schedule is `scale` times as long as scratch's."""
+    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"scale": scale})})

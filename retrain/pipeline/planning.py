@@ -8,17 +8,22 @@ from typing import NamedTuple
 from retrain.config import Method, Purpose
 from retrain.config.fields import identity
 from retrain.config.loading import task_argument
-from retrain.config.recipe import OpenEnded, Recipe, recipe_for
+from retrain.config.recipe import recipe_for
 from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
-from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
-from retrain.pipeline.plan_warnings import length_warnings, near_chance_warning, setting_warnings, target_warnings
+from retrain.pipeline.lengths import evaluation_interval, scale_of, scaled_recipe, schedule_length, with_scale
+from retrain.pipeline.plan_warnings import (
+    length_warnings,
+    near_chance_warning,
+    setting_warnings,
+    target_warnings,
+)
 from retrain.pipeline.start import read_missing_fit, resolve_start
-from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
+from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_stop_rule, make_target, why_no_target
 from retrain.pipeline.trigger import TriggerState
-from retrain.recipe.schedule import longer_scale, resolve_scale
-from retrain.records import Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
+from retrain.recipe.schedule import longer_scale
+from retrain.records import Dataset, Drop, Origin, Plan, RunRecord, StopRule, Target
 from retrain.utils.text import pluralize
 
 RECENT_RUNS = 3
@@ -88,7 +93,7 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     usable = None if unusable else baseline
     method, reason = _choose_method(task, dataset, history, request, usable, unusable)
     plan = _assemble(task, drops, dataset, history, method, request.purpose, reason, usable)
-    return _next_unrecorded_run(plan, history.records)
+    return _next_unrecorded_run(plan, history.records, repeats_decided=request == Request())
 
 
 def must_unlearn(task: Task, history: History) -> bool:
@@ -113,7 +118,11 @@ def known_drops(history: History) -> tuple[str, ...]:
 
 
 def _why_done(task: Task, dataset: Dataset, history: History) -> NoRunNeeded | None:
-    """Return why the dataset needs no run: the champion was trained on it, or its candidate was already decided."""
+    """Return why the dataset needs no run: the champion was trained on it, or its candidate was already decided.
+
+    Only runs that ended after the champion's run count. After a rollback, these are the runs that it undid. An earlier
+    run on this dataset was replaced by a run on other versions of the drops: a correction has been undone since.
+    """
     champion, unlearn = history.champion, must_unlearn(task, history)
     if (
         not unlearn
@@ -125,7 +134,9 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> NoRunNeeded | N
         return NoRunNeeded(f"no drop has landed since champion {champion.run_id}{changed}")
     if awaits := history.awaiting.get(dataset.digest):
         return NoRunNeeded(awaits, awaits_approval=True)
-    for record in history.records.values():
+    for record in reversed(list(history.records.values())):
+        if champion and record.run_id == champion.run_id:
+            break
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue
         if record.decision and record.dataset_digest == dataset.digest:
@@ -161,7 +172,7 @@ def escalate(plan: Plan) -> Plan | None:
     next_step = {"attempt": plan.attempt + 1, "earlier": (*plan.earlier, plan.run_id), "retry": 0}
     scale = longer_scale(plan.recipe.schedule, scale_of(plan.recipe)) if plan.method == "continuous" else None
     if scale:
-        recipe = _at_scale(plan.recipe, scale)
+        recipe = with_scale(plan.recipe, scale)
         reason = f"{plan.run_id} missed the target: the schedule is now {scale:g} times as long as scratch's"
     elif plan.task.baseline.refresh.on_miss:
         recipe = recipe_for("scratch", plan.task.recipe)
@@ -285,7 +296,7 @@ def _assemble(
     parent = None if method == "scratch" else history.champion
     known = len(known_drops(history))
     record = history.records.get(parent.run_id) if parent else None
-    recipe, start = resolve_start(task, _scaled_recipe(task, method, dataset, known), parent, record)
+    recipe, start = resolve_start(task, scaled_recipe(task, method, dataset, known), parent, record)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     schedule = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(schedule, dataset, history.scratch_runs) if parent else None
@@ -293,7 +304,8 @@ def _assemble(
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
     length = schedule_length(task, dataset, recipe)
-    stop_rule = _make_stop_rule(task, recipe, target, scratch, evaluate_every, record, baseline)
+    missing_fit = read_missing_fit(record)
+    stop_rule = make_stop_rule(task, recipe, target, scratch, evaluate_every, missing_fit, baseline)
     if earlier and scratch:
         expected = _expect_iterations(earlier, scratch.iterations, length, stop_rule, target)
         reason += f"; {_summarize_earlier(earlier, expected)}"
@@ -331,12 +343,6 @@ def _assemble(
     )
 
 
-def _scaled_recipe(task: Task, method: Method, dataset: Dataset, known: int) -> Recipe:
-    """Return the method's recipe, with the length of its schedule resolved by the share of new samples."""
-    recipe = recipe_for(method, task.recipe)
-    return _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
-
-
 def resolve_averaging(task: Task) -> Averaging:
     """Return the averaging of a run. `auto` is resolved by the preset."""
     averaging = task.training.averaging
@@ -345,55 +351,26 @@ def resolve_averaging(task: Task) -> Averaging:
     return PowerAverage() if task.recipe.preset == "default" else NoAverage()
 
 
-def _make_stop_rule(
-    task: Task,
-    recipe: Recipe,
-    target: Target | None,
-    scratch: ScratchEstimate | None,
-    evaluate_every: int,
-    parent: RunRecord | None,
-    baseline: ScratchRun | None,
-) -> StopRule | None:
-    """Return a run's stop rule. None if the run ends at its first evaluation at the target, or with its schedule.
-
-    A schedule without an end needs the rule. A carried target needs the rule because the target does not cover the new
-    drops. A run whose schedule has an end is never stopped below its target, because accuracy rises most at the end.
-    """
-    has_no_end = isinstance(recipe.schedule, OpenEnded)
-    if target is None or scratch is None or not (has_no_end or target.scope):
-        return None
-    tolerance = plateau_tolerance(target, baseline.val_samples) if baseline else 0.0
-    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, read_missing_fit(parent), tolerance)
-    return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
-
-
 def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
     """Return whether a run on this dataset was already credited with scratch's iterations."""
     return record.dataset_digest == dataset.digest and record.savings is not None and record.savings.baseline > 0
 
 
-def _next_unrecorded_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
-    """Return the plan of a retraining's next run: `plan`, its escalation after a miss, or its retry after a failure."""
+def _next_unrecorded_run(plan: Plan, records: Mapping[str, RunRecord], repeats_decided: bool) -> Plan | NoRunNeeded:
+    """Return the plan of a retraining's next run: `plan`, its escalation after a miss, or its retry after a failure.
+
+    `repeats_decided`: also repeat a run that the gate has decided on. Its model was compared with an earlier champion.
+    """
     while record := records.get(plan.run_id):
         following = escalate(plan) if record.outcome == "missed" else None
-        if record.outcome == "failed":
+        if record.outcome == "failed" or (repeats_decided and record.decision):
             following = plan.model_copy(update={"retry": plan.retry + 1})
         if following is None:
-            return NoRunNeeded(
-                f"this run has ended: {record.run_id} {record.outcome}; see `retrain show {record.run_id}`, or pass "
-                "another --seed"
-            )
+            advice = f"see `retrain show {record.run_id}`, or pass another --seed"
+            return NoRunNeeded(f"this run has ended: {record.run_id} {record.outcome}; {advice}")
         plan = following
     return plan
 
 
 def _own_origin(task: Task, dataset: Dataset) -> Origin:
     return Origin(seed=task.seed, drops=len(dataset.drops), classes=len(dataset.classes))
-
-
-def _new_share(dataset: Dataset, known: int) -> float:
-    return sum(drop.samples for drop in dataset.drops[known:]) / dataset.samples
-
-
-def _at_scale(recipe: Recipe, scale: float) -> Recipe:
-    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"scale": scale})})

@@ -1,4 +1,7 @@
-"""Compute the target of a run, and the iterations of training from scratch. Pure functions over records."""
+"""Compute the target and the stop rule of a run, and the iterations of training from scratch.
+
+These are pure functions over records.
+"""
 
 import math
 from collections import Counter
@@ -7,8 +10,21 @@ from statistics import mean
 from typing import NamedTuple
 
 from retrain.config import METRIC_NAMES, Metric
+from retrain.config.recipe import OpenEnded, Recipe
 from retrain.config.task import Target as TargetSetting
-from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
+from retrain.config.task import Task
+from retrain.records import (
+    AccuracyEstimate,
+    Curve,
+    Dataset,
+    Drop,
+    Result,
+    RunRecord,
+    Scope,
+    ScratchEstimate,
+    StopRule,
+    Target,
+)
 
 EARLIEST_SHARE = 0.75
 """Share of the iterations of the task's fastest earlier retraining. Before this share, no run is expected to be at its
@@ -79,6 +95,29 @@ def make_target(level: float, dataset: Dataset, baseline: ScratchRun, records: M
         expected=None if is_measured else expect_accuracy(dataset, baseline),
         expected_from=round(EARLIEST_SHARE * _earliest(records.values(), baseline.record.metric) * baseline.s_scratch),
     )
+
+
+def make_stop_rule(
+    task: Task,
+    recipe: Recipe,
+    target: Target | None,
+    scratch: ScratchEstimate | None,
+    evaluate_every: int,
+    missing_fit: float,
+    baseline: ScratchRun | None,
+) -> StopRule | None:
+    """Return a run's stop rule. None if the run ends at its first evaluation at the target, or with its schedule.
+
+    `missing_fit` is the parent's (see `StopRule.of`). A schedule without an end needs the rule. A carried target needs
+    the rule because the target does not cover the new drops. A run whose schedule has an end is never stopped below its
+    target, because accuracy rises most at the end.
+    """
+    has_no_end = isinstance(recipe.schedule, OpenEnded)
+    if target is None or scratch is None or not (has_no_end or target.scope):
+        return None
+    tolerance = plateau_tolerance(target, baseline.val_samples) if baseline else 0.0
+    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, missing_fit, tolerance)
+    return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 
 def plateau_tolerance(target: Target, samples: int) -> float:

@@ -172,7 +172,8 @@ class Plan(Record):
     attempt: Annotated[int, NotIdentity]
     earlier: Annotated[tuple[str, ...], NotIdentity]
     retry: int
-    """Number of earlier runs of this plan that ended with an error. A missed target is not an error."""
+    """Number of earlier runs of this plan that ended with an error, or whose model a later champion has replaced. A
+    missed target is not an error."""
     parent: str | None
     known: int
     """Number of drops that the parent was trained on. They are the first drops of the dataset."""

@@ -1,18 +1,21 @@
 """Tests of runs on drops that were amended after their parent was trained."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from support.histories import DEFAULT, Past, configured, drop, one_drop
 from support.workspaces import Workspace, make_task
 
 from retrain.data.table_making import read_or_make_table
-from retrain.pipeline import next_run, stages
+from retrain.pipeline import next_run, retention, stages
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.status import read_status
 from retrain.records import Change, Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.training.index_files import read_known_counters
+from retrain.utils.clock import utc_now
 
 
 @pytest.fixture
@@ -75,6 +78,87 @@ def test_amendment_starts_a_run_with_adapted_counters(workspace: Workspace) -> N
     assert isinstance(second, RunRecord)
     assert second.method == "continuous"
     assert not read_status(task, workspace.store).is_amended
+
+
+def test_undone_correction_is_trained_from_the_champion(workspace: Workspace) -> None:
+    task = make_task()
+    assert isinstance(stages.run_task(workspace.context, task, Request()), RunRecord)
+    [drop] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
+    row = table.use.tolist().index(0)
+    right, parents = table.class_of(row), []
+    wrong = "class-1" if right != "class-1" else "class-0"
+    for after in (wrong, right) * 2:
+        change(workspace, row, after)
+        assert read_status(task, workspace.store).is_amended
+        before = workspace.store.champion.read().run_id
+        ended = stages.run_task(workspace.context, task, Request())
+        assert isinstance(ended, RunRecord)
+        assert (ended.ending, ended.parent) == ("promoted", before)
+        assert not read_status(task, workspace.store).is_amended
+        assert isinstance(next_run.plan_next_run(workspace.store, task, Request()), NoRunNeeded)
+        with workspace.store.lock() as locked:
+            retention.remove(locked, retention.plan_removal(locked, 0, timedelta(0), utc_now()), utc_now())
+        parents.append(ended.parent)
+    assert len({*parents}) == 4
+
+
+def amended(past: Past, version: str) -> Past:
+    """Return a history in which the first drop has this version."""
+    past.drops[0] = drop(1).model_copy(update={"digest": version})
+    return past
+
+
+def test_rolled_back_correction_is_not_trained_again() -> None:
+    past = amended(one_drop(), "content-1")
+    first = past.champion
+    past.ended(amended(past, "corrected").plan())
+    second = past.champion
+    undone = past.ended(amended(past, "content-1").plan())
+    assert undone.parent == second.run_id
+    past.champion = second
+    assert f"{undone.run_id} was trained on these drops and promoted, and later replaced" in done(past)
+    assert past.plan(Request("continuous"), configured(seed=1)).parent == second.run_id
+    past.champion = first
+    assert "no drop has landed since" in done(past)
+    assert "promoted, and later replaced" in done(amended(past, "corrected"))
+
+
+def test_refused_correction_is_trained_after_a_new_champion() -> None:
+    past = one_drop()
+    refused = past.ended(amended(past, "corrected").plan(), promoted=False)
+    assert f"{refused.run_id} was trained on these drops and refused" in done(past)
+    other = past.ended(amended(past, "corrected otherwise").plan())
+    again = amended(past, "corrected").plan()
+    assert (again.parent, again.run_id == refused.run_id) == (other.run_id, False)
+    refused_again = past.ended(again, promoted=False)
+    assert f"{refused_again.run_id} was trained on these drops and refused" in done(past)
+
+
+def test_scratch_run_is_repeated_for_an_undone_correction() -> None:
+    """A scratch run has no parent, so its plan equals the plan of the run on the same version of the drops."""
+    past = one_drop(configured(model={"name": "mlp"}))
+    past.scratch_runs = []
+    plans = []
+    for version in ("corrected", "content-1") * 2:
+        plans.append(amended(past, version).plan())
+        past.ended(plans[-1])
+        past.scratch_runs = []
+        assert "no drop has landed since" in done(past)
+    assert [plan.method for plan in plans] == ["scratch"] * 4
+    assert [plan.retry for plan in plans] == [0, 0, 1, 1]
+
+
+def test_requested_scratch_run_is_not_repeated() -> None:
+    past = one_drop()
+    past.ended(past.plan(Request("scratch")))
+    assert "this run has ended" in done(past, Request("scratch"))
+
+
+def done(past: Past, request: Request = DEFAULT) -> str:
+    planned = past.next(request)
+    assert isinstance(planned, NoRunNeeded), planned
+    return planned.reason
 
 
 def test_class_without_training_images_is_left_out_of_the_gate(workspace: Workspace) -> None:

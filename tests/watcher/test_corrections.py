@@ -15,10 +15,12 @@ from retrain.config.task import Model, Task
 from retrain.data.amending import Correction, amend_drops
 from retrain.data.finding import Selection
 from retrain.data.table_making import read_or_make_table
+from retrain.pipeline.accounting import make_record
 from retrain.pipeline.erasure import erase
 from retrain.pipeline.retention import plan_removal
 from retrain.pipeline.status import read_status
-from retrain.records import Plan
+from retrain.records import Decision, Plan
+from retrain.store.champions import rollback_target
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
 from retrain.watcher.health import Health
@@ -38,6 +40,13 @@ def watched(tmp_path: Path) -> TaskUnderTest:
 def promote(watched: TaskUnderTest, run_id: str) -> None:
     watched.store.champion.swap(watched.store.champion.read(), run_id, "promoted")
     watched.end(run_id)
+
+
+def decide(watched: TaskUnderTest, run_id: str) -> None:
+    """Promote a run as the gate does, and write its record."""
+    watched.store.champion.swap(watched.store.champion.read(), run_id, "promoted")
+    record = make_record(watched.plan(run_id), None, None, Decision(promoted=True, reasons=()), None)
+    watched.store.ledger.write(record)
 
 
 def interrupt(*_: object) -> None:
@@ -73,6 +82,35 @@ def test_watcher_starts_one_run_for_amendments_alone(watched: TaskUnderTest) -> 
     assert all(watcher.once() for watcher in [*watchers, watched.watcher(recorder)])
     assert recorder.runs == [run_id, second]
     assert metrics_of(watchers[0])["retrain_watcher_lag_seconds"] == 0
+
+
+def test_watcher_trains_each_undone_amendment_once(watched: TaskUnderTest) -> None:
+    recorder = Recorder()
+    watcher, digests = watched.watcher(recorder), []
+    for count, name in enumerate(["dog", "cat", "dog", "cat"], start=1):
+        amend(watched, "cat/001", name)
+        assert all(each.once() for each in (watcher, watched.watcher(recorder)))
+        assert len(recorder.runs) == count
+        decide(watched, recorder.runs[-1])
+        assert all(each.once() for each in (watcher, watched.watcher(recorder)))
+        assert len(recorder.runs) == count
+        digests.append(watched.plan(recorder.runs[-1]).dataset.digest)
+    assert digests[:2] == digests[2:]
+    assert len({*digests}) == 2
+    assert metrics_of(watcher)["retrain_watcher_lag_seconds"] == 0
+
+
+def test_watcher_does_not_undo_a_rollback(watched: TaskUnderTest) -> None:
+    recorder = Recorder()
+    amend(watched, "cat/001", "dog")
+    assert watched.watcher(recorder).once()
+    decide(watched, recorder.runs[0])
+    before = watched.store.champion.read()
+    watched.store.champion.promote_manually(before, rollback_target(before.champion), "rolled back")
+    assert watched.watcher(recorder).once()
+    watched.store.objects.delete(watched.store.keys.claim("_amendment-000001"))
+    assert watched.watcher(recorder).once()
+    assert len(recorder.runs) == 1
 
 
 class Killed(Recorder):
