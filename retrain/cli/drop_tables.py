@@ -1,4 +1,4 @@
-"""Format drops as tables."""
+"""Format drops and erasures as tables."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from retrain.cli.formatting import ABSENT, Column, Rows, details, grid
 from retrain.config import SPLITS
 from retrain.data.dataset import untrained_classes
 from retrain.data.sample_keys import readable_key
-from retrain.records import Drift, Drop
+from retrain.records import Drift, Drop, Erasure
 from retrain.utils.text import join_names, pluralize
 
 LEFT_OUT = 20
@@ -86,3 +86,20 @@ def samples(drop: Drop) -> str:
     """Return a text with the numbers of a drop's samples in each split, and of samples left out."""
     left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
     return ", ".join([*(f"{drop.samples(split):,} {split}" for split in SPLITS), *left_out])
+
+
+def erasure_details(erasure: Erasure) -> Table:
+    """Return the samples and shards of an erasure, and the runs that used its samples, as a table."""
+    return details(f"erasure {erasure.sequence}", _erasure_rows(erasure))
+
+
+def _erasure_rows(erasure: Erasure) -> Rows:
+    yield "samples", f"{len(erasure.samples):,}"
+    for drop, rows in erasure.rows().items():
+        yield f"of drop {drop}", f"{len(rows):,}"
+    yield "shards to rewrite", f"{len(erasure.shards):,}"
+    for run in erasure.runs:
+        model = "its model is the champion" if run.is_champion else "its model is in the store"
+        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model was removed"
+    if not erasure.runs:
+        yield "runs", "none used these samples"

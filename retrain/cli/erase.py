@@ -50,7 +50,8 @@ def erase(
 
     If no option selects a sample, complete interrupted erasures and remove erased samples from this machine's cache.
     """
-    from retrain.cli.formatting import erasure_details, print_record
+    from retrain.cli.drop_tables import erasure_details
+    from retrain.cli.formatting import print_record
     from retrain.data.finding import Selection
     from retrain.data.local_cache import cache_folder
     from retrain.errors import UserError
@@ -86,7 +87,8 @@ def _read_selections(task: "Task", images: list[Path], listed: Path | None) -> "
 
 def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
     """Print what was erased, and exit with 1 if some objects of the store could not be searched."""
-    from retrain.cli.formatting import erasure_details, print_record
+    from retrain.cli.drop_tables import erasure_details
+    from retrain.cli.formatting import print_record
 
     if as_json:
         print_record(list(erased.erasures), erasure_details, as_json)

@@ -16,8 +16,8 @@ from retrain.config import METRIC_NAMES, Metric
 from retrain.config.loading import task_argument
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.status import Status
-from retrain.records import Decision, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
-from retrain.records.ledger import is_reached_within_error, total_savings
+from retrain.records import Decision, Plan, Result, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records.ledger import DIVERGED, is_reached_within_error, total_savings
 from retrain.records.plan import StopRule
 from retrain.utils.clock import format_briefly, utc_now
 from retrain.utils.text import pluralize
@@ -105,23 +105,6 @@ def format_percent(value: float | None) -> str:
 def format_speed_up(value: float | None) -> str:
     """Return a speed-up, or `/` if the level was not reached, as in the paper's tables."""
     return "/" if value is None else f"x{value:.2f}"
-
-
-def erasure_details(erasure: Erasure) -> Table:
-    """Return the samples and shards of an erasure, and the runs that used its samples, as a table."""
-    return details(f"erasure {erasure.sequence}", _erasure_rows(erasure))
-
-
-def _erasure_rows(erasure: Erasure) -> Rows:
-    yield "samples", f"{len(erasure.samples):,}"
-    for drop, rows in erasure.rows().items():
-        yield f"of drop {drop}", f"{len(rows):,}"
-    yield "shards to rewrite", f"{len(erasure.shards):,}"
-    for run in erasure.runs:
-        model = "its model is the champion" if run.is_champion else "its model is in the store"
-        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model was removed"
-    if not erasure.runs:
-        yield "runs", "none used these samples"
 
 
 def plan_details(plan: Plan) -> Table:
@@ -278,27 +261,15 @@ def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
 
 
 def _run_rows(record: RunRecord, saved: str, with_totals: bool) -> Rows:
-    result = record.result
     escalation = f", escalation {record.attempt}" if record.attempt else ""
     yield "purpose", f"{record.purpose}{escalation}, seed {record.seed}"
     yield "drops", f"{len(record.drops)}, new: {', '.join(record.new_drops) or ABSENT}"
-    if record.error:
-        yield "error", record.error
-    if result:
-        seconds = f"{result.cost.device_seconds_all_in:,.1f} s on {result.machine.device}"
-        yield "iterations", f"{result.iterations:,} at schedule x{record.scale:g}, {seconds}"
-        earlier = f"; {format_percent(result.in_scope)} on the target's samples" if result.in_scope is not None else ""
-        both = f"{format_percent(result.final_score)}, best {format_percent(result.best_score)}{earlier}"
-        if record.metric != "accuracy":
-            accuracies = f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
-            yield "accuracy on val", accuracies
-        yield f"{METRIC_NAMES[record.metric]} on val", both
+    if record.error or record.outcome == "diverged":
+        yield "error", record.error or DIVERGED
+    if record.result:
+        yield from _result_rows(record, record.result)
     if record.target:
-        is_near = is_reached_within_error(record)
-        near = "; the run ended below the target, but within its 95% confidence bound" if is_near else ""
-        yield "target on val", _describe_target(record.target, record.metric) + near
-    if result and record.target and record.target.scope is None:
-        yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
+        yield from _target_rows(record, record.target)
     savings = record.savings
     if savings and savings.baseline and record.method == "scratch" and record.scratch is None:
         yield saved, "nothing: the savings of other runs are computed by comparison with runs from scratch"
@@ -309,6 +280,28 @@ def _run_rows(record: RunRecord, saved: str, with_totals: bool) -> Rows:
         if record.attempt and not with_totals:
             rows[0] = (rows[0][0], rows[0][1] + "; `retrain status` also counts earlier runs")
         yield from rows
+
+
+def _result_rows(record: RunRecord, result: Result) -> Rows:
+    seconds = f"{result.cost.device_seconds_all_in:,.1f} s on {result.machine.device}"
+    yield "iterations", f"{result.iterations:,} at schedule x{record.scale:g}, {seconds}"
+    earlier = f"; {format_percent(result.in_scope)} on the target's samples" if result.in_scope is not None else ""
+    both = f"{format_percent(result.final_score)}, best {format_percent(result.best_score)}{earlier}"
+    if record.metric != "accuracy":
+        accuracies = f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
+        yield "accuracy on val", accuracies
+    yield f"{METRIC_NAMES[record.metric]} on val", both
+    if record.target is None and (first := result.reached_at["100"]):
+        yield "", f"first reached after {first:,} iterations, 99% of it after {result.reached_at['99'] or first:,}"
+
+
+def _target_rows(record: RunRecord, target: Target) -> Rows:
+    is_near = is_reached_within_error(record)
+    near = "; the run ended below the target, but within its 95% confidence bound" if is_near else ""
+    yield "target on val", _describe_target(target, record.metric) + near
+    if record.result and target.scope is None:
+        speed_ups = record.result.speed_up.items()
+        yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in speed_ups)
 
 
 def _quality_rows(record: RunRecord) -> Rows:

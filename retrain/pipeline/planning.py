@@ -24,6 +24,7 @@ from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale
 from retrain.records import Dataset, Drop, Origin, Plan, RunRecord, StopRule, Target
+from retrain.records.ledger import DIVERGED
 from retrain.utils.text import pluralize
 
 RECENT_RUNS = 3
@@ -367,6 +368,8 @@ def _next_unrecorded_run(plan: Plan, records: Mapping[str, RunRecord], repeats_d
             following = plan.model_copy(update={"retry": plan.retry + 1})
         if following is None:
             advice = f"see `retrain show {record.run_id}`, or pass another --seed"
+            if record.outcome == "diverged":
+                advice = DIVERGED
             return NoRunNeeded(f"this run has ended: {record.run_id} {record.outcome}; {advice}")
         plan = following
     return plan

@@ -80,8 +80,9 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     ended = {*(record.run_id for record in records), *(approval.run_id for approval in awaiting)}
     started = set(store.objects.folders(store.keys.runs)) - ended
     is_amended = champion is not None and _is_amended(champion, drops)
-    was_decided = any(record.decision and {*waiting} <= {*record.drops} for record in records)
-    may_wait = (bool(waiting) or is_amended) and (task.trigger != Trigger() or was_decided)
+    tried = [record for record in records if {*waiting} <= {*record.drops}]
+    may_be_done = any(record.decision or record.outcome == "diverged" for record in tried)
+    may_wait = (bool(waiting) or is_amended) and (task.trigger != Trigger() or may_be_done)
     planned = _plan_next(store, task, clock()) if (may_wait or started) and not removed else None
     drifts = store.drifts.of(pointer.run_id if pointer else None) if waiting else {}
     return Status(

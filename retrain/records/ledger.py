@@ -47,6 +47,13 @@ class Savings(Record):
 NO_SAVINGS = Savings(baseline=0, whole=0, used=0, used_all_in=0, gross=0, net=0, gross_whole=0, net_whole=0)
 
 
+DIVERGED = (
+    "its loss was not finite. Set a lower training.optimizer.learning_rate, set training.clip_norm, or set "
+    "training.bf16 to false, and start the run again"
+)
+"""Cause and advice for a run with the outcome `diverged`."""
+
+
 class RunRecord(Record):
     """One ended run, `ledger/<run-id>.json`, written last. Reports and metrics read only these records."""
 

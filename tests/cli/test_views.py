@@ -76,6 +76,19 @@ def test_scratch_run_has_no_savings() -> None:
     assert "of 250 that scratch takes to its accuracy (runs from scratch count with all their iterations)" in totals
 
 
+def test_scratch_run_shows_its_iterations_to_its_accuracy() -> None:
+    past = one_drop()
+    assert "first reached after 200 iterations, 99% of it after 150" in shown(past.records[0])
+    continued = past.ended(past.landed(drop(2)).plan())
+    assert "first reached" not in shown(continued)
+
+
+def test_diverged_run_shows_its_cause_and_advice() -> None:
+    past = one_drop().landed(drop(2))
+    diverged = shown(past.ended(past.plan(), "diverged", promoted=None))
+    assert "its loss was not finite. Set a lower training.optimizer.learning_rate, set training.clip_norm" in diverged
+
+
 def test_savings_without_a_baseline_have_one_row() -> None:
     savings = Savings(baseline=0, whole=0, used=9, used_all_in=9.5, gross=-9, net=-9.5, gross_whole=-9, net_whole=-9.5)
     assert list(saved_rows("saved", savings)) == [("saved", "-9 iterations gross, -10 net")]

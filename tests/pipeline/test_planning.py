@@ -201,7 +201,7 @@ def test_finished_run_is_not_repeated() -> None:
 def test_diverged_run_is_not_repeated() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "diverged", promoted=None)
-    assert "diverged" in reason(past.next())
+    assert "diverged; its loss was not finite. Set a lower training.optimizer.learning_rate" in reason(past.next())
 
 
 def test_drops_without_a_training_image_start_no_run() -> None:

@@ -152,3 +152,15 @@ def test_status_ignores_quarantined_drop_of_the_champion(workspace: Workspace) -
     assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
     workspace.store.drops.quarantine(drop.id, "a test")
     assert status(workspace).removed == ()
+
+
+def test_status_advises_after_a_diverged_run(workspace: Workspace) -> None:
+    assert isinstance(stages.run_task(workspace.context, TASK, REQUEST), RunRecord)
+    workspace.land(0, 1, seed=1)
+    exploding = make_task(training={**TASK.training.model_dump(), "optimizer": {"name": "sgd", "learning_rate": 1e38}})
+    diverged = stages.run_task(workspace.context, exploding, REQUEST)
+    assert isinstance(diverged, RunRecord)
+    trigger = status(workspace, exploding).trigger
+    assert trigger is not None
+    assert f"{diverged.run_id} diverged; its loss was not finite. Set a lower" in trigger
+    assert status(workspace).trigger is None, "with other settings, another run would start"
