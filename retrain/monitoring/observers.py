@@ -87,8 +87,8 @@ def _opening(plan: Plan, progress: Progress) -> str:
 
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
-    """Return the plan's warnings. Return none for a trial, because a study has hundreds of trials."""
-    return () if plan.purpose == "trial" else plan.warnings
+    """Return the plan's warnings. Return none for a trial on new drops, because a study has hundreds of them."""
+    return () if plan.purpose == "trial" and plan.known < len(plan.dataset.drops) else plan.warnings
 
 
 def _closing(plan: Plan, outcome: str, progress: Progress) -> str:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 
+from retrain.config.loading import task_argument
 from retrain.config.task import Task
 from retrain.pipeline.targets import ScratchRun, why_near_chance
-from retrain.records import Dataset, Drop, Target
+from retrain.records import Dataset, Drop, Plan, Target
 from retrain.utils.text import pluralize
 
 UNCERTAIN_TARGET = 0.03
@@ -74,6 +75,16 @@ def near_chance_warning(task: Task, baseline: ScratchRun, drops: Iterable[Drop],
         return None
     longer = settings_for(max(ENOUGH_ITERATIONS, 2 * schedule), task, schedule)
     return f"{why}: the scratch run has learnt almost nothing. Check the labels, or train longer: set {longer}"
+
+
+def trial_warnings(task: Task, parent: Plan, dataset: Dataset) -> Iterable[str]:
+    """Yield a warning if a trial's parent was trained on all drops of the trial's dataset."""
+    if {drop.id for drop in dataset.drops} <= {drop.id for drop in parent.dataset.drops}:
+        yield (
+            f"{parent.run_id} was trained on all of these drops, so a trial that starts from it reaches the target "
+            f"sooner than {parent.run_id} did. Do not compare their iterations: compare presets with `retrain study "
+            f"recommend --task {task_argument(task.name)}`"
+        )
 
 
 def settings_for(iterations: int, task: Task, schedule: int) -> str:

@@ -18,6 +18,7 @@ from retrain.pipeline.plan_warnings import (
     near_chance_warning,
     setting_warnings,
     target_warnings,
+    trial_warnings,
 )
 from retrain.pipeline.start import read_missing_fit, resolve_start
 from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_stop_rule, make_target, why_no_target
@@ -311,6 +312,8 @@ def _assemble(
         expected = _expect_iterations(earlier, scratch.iterations, length, stop_rule, target)
         reason += f"; {_summarize_earlier(earlier, expected)}"
     warnings = [*setting_warnings(task, dataset, schedule, evaluate_every), *target_warnings(target, baseline)]
+    if parent and purpose == "trial":
+        warnings += trial_warnings(task, parent, dataset)
     if method == "scratch":
         latest = history.baseline_for(dataset)
         weak = near_chance_warning(task, latest, drops, schedule) if latest else None

@@ -52,11 +52,12 @@ def test_slow_training_without_a_gpu_gets_one_hint(
         assert "without a GPU this training takes up to 33 min; for a quick try set a smaller" in caplog.text
 
 
-@pytest.mark.parametrize(("purpose", "shown"), [("retrain", 1), ("trial", 0)])
+@pytest.mark.parametrize(("purpose", "known", "shown"), [("retrain", 0, 1), ("trial", 0, 0), ("trial", 1, 1)])
 def test_start_of_a_training_logs_the_plans_warnings(
-    purpose: Purpose, shown: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    purpose: Purpose, known: int, shown: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_of(sizes=(1600,)).model_copy(update={"warnings": ("a warning",), "purpose": purpose})
+    given = {"warnings": ("a warning",), "purpose": purpose, "known": known}
+    plan = plan_of(sizes=(1600,)).model_copy(update=given)
     for observer in (LogLines(), ProgressBar()):
         observer.started(plan, Progress())
         observer.ended("reached", Progress())

@@ -1,7 +1,9 @@
 """A plan warns of settings without effect, of short trainings and of single classes."""
 
 import pytest
-from support.histories import TASK, Past, configured, drop
+from support.histories import TASK, Past, configured, drop, one_drop
+
+from retrain.pipeline.planning import Request
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,12 @@ def test_plan_warns_of_a_single_class() -> None:
     for classes, warned in ((("cat",), True), (("cat", "dog"), False)):
         plan = Past().landed(drop(1, classes=classes)).plan()
         assert any("only one class, 'cat', so any model is always right" in text for text in plan.warnings) is warned
+
+
+def test_plan_warns_of_a_trial_that_knows_all_its_drops() -> None:
+    past = one_drop()
+    trial = Request(purpose="trial")
+    [given] = [text for text in past.plan(trial).warnings if text.startswith(past.champion.run_id)]
+    assert "Do not compare their iterations: compare presets with `retrain study recommend --task pets`" in given
+    for plan in (past.plan(Request("scratch", "trial")), past.landed(drop(2)).plan(trial), past.plan()):
+        assert not any("Do not compare" in text for text in plan.warnings)
