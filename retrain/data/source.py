@@ -165,7 +165,7 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
             place = table.archive, str(table.name.parent / row.path)
             row_place = f"{table.place}: row {row.number}"
             if place not in images or place in named:
-                cause = f"{row.path!r} is named a second time" if place in named else f"there is no image {row.path!r}"
+                cause = f"{row.path!r} is named a second time" if place in named else _why_absent(row.path)
                 found.unread.append(Unread(f"{table.root}: {row_place}", row_place, cause))
                 continue
             named.add(place)
@@ -175,6 +175,13 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
     for place, image in images.items():
         if place not in named:
             found.unread.append(Unread.of(image, "no table of labels has a row for it"))
+
+
+def _why_absent(path: str) -> str:
+    """Return the reason why a path in a table next to images names none of them."""
+    if path.startswith("/") or ".." in path.split("/") or is_address(path):
+        return f"{path!r} is not allowed: write the image's path relative to the table, without '..'"
+    return f"there is no image {path!r}"
 
 
 def _survey_table(table: Path, extension: str, data: Data) -> Source:
@@ -215,6 +222,9 @@ def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore
         return SourceFile(where, name, False, 0, bytes, problem=f"{row.path!r} has no image's extension")
     if in_store := STORED.match(row.path):
         return SourceFile(where, name, False, 0, partial(_read_url, open_bucket, *in_store.groups()))
+    if is_address(row.path):
+        problem = f"{row.path!r} is not allowed: write a file's path, or an address with s3://, gs:// or az://"
+        return SourceFile(where, name, False, 0, bytes, problem=problem)
     path = table.parent / row.path
     problem = "" if path.is_file() else f"there is no file {row.path!r}"
     return SourceFile(where, name, False, 0, path.read_bytes, problem=problem)
@@ -242,6 +252,11 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
         raise DropError(f"{found.root}: no images in it; expected {SHAPE}")
     inside = next((sample.entry.place for sample in samples if sample.split), None)
     outside = next((sample.entry.place for sample in samples if not sample.split), None)
+    if inside and outside and rule.kind == "csv":
+        raise DropError(
+            f"{found.root}: the row of {outside} has no split, but the row of {inside} has one: fill in the column "
+            "split in all rows, or in none"
+        )
     if inside and outside:
         raise DropError(
             f"{found.root}: some images lie below {', '.join(SPLITS)}, and others outside of them: {inside}, {outside}"

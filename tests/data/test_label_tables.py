@@ -7,6 +7,8 @@ import pytest
 from support.ingest_routes import IngestRoute, open_route
 from support.pictures import png
 
+from retrain.config.task import Data
+from retrain.data.source import survey_source
 from retrain.errors import DropError
 
 
@@ -45,6 +47,9 @@ def test_imagefolder_with_metadata_in_each_split_is_read(local_route: IngestRout
     [
         ("gone.png,cat", r"row 25: there is no image 'gone\.png'"),
         ("0.png,dog", r"row 25: '0\.png' is named a second time"),
+        ("/tmp/0.png,cat", r"row 25: '/tmp/0\.png' is not allowed: write the image's path relative to the table"),
+        ("../0.png,cat", r"row 25: '\.\./0\.png' is not allowed"),
+        ("https://a.org/0.png,cat", r"row 25: 'https://a\.org/0\.png' is not allowed"),
     ],
 )
 def test_table_row_without_a_distinct_image_is_refused(local_route: IngestRoute, row: str, named: str) -> None:
@@ -58,12 +63,16 @@ def test_table_row_without_a_distinct_image_is_refused(local_route: IngestRoute,
     [
         ("file_name,label\n0.png,cat, black\n", "row 1 has more values than there are columns; put quotation marks"),
         ("file_name,label,label\n0.png,cat,dog\n", "two columns are called 'label'"),
+        (
+            "path,label,split\n0.png,cat,train\n1.png,cat,\n",
+            r"the row of 1\.png has no split, but the row of 0\.png has one: fill in the column split in all rows",
+        ),
         ("key,class,reason\ncat/0,dog,blurred\n", "lists corrections .* pass it to `retrain drop amend`"),
     ],
 )
 def test_table_with_an_ambiguous_label_is_refused(local_route: IngestRoute, table: str, named: str) -> None:
     with pytest.raises(DropError, match=named):
-        local_route.ingest({"0.png": png(0), "metadata.csv": table.encode()})
+        local_route.ingest({"0.png": png(0), "1.png": png(1), "metadata.csv": table.encode()})
 
 
 def test_labels_of_other_types_become_text_or_are_refused(local_route: IngestRoute) -> None:
@@ -87,3 +96,9 @@ def test_image_without_a_table_row_is_refused(local_route: IngestRoute) -> None:
     rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24))])
     with pytest.raises(DropError, match=r"24\.png: no table of labels has a row for it"):
         local_route.ingest({**{f"{number}.png": png(number) for number in range(25)}, "metadata.csv": rows.encode()})
+
+
+def test_table_with_a_web_address_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\nhttps://a.org/0.png,cat\n")
+    with pytest.raises(DropError, match=r"row 1: 'https://a\.org/0\.png' is not allowed: write a file's path, or an"):
+        survey_source(tmp_path / "labels.csv", Data())
