@@ -82,9 +82,9 @@ def predict(
         else:
             write_utf8()
             writing.write_stream(answers, sys.stdout, form or "csv", top)
-    if evaluate:
+    if evaluate and unreadable.errors < unreadable.images:
         _print_errors(evaluation.analyze(model.classes, loading.new_classes(source.store, model.run_id)), model)
-    unreadable.report()
+    unreadable.report(has_column=output is not None or not evaluate)
 
 
 def _print_errors(errors: "ErrorAnalysis", model: "Model") -> None:
@@ -101,18 +101,27 @@ class Unreadable:
 
     def __init__(self) -> None:
         self.images, self.errors = 0, 0
+        self._first = ""
 
     def watch(self, answers: "Iterable[Answer]") -> "Iterator[Answer]":
         """Yield the answers unchanged, and count them."""
         for answer in answers:
             self.images += 1
             self.errors += answer.error is not None
+            self._first = self._first or (f"{answer.row.image}: {answer.error}" if answer.error else "")
             yield answer
 
-    def report(self) -> None:
-        """Print how many images could not be read and exit with `UNREADABLE`, if there are any."""
+    def report(self, has_column: bool) -> None:
+        """Print how many images could not be read and exit with `UNREADABLE`, if there are any.
+
+        `has_column` says whether the predictions, with their column `error`, have been written.
+        """
         if self.errors:
-            typer.echo(f"{self.errors:,} of {self.images:,} images could not be read: see the column error", err=True)
+            others = "The column error has all causes" if has_column else "Pass --output FILE to list all of them"
+            typer.echo(
+                f"{self.errors:,} of {self.images:,} images could not be read. {others}. The first is {self._first}",
+                err=True,
+            )
             raise typer.Exit(UNREADABLE)
 
 

@@ -86,10 +86,25 @@ def test_unreadable_images_become_rows_and_exit_code_1(
     ran = predict(served, capsys, tmp_path / "a.png", images, "--format", "jsonl")
     first, *others = (json.loads(line) for line in ran.out.splitlines())
     assert ran.code == 1
-    assert "1 of 10 images could not be read" in ran.err
+    assert "1 of 10 images could not be read. The column error has all causes. The first is " in ran.err
     assert first["error"].startswith("cannot be decoded: ")
     assert str(tmp_path) not in first["error"]
     assert all("class" in row for row in others)
+
+
+def test_evaluation_names_the_first_unreadable_image(
+    served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "class-0" / "a.png"
+    file.parent.mkdir()
+    file.write_text("no image")
+    ran = predict(served, capsys, file, images, "--evaluate")
+    assert ran.code == 1
+    assert "of 9 images classified correctly" in ran.out
+    assert f"Pass --output FILE to list all of them. The first is {file}: cannot be decoded: not an image" in ran.err
+    ran = predict(served, capsys, file, "--evaluate")
+    assert (ran.code, ran.out) == (1, "")
+    assert "1 of 1 images could not be read" in ran.err
 
 
 def test_path_with_a_zero_byte_is_a_row_with_an_error(
