@@ -3,8 +3,10 @@
 Threads decode images ahead, in order and in bounded memory.
 """
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -49,9 +51,21 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
     found = iter(model.predict(torch.from_numpy(np.stack(readable))).top(top) if readable else ())
     for row, pixels in batch:
         if isinstance(pixels, ImageError):
-            yield Answer(row, [], str(pixels).removeprefix(f"{row.image}: "))  # another column has the path
+            cause = str(pixels).removeprefix(f"{row.image}: ")  # another column has the path
+            yield Answer(row, [], cause + _folder_advice(row))
         else:
             yield Answer(row, next(found))
+
+
+def _folder_advice(row: Row) -> str:
+    """Return where the image of a table is, if it is missing in the current folder and the table's folder has it."""
+    if row.table is None or os.path.exists(row.image):
+        return ""
+    folder = Path(row.table).parent
+    found = folder / row.image
+    if not os.path.isfile(found):
+        return ""
+    return f". Paths in a table are relative to the current folder; {found} exists: run the command in {folder}"
 
 
 class LabelledPredictions:

@@ -83,8 +83,9 @@ class Model:
         """Predict the classes of images.
 
         `images` are paths, bytes of image files or Pillow images. They can also be a tensor [N, 3, H, W] of the model's
-        image size, with pixels (uint8) or outputs of `preprocess` (float). Raises `ImageError` for the first image that
-        cannot be read, and `UserError` if the tensor has another shape.
+        image size, with pixels from 0 to 255 (uint8) or outputs of `preprocess` (float). Float pixels from 0 to 1 are
+        neither, and give wrong predictions. Raises `ImageError` for the first image that cannot be read, and
+        `UserError` if the tensor has another shape.
         """
         if isinstance(images, Tensor):
             self._check_shape(images)

@@ -26,6 +26,8 @@ class Row(NamedTuple):
 
     image: str
     label: str | None = None
+    table: str | None = None
+    """The table that lists the image, if there is one."""
 
 
 class Columns(NamedTuple):
@@ -101,7 +103,7 @@ def _read_table(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
         if not image:
             raise UserError(f"{where}: no path in column {columns.image!r}")
         label = cell_text(row[columns.label], columns.label, where) if labelled else ""
-        yield Row(image, label or None)
+        yield Row(image, label or None, str(path))
 
 
 def _missing_column(where: str, row: dict[str, Any], column: str, option: str) -> UserError:

@@ -74,7 +74,7 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
     if ":" in model.name and model.name not in factories:
         raise ModelError(
             f"model {model.name}: a plan in the store names this factory, but the task file does not allow it; if you "
-            "trust its code, add it to `factories` in the task file"
+            f"trust its code, add it to `factories` in the task file, or in Python pass factories=[{model.name!r}]"
         )
 
 

@@ -139,7 +139,9 @@ def test_factory_in_a_store_runs_only_if_the_caller_names_it(tmp_path: Path) -> 
     factory = "support.trainings:dropout_net"
     served = make_served(tmp_path, 0, 1, model={"name": factory}, factories=[factory])
     folder = f"{served.task.store}/pets"
-    with pytest.raises(retrain.UserError, match="add it to `factories` in the task file"):
+    with pytest.raises(
+        retrain.UserError, match=rf"`factories` in the task file, or in Python pass factories=\['{factory}'\]"
+    ):
         retrain.load_champion(folder)
     assert retrain.load_champion(folder, factories=[factory]).classes == ("class-0", "class-1")
 

@@ -170,7 +170,29 @@ def test_labels_in_tables_are_read_as_drops_read_them(tmp_path: Path) -> None:
     """A column of whole numbers with missing values contains 3.0 for class 3."""
     table = pyarrow.table({"image": ["a.png", "b.png"], "label": [3.0, float("nan")]})
     parquet.write_table(table, tmp_path / "t.parquet")
-    assert list(read_rows([str(tmp_path / "t.parquet")], labelled=True)) == [Row("a.png", "3"), Row("b.png", None)]
+    assert list(read_rows([str(tmp_path / "t.parquet")], labelled=True)) == [
+        Row("a.png", "3", str(tmp_path / "t.parquet")),
+        Row("b.png", None, str(tmp_path / "t.parquet")),
+    ]
+
+
+def test_error_of_a_table_names_the_folder_that_has_the_image(
+    served: Served, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = images / "t.csv"
+    table.write_text("image\nclass-0/0.png\nnowhere.png\na\0b\n")
+    monkeypatch.chdir(tmp_path)
+    ran = predict(served, capsys, table, "--format", "jsonl")
+    first, second, third = (json.loads(line)["error"] for line in ran.out.splitlines())
+    assert first == (
+        "cannot be read: No such file or directory. Paths in a table are relative to the current folder; "
+        f"{images}/class-0/0.png exists: run the command in {images}"
+    )
+    assert (ran.code, second) == (1, "cannot be read: No such file or directory")
+    assert third.endswith("it contains a zero byte")
+    monkeypatch.chdir(images)
+    assert "class" in json.loads(predict(served, capsys, table, "--format", "jsonl").out.splitlines()[0])
+    table.unlink()
 
 
 def test_error_gives_the_number_of_a_row_without_a_path(tmp_path: Path) -> None:
