@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from retrain.utils.clock import DURATION_PATTERN
+from retrain.utils.clock import DURATION_PATTERN, DURATION_WORDS
 from retrain.utils.text import has_credentials
 
 CREDENTIALS_MESSAGE = "must not contain a user, password or query: credentials come from the environment"
@@ -39,6 +39,19 @@ def parse_bytes(quantity: Bytes) -> int:
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN)]
 """A time such as 30m, 6h, 2d or 1w: minutes, hours, days or weeks."""
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+"""Pattern of a task's name."""
+
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+"""Pattern of a SHA-256 digest."""
+
+PATTERN_WORDS = {
+    DURATION_PATTERN: DURATION_WORDS,
+    NAME_PATTERN: "1 to 63 lower-case letters, digits and hyphens, with a letter or a digit at both ends",
+    SHA256_PATTERN: "a SHA-256 digest: 64 digits of 0-9 and a-f",
+}
+"""Descriptions of patterns, for messages. Other fields with a pattern give examples in their own descriptions."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

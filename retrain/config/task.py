@@ -19,7 +19,17 @@ from retrain.config import Metric
 from retrain.config.augmentation import Augmentation
 from retrain.config.automation import Erase, Tracking, Trigger, Webhook
 from retrain.config.cron import Cron
-from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
+from retrain.config.fields import (
+    NAME_PATTERN,
+    SHA256_PATTERN,
+    Bytes,
+    ConfigModel,
+    Duration,
+    IdentityIfSet,
+    NoCredentials,
+    NotIdentity,
+    Share,
+)
 from retrain.config.frame import Background, Fit, Frame, ImageSize, as_frame
 from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
@@ -119,7 +129,7 @@ class Model(ConfigModel):
     pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
     """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
     a timm network in Hugging Face's local cache. The last layer is newly initialized."""
-    pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
+    pretrained_sha256: Annotated[Annotated[str, Field(pattern=SHA256_PATTERN)] | None, IdentityIfSet] = None
     """SHA-256 of the file that pretrained names (default: each plan records the SHA-256 of the file that it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments of the factory, such as width (channels of a resnet's first stage, hidden units of an mlp) and
@@ -303,7 +313,7 @@ SCHEMA_VERSION = 1
 class Task(ConfigModel):
     """One retraining problem: where its data and models are, and how it is retrained."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     """Name used in paths, metrics and the cluster: at most 63 lower-case letters, digits and hyphens."""
     schema_version: Annotated[PositiveInt, NotIdentity] = SCHEMA_VERSION
     """Version of the file's format. `retrain task migrate` updates a file of an earlier version."""

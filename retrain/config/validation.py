@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from retrain.config.fields import ConfigModel
+from retrain.config.fields import PATTERN_WORDS, ConfigModel
 from retrain.config.recipe import Recipe
 from retrain.config.task import SCHEMA_VERSION, Task
 from retrain.errors import TaskError
@@ -146,6 +146,8 @@ def _problem(detail: ErrorDetails) -> _Problem:
             allowed = detail["ctx"]["expected_tags"].replace("'", "")
             kind = detail["ctx"]["discriminator"].replace("'", "")
             return _Problem((*path, kind), f"must be one of {allowed}", f" (got {shortened(got[kind])})")
+        case "string_pattern_mismatch" if rule := PATTERN_WORDS.get(detail["ctx"]["pattern"]):
+            return _Problem(path, f"must be {rule}", f" (got {shortened(got)})")
         case "string_pattern_mismatch" | "string_type" if described := _description(path, model):
             return _Problem(path, f"is not valid: {described}", f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":

@@ -76,7 +76,11 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
                 "content digest from the table of `retrain data review --csv`"
             )
         if len(shown) > 1:
-            raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give the drop, too")
+            drops = ", ".join(sorted({place.drop.id for place, _ in found}))
+            which = "its content digest" if selection.drop else "its drop"
+            raise DropError(
+                f"{selection.where}: {len(found)} samples have the key {selection.key} ({drops}): give {which}"
+            )
         contents |= shown - {b""}
         for place, row in found:
             rows[place.drop.id].add(row)

@@ -96,7 +96,7 @@ def settings_for(iterations: int, task: Task, schedule: int) -> str:
     while batch_size > SMALL_BATCH and schedule * training.batch_size < iterations * batch_size:
         batch_size //= 2
     ways = [f"training.epochs to {math.ceil(training.epochs * iterations / schedule):,} or more"]
-    if batch_size < training.batch_size:
+    if batch_size < training.batch_size and schedule * training.batch_size >= iterations * batch_size:
         ways.insert(0, f"training.batch_size to {batch_size}")
     return ", or ".join(ways)
 

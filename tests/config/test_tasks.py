@@ -204,8 +204,8 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
         "flowers.yaml: data.std.2: must be a number (got 'x')",
         "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
-        "flowers.yaml: name: is not valid: Name used in paths, metrics and the cluster: at most 63 "
-        "lower-case letters, digits and hyphens (got 'Flowers')",
+        "flowers.yaml: name: must be 1 to 63 lower-case letters, digits and hyphens, with a letter or a digit at both "
+        "ends (got 'Flowers')",
         "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
         "flowers.yaml: recipe.schedule.scale: must be 'auto' or a number (got 'fast')",
         "flowers.yaml: target.level: must be greater than 0 (got 0)",
@@ -223,7 +223,9 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("data.augmentation.resized_crop.scale=[1, 0.3]", "must be two values: the smallest, then the largest"),
         ("data.aliases=[a]", "must be a mapping (got ['a'])"),
         ("data.mean=0.5", "must be a list (got 0.5)"),
-        ("trigger.quiet_period=1s", "is not valid: Time that must pass after the last drop landed (30m, 6h, 2d, 1w)"),
+        ("trigger.quiet_period=1s", "must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"),
+        ("trigger.max_wait=7 days", "must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"),
+        ("model.pretrained_sha256=AB", "must be a SHA-256 digest: 64 digits of 0-9 and a-f (got 'AB')"),
         ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
     ],
 )
@@ -343,7 +345,7 @@ def test_full_template_shows_fields_below_their_descriptions() -> None:
 
 def test_template_with_an_invalid_name_is_refused() -> None:
     with pytest.raises(
-        TaskError, match=r"name: is not valid: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
+        TaskError, match=r"name: must be 1 to 63 lower-case letters, digits and hyphens, .* \(got 'Bad Name'\)"
     ):
         task_template("Bad Name")
 

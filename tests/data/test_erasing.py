@@ -271,6 +271,15 @@ def test_drop_without_a_sample_list_is_amended_and_erased(tmp_path: Path) -> Non
     assert [len(decoded[split].labels) for split in SPLITS] == [8, 8, 8]
 
 
+def test_erasing_an_ambiguous_key_names_its_drops(tmp_path: Path) -> None:
+    where, drop = ingest_layout("pack", "tree", tmp_path)
+    (tmp_path / "more/cat").mkdir(parents=True)
+    (tmp_path / f"more/cat/{NAME}.png").write_bytes(png(8000))
+    pack(tmp_path / "more", TASK, where.store, drop_id="week-46")
+    with pytest.raises(DropError, match=rf"--key: 2 samples have the key .* \({drop.id}, week-46\): give its drop"):
+        forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
+
+
 def test_erase_command_reports_its_erasure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     where, _ = ingest_layout("pack", "tree", tmp_path)
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {where.store.url}\ndata: {{image_size: 8}}\n")
