@@ -114,7 +114,10 @@ class Intake:
                 yield self._drops[drop], table
 
     def resolve(self, read: ReadDrop, drop_id: str) -> Resolved:
-        """Decide the use of each sample of a drop. Raises `DropError` if the task's settings refuse the drop."""
+        """Decide the use of each sample of a drop: its split, or the reason to leave it out.
+
+        Raises `DropError` if the task's settings refuse the drop.
+        """
         data = self.task.data
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
@@ -153,7 +156,7 @@ class Intake:
         holder = self._holder(resolved)
         if tell:
             nothing_new = () if resolved.relabelled else (NOTHING_NEW,)
-            # a new drop's manifest shows its notes
+            # the manifest of a new drop has its notes
             not_shown = (*resolved.notes(), *read.notes(), *nothing_new) if holder else ()
             for sentence in (*resolved.sentences(), *self._describe_alike(drop_id, resolved.table), *not_shown):
                 tell(sentence)

@@ -18,7 +18,8 @@ FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
 def studies_folder() -> Path:
     """Return the folder of study files.
 
-    This is $RETRAIN_STUDIES, or studies/ in the working directory. If neither exists, it is the package's folder.
+    This is $RETRAIN_STUDIES if it is set, or studies/ in the working directory if it exists, or else the folder that is
+    installed with the package.
     """
     if folder := os.environ.get("RETRAIN_STUDIES"):
         return Path(folder)
@@ -36,9 +37,9 @@ def load_study(name_or_path: str) -> Study:
     """Read a study. Text with a suffix or a slash is a path. Other text is a name, looked up in the folder.
 
     A file with `extends: OTHER` takes absent fields from OTHER.yaml in the same folder. It never takes `findings` and
-    `claims`, because these describe the other study's runs. It takes `paper` only if it has no field `repeats`.
-    `paper: OTHER`, or a list of names, takes the paper's rows from OTHER.yaml. Raises `StudyError` with one line for
-    each problem.
+    `claims`, because these describe the other study's runs. The field `paper` has the rows of a paper's table that the
+    results are compared with. A file with its own list of repeated tables (`repeats`) does not take `paper`. `paper:
+    OTHER`, or a list of names, takes the rows from OTHER.yaml. Raises `StudyError` with one line for each problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     if not is_path:

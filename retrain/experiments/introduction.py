@@ -44,7 +44,8 @@ def describe_subject(study: Study) -> str:
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
     of_papers = [item for item in study.repeats if not item.startswith(OWN)]
     sentences = [
-        "This page is for readers who compare `retrain` with the papers."
+        "This page is for readers who compare `retrain` with the papers of [Ash & "
+        "Adams](https://arxiv.org/abs/1910.08475) and [Verwimp et al.](https://arxiv.org/abs/2502.21147)."
         if of_papers
         else "This page is for readers who choose methods and settings."
     ]

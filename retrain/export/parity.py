@@ -23,7 +23,7 @@ class Parity(Record):
     format: Format
     images: int
     other_labels: int
-    """Number of images that the program and the network give different classes."""
+    """Number of images for which the exported program and the network predict different classes."""
     largest_difference: float
     """Largest absolute difference of a logit."""
 

@@ -36,7 +36,7 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
         files = context.champion_files(champion)
         before = files.plan()
         known = before.dataset.classes
-        same = before.task.data.frame == plan.task.data.frame  # no other setting changes the images
+        same = before.task.data.frame == plan.task.data.frame  # the settings that change the images
         seen = test if same else _test(context, before, plan)
         opponent = _predict_as(context, files, plan, seen).select(learnable)
         comparison = _compare(plan, champion, labels[learnable], opponent, candidate)
@@ -91,19 +91,19 @@ def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
     return learnable if learnable.any() else torch.ones_like(learnable)
 
 
-def _test(context: Context, plan: Plan, evaluated: Plan) -> Samples:
-    """Return the test samples of the evaluated run's dataset, in the image format of `plan`."""
-    return context.samples(evaluated.dataset, ["test"], plan.task.data, evaluated.loading)["test"]
+def _test(context: Context, plan: Plan, candidate: Plan) -> Samples:
+    """Return the test samples of the candidate's dataset, in the image format of `plan`."""
+    return context.samples(candidate.dataset, ["test"], plan.task.data, candidate.loading)["test"]
 
 
-def _predict_as(context: Context, files: RunFiles, evaluated: Plan, test: Samples) -> Predictions:
-    """Return a run's predictions as classes of the evaluated run, on the CPU.
+def _predict_as(context: Context, files: RunFiles, candidate: Plan, test: Samples) -> Predictions:
+    """Return the champion's predictions on the CPU, with classes numbered as in the candidate's dataset.
 
-    A class that the evaluated run lacks becomes -1.
+    A class that this dataset lacks becomes -1.
     """
     plan = files.plan()
     predicted, _, top = _predict(context, files, plan, test)
-    index_of = {name: index for index, name in enumerate(evaluated.dataset.classes)}
+    index_of = {name: index for index, name in enumerate(candidate.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
     return Predictions(translate[predicted], _is_among(test.labels.cpu(), translate[top]))
 
@@ -139,7 +139,8 @@ def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> 
         network.load_state_dict(files.weights())
     except RuntimeError as error:
         raise ModelError(
-            f"the weights of {plan.run_id} do not match the network {plan.task.model.name}: {error}"
+            f"the weights of {plan.run_id} do not match the network {plan.task.model.name}: {error}. "
+            "Install the versions that the run was trained with, or train it again"
         ) from error
     return network
 

@@ -51,10 +51,10 @@ def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:
         return f"{how}, unless it is running on Kubeflow" if task.kubeflow.host else how
     command = f"retrain gc --task {task_argument(task.name)}"
     later = " and later ones" if plan.purpose == "trial" else ""
-    champion = f"a champion trained on its drops{later}"
+    champion = f"a model trained on its drops{later}"
     return (
         "its drops, champion or settings are no longer the current ones, so no command resumes it; "
-        f"`{command}` removes its checkpoints once {champion} is older than --older-than (90d)"
+        f"`{command}` removes its checkpoints 90 days (--older-than) after the promotion of {champion}"
     )
 
 
@@ -62,7 +62,7 @@ def _describe_state(store: TaskStore, run_id: str) -> tuple[str, str]:
     """Return texts for the saved state of a run, and for the effect of a command that continues it."""
     resumes = "resumes it"
     if store.run(run_id).result():
-        return "it is trained but not recorded", resumes
+        return "its training is complete, but it has no record yet", resumes
     with store.run(run_id).checkpoints() as checkpoints:
         iteration = checkpoints.iteration()
     if iteration:
@@ -86,7 +86,8 @@ def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime, effec
     if _makes(task, store, request, now, plan):
         return f"`{command}` {effect}"
     if _makes(plan.task, store, request, now, plan):
-        return f"`{command}` with the settings in {store.url}/{store.keys.run(plan.run_id, 'plan.json')} {effect}"
+        settings = f"{store.url}/{store.keys.run(plan.run_id, 'plan.json')}"
+        return f"with the settings of {settings} in the task file, `{command}` {effect}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Output that cannot be written gives one message. Characters that cannot be encoded are replaced."""
+"""Print to a full disk, to a closed pipe, and in encodings that lack a character."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_output_to_a_full_disk_gives_one_message(words: list[str], task_file: st
     assert ended.stderr == "retrain: standard output cannot be written: No space left on device\n"
 
 
-def test_closed_pipe_ends_without_traceback(task_file: str) -> None:
+def test_command_with_closed_output_pipe_prints_no_error(task_file: str) -> None:
     command = [*RETRAIN, "history", "--json", "--task", task_file]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout

@@ -1,4 +1,4 @@
-"""Submission to Kubeflow Pipelines over HTTP, with KFP's own Python client."""
+"""Submit to Kubeflow Pipelines over HTTP, with KFP's own Python client."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -151,7 +151,7 @@ def test_pipeline_that_was_renamed_in_the_ui_is_found_again(kfp: KfpServer) -> N
     assert register(task(kfp), build_pipeline) == first._replace(new=False)
 
 
-def test_same_task_at_another_address_adds_no_version(kfp: KfpServer) -> None:
+def test_another_kubeflow_address_adds_no_pipeline_version(kfp: KfpServer) -> None:
     first = register(task(kfp), build_pipeline)
     elsewhere = Task(name="pets", store="s3://bucket/prefix", kubeflow=Kubeflow(host=f"{kfp.url}/"))
     assert register(elsewhere, build_pipeline) == first._replace(new=False)
@@ -166,7 +166,7 @@ def test_client_outside_a_cluster_uses_a_given_token(kfp: KfpServer, monkeypatch
     assert set(kfp.tokens) == {"Bearer secret"}
 
 
-def test_client_reads_the_service_account_token_again(
+def test_client_uses_a_rotated_service_account_token(
     kfp: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
@@ -190,7 +190,7 @@ def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
 
 @pytest.mark.parametrize("namespace", [None, "team"])
 def test_website_at_kubeflows_address_is_reported(kfp: KfpServer, namespace: str | None) -> None:
-    """The client reads a web page as an empty reply. Without this check, a submission would seem to succeed."""
+    """KFP's client reads a web page as an empty reply, so without this check a submission would seem to succeed."""
     kfp.refuses[""] = PAGE
     with pytest.raises(SubmitError, match=f"{kfp.url}: this is not the address of the API of Kubeflow Pipelines"):
         reach(Kubeflow(host=kfp.url, namespace=namespace))

@@ -102,7 +102,7 @@ def test_status_names_the_command_that_resumes_each_run(workspace: Workspace) ->
         plain: f"`retrain run --task pets` {starts}",
         baseline: f"`retrain baseline --task pets` {starts}",
         trial: f"{command} {starts}",
-        seeded: f"{command} with the settings in {workspace.store.url}/pets/runs/{seeded}/plan.json {starts}",
+        seeded: f"with the settings of {workspace.store.url}/pets/runs/{seeded}/plan.json in the task file, {command} {starts}",
     }
     on_kubeflow = TASK.model_copy(update={"kubeflow": Kubeflow(host="http://kfp")})
     assert all(one.endswith(", unless it is running on Kubeflow") for one in status(workspace, on_kubeflow).unfinished)

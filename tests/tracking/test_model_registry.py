@@ -247,7 +247,7 @@ def test_resource_that_another_process_creates_is_used(
     assert read_registry(address, store) == before
 
 
-def test_champion_that_changes_during_the_export_is_marked(
+def test_export_marks_a_champion_that_changed_meanwhile(
     store: TaskStore, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = RegistryClient.change

@@ -118,7 +118,7 @@ def half_right(total: int) -> Samples:
 
 
 @pytest.mark.parametrize("needed", [0.45, 0.5, 0.52, 0.55, 0.6])
-def test_partial_evaluation_can_only_reject(needed: float) -> None:
+def test_partial_evaluation_never_reports_a_reached_target(needed: float) -> None:
     held, drawn = half_right(4000), torch.Generator().manual_seed(0)
     for _ in range(60):
         measured = measure(Bright(), held, torch.randperm(4000, generator=drawn), NORMALIZE, needed)
@@ -154,7 +154,7 @@ def right(share: float, total: int) -> Samples:
     return held
 
 
-def test_partial_and_full_evaluations_reach_the_target_alike() -> None:
+def test_partial_evaluations_find_the_target_as_full_ones_do() -> None:
     """Use the curves of real runs. The target of each run is its final accuracy."""
     total, drawn, used, full = 2000, torch.Generator().manual_seed(0), 0, 0
     for accuracies in curves("digits"):
@@ -180,7 +180,7 @@ def plan_with_groups(known: int = 1, parent: str | None = "scratch-0") -> Plan:
     return plan.model_copy(update={"target": target})
 
 
-def test_groups_equal_loops_over_samples(network: nn.Module) -> None:
+def test_group_accuracies_equal_a_loop_over_samples(network: nn.Module) -> None:
     held = samples([20, 30, 50], CLASSES)
     order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
     measured = measure(network, held, order, NORMALIZE, 0.0, groups=Groups.of(plan_with_groups(), held))
@@ -210,7 +210,7 @@ def test_groups_without_samples_have_no_accuracy(network: nn.Module) -> None:
         assert measured.newest is None
 
 
-def test_groups_of_a_rejected_evaluation_have_no_accuracy(network: nn.Module) -> None:
+def test_groups_have_no_accuracy_if_evaluation_stops_early(network: nn.Module) -> None:
     held = samples([3 * CHUNK, 30, 50], CLASSES)
     groups = Groups.of(plan_with_groups(), held)
     measured = measure(network, held, torch.arange(len(held)), NORMALIZE, needed=1.0, groups=groups)
@@ -231,7 +231,7 @@ def test_train_accuracy_uses_a_subset_and_counts_as_cost() -> None:
 
 
 def test_exact_counters_come_from_evaluations_after_each_epoch() -> None:
-    """In eq. 6 of Verwimp et al., E epochs have E evaluations. The last evaluation is at the end of the run."""
+    """Compare the counters with eq. 6 of Verwimp et al., with one evaluation after each epoch."""
     training = TASK.training.model_copy(update={"learning_speed": "exact", "epochs": 3.0})
     run = run_of(plan_of(TASK.model_copy(update={"training": training})))
     correct, passes = torch.zeros(160), 0
@@ -258,7 +258,7 @@ def test_partial_evaluations_grow_to_the_full_split(total: int) -> None:
     assert all(1 < later / earlier <= 1.51 for earlier, later in pairwise(ends))
 
 
-def test_rejection_risk_is_higher_before_expected_from() -> None:
+def test_risk_of_a_wrong_stop_is_higher_in_early_iterations() -> None:
     target = target_at(0.8).model_copy(update={"expected_from": 60})
     assert [is_early(target, iteration) for iteration in (1, 59, 60, 100)] == [True, True, False, False]
     assert not is_early(target_at(0.8), 1)
@@ -266,6 +266,6 @@ def test_rejection_risk_is_higher_before_expected_from() -> None:
     assert (rejection_risk(True, 10), rejection_risk(False, 10)) == (EARLY_RISK, RISK / 10)
 
 
-def test_early_evaluation_stops_only_below_the_needed_accuracy() -> None:
+def test_evaluation_in_early_iterations_stops_below_target() -> None:
     needed, total = 600, 1000
     assert tail_probability(118, 200, needed, total) < EARLY_RISK < tail_probability(122, 200, needed, total)

@@ -1,4 +1,7 @@
-"""The results of the suite, one line of `results.jsonl` for each method, drop, regime and seed."""
+"""Read and write the results of the regimes: one line of `results.jsonl` for each method, drop, regime and seed.
+
+A regime is a data set, a network, and the order in which the images arrive as drops.
+"""
 
 import fcntl
 import os
@@ -29,7 +32,10 @@ class Key(NamedTuple):
 
 
 class SuiteRun(Record):
-    """The result of one method on one drop, summed over all runs on the drop: the first run and its escalations."""
+    """The result of one method on one drop, summed over all runs on the drop.
+
+    A run that misses its target may be followed by runs with longer schedules (escalation).
+    """
 
     regime: str
     seed: int
@@ -38,9 +44,9 @@ class SuiteRun(Record):
     outcome: str
     """Outcome of the last run."""
     promoted: bool | None
-    """The gate's decision. None for a calibration."""
+    """The gate's decision. None for a scratch run that only measures the baseline."""
     start: str
-    """The plan's reason for the initial weights."""
+    """Reason for the initial weights, as the plan states it."""
     attempts: int
     """Number of runs on the drop."""
     iterations: int
@@ -59,7 +65,7 @@ class SuiteRun(Record):
     """Test accuracy of the champion after the gate's decision."""
     target_accuracy: float | None
     provenance: str | None
-    """Provenance of the target: measured or carried."""
+    """measured: the target comes from a baseline on this dataset. carried: from a baseline on earlier drops."""
     expected_scratch: float | None
     """The plan's estimate of scratch's iterations on this data."""
     savings: Savings | None
@@ -124,7 +130,7 @@ def _champion_accuracy(record: RunRecord) -> float | None:
 
 
 class SuiteAdvice(Record):
-    """The advice of `retrain study recommend` after the second drop. Scratch was trained on both drops before."""
+    """The advice of `retrain study recommend` after the second drop. A scratch run on both drops has ended before."""
 
     regime: str
     seed: int
@@ -132,7 +138,7 @@ class SuiteAdvice(Record):
     """A preset, or scratch."""
     why: str
     iterations: int
-    """Iterations of all races together."""
+    """Iterations of all trial runs that compare the presets."""
     schedule: int
     """Iterations of scratch's full training on this data."""
     commit: str

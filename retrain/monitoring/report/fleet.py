@@ -16,7 +16,7 @@ from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
 
 MONTHS = 24
-"""Number of newest months on the page."""
+"""Largest number of months on the page, newest first. It keeps the table short."""
 
 
 class FleetTask(NamedTuple):
@@ -51,9 +51,9 @@ class Month(NamedTuple):
     cost: Mapping[str, float]
     """Money spent, by currency. Empty if no task sets a price."""
     saved: Mapping[str, float]
-    """Money saved (net), compared with s_scratch, by currency."""
+    """Net money saved, by currency, compared with training from scratch until it first reaches its final accuracy."""
     saved_whole: Mapping[str, float]
-    """Money saved (net), compared with full trainings from scratch, by currency."""
+    """Net money saved, by currency, compared with whole trainings from scratch."""
 
 
 def read_fleet(tasks: Iterable[Task]) -> list[FleetTask]:
@@ -90,7 +90,7 @@ def _month(name: str, records: Sequence[RunRecord]) -> Month:
 
 
 def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | None = None) -> str:
-    """Return the page as HTML. `link_to` returns the address of a task's page. None if tasks have no pages."""
+    """Return the page as HTML. `link_to` returns the address of a task's page, or is None."""
     records = [record for task in tasks for record in task.records]
     return (
         make_environment()
