@@ -98,11 +98,12 @@ def test_status_names_the_command_that_resumes_each_run(workspace: Workspace) ->
     seeded = interrupt(workspace, Request("naive", "trial"), other)
     advice = {sentence.partition(" ")[0]: sentence.partition(": ")[2] for sentence in status(workspace).unfinished}
     command, starts = "`retrain run --task pets --method naive --trial`", "starts it again from the beginning"
+    plan = f"{workspace.store.url}/pets/runs/{seeded}/plan.json"
     assert advice == {
         plain: f"`retrain run --task pets` {starts}",
         baseline: f"`retrain baseline --task pets` {starts}",
         trial: f"{command} {starts}",
-        seeded: f"with the settings of {workspace.store.url}/pets/runs/{seeded}/plan.json in the task file, {command} {starts}",
+        seeded: f"with the settings of {plan} in the task file, {command} {starts}",
     }
     on_kubeflow = TASK.model_copy(update={"kubeflow": Kubeflow(host="http://kfp")})
     assert all(one.endswith(", unless it is running on Kubeflow") for one in status(workspace, on_kubeflow).unfinished)

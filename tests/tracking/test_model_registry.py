@@ -1,4 +1,4 @@
-"""A Kubeflow Model Registry gets every promoted model, and the champion is marked in it.
+"""Export every promoted model to a Kubeflow Model Registry, and mark the champion in it.
 
 Exports may be interrupted, repeated, and run at the same time. The tests use a simulated server, and a real server
 if $RETRAIN_TEST_MODEL_REGISTRY has its address.
