@@ -127,7 +127,7 @@ def test_status_names_the_command_that_clears_an_abandoned_run(workspace: Worksp
     assert status(workspace).unfinished == (), "the run has left no checkpoint"
     save_state(workspace, run_id)
     [told] = status(workspace).unfinished
-    assert "`retrain gc --task pets` removes its checkpoints 90 days (--older-than) after the promotion of a model" in told
+    assert "`retrain gc --task pets` removes its checkpoints 90 days (--older-than) after the promotion" in told
     assert isinstance(stages.run_task(workspace.context, TASK, REQUEST), RunRecord)
     assert len(status(workspace).unfinished) == 1
     with workspace.store.lock() as locked:
