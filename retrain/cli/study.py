@@ -64,7 +64,8 @@ def run(
     except (Preempted, KeyboardInterrupt):
         LOGGER.info("%s: stopped; run the command again to resume it", runs.study.name)
         raise Preempted from None
-    typer.echo(f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows the results")
+    command = f"retrain study report {study} --store {store}"
+    typer.echo(f"{runs.study.name}: {done} runs done, none left; `{command}` shows the results")
 
 
 def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
@@ -118,14 +119,16 @@ def report(
 
 @app.command("list")
 def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
-    """List every table and figure of the papers with its studies and their status."""
+    """List every table and figure of the papers, and your own questions, with their studies and their status."""
     from retrain.experiments.catalogue import entries, list_missing
+    from retrain.experiments.files import valid_studies
 
-    for (item, about), found in groupby(entries(root, out), key=lambda entry: (entry.item, entry.about)):
+    studies = valid_studies()
+    for (item, about), found in groupby(entries(studies, root, out), key=lambda entry: (entry.item, entry.about)):
         typer.echo(f"{item}: {about}")
         for entry in found:
             typer.echo(f"    {entry.study:<48} {entry.status}" if entry.study else f"    {entry.status}")
-    for line in list_missing(root):
+    for line in list_missing(studies, root):
         typer.echo(f"data set {line}")
 
 

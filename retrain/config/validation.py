@@ -107,11 +107,19 @@ def validate_document(document: Mapping[Any, Any], source: str, options: Mapping
     try:
         return Task.model_validate(fill_in_default_names(document))
     except ValidationError as error:
-        lines = []
-        for problem in _merged(_problem(detail) for detail in error.errors()):
-            named = (option for path, option in options.items() if _related(problem.path, path))
-            lines.append(f"{next(named, source)}: {'.'.join(problem.path)}: {problem.message}{problem.value}")
-        raise TaskError("\n".join(lines)) from None
+        raise TaskError(describe_problems(error, Task, source, options)) from None
+
+
+def describe_problems(
+    error: ValidationError, model: type[ConfigModel], source: str, options: Mapping[FieldPath, str] = NO_OPTIONS
+) -> str:
+    """Return one line for each problem of a document. It names the option that set the field, or else `source`."""
+    lines = []
+    for problem in _merged(_problem(detail, model) for detail in error.errors()):
+        named = (option for path, option in options.items() if _related(problem.path, path))
+        place = ": ".join([next(named, source), *filter(None, [".".join(problem.path)])])
+        lines.append(f"{place}: {problem.message}{problem.value}")
+    return "\n".join(lines)
 
 
 def _related(path: FieldPath, other: FieldPath) -> bool:
@@ -129,17 +137,19 @@ def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
     return list(merged.values())
 
 
-def _problem(detail: ErrorDetails) -> _Problem:
+def _problem(detail: ErrorDetails, root: type[ConfigModel]) -> _Problem:
     """Return one of pydantic's errors as a problem that users understand."""
-    path, model = _place(detail["loc"], Task)
+    path, model = _place(detail["loc"], root)
     got = detail["input"]
     match detail["type"]:
         case "extra_forbidden" | "invalid_key":
-            return _Problem(path, _unknown(path, model), "")
+            return _Problem(path, _unknown(path, model, root), "")
         case "missing":
             return _Problem(path, "is missing", "")
         case "secret" | "incomplete":
             return _Problem(path, detail["msg"], "")
+        case "value_error" if "should" not in detail["msg"]:
+            return _Problem(path, str(detail["ctx"]["error"]), "")
         case "explained":
             return _Problem(path, detail["msg"], f" (got {shortened(got)})")
         case "union_tag_invalid":
@@ -186,13 +196,13 @@ def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[F
     return (str(step), *path), model
 
 
-def _unknown(path: FieldPath, model: type[ConfigModel]) -> str:
+def _unknown(path: FieldPath, model: type[ConfigModel], root: type[ConfigModel]) -> str:
     """Return the message for an unknown field: the allowed fields, and the most similar name, if there is one."""
     word, allowed = path[-1], list(model.model_fields)
-    if owners := [name for name, kind in models_by_name_at(path[:-1]).items() if word in kind.model_fields]:
+    if owners := [name for name, kind in models_by_name_at(path[:-1], root).items() if word in kind.model_fields]:
         hint = f"; it is a field of {' and '.join(owners)} only"
     else:
         siblings = {name: ".".join((*path[:-1], name)) for name in allowed}
-        anywhere = {full.rpartition(".")[2]: full for full in settable_paths()}
+        anywhere = {full.rpartition(".")[2]: full for full in settable_paths(root)}
         hint = did_you_mean(word, siblings) or did_you_mean(word, anywhere)
     return f"unknown field {word!r}; allowed: {', '.join(allowed)}{hint}"

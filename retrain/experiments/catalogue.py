@@ -1,13 +1,12 @@
 """The status of the papers' tables, figures and sections that report runs, and of this project's questions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from retrain.errors import StudyError
 from retrain.experiments import kept_runs
 from retrain.experiments.datasets import how_to_get, is_available
-from retrain.experiments.files import all_studies
 from retrain.experiments.papers import Claim
 from retrain.experiments.settings import Study
 
@@ -72,13 +71,14 @@ class Entry(NamedTuple):
     status: str
 
 
-def entries(root: Path, evidence: Path) -> Iterator[Entry]:
+def entries(studies: Sequence[Study], root: Path, evidence: Path) -> Iterator[Entry]:
     """Yield an entry for each pair of an item (a table, figure or question) and a study of it.
 
-    An item without a study has one entry. Raises the errors of `all_studies`.
+    An item without a study has one entry. Items that only the studies name come last.
     """
-    studies = all_studies()
-    for item, about in _items():
+    items = dict(_items())
+    items |= {item: "your own question" for study in studies for item in study.repeats if item not in items}
+    for item, about in items.items():
         repeating = [study for study in studies if item in study.repeats]
         yield from (Entry(item, about, each.name, status(each, root, evidence)) for each in repeating)
         if not repeating:
@@ -102,9 +102,9 @@ def missing_data(study: Study, root: Path) -> list[str]:
     return list(dict.fromkeys(data.name for data in study.data if not is_available(data.name, root)))
 
 
-def list_missing(root: Path) -> Iterator[str]:
-    """Yield the missing data sets of all studies, each with instructions to get it."""
-    for name in dict.fromkeys(name for study in all_studies() for name in missing_data(study, root)):
+def list_missing(studies: Sequence[Study], root: Path) -> Iterator[str]:
+    """Yield the missing data sets of the studies, each with instructions to get it."""
+    for name in dict.fromkeys(name for study in studies for name in missing_data(study, root)):
         yield f"{name}: {how_to_get(name, root)}"
 
 

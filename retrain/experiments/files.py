@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from retrain.config.loading import load_yaml, own_folder
-from retrain.errors import StudyError
+from retrain.config.validation import describe_problems
+from retrain.errors import StudyError, UserError
 from retrain.experiments.settings import Study
 from retrain.utils.logs import LOGGER
 
@@ -28,9 +29,21 @@ def studies_folder() -> Path:
 
 def all_studies() -> list[Study]:
     """Read every study in the folder. Raises `StudyError` if a file is wrong or there is none."""
-    if not (names := _study_names()):
-        raise StudyError(f"there are no studies in {studies_folder()}: set RETRAIN_STUDIES to their folder")
-    return [load_study(name) for name in names]
+    return [load_study(name) for name in _existing_names()]
+
+
+def valid_studies() -> list[Study]:
+    """Read every valid study in the folder, and log a warning for each wrong file.
+
+    Raises `StudyError` if there is no file.
+    """
+    studies = []
+    for name in _existing_names():
+        try:
+            studies.append(load_study(name))
+        except UserError as error:
+            LOGGER.warning("study %s is left out, because its file is wrong: %s", name, error)
+    return studies
 
 
 def load_study(name_or_path: str) -> Study:
@@ -51,13 +64,7 @@ def load_study(name_or_path: str) -> Study:
     try:
         return Study.model_validate(_with_rows_of(path, _read(path)))
     except ValidationError as error:
-        raise invalid_file(path, "study", error) from None
-
-
-def invalid_file(path: Path, kind: str, error: ValidationError) -> StudyError:
-    """Return the error for an invalid file of a study or a regime, with one line for each problem."""
-    lines = (f"{path}: {'.'.join(map(str, each['loc'])) or kind}: {each['msg']}" for each in error.errors())
-    return StudyError("\n".join(lines))
+        raise StudyError(describe_problems(error, Study, str(path))) from None
 
 
 def _current_name(name: str) -> str:
@@ -70,6 +77,12 @@ def _current_name(name: str) -> str:
 
 def _study_names() -> list[str]:
     return sorted(path.stem for path in studies_folder().glob("*.yaml"))
+
+
+def _existing_names() -> list[str]:
+    if names := _study_names():
+        return names
+    raise StudyError(f"there are no studies in {studies_folder()}: set RETRAIN_STUDIES to their folder")
 
 
 def _read(path: Path) -> dict[Any, Any]:

@@ -122,10 +122,8 @@ class Method(ConfigModel):
         for path, value in _flatten(self.set):
             aspects = _aspects_of(path, value)
             if aspects and not set(aspects) & set(self.aspects):
-                raise ValueError(
-                    f"set: {path} is not used, because the method has the recipe of start: {self.start}; add aspects: "
-                    f"[{', '.join(aspects)}]"
-                )
+                add = f"add aspects: [{', '.join(aspects)}]"
+                raise ValueError(f"set: {path} does not replace the recipe of start: {self.start}; {add}")
         return self
 
 

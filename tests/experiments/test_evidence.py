@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from retrain.experiments.catalogue import PAPERS, entries
+from retrain.experiments.files import all_studies
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 PAGE = (FOLDER / "cifar100-mini.md").read_text()
@@ -54,7 +55,7 @@ def test_evidence_savings_are_sums_of_the_ledger() -> None:
 
 def test_each_item_of_the_papers_has_a_paper_and_a_mini_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(FOLDER.parents[1] / "studies"))
-    found = [entry for entry in entries(tmp_path, FOLDER) if not entry.item.startswith("Ours")]
+    found = [entry for entry in entries(all_studies(), tmp_path, FOLDER) if not entry.item.startswith("Ours")]
     assert len({entry.item for entry in found}) == len(PAPERS["Verwimp et al."]) + len(PAPERS["Ash & Adams"]) == 33
     in_paper_size = {entry.item for entry in found if entry.study.endswith("-paper")}
     run_mini = {entry.item for entry in found if entry.status == "run mini"}

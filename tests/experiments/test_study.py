@@ -17,7 +17,7 @@ from retrain.experiments.catalogue import ASH, BEGIN, END, PAPERS, VERWIMP, entr
 from retrain.experiments.component import component_scores
 from retrain.experiments.datasets import find_data_set, how_to_get, write_image_folder
 from retrain.experiments.drops import DataRoot, commit_drops
-from retrain.experiments.files import load_study
+from retrain.experiments.files import all_studies, load_study
 from retrain.experiments.grid import FIRST, Cell, cells, task_of
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
@@ -290,9 +290,12 @@ def test_catalogue_lists_run_items_and_missing_data(study_root: Path, tmp_path: 
         study = small_study(name=name, repeats=known, data=[{"name": data}], seeds=[0, 1])
         (studies / f"{name}.yaml").write_text(study.model_dump_json())
     report.write_report(load_study("ran"), TWO_SEEDS, tmp_path, "study-store")
-    found = {entry.study: entry.status for entry in entries(study_root, tmp_path) if entry.item == known[0]}
+    found = {
+        entry.study: entry.status for entry in entries(all_studies(), study_root, tmp_path) if entry.item == known[0]
+    }
     assert found == {"has": "not run", "lacks": "needs data imagenet-100", "ran": "run mini"}
-    assert {entry.status for entry in entries(study_root, tmp_path) if entry.item not in known} == {"no study yet"}
+    others = [entry for entry in entries(all_studies(), study_root, tmp_path) if entry.item not in (*known, "try-out")]
+    assert {entry.status for entry in others} == {"no study yet"}
 
 
 def test_missing_data_set_error_states_how_to_get_it(tmp_path: Path) -> None:
@@ -340,7 +343,7 @@ def test_list_of_missing_data_states_how_to_get_it(study_root: Path, tmp_path: P
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
     (study_root / "studies" / "far.yaml").write_text(study.model_dump_json())
     assert f"Adaptiope's real_life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg, into {tmp_path}" in "".join(
-        list_missing(tmp_path)
+        list_missing(all_studies(), tmp_path)
     )
 
 
@@ -356,7 +359,7 @@ def test_unknown_study_lists_the_known_ones(study_root: Path, tmp_path: Path) ->
 def test_folder_without_studies_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
     with pytest.raises(StudyError, match=rf"no studies in {tmp_path}: .*RETRAIN_STUDIES"):
-        list(entries(tmp_path, tmp_path))
+        all_studies()
     with pytest.raises(StudyError, match=rf"no study 'x' in {tmp_path}; allowed: none"):
         load_study("x")
 
@@ -364,10 +367,10 @@ def test_folder_without_studies_is_reported(monkeypatch: pytest.MonkeyPatch, tmp
 def test_study_file_error_names_the_wrong_value_or_field(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(small_study().model_copy(update={"against": ("best",)}).model_dump_json())
-    with pytest.raises(StudyError, match="there is no method 'best'; allowed: scratch, naive, init"):
+    with pytest.raises(StudyError, match=r"bad.yaml: there is no method 'best'; allowed: scratch, naive, init"):
         load_study(str(path))
     path.write_text("name: x\nsede: [1]\n")
-    with pytest.raises(StudyError, match="sede: Extra inputs are not permitted"):
+    with pytest.raises(StudyError, match=r"bad.yaml: sede: unknown field 'sede'; allowed: name, repeats, "):
         load_study(str(path))
 
 

@@ -1,11 +1,16 @@
 """Tests of study files: settings of a method that it does not use, and messages about wrong files."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from support.studying import small_study
+from support.terminal import retrain
 
+from retrain.errors import StudyError
+from retrain.experiments.files import load_study
 from retrain.experiments.grid import Cell, task_of
 
 ALL = r"\[initialization, objective, sampling, schedule\]"
@@ -22,7 +27,7 @@ ALL = r"\[initialization, objective, sampling, schedule\]"
     ],
 )
 def test_study_refuses_recipe_settings_of_missing_aspects(settings: dict[str, Any], path: str, aspects: str) -> None:
-    message = rf"methods.other\n.*set: {path} is not used, .* start: naive; add aspects: {aspects}"
+    message = rf"methods.other\n.* set: {path} does not replace the recipe of start: naive; add aspects: {aspects}"
     with pytest.raises(ValidationError, match=message):
         small_study(methods={"scratch": {"start": "scratch"}, "other": {"set": settings}})
 
@@ -44,3 +49,37 @@ def test_study_accepts_settings_that_change_the_method(
     study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}, "other": method})
     naive, other = (task_of(study, Cell("task", "7+3", name, 2, 0), None) for name in ("naive", "other"))
     assert naive != other
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "My study"}, "name: is not valid: Name of the study and of its page: .* [(]got 'My study'[)]"),
+        ({"splits": {"7+3": {"by": "colour"}}}, "splits.7[+]3.by: must be 'classes', 'share', .* [(]got 'colour'[)]"),
+        ({"methods": {"a": {"aspect": []}}}, "methods.a.aspect: unknown field 'aspect'; .* did you mean .*aspects[?]"),
+        ({"methods": {"a": None}}, "methods.a: must be a mapping of fields [(]got None[)]"),
+        ({"data": [{"nam": "d1"}]}, "data.0.name: is missing\n.*data.0.nam: unknown field 'nam'"),
+        ({"splits": {"s": {"by": "classes", "step": 5}}}, "splits.s: step and steps must be set together"),
+    ],
+)
+def test_study_file_errors_are_one_readable_line_each(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps(small_study().model_dump(mode="json") | changed))
+    with pytest.raises(StudyError, match=f"^{path}: {message}"):
+        load_study(str(path))
+
+
+def test_study_list_shows_own_questions_and_names_wrong_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
+    own = small_study(repeats=["Ours, whether to shrink"])
+    (tmp_path / "small.yaml").write_text(own.model_dump_json())
+    (tmp_path / "typo.yaml").write_text("name: typo\nsede: [1]\n")
+    (tmp_path / "tabs.yaml").write_text("name:\t[\n")
+    ran = retrain(["study", "list", "--root", str(tmp_path), "--out", str(tmp_path)], capfd)
+    assert ran.code == 0
+    assert "Ours, whether to shrink: your own question\n    small " in ran.out
+    tabs, typo = caplog.messages
+    assert tabs.startswith(f"study tabs is left out, because its file is wrong: {tmp_path}/tabs.yaml: line 1, column ")
+    assert f"{tmp_path}/typo.yaml: sede: unknown field 'sede'" in typo

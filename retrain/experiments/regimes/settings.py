@@ -9,9 +9,9 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from retrain.config.fields import ConfigModel, Share
 from retrain.config.loading import load_yaml
 from retrain.config.task import Task
-from retrain.config.validation import validate_document
+from retrain.config.validation import describe_problems, validate_document
 from retrain.errors import StudyError
-from retrain.experiments.files import invalid_file, studies_folder
+from retrain.experiments.files import studies_folder
 
 Shift = Literal["inverted", "blurred", "posterised"]
 
@@ -121,4 +121,4 @@ def read_regime(path: Path) -> Regime:
     try:
         return Regime.model_validate(load_yaml(path.read_text(encoding="utf-8"), str(path)))
     except ValidationError as error:
-        raise invalid_file(path, "regime", error) from None
+        raise StudyError(describe_problems(error, Regime, str(path))) from None
