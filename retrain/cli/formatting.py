@@ -291,7 +291,7 @@ def _result_rows(record: RunRecord, result: Result) -> Rows:
         accuracies = f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
         yield "accuracy on val", accuracies
     yield f"{METRIC_NAMES[record.metric]} on val", both
-    if record.target is None and (first := result.reached_at["100"]):
+    if record.outcome == "completed" and (first := result.reached_at["100"]):
         yield "", f"first reached after {first:,} iterations, 99% of it after {result.reached_at['99'] or first:,}"
 
 

@@ -79,8 +79,9 @@ def test_scratch_run_has_no_savings() -> None:
 def test_scratch_run_shows_its_iterations_to_its_accuracy() -> None:
     past = one_drop()
     assert "first reached after 200 iterations, 99% of it after 150" in shown(past.records[0])
-    continued = past.ended(past.landed(drop(2)).plan())
-    assert "first reached" not in shown(continued)
+    past.landed(drop(2))
+    for plan, outcome in ((past.plan(), "reached"), (past.plan(Request("scratch")), "diverged")):
+        assert "first reached" not in shown(past.ended(plan, outcome, promoted=None))
 
 
 def test_diverged_run_shows_its_cause_and_advice() -> None:
