@@ -273,7 +273,7 @@ def test_commands_approve_a_candidate_and_roll_it_back(
     [waiting] = re.findall("saved if approved (.*) net, of", shown)
     refused = command("promote", approval.run_id)
     assert refused.code == 2
-    assert "or pass --force to promote it without approval" in refused.err
+    assert "or pass --force to promote the run without approval" in refused.err
     approved = command("approve", approval.run_id, "--reason", "fine")
     assert (approved.code, approved.out) == (0, f"{approval.run_id} is promoted\n")
     assert f" saved {waiting} net, of" in " ".join(command("show", approval.run_id).out.split())
