@@ -146,10 +146,8 @@ def _problem(detail: ErrorDetails, root: type[ConfigModel]) -> _Problem:
             return _Problem(path, _unknown(path, model, root), "")
         case "missing":
             return _Problem(path, "is missing", "")
-        case "secret" | "incomplete":
-            return _Problem(path, detail["msg"], "")
-        case "value_error" if "should" not in detail["msg"]:
-            return _Problem(path, str(detail["ctx"]["error"]), "")
+        case "secret" | "incomplete" | "value_error" if "should" not in detail["msg"]:
+            return _Problem(path, detail["msg"].removeprefix("Value error, "), "")
         case "explained":
             return _Problem(path, detail["msg"], f" (got {shortened(got)})")
         case "union_tag_invalid":
