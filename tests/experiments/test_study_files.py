@@ -1,17 +1,19 @@
 """Tests of study files: settings of a method that it does not use, and messages about wrong files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from support.rendered import ROOT
 from support.studying import small_study
 from support.terminal import retrain
 
 from retrain.errors import StudyError
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import Cell, task_of
+from retrain.experiments.grid import Cell, cells, task_of
 
 ALL = r"\[initialization, objective, sampling, schedule\]"
 
@@ -54,11 +56,14 @@ def test_study_accepts_settings_that_change_the_method(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": "My study"}, "name: is not valid: Name of the study and of its page: .* [(]got 'My study'[)]"),
+        ({"name": "My study"}, "name: must be 1 to 63 lower-case letters, .* [(]got 'My study'[)]"),
         ({"splits": {"7+3": {"by": "colour"}}}, "splits.7[+]3.by: must be 'classes', 'share', .* [(]got 'colour'[)]"),
         ({"methods": {"a": {"aspect": []}}}, "methods.a.aspect: unknown field 'aspect'; .* did you mean .*aspects[?]"),
         ({"methods": {"a": None}}, "methods.a: must be a mapping of fields [(]got None[)]"),
-        ({"data": [{"nam": "d1"}]}, "data.0.name: is missing\n.*data.0.nam: unknown field 'nam'"),
+        (
+            {"data": [{"names": "d1"}]},
+            "data.0.name: is missing\n.*data.0.names: unknown field 'names'; .*mean data.0.name",
+        ),
         ({"splits": {"s": {"by": "classes", "step": 5}}}, "splits.s: step and steps must be set together"),
     ],
 )
@@ -83,3 +88,16 @@ def test_study_list_shows_own_questions_and_names_wrong_files(
     tabs, typo = caplog.messages
     assert tabs.startswith(f"study tabs is left out, because its file is wrong: {tmp_path}/tabs.yaml: line 1, column ")
     assert f"{tmp_path}/typo.yaml: sede: unknown field 'sede'" in typo
+
+
+def test_study_of_the_guide_is_valid_and_has_its_15_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, example = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "studies.md").read_text(), re.M | re.S)
+    for folder, name, text in (("tasks", "leaves", task), ("studies", "leaves-start", example)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.yaml").write_text(text)
+        monkeypatch.setenv(f"RETRAIN_{folder.upper()}", str(tmp_path / folder))
+    study = load_study("leaves-start")
+    grid = [*cells(study, 1), *cells(study, 2)]
+    starts = {cell.method: task_of(study, cell, None).recipe.initialization.name for cell in grid[3:]}
+    assert len(grid) == 15
+    assert starts == {"scratch": "fresh", "naive": "warm", "shrink": "shrink_perturb", "default": "auto"}
