@@ -105,21 +105,37 @@ def validate_document(document: Mapping[Any, Any], source: str, options: Mapping
             f"{SCHEMA_VERSION}. Upgrade retrain"
         )
     try:
-        return Task.model_validate(fill_in_default_names(document))
+        task = Task.model_validate(fill_in_default_names(document))
     except ValidationError as error:
         raise TaskError(describe_problems(error, Task, source, options)) from None
+    if problems := list(_booleans_as_numbers(document, task.model_dump())):
+        raise TaskError(_describe(problems, source, options))
+    return task
 
 
 def describe_problems(
     error: ValidationError, model: type[ConfigModel], source: str, options: Mapping[FieldPath, str] = NO_OPTIONS
 ) -> str:
     """Return one line for each problem of a document. It names the option that set the field, or else `source`."""
+    return _describe(_merged(_problem(detail, model) for detail in error.errors()), source, options)
+
+
+def _describe(problems: Iterable[_Problem], source: str, options: Mapping[FieldPath, str]) -> str:
     lines = []
-    for problem in _merged(_problem(detail, model) for detail in error.errors()):
+    for problem in problems:
         named = (option for path, option in options.items() if _related(problem.path, path))
         place = ": ".join([next(named, source), *filter(None, [".".join(problem.path)])])
         lines.append(f"{place}: {problem.message}{problem.value}")
     return "\n".join(lines)
+
+
+def _booleans_as_numbers(given: object, read: object, path: FieldPath = ()) -> Iterator[_Problem]:
+    """Yield a problem for each true or false that pydantic has read as the number 1 or 0."""
+    if isinstance(given, Mapping) and isinstance(read, Mapping):
+        for name, value in given.items():
+            yield from _booleans_as_numbers(value, read.get(name), (*path, str(name)))
+    elif isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+        yield _Problem(path, "must be a number", f" (got {given})")
 
 
 def _related(path: FieldPath, other: FieldPath) -> bool:
@@ -154,10 +170,8 @@ def _problem(detail: ErrorDetails, root: type[ConfigModel]) -> _Problem:
             allowed = detail["ctx"]["expected_tags"].replace("'", "")
             kind = detail["ctx"]["discriminator"].replace("'", "")
             return _Problem((*path, kind), f"must be one of {allowed}", f" (got {shortened(got[kind])})")
-        case "string_pattern_mismatch" if rule := PATTERN_WORDS.get(detail["ctx"]["pattern"]):
-            return _Problem(path, f"must be {rule}", f" (got {shortened(got)})")
-        case "string_pattern_mismatch" | "string_type" if described := _description(path, model):
-            return _Problem(path, f"is not valid: {described}", f" (got {shortened(got)})")
+        case "string_pattern_mismatch" | "string_type" if rule := _rule(detail, path, model):
+            return _Problem(path, rule, f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
     requirement = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
@@ -166,10 +180,13 @@ def _problem(detail: ErrorDetails, root: type[ConfigModel]) -> _Problem:
     return _Problem(path, f"must{requirement}", f" (got {shortened(got)})")
 
 
-def _description(path: FieldPath, model: type[ConfigModel]) -> str:
-    """Return the description of a field in one line. Empty for a key of a mapping."""
+def _rule(detail: ErrorDetails, path: FieldPath, model: type[ConfigModel]) -> str:
+    """Return what a text must be, or the field's description in one line. Empty for a key of a mapping."""
+    if words := PATTERN_WORDS.get(detail.get("ctx", {}).get("pattern", "")):
+        return f"must be {words}"
     field = model.model_fields.get(path[-1])
-    return " ".join((field.description or "").split()).rstrip(".") if field else ""
+    described = " ".join((field.description or "").split()).rstrip(".") if field else ""
+    return f"is not valid: {described}" if described else ""
 
 
 def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[FieldPath, type[ConfigModel]]:

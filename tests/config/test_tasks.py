@@ -226,6 +226,8 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("trigger.quiet_period=1s", "must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"),
         ("trigger.max_wait=7 days", "must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"),
         ("model.pretrained_sha256=AB", "must be a SHA-256 digest: 64 digits of 0-9 and a-f (got 'AB')"),
+        ("training.epochs=true", "must be a number (got True)"),
+        ("training.warmup=false", "must be a number (got False)"),
         ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
     ],
 )
