@@ -70,7 +70,7 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
 
 
 def _describe_recipe(plan: "Plan") -> str:
-    """Return the names of a recipe's aspects, after the preset if the method uses it."""
+    """Return the settings of a recipe's aspects, preceded by the preset if the method uses it."""
     recipe = plan.recipe
     preset = f"preset {recipe.preset}: " if plan.method == "continuous" else ""
     start = f"{preset}start {recipe.initialization.name}, penalty {recipe.objective.name}"

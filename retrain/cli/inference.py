@@ -117,7 +117,11 @@ class Unreadable:
         `has_column` says whether the predictions, with their column `error`, have been written.
         """
         if self.errors:
-            others = "The column error has all causes" if has_column else "Pass --output FILE to list all of them"
+            others = (
+                "The column `error` has the cause for each of them"
+                if has_column
+                else "Pass --output FILE to list all of them"
+            )
             typer.echo(
                 f"{self.errors:,} of {self.images:,} images could not be read. {others}. The first is {self._first}",
                 err=True,

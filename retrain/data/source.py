@@ -178,7 +178,7 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
 
 
 def _why_absent(path: str) -> str:
-    """Return the reason why a path in a table next to images names none of them."""
+    """Return the reason why a path in a table next to images names no image."""
     if path.startswith("/") or ".." in path.split("/") or is_address(path):
         return f"{path!r} is not allowed: write the image's path relative to the table, without '..'"
     return f"there is no image {path!r}"
@@ -212,7 +212,8 @@ STORED = re.compile(r"((?:s3|gs|az)://[^/]+)/(.+)")
 def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore]) -> SourceFile:
     """Return the file or object that a row names.
 
-    It has a `problem` if its name has no image's extension, or if it is a file that does not exist.
+    It has a `problem` if the row has no path, if the name has no image's extension, if the address is not in S3, Google
+    Cloud Storage or Azure, or if the file does not exist.
     """
     name = PurePosixPath(row.path)
     where = str(table)
@@ -238,7 +239,9 @@ def _read_url(open_bucket: Callable[[str], ObjectStore], address: str, key: str)
 
 
 def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], aliases: Mapping[str, str]) -> Source:
-    """Make samples, and sort them. Raises `DropError` if two have the same key, or if only some have a split."""
+    """Make samples, and sort them. Raises `DropError` if there are none, if two have the same key, or if
+    only some have a split.
+    """
     made = [make_sample(*one, aliases, rule.kind == "folder") for one in labelled]
     samples = sorted(
         (one for one in made if isinstance(one, Sample)), key=lambda sample: (sample.sort_key, sample.entry.root)

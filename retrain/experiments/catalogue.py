@@ -59,7 +59,7 @@ OURS = {
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"
-"""Lines before and after the table in the evidence's README.md that compares results with the papers."""
+"""Marker lines in the evidence's README.md. The table that compares results with the papers is between them."""
 
 
 class Entry(NamedTuple):
@@ -128,5 +128,7 @@ def with_agreement(text: str, studies: list[Study]) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise StudyError(f"README.md of the evidence has no lines around its table of results: add {BEGIN} and {END}")
+        raise StudyError(
+            f"README.md of the evidence has no marker lines around its table of results: add {BEGIN} and {END}"
+        )
     return f"{before}{BEGIN}\n\n{agreement(studies)}\n\n{END}{after}"

@@ -33,7 +33,8 @@ MAX_SILENCE = 60.0
 """Seconds without a heartbeat after which a rank counts as lost."""
 
 Votes = Callable[[], tuple[bool, ...]]
-"""Function that returns answers to yes-or-no questions, from one rank or from all ranks together."""
+"""Function that returns the answers of one rank, or of all ranks together, to yes-or-no questions of the training loop:
+whether to stop, and whether to save."""
 
 LOST = "another training process ended or stopped responding (%s); run the same command again to resume"
 
@@ -50,7 +51,7 @@ class ProcessGroup:
         return Rows(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
-        """Return columns of the whole batch, each [B]. `columns` are this process's rows of them."""
+        """Return columns of the whole batch, each [B]. `columns` have only the values of this process's rows."""
         return columns
 
     def sum_over_ranks(self, counts: Tensor) -> Tensor:
@@ -80,7 +81,10 @@ class ProcessGroup:
         """Copy the first process's buffers to every process."""
 
     def preempt_on_lost_rank(self) -> AbstractContextManager[None]:
-        """Raise `Preempted` if another process is lost within the context. The last checkpoint is in the store."""
+        """Raise `Preempted` if another process is lost within the context. The last checkpoint is in the store.
+
+        If a process stays without heartbeats for `MAX_SILENCE`, this process exits with code 75 instead.
+        """
         return nullcontext()
 
     def publish_plan(self, plan: str) -> None:
@@ -115,7 +119,7 @@ class TorchrunGroup(ProcessGroup):
         return counts
 
     def any_rank(self, ask: Votes) -> Votes:
-        """Start an all-reduce of this rank's votes on the CPU. No rank waits for a device."""
+        """Start an all-reduce of this rank's votes. They are on the CPU, so no rank has to wait for its GPU."""
         votes = torch.tensor(ask(), dtype=torch.uint8)
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
 

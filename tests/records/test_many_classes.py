@@ -1,4 +1,4 @@
-"""Time and memory with 100,000 classes of one sample each. ImageNet-21k has about a fifth of these classes."""
+"""Time and memory with 100,000 classes of one sample each. ImageNet-21k has about a fifth as many classes."""
 
 import time
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_100000_classes_are_trained_and_continued_with_more(landed: Task) -> Non
     members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
     tars = {f"{split}.tar": shard(members[n::3]) for n, split in enumerate(("train", "val", "test"))}
     assert ingest_as_watcher(landed, context.store.objects, "more", tars) is None
-    # The run is a trial, because a target near the chance level is refused.
+    # The run is a trial: a retraining whose target is near the chance level would train from scratch.
     second = stages.run_task(context, landed, Request("continuous", "trial"))
     assert isinstance(first, RunRecord)
     assert isinstance(second, RunRecord)

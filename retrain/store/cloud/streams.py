@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from obstore import GetOptions, GetResult
 
-MAX_RECONNECTS = 5
+MAX_BREAKS = 5
 """Number of broken connections after which the error is raised, for one object."""
 CHUNK = 1 << 20
 """Bytes that a stream takes from the connection at a time."""
@@ -53,7 +53,7 @@ class CloudStream(io.RawIOBase):
                 chunk = memoryview(next(self._chunks, b""))
             except GenericError as error:
                 self._cuts += 1
-                if self._cuts == MAX_RECONNECTS or not is_broken_reply(error):
+                if self._cuts == MAX_BREAKS or not is_broken_reply(error):
                     raise
                 self._resume()
             else:

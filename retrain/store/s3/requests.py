@@ -1,4 +1,4 @@
-"""Requests to S3: repeat them if their replies broke, and measure them by operation.
+"""Requests to S3: repeat them if their replies are cut off or damaged, and measure them by operation.
 
 botocore retries errors before the reply's body, but not errors within the body.
 """
@@ -14,12 +14,15 @@ from retrain.store.s3.errors import BROKEN_REPLY
 
 
 def retry(call: Callable[[], Reply]) -> Reply:
-    """Return the result of `call`. Repeat it if its reply broke."""
+    """Return the result of `call`. Repeat it if its reply is cut off or damaged."""
     return retry_if(_is_worth_a_retry, call)
 
 
 def _is_worth_a_retry(error: Exception) -> bool:
-    """Return whether a reply broke, or the final reply of a multipart upload was lost."""
+    """Return whether a reply was cut off or damaged, or whether the final reply of a multipart upload was lost.
+
+    In the second case botocore repeats the final request, and S3 answers `NoSuchUpload`.
+    """
     refusal = error.__context__
     upload_has_ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
     return isinstance(error, BROKEN_REPLY) or upload_has_ended

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECTION_ERRORS = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
 """Errors of an incomplete or damaged body. botocore repeats a request only until its body begins."""
-MAX_RECONNECTS = 5
+MAX_BREAKS = 5
 """Number of broken connections after which the error is raised, for one object."""
 
 
@@ -81,14 +81,14 @@ class S3Stream(io.RawIOBase):
                 raise IncompleteReadError(actual_bytes=self._position, expected_bytes=self._end)
             except CONNECTION_ERRORS as error:
                 self._cuts += 1
-                if self._cuts == MAX_RECONNECTS:
+                if self._cuts == MAX_BREAKS:
                     raise
                 self._resume(error)
 
     def _resume(self, cut: Exception) -> None:
         """Request the rest of the object.
 
-        Raises `cut` if no bytes are left, because reconnecting cannot repair that error.
+        Raises `cut` if all bytes were read already. An example is a wrong checksum at the end.
         """
         self._body.close()
         try:
@@ -98,9 +98,8 @@ class S3Stream(io.RawIOBase):
                 raise cut from error
             raise
         self._body = reply["Body"]
-        self._end = int(
-            reply["ContentRange"].rpartition("/")[2]
-        )  # a part has no checksum that would reveal a missing end
+        # The reply to a range request has no checksum, so only the object's size reveals a missing end.
+        self._end = int(reply["ContentRange"].rpartition("/")[2])
 
 
 PART = 8 << 20
