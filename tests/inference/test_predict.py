@@ -86,7 +86,9 @@ def test_unreadable_images_become_rows_and_exit_code_1(
     ran = predict(served, capsys, tmp_path / "a.png", images, "--format", "jsonl")
     first, *others = (json.loads(line) for line in ran.out.splitlines())
     assert ran.code == 1
-    assert "1 of 10 images could not be read. The column `error` has the cause for each of them. The first is " in ran.err
+    assert (
+        "1 of 10 images could not be read. The column `error` has the cause for each of them. The first is " in ran.err
+    )
     assert first["error"].startswith("cannot be decoded: ")
     assert str(tmp_path) not in first["error"]
     assert all("class" in row for row in others)
