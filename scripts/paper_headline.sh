@@ -27,7 +27,10 @@ for seeds in ${SEEDS:-1 2}; do # first all rows with one seed, then all rows wit
         --root "$data" --store "$folder/store" --jobs "$jobs" --device "$device" || code=$?
     ((code == 0)) || break
 done
-((code == 0 || code >= 124)) && "$python" -m retrain study report "$study" --store "$folder/store" --out "$folder/evidence"
+if ((code == 0 || code >= 124)); then
+    "$python" -m retrain study report "$study" --store "$folder/store" --out "$folder/evidence" ||
+        echo "paper_headline: no page was written"
+fi
 case $code in
 0) echo "paper_headline: all rows have run" ;;
 124 | 137 | 143) echo "paper_headline: the time limit is reached; call it again with $folder to continue" ;;

@@ -113,8 +113,8 @@ def test_races_are_trials_within_budget_and_left_out_of_savings(
     assert store_of(task_file).champion.read().run_id == before[0].run_id
     assert retrain(["study", "recommend", "--task", task_file, "--budget", "150", "--device", "cpu"], capfd).out == said
     assert store_of(task_file).ledger.read() == records
-    shown = [retrain(["show", record.run_id, "--task", task_file], capfd).out for record in raced]
-    presets = [re.search(r"recipe +preset (\w+): start (\w+), penalty (\w+), sampling", out) for out in shown]
+    shown = [" ".join(retrain(["show", record.run_id, "--task", task_file], capfd).out.split()) for record in raced]
+    presets = [re.search(r"recipe preset (\w+): start (\w+), penalty (\w+), sampling", out) for out in shown]
     assert [found and found.groups() for found in presets] == [
         ("default", "shrink_perturb", "none"),
         ("naive", "warm", "none"),
