@@ -13,7 +13,7 @@ from retrain.errors import DropError
 from retrain.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from retrain.data.intake import Packed
+    from retrain.data.committing import Packed
     from retrain.data.staging import Staging
 
 

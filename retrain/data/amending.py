@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from retrain.config import SPLITS
 from retrain.config.task import Task
+from retrain.data.committing import DropCommitter
 from retrain.data.finding import SearchedDrop, Selection, parse_content, search_drops
 from retrain.data.identity import NAMED
-from retrain.data.intake import Intake
 from retrain.data.sample_table import USES, SampleTable
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
@@ -137,10 +137,10 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
     corrects it differently. The message names the lines, and nothing is amended.
     """
     corrections = list(corrections)
-    intake = Intake(task, store)
-    with store.lock_intake() as guarded:
-        intake.refresh()
-        places = [_Place.of(one) for one in search_drops([one.sample for one in corrections], intake.tables())]
+    committer = DropCommitter(task, store)
+    with store.lock_commits() as guarded:
+        committer.refresh()
+        places = [_Place.of(one) for one in search_drops([one.sample for one in corrections], committer.tables())]
         made: dict[tuple[str, int], tuple[Correction, Change]] = {}
 
         def add(correction: Correction) -> None:

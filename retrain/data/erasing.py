@@ -16,9 +16,9 @@ import numpy as np
 from retrain.config import SPLITS
 from retrain.config.frame import Frame
 from retrain.data.amending import COLUMNS, read_rows
+from retrain.data.committing import DropCommitter
 from retrain.data.content import CONTENT_BYTES, examine_image
 from retrain.data.finding import Selection, search_drops
-from retrain.data.intake import Intake
 from retrain.data.packing import PACKED_FOLDER
 from retrain.data.sample_table import NOWHERE, SampleTable, name_table
 from retrain.data.shards import split_name
@@ -56,13 +56,13 @@ def select_listed(path: Path) -> list[Selection]:
     return found
 
 
-def find_samples(selections: Iterable[Selection], intake: Intake) -> list[ErasedSample]:
+def find_samples(selections: Iterable[Selection], committer: DropCommitter) -> list[ErasedSample]:
     """Return every sample, used or not and in any drop, that has the same content as a selected sample.
 
     Samples that were erased before are left out. Raises `DropError` for a selection that matches no sample, or whose
     key belongs to several images.
     """
-    selections, tables = list(selections), list(intake.tables(quarantined=True))
+    selections, tables = list(selections), list(committer.tables(quarantined=True))
     places = search_drops(selections, tables)
     rows = {drop.id: set[int]() for drop, _ in tables}
     contents = set[bytes]()
@@ -95,14 +95,14 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
     ]
 
 
-def find_shards(samples: Iterable[ErasedSample], intake: Intake) -> tuple[str, ...]:
+def find_shards(samples: Iterable[ErasedSample], committer: DropCommitter) -> tuple[str, ...]:
     """Return the SHA-256 of each shard that contains some of these samples."""
-    found = {drop.id: (drop, table) for drop, table in intake.tables(quarantined=True)}
+    found = {drop.id: (drop, table) for drop, table in committer.tables(quarantined=True)}
     places = ((found[sample.drop][0].shards, found[sample.drop][1].shard[sample.row]) for sample in samples)
     return tuple(sorted({shards[place].sha256 for shards, place in places if place != NOWHERE}))
 
 
-def removals(erasure: Erasure, intake: Intake) -> list[Change]:
+def removals(erasure: Erasure, committer: DropCommitter) -> list[Change]:
     """Return the changes that remove an erasure's samples from their splits."""
     rows = erasure.rows()
     return [
@@ -117,7 +117,7 @@ def removals(erasure: Erasure, intake: Intake) -> list[Change]:
             reason=f"erasure {erasure.sequence}",
             author=erasure.author,
         )
-        for drop, table in intake.tables(quarantined=True)
+        for drop, table in committer.tables(quarantined=True)
         for row in sorted(rows.get(drop.id, ()))
         if table.use[row] < len(SPLITS)
     ]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from retrain.config import SPLITS, Split
 from retrain.config.task import Task
+from retrain.data.committing import DropCommitter, Packed
 from retrain.data.content import ImageFacts, examine_or_explain
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples
 from retrain.data.images import Pixels
-from retrain.data.intake import Intake, Packed
 from retrain.data.labels import Sample, Unread
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.sample_table import NOWHERE, SampleRow
@@ -74,20 +74,20 @@ def pack(
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
     check_drop_id(drop_id, len(chosen))
-    intake = Intake(task, store, tell, compare_with)
-    intake.refresh()
+    committer = DropCommitter(task, store, tell, compare_with)
+    committer.refresh()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         read = []
         for number, source_part in enumerate(chosen):
             folder = Path(temporary, str(number))
             folder.mkdir()
-            drop = _read(source_part, intake, folder)
+            drop = _read(source_part, committer, folder)
             read.append((drop, drop_id or f"d-{drop.source[:12]}", folder))
-        checked = intake.check([(drop, name) for drop, name, _ in read], tell if dry_run else None)
+        checked = committer.check([(drop, name) for drop, name, _ in read], tell if dry_run else None)
         if dry_run:
             refusals = [drop.refusal(max_bad_share) for drop, _, _ in read]
             return [packed._replace(refusal=why) for packed, why in zip(checked, refusals, strict=True)]
-        return [_commit(drop, folder, intake, name) for drop, name, folder in read]
+        return [_commit(drop, folder, committer, name) for drop, name, folder in read]
 
 
 def pack_by_shards(
@@ -105,8 +105,8 @@ def pack_by_shards(
     the store right after it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does. Shards
     that were sent before the error stay in the store, but nothing reads them.
     """
-    intake = Intake(task, store, tell)
-    intake.refresh()
+    committer = DropCommitter(task, store, tell)
+    committer.refresh()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)
 
@@ -116,10 +116,10 @@ def pack_by_shards(
             (folder / shard.name).unlink()
             return shard.model_copy(update={"name": name})
 
-        read = _read(source, intake, folder, lambda shards: map_ahead(send, shards, ON_DISK), decoded)
-    packed = intake.commit(replace(read, uploaded=uploaded), drop_id)
-    if decoded and intake.written:
-        decoded.save(packed.drop, intake.written)
+        read = _read(source, committer, folder, lambda shards: map_ahead(send, shards, ON_DISK), decoded)
+    packed = committer.commit(replace(read, uploaded=uploaded), drop_id)
+    if decoded and committer.written:
+        decoded.save(packed.drop, committer.written)
     return packed
 
 
@@ -149,7 +149,7 @@ def check_drop_id(drop_id: str | None, drops: int) -> None:
 
 def _read(
     source: Source,
-    intake: Intake,
+    committer: DropCommitter,
     folder: Path,
     through: Callable[[Iterator[Shard]], Iterator[Shard]] = iter,
     decoded: DecodedSamples | None = None,
@@ -158,10 +158,10 @@ def _read(
 
     Each shard is written when `through` requests it.
     """
-    reader = _SampleReader(intake, decoded)
+    reader = _SampleReader(committer, decoded)
     reader.bad.add_unread(source.unread)
     shards = tuple(through(reader.shards(source.samples, folder)))
-    held_out = held_out_shares({sample.split for sample in source.samples if sample.split}, intake.task.data)
+    held_out = held_out_shares({sample.split for sample in source.samples if sample.split}, committer.task.data)
     rows = reader.rows + reader.not_packed
     return ReadDrop.of(source.root, rows, shards, reader.bad, held_out, source.reading)
 
@@ -172,9 +172,9 @@ class _SampleReader:
     `rows` has the packed samples, in the order of the shards. `not_packed` has all others.
     """
 
-    def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
-        self._intake, self._frame, self._decoded = intake, intake.task.data.frame, decoded
-        self.bad = BadSamples(intake.task.data.max_bad_share)
+    def __init__(self, committer: DropCommitter, decoded: DecodedSamples | None) -> None:
+        self._committer, self._frame, self._decoded = committer, committer.task.data.frame, decoded
+        self.bad = BadSamples(committer.task.data.max_bad_share)
         self.rows: list[SampleRow] = []
         self.not_packed: list[SampleRow] = []
         self._shards = 0
@@ -204,7 +204,7 @@ class _SampleReader:
                 left_out = LeftOut(where=sample.entry.place, key=sample.key, cause=found)
                 self.bad.add(Unread.of(sample.entry, found), left_out)
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
-            elif self.bad.is_refused or self._intake.can_leave_out(found.content, sample.class_name):
+            elif self.bad.is_refused or self._committer.can_leave_out(found.content, sample.class_name):
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, split, NOWHERE, found))
             else:
                 self.rows.append(SampleRow(sample.key, sample.class_name, split, self._shards, found))
@@ -226,8 +226,8 @@ def _read_bytes(samples: Iterable[Sample]) -> list[tuple[Sample, bytes]]:
     return read
 
 
-def _commit(read: ReadDrop, folder: Path, intake: Intake, drop_id: str) -> Packed:
-    store = intake.store
+def _commit(read: ReadDrop, folder: Path, committer: DropCommitter, drop_id: str) -> Packed:
+    store = committer.store
 
     def upload() -> None:
         names = [shard.name for shard in read.shards]
@@ -236,4 +236,4 @@ def _commit(read: ReadDrop, folder: Path, intake: Intake, drop_id: str) -> Packe
         ):
             pass
 
-    return intake.commit(read, drop_id, upload)
+    return committer.commit(read, drop_id, upload)

@@ -17,12 +17,12 @@ from typing import BinaryIO, NamedTuple
 
 from retrain.config import SPLITS, Split
 from retrain.config.task import Data, Task
+from retrain.data.committing import DropCommitter, Packed
 from retrain.data.content import ImageFacts, examine_or_explain
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples, keep_decoded
 from retrain.data.files import SourceFile, list_store, split_of_archive
 from retrain.data.images import EXTENSIONS, Pixels
-from retrain.data.intake import Intake, Packed
 from retrain.data.labels import Unread
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
@@ -82,11 +82,11 @@ def ingest_drop(
         with suppress(NotPlain), keep_decoded(task, cache_dir) as decoded:
             litter = Counter(kind for entry in files if (kind := litter_kind(entry.name)))
             read = _read_shards(drop_id, shards, litter, _ShardReader(task.data, decoded), store, uploaded)
-            intake = Intake(task, store, tell)
-            intake.refresh()
-            packed = intake.commit(read, drop_id)
-            if decoded and intake.written:
-                decoded.save(packed.drop, intake.written)
+            committer = DropCommitter(task, store, tell)
+            committer.refresh()
+            packed = committer.commit(read, drop_id)
+            if decoded and committer.written:
+                decoded.save(packed.drop, committer.written)
             return _committed(packed, drop_id)
     source = survey_upload(store.objects, prefix, excluded, task.data)
     with keep_decoded(task, cache_dir) as decoded:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from retrain.config.task import Task
+from retrain.data.committing import DropCommitter
 from retrain.data.erased_files import Search
 from retrain.data.erasing import (
     clear_cache,
@@ -22,7 +23,6 @@ from retrain.data.erasing import (
 )
 from retrain.data.finding import Selection
 from retrain.data.images import EXTENSIONS
-from retrain.data.intake import Intake
 from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES
 from retrain.data.table_making import read_or_make_table
@@ -52,16 +52,16 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
     The erasure has no samples if all selected samples are already erased. Raises `DropError` for a selection that
     matches no sample.
     """
-    intake = Intake(task, store)
-    intake.refresh()
-    samples = find_samples(selections, intake)
+    committer = DropCommitter(task, store)
+    committer.refresh()
+    samples = find_samples(selections, committer)
     return Erasure(
         sequence=len(store.erasures.read()) + 1,
         at=datetime.now(UTC),
         author=author,
         reason=reason,
         samples=tuple(samples),
-        shards=find_shards(samples, intake),
+        shards=find_shards(samples, committer),
         runs=tuple(find_affected_runs(samples, store)),
     )
 
@@ -71,10 +71,10 @@ def erase(
 ) -> ErasureResult:
     """Complete interrupted erasures, then erase these selections. Raises the errors of `plan_erasure`.
 
-    Holds the task's lease and the intake lease. Raises `TaskLocked` if a run is in progress.
+    Holds the task's lease and the lease for commits. Raises `TaskLocked` if a run is in progress.
     """
     selections = list(selections)
-    with store.lock() as locked, locked.lock_intake() as guarded:
+    with store.lock() as locked, locked.lock_commits() as guarded:
         done = [_execute(one, task, guarded) for one in guarded.erasures.read() if one.completed_at is None]
         if selections:
             planned = plan_erasure(selections, task, guarded, author, reason)
@@ -93,9 +93,9 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
 
     Steps that need the samples' keys run before the keys are erased.
     """
-    intake = Intake(task, store)
-    intake.refresh()
-    if changes := removals(erasure, intake):
+    committer = DropCommitter(task, store)
+    committer.refresh()
+    if changes := removals(erasure, committer):
         store.drops.amendments.append(changes)
     rows = erasure.rows()
     keys = {drop_id: read_keys(drop_id, places, store) for drop_id, places in rows.items()}
@@ -112,7 +112,7 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
     unread += [
         f"the shards of drop {drop_id}, which is damaged"
         for drop_id in store.objects.folders(store.keys.drops)
-        if drop_id not in intake.known.drops and store.drops.find_undamaged(drop_id)
+        if drop_id not in committer.known.drops and store.drops.find_undamaged(drop_id)
     ]
     done = erasure.model_copy(update={"objects": len(deleted), "completed_at": datetime.now(UTC)})
     return store.erasures.complete(done), deleted, unread

@@ -36,7 +36,7 @@ class Amendments:
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Write an amendment. `upload` is the id of the upload that becomes this amendment, if any.
 
-        Raises `Conflict` if another process wrote an amendment first. The lease of the intake prevents this.
+        Raises `Conflict` if another process wrote an amendment first. The lease for commits prevents this.
         """
         amendment = self.prepare(changes, upload)
         self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())

@@ -47,8 +47,8 @@ class TaskKeys:
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
-    def intake(self) -> "TaskKeys":
-        """Return the keys of the intake of drops and amendments, with a separate lease."""
+    def commits(self) -> "TaskKeys":
+        """Return keys with a separate lease, for the process that commits drops and amendments."""
         return TaskKeys(f"{self.task}/intake")
 
     @property

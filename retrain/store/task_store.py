@@ -63,12 +63,12 @@ class TaskStore:
             yield self.guarded(lease)
 
     @contextmanager
-    def lock_intake(self) -> Iterator["TaskStore"]:
-        """Hold the lease of the intake within the context: drops and amendments are committed one at a time.
+    def lock_commits(self) -> Iterator["TaskStore"]:
+        """Hold the lease for commits within the context: drops and amendments are committed one at a time.
 
         The samples that a drop adds depend on the drops before it.
         """
-        with hold_lease(self.objects, self.keys.intake, True, LEASE_SECONDS) as lease:
+        with hold_lease(self.objects, self.keys.commits, True, LEASE_SECONDS) as lease:
             yield self.guarded(lease)
 
     def try_lease(self, seconds: float = LEASE_SECONDS) -> AbstractContextManager[Lease | None]:

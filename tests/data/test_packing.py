@@ -14,7 +14,7 @@ from support.pictures import folder, png, shard_bytes, two_classes
 from support.terminal import retrain
 
 from retrain.config.task import Data, Task
-from retrain.data.intake import Packed
+from retrain.data.committing import Packed
 from retrain.data.packing import pack, pack_by_shards
 from retrain.data.source import survey_source
 from retrain.data.staging import Staging

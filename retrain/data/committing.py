@@ -38,8 +38,8 @@ class Packed(NamedTuple):
     """The reason why a commit would refuse the drop. Only a dry run sets it."""
 
 
-class Intake:
-    """The intake of one task. It commits drops, and keeps the samples of earlier drops for comparison."""
+class DropCommitter:
+    """Commits the drops of one task. Keeps the samples of earlier drops for comparison."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Intake:
         tell: Callable[[str], None] = log.info,
         compare_with: Collection[str] | None = None,
     ) -> None:
-        """Create an intake that has read no drop yet. It calls `tell` with its findings, in sentences.
+        """Create a committer that has read no drop yet. It calls `tell` with its findings, in sentences.
 
         It reads only drops whose ids are in `compare_with`, or all drops if that is None.
         """
         self.task, self.store, self._tell, self._compare_with = task, store, tell, compare_with
         self.known = KnownContent()
         self.written: SampleTable | None = None
-        """The samples of the drop that this intake committed last."""
+        """The samples of the last committed drop."""
         self._drops: dict[str, Drop] = {}
         self._manifests: dict[str, tuple[object, Drop]] = {}
         self._tables: dict[str, SampleTable] = {}
@@ -188,7 +188,7 @@ class Intake:
         if found := self._committed_before(read, drop_id):
             return Packed(found, new=False)
         upload()
-        with self.store.lock_intake() as store:
+        with self.store.lock_commits() as store:
             self.refresh()
             if found := self._committed_before(read, drop_id):
                 return Packed(found, new=False)
