@@ -24,7 +24,7 @@ test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
 test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests. As root on Debian, first install the programs that they need
 	@scripts/debian_packages.sh
 	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration"
