@@ -122,6 +122,9 @@ class Promotion(Record):
     """The person who approved, promoted or rolled back. None if the gate decided."""
     reason: str | None = None
     """The reason that this person gave."""
+    write_id: str | None = None
+    """Random name of the write. Two processes that promote the same run in the same microsecond would otherwise write
+    equal bytes, and the store would report success to both. None in older records."""
 
 
 class Champion(Record):

@@ -62,7 +62,8 @@ class ObjectStore(Protocol):
         """Write `data` if the object still has `version` (compare-and-swap), and return the new version.
 
         Raises `Conflict` if the object has another version and other bytes than `data`. Raises `Missing` if there is
-        none.
+        none. Equal bytes count as successful for the same reason as in `create`. If only one of several writers may
+        succeed, each must therefore write different bytes.
         """
 
     def write(self, key: str, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import NamedTuple
+from uuid import uuid4
 
 from retrain.errors import RunError
 from retrain.records import Champion, Promotion
@@ -74,6 +75,7 @@ class ChampionPointer:
             at=datetime.now(UTC),
             author=author.name,
             reason=author.reason,
+            write_id=uuid4().hex,
         )
         before = seen.champion or Champion(history=(entry,))
         champion = before.model_copy(update={"history": (*history, entry)})

@@ -1,6 +1,8 @@
 """The champion: its history, concurrent promotions by several processes, and rollbacks."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.races import MANY, promote_itself, promote_or_roll_back, race
@@ -59,6 +61,16 @@ def test_swap_fails_if_another_candidate_was_promoted(store: ObjectStore) -> Non
     champion = TaskStore(store, "pets").champion.read().champion
     assert champion
     assert [entry.run_id for entry in champion.history] == ["a", "c"]
+
+
+def test_only_one_of_two_simultaneous_rollbacks_succeeds(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run_id in ("a", "b", "c"):
+        force(store, run_id)
+    monkeypatch.setattr(champions, "datetime", Mock(now=Mock(return_value=datetime.now(UTC))))  # the same microsecond
+    seen = TaskStore(store, "pets").champion.read()
+    TaskStore(store, "pets").champion.swap(seen, "b", "rolled back")
+    with pytest.raises(Conflict):
+        TaskStore(store, "pets").champion.swap(seen, "b", "rolled back")
 
 
 def test_promotion_decided_on_an_old_champion_is_refused(store: ObjectStore) -> None:

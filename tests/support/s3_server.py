@@ -1,7 +1,7 @@
 """Run an S3 server on loopback. It is moto over HTTP, with S3's guarantees for conditional writes added."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ class OneWriteAtATime:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "PUT":
-            return self._app(environ, start_response)
+            with suppress(ValueError):  # moto closes an object's file before it replaces the object
+                return self._app(environ, start_response)
         with self._lock:
             return self._app(environ, start_response)
 
