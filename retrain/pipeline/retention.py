@@ -8,14 +8,14 @@ the ledger are kept, so the sums over all runs stay correct.
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from retrain.errors import DamagedDrop
 from retrain.records import Plan, Removal, Removed, Retention, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store import champions
-from retrain.store.base import Entry
+from retrain.store.base import Entry, read_record
 from retrain.store.claims import CORRECTION, Claim
 from retrain.store.keys import OWN_SHARD
 from retrain.store.task_store import TaskStore
@@ -82,7 +82,7 @@ def _roots(
     for record in records:
         if record.ended_at > since:
             yield record.run_id, "it ended recently"
-    for record in records[len(records) - keep_last :] if keep_last else ():
+    for record in records[-keep_last:] if keep_last else ():
         yield record.run_id, "it is among the newest runs"
     if baseline := next((record.run_id for record in reversed(records) if is_baseline(record)), None):
         yield baseline, "it is the baseline of the targets"
@@ -110,27 +110,36 @@ def _unfinished_plans(
     seen = store.champion.read()
     champion_since = seen.champion.history[-1].at if seen.champion else None
     champion = records.get(seen.run_id or "")
-    return [plan for plan in plans if not _is_abandoned(store, plan, champion, champion_since, since)]
+    held = _held_runs(store) if plans else frozenset()
+    return [plan for plan in plans if not _is_abandoned(plan, champion, champion_since, since, held)]
+
+
+def _held_runs(store: TaskStore) -> Collection[str]:
+    """Return the runs that have claimed drops, or for which approval was requested."""
+    claims = store.claims()
+    claims.refresh()
+    return claims.owners() | store.approvals.run_ids()
 
 
 def _is_abandoned(
-    store: TaskStore, plan: Plan, champion: RunRecord | None, champion_since: datetime | None, since: datetime
+    plan: Plan,
+    champion: RunRecord | None,
+    champion_since: datetime | None,
+    since: datetime,
+    held: Collection[str],
 ) -> bool:
     """Return whether a run without a record is abandoned.
 
     It is abandoned if a champion that was trained on all of the run's drops was promoted before `since`. Only runs that
     were started by hand can be abandoned. A run of the watcher has a claim for each of its new drops, and a candidate
-    that awaits approval has a request. A trial may use the champion's dataset again. Therefore it is abandoned only if
-    the champion has more drops than the trial.
+    that awaits approval has a request: `held` has both. A trial may use the champion's dataset again. Therefore it is
+    abandoned only if the champion has more drops than the trial.
     """
     if champion is None or champion_since is None or champion_since > since:
         return False
     if plan.purpose == "trial" and len(champion.drops) <= len(plan.dataset.drops):
         return False
-    claims = store.claims()
-    claims.refresh()
-    is_held = plan.run_id in claims.owners() or store.approvals.find(plan.run_id) is not None
-    return not is_held and set(champion.drops).issuperset(drop.id for drop in plan.dataset.drops)
+    return plan.run_id not in held and set(champion.drops).issuperset(drop.id for drop in plan.dataset.drops)
 
 
 def _run_files(store: TaskStore) -> dict[str, list[Entry]]:
@@ -209,7 +218,7 @@ def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
         for entry, name in zip(claims, names, strict=True)
         if name not in existing and not name.startswith(CORRECTION)
     ]
-    owners = map_ahead(lambda entry: Claim.model_validate_json(store.objects.read(entry.key)[0]).run_id, orphans)
+    owners = map_ahead(lambda entry: read_record(store.objects, entry.key, Claim)[0].run_id, orphans)
     ended = [entry for entry, owner in zip(orphans, owners, strict=True) if store.ledger.final(owner)]
     if ended:
         yield _make_removal("claims", "their drops are no longer in the store", ended)

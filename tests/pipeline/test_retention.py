@@ -15,7 +15,7 @@ from support.terminal import Ran, retrain
 from support.trainings import RecordingObserver
 from support.workspaces import Workspace, make_task
 
-from retrain.errors import RunError
+from retrain.errors import RunError, StoreError
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.monitoring.report import read_sources, render_page
 from retrain.pipeline import retention, stages
@@ -101,6 +101,37 @@ def test_gc_keeps_recent_runs_and_the_newest_runs(tmp_path: Path) -> None:
     roll_back(workspace)
     workspace.land(0, 1, seed=4)
     assert run(workspace).decision
+
+
+def test_gc_keeps_all_runs_if_there_are_few(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, drops=1)
+    trials = [stages.run_task(workspace.context, TASK, Request(method, "trial")) for method in ("scratch", "naive")]
+    runs = {record.run_id for record in workspace.store.ledger.read()}
+    assert len(trials) + 1 == len(runs) == 3
+    for keep_last in (3, 4, 5, 50):
+        assert retention.plan_removal(workspace.store, keep_last, AGE, utc_now()).removals == ()
+    assert collect(workspace, keep_last=4).kept.keys() == runs
+
+
+def test_gc_reads_the_claims_of_all_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = make_workspace(tmp_path, drops=1)
+    workspace.land(0, 1, seed=1)
+    for method in ("scratch", "naive", "continuous"):
+        assert isinstance(stages.plan(workspace.context, TASK, Request(method)), Plan)
+    run(workspace)
+    listed, list_objects = [], LocalStore.list
+    monkeypatch.setattr(
+        LocalStore, "list", lambda store, prefix="": listed.append(prefix) or list_objects(store, prefix)
+    )
+    assert retention.find_unfinished_plans(workspace.store, utc_now()) == []
+    assert listed.count(workspace.store.keys.claims) == 1
+
+
+def test_gc_names_a_damaged_claim(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    workspace.store.objects.write(workspace.store.keys.claim("gone"), b"{}")
+    with pytest.raises(StoreError, match=r"pets/claims/gone\.json was not written by this version of retrain, or"):
+        collect(workspace)
 
 
 def test_gc_keeps_the_files_of_an_interrupted_run(tmp_path: Path) -> None:
