@@ -18,6 +18,7 @@ from weakref import finalize
 from retrain.config.frame import Size, as_frame
 from retrain.errors import UserError
 from retrain.records import Drop
+from retrain.utils.files import TEMPORARY
 
 DECODED = re.compile(r"([0-9a-f]{64}-\d[\w-]*?)(?:-(?:train|val|test))?\.(?:safetensors|val|test)")
 """Names of files that are made from a drop's images. The group is the result of `decoded_name`."""
@@ -130,6 +131,8 @@ def _cached_files(folder: Path) -> Iterator[CachedFile]:
             with suppress(OSError):  # another process has just removed it
                 if found := pattern.fullmatch(path.name):
                     yield _describe(found[1], path, [path])
+                elif TEMPORARY.fullmatch(path.name) and place != folder:  # an incomplete download
+                    yield _describe("", path, [path])
                 elif path.name.startswith(WRITING) and place == folder and path.is_dir():
                     yield _describe("", path, list(path.iterdir()))
 

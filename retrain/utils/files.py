@@ -4,6 +4,7 @@ A reader never sees half a file, and a crash leaves nothing under the final name
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,8 @@ from uuid import uuid4
 
 BUFFER = 1 << 20
 """Bytes that are copied at a time."""
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
+"""Names of temporary files. A killed process leaves such files."""
 
 
 @contextmanager

@@ -95,7 +95,8 @@ def leave_unneeded(workspace: Workspace) -> set[str]:
     cache, before = workspace.context.cache, names(workspace.context.cache)
     for drop in workspace.store.drops.all():
         load_decoded(drop, workspace.store, 2 * SIZE, cache, ["test"])
-    for name in (f"writing-abc/{'0' * 64}-8-val.safetensors", f"shards/{'1' * 64}.tar", f"shards/{'2' * 64}.part"):
+    shards = (f"shards/{'1' * 64}.tar", f"shards/{'2' * 64}.part", f"shards/.{'3' * 32}")
+    for name in (f"writing-abc/{'0' * 64}-8-val.safetensors", *shards):
         (cache / name).parent.mkdir(exist_ok=True)
         (cache / name).write_bytes(bytes(5000))
     return names(cache) - before
@@ -104,7 +105,7 @@ def leave_unneeded(workspace: Workspace) -> set[str]:
 def test_gc_removes_unneeded_old_files_of_the_cache(workspace: Workspace) -> None:
     needed, cache = names(workspace.context.cache), workspace.context.cache
     unneeded = leave_unneeded(workspace)
-    foreign = {"notes.txt", "shards/room.lock", f"{'0' * 64}.safetensors"}
+    foreign = {"notes.txt", "shards/room.lock", f"{'0' * 64}.safetensors", f".{'3' * 32}"}
     for name in foreign:
         (cache / name).touch()
     make_old(cache)
@@ -231,7 +232,7 @@ def test_gc_command_cleans_the_cache_of_its_machine(
     assert (shown["task"], shown["is_done"], shown["removals"][0]["what"]) == (None, False, "cache")
     table = retrain(command, capfd)
     assert table.code == 0
-    assert re.search(r"cache +not used since [0-9-]{10} +5 +[0-9.]+ kB", table.out)
+    assert re.search(r"cache +not used since [0-9-]{10} +6 +[0-9.]+ kB", table.out)
     assert names(cache).isdisjoint(unneeded)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "absent"))
     assert len(json.loads(retrain((*command, "--json"), capfd).out)) == 1
