@@ -15,7 +15,7 @@ from retrain.config.task import Task
 from retrain.data.committing import DropCommitter
 from retrain.data.finding import SearchedDrop, Selection, parse_content, search_drops
 from retrain.data.identity import NAMED
-from retrain.data.sample_table import USES, SampleTable
+from retrain.data.sample_table import SampleTable
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
 from retrain.records.drop import clean_class_name
@@ -74,10 +74,13 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
     except UnicodeDecodeError as error:
         raise DropError(f"{path}: cannot be read: not a text file in UTF-8") from error
     read = _read_json_lines if path.suffix.lower() in (".jsonl", ".ndjson", ".json") else _read_csv
-    found = [
-        (line, {name: "" if (value := row.get(name)) is None else str(value).strip() for name in columns})
-        for line, row in read(text, path, columns)
-    ]
+    try:
+        found = [
+            (line, {name: "" if (value := row.get(name)) is None else str(value).strip() for name in columns})
+            for line, row in read(text, path, columns)
+        ]
+    except csv.Error as error:
+        raise DropError(f"{path}: cannot be read: {error}") from error
     if not found:
         raise DropError(f"{path}: has no line with a sample; expected columns {', '.join(columns)}")
     return found
@@ -172,8 +175,8 @@ class _Place(NamedTuple):
 
     @classmethod
     def of(cls, found: SearchedDrop) -> Self:
-        table = found.table
-        amendable = table.is_used() | (table.use == USES.index("removed")) & (table.shard >= 0)
+        amendable = found.table.is_used()
+        amendable[[change.row for change in found.drop.removed]] = True
         return cls(found, amendable, {change.row: change for change in found.drop.changes})
 
     @property

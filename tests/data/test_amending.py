@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from support.pictures import folder, two_classes
 from support.terminal import retrain
-from support.uploads import task_in
+from support.uploads import good, shard, task_in, upload
 
 from retrain.config.task import Task
 from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.finding import SearchedDrop
 from retrain.data.packing import pack
 from retrain.data.table_making import read_or_make_table
+from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
 from retrain.store.task_store import TaskStore, open_task_store
 
@@ -92,6 +93,19 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
     assert sum(map(drop.samples, ("train", "val", "test"))) == 79
 
 
+def test_removed_image_that_was_uploaded_again_is_restored(task: Task, tmp_path: Path) -> None:
+    """The later drop left the image out, so only the change of the first drop is undone."""
+    store = open_task_store(task)
+    for drop, members in (("first", good(60)), ("second", [*good(1, 2), *good(60, 100)])):
+        upload(store.objects, drop, {"train.tar": shard(members)})
+        ingest_drop(drop, task, store)
+        if drop == "first":
+            assert amend(task, store, tmp_path, "key,remove\n000002,yes\n")
+    [change] = store.drops.read("first").changes
+    assert amend(task, store, tmp_path, f"content,class\n{change.content},cat\n")
+    assert store.drops.read("first").changes == store.drops.read("second").changes == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -110,6 +124,7 @@ def test_removed_image_is_not_added_again(task: Task, store: TaskStore, tmp_path
         ("key,class\nx,dog\ncat/001,dog\ny,dog\n", r"line 2: x matches no .*\n.*: line 4: y matches no sample"),
         ("key,class\n" + "x,dog\n" * 12, r"line 11: x matches no .*\nand 2 more wrong lines$"),
         ("key,class\n", "has no line with a sample; expected columns"),
+        (f"key,class\n{'x' * 200_000},dog\n", r"corrections\.csv: cannot be read: field larger than"),
     ],
 )
 def test_wrong_correction_is_refused_and_changes_nothing(
