@@ -239,8 +239,13 @@ def _copy_members(stream: HashingReader, path: Path, without: Collection[str], w
 
 
 def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
-    """Yield the digests that a drop's versions had before its erasures. Caches may contain such versions."""
-    drop, amendments = _read_manifest(drop_id, store), store.drops.amendments.read()
+    """Yield the digests that a drop's versions had before its erasures. Caches may contain such versions.
+
+    Yield none if the drop's manifest is missing or damaged. No run can use such a drop.
+    """
+    drop, amendments = store.drops.find_undamaged(drop_id), store.drops.amendments.read()
+    if drop is None:
+        return
     versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
     yield from versions
     erased = set[int]()

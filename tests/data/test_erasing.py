@@ -14,7 +14,7 @@ from retrain.config import SPLITS
 from retrain.config.task import Task
 from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.cache import decode_drop
-from retrain.data.erasing import Selection, select_image
+from retrain.data.erasing import Selection, clear_cache, select_image
 from retrain.data.packing import pack
 from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
@@ -269,6 +269,15 @@ def test_drop_without_a_sample_list_is_amended_and_erased(tmp_path: Path) -> Non
     assert traces(tmp_path / "store") == set()
     decoded = decode_drop(where.store.drops.read(drop.id), where.store, 8)
     assert [len(decoded[split].labels) for split in SPLITS] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("manifest", [None, b"damaged"])
+def test_cache_is_cleared_without_the_manifest_of_a_drop(tmp_path: Path, manifest: bytes | None) -> None:
+    where, drop = ingest_layout("pack", "tree", tmp_path)
+    assert forget(where.store, tmp_path, select_victim(tmp_path)) == 1
+    key = where.store.keys.manifest(drop.id)
+    where.store.objects.write(key, manifest) if manifest else where.store.objects.delete(key)
+    clear_cache(tmp_path / "cache", where.store)
 
 
 def test_erasing_an_ambiguous_key_names_its_drops(tmp_path: Path) -> None:
