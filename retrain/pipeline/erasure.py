@@ -182,9 +182,8 @@ def find_affected_runs(samples: Iterable[ErasedSample], store: TaskStore) -> Ite
     for sample in samples:
         rows.setdefault(sample.drop, []).append(sample.row)
     plans = {run_id: plan for run_id in store.objects.folders(store.keys.runs) if (plan := _find_plan(run_id, store))}
-    uses = {
-        ref: _uses(ref, rows[ref.id], store) for plan in plans.values() for ref in plan.dataset.drops if ref.id in rows
-    }
+    refs = {ref for plan in plans.values() for ref in plan.dataset.drops if ref.id in rows}
+    uses = {ref: _uses(ref, rows[ref.id], store) for ref in refs}
     seen = {
         run_id: {use for ref in plan.dataset.drops if ref.id in rows for use in uses[ref]}
         for run_id, plan in plans.items()

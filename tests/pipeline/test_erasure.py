@@ -10,11 +10,11 @@ from retrain.data.finding import Selection
 from retrain.data.table_making import read_or_make_table
 from retrain.errors import DropError
 from retrain.pipeline import next_run, stages
-from retrain.pipeline.erasure import erase
+from retrain.pipeline.erasure import erase, find_affected_runs
 from retrain.pipeline.mistake_keys import name_mistakes
 from retrain.pipeline.planning import Request
 from retrain.pipeline.status import read_status
-from retrain.records import Erasure, Plan, RunRecord, Verdict
+from retrain.records import ErasedSample, Erasure, Plan, RunRecord, Verdict
 from retrain.records.ledger import total_savings
 from retrain.store import LocalStore
 from retrain.training.index_files import read_known_counters
@@ -158,3 +158,15 @@ def test_waiting_candidate_is_rejected_by_an_erasure(workspace: Workspace) -> No
     assert not isinstance(ended, next_run.NoRunNeeded)
     [record] = [one for one in workspace.store.ledger.read() if one.run_id == approval.run_id]
     assert record.ending == "refused"
+
+
+def test_erasure_reads_each_version_of_a_drop_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    [drop] = workspace.store.drops.all()
+    for method in ("scratch", "naive"):
+        assert isinstance(stages.run_task(workspace.context, TASK, Request(method, "trial")), RunRecord)
+    read, read_object = [], LocalStore.read
+    monkeypatch.setattr(LocalStore, "read", lambda store, key: read.append(key) or read_object(store, key))
+    sample = ErasedSample(drop=drop.id, row=0, content="")
+    assert len(list(find_affected_runs([sample], workspace.store))) == 3
+    assert drop.sample_list
+    assert read.count(workspace.store.keys.drop_file(drop.id, drop.sample_list.name)) == 1
