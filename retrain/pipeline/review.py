@@ -124,10 +124,13 @@ class Reviewer:
         self._network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
 
     def suspects(self, split: Split, limit: int) -> Iterator[Suspect]:
-        """Yield the `limit` most likely label errors of a split, each with the class that the champion proposes."""
+        """Yield the `limit` most likely label errors of a split, each with the class that the champion proposes.
+
+        Yield none if there is only one class, because no other class can be proposed.
+        """
         ranked = self.rank_split(split)
         chosen = [number for number in ranked.rank.tolist() if not self._is_changed(ranked.rows[number])][:limit]
-        if not chosen:
+        if not chosen or len(self._plan.dataset.classes) == 1:
             return
         rows = torch.tensor(chosen)
         probability = self.predict(ranked.samples, rows) if ranked.probability is None else ranked.probability[rows]

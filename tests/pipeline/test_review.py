@@ -97,3 +97,11 @@ def test_review_command_writes_page_and_table(
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == 6
     assert {row["class"] for row in rows} <= {"class-0", "class-1", "class-2"}
+
+
+def test_review_of_a_single_class_proposes_no_label(tmp_path: Path) -> None:
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0)
+    assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
+    found = review_data(workspace.context, TASK, 4)
+    assert (found.trained, found.held_out) == ([], [])
