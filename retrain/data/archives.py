@@ -5,6 +5,7 @@ A stream from a store is not seekable, so every archive is copied first.
 
 import gzip
 import io
+import lzma
 import os
 import stat
 import tempfile
@@ -25,8 +26,11 @@ MAX_RATIO = 100
 an attack."""
 LEAST_LIMIT = 100_000_000
 """Number of bytes that a gzipped tar may unpack to regardless of `MAX_RATIO`."""
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, LookupError, EOFError)
-"""Errors that zipfile raises for archives that are damaged, encrypted or of an unknown kind."""
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, LookupError, EOFError),
+)
+"""Errors that zipfile raises for archives that are damaged, encrypted or of an unknown kind. bz2 raises `OSError`."""
 
 
 UTF8_FLAG = 0x800

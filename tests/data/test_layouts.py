@@ -329,6 +329,18 @@ def test_error_names_the_damaged_zip_member(route: IngestRoute) -> None:
         route.ingest({"train.zip": bytes(data)})
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_member_of_any_compression_is_named(tmp_path: Path, compression: int) -> None:
+    data = bytearray(zipped(tree("cat", "dog"), compression))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        damaged = archive.getinfo("cat/3.png")
+    start = damaged.header_offset + zipfile.sizeFileHeader + len(damaged.filename)
+    for place in range(start + 9, start + damaged.compress_size):  # after the header of LZMA's data
+        data[place] ^= 255
+    with pytest.raises(DropError, match=r"train\.zip: cat/3\.png: [A-Z]\w+"):
+        open_route("pack", tmp_path).ingest({"train.zip": bytes(data)})
+
+
 # --- keys of unusual form
 
 

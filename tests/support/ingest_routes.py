@@ -95,10 +95,10 @@ def tree(*classes: str, each: int = 12, suffix: str = ".png") -> dict[str, bytes
     }
 
 
-def zipped(files: Files) -> bytes:
+def zipped(files: Files, compression: int = zipfile.ZIP_STORED) -> bytes:
     """Return a zip file of these files."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return buffer.getvalue()
