@@ -126,7 +126,7 @@ def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
 
 def _parquet_rows(data: bytes, where: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
     parquet = import_extra("pyarrow.parquet", f"{where}: Parquet")
-    failures = import_extra("pyarrow", f"{where}: Parquet").ArrowException, OSError
+    failures = import_extra("pyarrow", f"{where}: Parquet").ArrowException, OSError, ValueError  # text not in UTF-8
     try:
         table = parquet.ParquetFile(io.BytesIO(data))
         wanted = [name for name in table.schema_arrow.names if columns is None or name in columns]

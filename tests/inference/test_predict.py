@@ -14,7 +14,7 @@ from pyarrow import parquet
 from support.served import Served, make_served
 from support.terminal import Ran, at_terminal, retrain
 
-from retrain.errors import UserError
+from retrain.errors import DropError, UserError
 from retrain.inference.tables import Row, read_rows
 from retrain.utils import extras
 
@@ -176,6 +176,14 @@ def test_labels_in_tables_are_read_as_drops_read_them(tmp_path: Path) -> None:
         Row("a.png", "3", str(tmp_path / "t.parquet")),
         Row("b.png", None, str(tmp_path / "t.parquet")),
     ]
+
+
+def test_table_with_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    offsets, text = pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")
+    images = pyarrow.StringArray.from_buffers(1, offsets, text)
+    parquet.write_table(pyarrow.table({"image": images}), tmp_path / "t.parquet")
+    with pytest.raises(DropError, match=r"t\.parquet: cannot be read: 'utf-8' codec"):
+        list(read_rows([str(tmp_path / "t.parquet")]))
 
 
 def test_error_of_a_table_names_the_folder_that_has_the_image(
