@@ -152,6 +152,9 @@ class Ingestion:
                 problem = error
             except UserError as error:
                 problem = UserError(f"drop {drop}: {error}")
+            except Exception as error:  # a defect in the validation of one drop must not stop the others
+                log.exception("%s: drop %s", self._task.name, drop)
+                problem = UserError(f"drop {drop}: {type(error).__name__}: {error}")
         return problem or busy
 
     def quarantine(self, store: TaskStore, drop: str, cause: str) -> None:
