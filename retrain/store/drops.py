@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from heapq import nlargest
+from itertools import chain
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -221,11 +222,12 @@ class Drops:
             versions = (amend(drop, amendments[:number]) for number in range(len(amendments), -1, -1))
             yield without_erased(next((one for one in versions if one.digest == ref.digest), newest), newest)
 
-    def committed(self) -> CommittedDrops:
-        """List the committed drops without reading their manifests."""
+    def committed(self, ids: Iterable[str] | None = None) -> CommittedDrops:
+        """List the committed drops, or those with these ids, without reading their manifests."""
         found: dict[str, set[str]] = {"drop.json": set(), "quarantine.json": set()}
         files, sizes, arrivals = Counter[str](), Counter[str](), defaultdict[str, Arrivals](Arrivals)
-        for entry in self._objects.list(self._keys.drops):
+        folders = [self._keys.drops] if ids is None else [self._keys.drop_file(drop, "") for drop in sorted(ids)]
+        for entry in chain.from_iterable(map(self._objects.list, folders)):
             drop, _, name = entry.key.removeprefix(self._keys.drops).partition("/")
             arrivals[drop].add(name, entry.size, entry.modified)
             if name in found:

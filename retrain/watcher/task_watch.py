@@ -203,8 +203,8 @@ class TaskWatch:
     def _log_late_files(self, drops: set[str]) -> None:
         """Log a warning for each of these drops whose files were added or changed after its commit."""
         if drops:
-            committed = self.store.drops.committed()
-            for drop in self.store.drops.read_many(sorted(drops.intersection(committed.usable))):
+            committed = self.store.drops.committed(drops)
+            for drop in self.store.drops.read_many(committed.usable):
                 if late := late_files(drop, committed):
                     log.warning("%s: %s", self.task.name, late)
 

@@ -129,6 +129,48 @@ def test_drop_is_quarantined_after_three_killed_validations(
     assert watched.store.objects.read(KEYS.manifest("a-bad"))
 
 
+def fail_on_bad_drop(task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
+    """Validate a drop. For the drop a-bad, raise an error that is not a user's mistake."""
+    if drop == "a-bad":
+        raise OSError(28, "No space left on device")
+    return validate_drop(task, drop, cache_dir)
+
+
+def test_unexpected_error_does_not_stop_other_validations(
+    watched: TaskUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = watched.watcher(recorder := Recorder())
+    for first, drop in ((0, "a-bad"), (60, "b-good")):
+        upload(watched.store.objects, drop, {"train.tar": shard(good(first=first))})
+    monkeypatch.setattr(ingestion, "validate_drop", fail_on_bad_drop)
+    assert not watcher.once()
+    assert watcher.health.problems() == ["pets: drop a-bad: OSError: [Errno 28] No space left on device"]
+    assert [drop.id for drop in watched.plan(recorder.runs[0]).dataset.drops] == ["b-good"]
+    assert validation_counts(watched.store.objects) == []
+    monkeypatch.undo()
+    assert watcher.once()
+    assert watched.store.drops.committed().usable == ("a-bad", "b-good")
+
+
+def test_event_about_a_committed_drop_lists_only_this_drop(
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each commit causes such an event. Listing all drops would take a time that grows with their number."""
+    for drop in ("first", "second", "third"):
+        watched.land(tmp_path / "pets", drop)
+    watch = TaskWatch(watched.task, Recorder(), Health(["pets"]))
+    watch.check_drops()
+    watched.store.objects.write(watched.store.keys.drop_file("second", "cat/late.png"), png(9))
+    listed, list_objects = [], LocalStore.list
+    monkeypatch.setattr(
+        LocalStore, "list", lambda store, prefix="": listed.append(prefix) or list_objects(store, prefix)
+    )
+    watch.check_drops(["second"])
+    assert "drop second: 1 file was added after the commit" in caplog.text
+    drops = watched.store.keys.drops
+    assert {prefix for prefix in listed if prefix.startswith(drops)} == {watched.store.keys.drop_file("second", "")}
+
+
 def test_watcher_logs_the_findings_of_a_validation(watched: TaskUnderTest, caplog: pytest.LogCaptureFixture) -> None:
     """The validation runs in a separate process. The test cannot read its log."""
     upload(watched.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
