@@ -79,7 +79,9 @@ def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
     for drop, report in store.drops.quarantine_reports().items():
         at = report.found_at if report else now
         cause = report.cause if report else FOREIGN_REPORT
-        yield Notification(f"quarantine-{drop}", "drop.quarantined", drop, at, {"drop": drop, "cause": cause})
+        # A drop whose report was deleted may be quarantined again, and this is another event.
+        event_id = f"quarantine-{drop}-{at:%Y%m%dT%H%M%S%f}" if report else f"quarantine-{drop}"
+        yield Notification(event_id, "drop.quarantined", drop, at, {"drop": drop, "cause": cause})
 
 
 def _budget(task: Task, records: Sequence[RunRecord], now: datetime) -> Iterator[Notification]:
