@@ -204,4 +204,4 @@ def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric:
 
 def _images_to_miss_one(floor: float) -> int:
     """Return the smallest number of images of a class with which its accuracy can reach `floor` despite one error."""
-    return math.ceil(1 / (1 - floor)) if 0 < floor < 1 else 0
+    return math.ceil(round(1 / (1 - floor), 6)) if 0 < floor < 1 else 0  # 1 / (1 - 0.9) is slightly above 10

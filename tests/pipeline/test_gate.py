@@ -171,3 +171,11 @@ def test_gate_warns_of_conditions_that_need_more_images() -> None:
     assert "250 are needed to allow one" in next(gate_warnings(flips, small, has_champion=True))
     classes = list(gate_warnings(Gate(margin=0.5, min_class_accuracy=0.995), small, has_champion=True))
     assert "test images of cat, dog: 200 of each class are needed to allow one error" in classes[0]
+
+
+@pytest.mark.parametrize(("floor", "images"), [(0.5, 2), (0.8, 5), (0.9, 10), (0.95, 20), (0.85, 7)])
+def test_gate_counts_the_images_that_allow_one_error(floor: float, images: int) -> None:
+    assert (images - 1) / images >= floor > (images - 2) / (images - 1)
+    gate = Gate(margin=0.5, min_class_accuracy=floor)
+    [warning] = gate_warnings(gate, [drop_of({"cat": 1, "dog": images})], has_champion=False)
+    assert f"test images of cat: {images} of each class are needed" in warning
