@@ -49,11 +49,11 @@ class FollowedChampion:
         while not self._stop.wait(every):
             try:
                 self.refresh()
-            except UserError as error:
+            except Exception as error:  # whatever a network's factory raises, the next check must follow
                 self._counts.failed_to_load()
                 log.warning(
                     "%s: the new champion cannot be loaded, still serving %s: %s",
                     self._source.store.task,
                     self.model.run_id,
-                    error,
+                    error if isinstance(error, UserError) else f"{type(error).__name__}: {error}",
                 )

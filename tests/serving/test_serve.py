@@ -28,6 +28,7 @@ from support.terminal import retrain
 from retrain.api import load_champion
 from retrain.cli import app
 from retrain.inference.loading import find_source
+from retrain.serving import champion
 from retrain.serving.app import make_app
 from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
@@ -204,6 +205,21 @@ def test_old_model_is_served_while_the_new_one_cannot_be_loaded(tmp_path: Path) 
     served.workspace.store.objects.write(key, weights)
     wait_for(lambda: champion.model.run_id == second or None, "the repaired model")
     champion.stop()
+
+
+def test_server_follows_the_champion_after_any_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's factory is a user's code, and may raise any error."""
+    served = make_served(tmp_path, 0, 1)
+    counts = Counts("pets")
+    followed = FollowedChampion(find_source(served.task), "cpu", counts)
+    served.workspace.land(2, seed=2)
+    second = served.retrain().run_id
+    monkeypatch.setattr(champion, "load_model", lambda *arguments: 1 / 0)
+    followed.start(every=0.01)
+    wait_for(lambda: load_errors(counts) or None, "a failed load")
+    monkeypatch.undo()
+    wait_for(lambda: followed.model.run_id == second or None, "the new model")
+    followed.stop()
 
 
 def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
