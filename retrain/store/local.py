@@ -83,7 +83,7 @@ class LocalStore:
         yield from filter(is_key, (name.rstrip("/") for name in names))
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield the broken symbolic links. They have a path, but no bytes."""
+        """Yield the broken symbolic links, and links to a folder that contains them. They have a path, but no bytes."""
         with self._translate_errors(prefix):
             yield from self._walk_broken(prefix.rpartition("/")[0], prefix)
 
@@ -156,9 +156,10 @@ class LocalStore:
     def _walk_broken(self, folder: str, prefix: str) -> Iterator[Entry]:
         for entry in sorted(_scan(self.root / folder), key=lambda entry: entry.name):
             key = f"{folder}/{entry.name}".lstrip("/")
-            if entry.is_dir():
-                yield from self._walk_broken(key, prefix)
-            elif entry.is_symlink() and key.startswith(prefix) and not os.path.exists(entry):
+            if not _is_broken(entry):
+                if entry.is_dir():
+                    yield from self._walk_broken(key, prefix)
+            elif key.startswith(prefix):
                 yield Entry(key, 0, datetime.fromtimestamp(entry.stat(follow_symlinks=False).st_mtime, UTC))
 
     @contextmanager
@@ -178,12 +179,22 @@ def _children(folder: Path) -> list[tuple[str, int, float]]:
     """Return names, sizes and modification times. Names of folders end in a slash, because they must sort like keys."""
     children = []
     for entry in _scan(folder):
-        with suppress(FileNotFoundError):  # deleted in the meantime, or a broken link
+        if _is_broken(entry):
+            continue
+        with suppress(FileNotFoundError):  # deleted in the meantime
             found = entry.stat()
             children.append(
                 (f"{entry.name}/", 0, 0.0) if entry.is_dir() else (entry.name, found.st_size, found.st_mtime)
             )
     return children
+
+
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link to nothing, to itself, or to a folder that contains the link."""
+    if not entry.is_symlink():
+        return False
+    above = map(os.path.realpath, Path(entry.path).parents)
+    return not os.path.exists(entry.path) or os.path.realpath(entry.path) in above
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:

@@ -117,3 +117,24 @@ def test_store_at_the_path_of_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"")
     with pytest.raises(StoreError, match=r"photo\.png: listing: Not a directory\. Check the task's `store`"):
         list(LocalStore(tmp_path / "photo.png").list())
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    """A link to itself, a link to a folder that contains it, and two folders that link to each other."""
+    store = LocalStore(tmp_path)
+    for key in ("drops/a/1.png", "drops/b/2.png"):
+        store.write(key, b"image")
+    for link, target in (("a/self", "self"), ("a/up", ".."), ("a/other", "../b"), ("b/other", "../a")):
+        (tmp_path / "drops" / link).symlink_to(target)
+    assert [entry.key for entry in store.list("drops/")] == [
+        "drops/a/1.png",
+        "drops/a/other/2.png",
+        "drops/b/2.png",
+        "drops/b/other/1.png",
+    ]
+    assert [entry.key for entry in store.list_unusual("drops/a/")] == [
+        "drops/a/other/other",
+        "drops/a/self",
+        "drops/a/up",
+    ]
+    assert list(store.folders("drops/")) == ["a", "b"]
