@@ -27,9 +27,16 @@ def is_duration(text: str) -> bool:
     return re.fullmatch(DURATION_PATTERN, text) is not None
 
 
+LONGEST = timedelta(days=36500)
+"""Longest duration. Times that are this far from today can still be computed."""
+
+
 def parse_duration(text: str) -> timedelta:
-    """Return a duration such as 30m, 6h, 2d or 1w."""
-    return timedelta(**{UNITS[text[-1]]: int(text[:-1])})
+    """Return a duration such as 30m, 6h, 2d or 1w. A longer one than `LONGEST` counts as `LONGEST`."""
+    try:
+        return min(timedelta(**{UNITS[text[-1]]: int(text[:-1])}), LONGEST)
+    except OverflowError:
+        return LONGEST
 
 
 def format_moment(moment: datetime) -> str:
