@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from retrain.config.task import Task
 from retrain.monitoring import names
 from retrain.monitoring.exporter import Exporter, LedgerReader, WatchedTask
 from retrain.monitoring.names import Name
-from retrain.store import LocalStore
+from retrain.store import Entry, LocalStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 
@@ -35,10 +36,11 @@ NAMES = [name for group in names.GROUPS.values() for name in group]
 
 @dataclass
 class RecordingStore(LocalStore):
-    """A local store that records which objects were read."""
+    """A local store that records which objects were read, and which prefixes were listed."""
 
     root: Path
     reads: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(self.root)
@@ -46,6 +48,10 @@ class RecordingStore(LocalStore):
     def read(self, key: str) -> tuple[bytes, str]:
         self.reads.append(key)
         return super().read(key)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        self.listed.append(prefix)
+        return super().list(prefix)
 
 
 @pytest.fixture
@@ -138,6 +144,8 @@ def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore
     waiting_since = january(12).timestamp()
     assert values[key_of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")] == waiting_since
     assert values[key_of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
+    assert len([key for key in store.reads if key.endswith("/drop.json")]) == 4
+    assert PETS.amendments not in store.listed
 
 
 def test_champion_age_and_accuracy_are_served(store: RecordingStore) -> None:
