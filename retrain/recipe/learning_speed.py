@@ -24,8 +24,8 @@ STORED_LIMIT = 2048.0
 class Counters:
     """The learning-speed index over N samples: three tensors [N] on one device, 8 bytes a sample.
 
-    During a run the counts are int16, so they are exact up to 32,767. After a parent's counts are added they are
-    float16.
+    During a run the counts are int16, or int32 if a sample may be seen more than 32,767 times. After a parent's counts
+    are added they are float16.
     """
 
     seen: Tensor

@@ -82,6 +82,8 @@ class Run:
     """Function that mixes the images of a batch, and their targets."""
     augmentation: torch.Generator
     """The random generator of crops and flips."""
+    count_type: torch.dtype
+    """Type of the learning-speed counts."""
     average: AveragedNetwork
     """The averaged network. It is evaluated and saved as the run's model."""
     progress: Progress
@@ -113,7 +115,7 @@ class Run:
         """Set all counts to zero, and draw the order in which val is read."""
         device, images = self.train.device, len(self.val.labels)
         self.val_order = torch.randperm(images, generator=make_generator(self.plan.seed, "val")).to(device)
-        self.counters = Counters.zeros(len(self.train.labels), device)
+        self.counters = Counters.zeros(len(self.train.labels), device, self.count_type)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.statistics = StatisticsCorrection(self.network)
@@ -140,6 +142,7 @@ def set_up(
     grown = grow_head(plan, parent.weights, train, normalize) if parent else GrownHead({}, 0)
     network = _start(plan, grown.weights if parent else None, pretrained, device)
     _check_rows(network, rows, train)
+    appearances = _appearances(plan, train, parent)
     torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
     return Run(
         plan=plan,
@@ -152,13 +155,14 @@ def set_up(
         criterion=_criterion(plan, train),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train, pretrained),
-        loader=_loader(plan, train, _appearances(plan, train, parent), rows, cores.decoding),
+        loader=_loader(plan, train, appearances, rows, cores.decoding),
         threads=cores.training,
         transform=make_transform(changes, plan.seed),
         mix=make_mix(changes, len(plan.dataset.classes), plan.seed),
         augment=Augment(task.data, task.training.bf16),
         normalize=normalize,
         augmentation=make_generator(plan.seed, "augmentation", device=device),
+        count_type=_count_type(plan, len(train), appearances),
         average=AveragedNetwork(plan.averaging, network),
         progress=Progress(evaluated_images=grown.images),
         ranks=ranks,
@@ -234,6 +238,16 @@ def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | 
         return keep
     balanced = balanced_appearances(train.labels.cpu())
     return balanced if keep is None else keep * balanced
+
+
+def _count_type(plan: Plan, samples: int, appearances: Tensor | None) -> torch.dtype:
+    """Return int16, or int32 if a sample may be seen more often than an int16 can count.
+
+    The epochs are random, so a sample may be seen up to twice as often as the mean.
+    """
+    largest_share = 1 / samples if appearances is None else float(appearances.max() / appearances.sum())
+    most = 2 * largest_share * plan.iterations * plan.task.training.batch_size
+    return torch.int16 if most <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def _cores(plan: Plan, train: Samples) -> CoreShares:

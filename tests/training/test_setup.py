@@ -194,3 +194,16 @@ def test_batch_of_one_is_too_few_for_batchnorm() -> None:
     task = TASK.model_copy(update={"training": training, "model": model})
     with pytest.raises(TaskError, match=r"training\.batch_size: one image per process is too few"):
         run_of(plan_of(task, sizes=(160,), classes=OLD_CLASSES))
+
+
+@pytest.mark.parametrize(("samples", "count_type"), [(8, torch.int32), (160, torch.int16)])
+def test_counts_do_not_overflow_on_few_samples(samples: int, count_type: torch.dtype) -> None:
+    """Each of 8 samples is seen 40,000 times on average, and an int16 counts up to 32,767."""
+    training = TASK.training.model_copy(update={"batch_size": 320})
+    plan = plan_of(TASK.model_copy(update={"training": training}), sizes=(samples,))
+    run = run_of(plan.model_copy(update={"iterations": 1000}))
+    assert run.counters.seen.dtype == run.counters.correct.dtype == count_type
+    every = torch.arange(samples).repeat(320 // samples)
+    for _ in range(1000):
+        run.counters.count(every, torch.ones(320, dtype=torch.bool), torch.ones(320))
+    assert run.counters.seen.eq(320_000 // samples).all()
