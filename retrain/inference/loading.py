@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from retrain.config.loading import load_task
+from retrain.config.loading import load_task, task_names
 from retrain.config.task import Task
 from retrain.errors import RunError, UserError
 from retrain.inference.model import Model
@@ -31,7 +31,7 @@ def find_source(task_or_store: Task | str | Path, factories: Collection[str] = (
     if isinstance(task_or_store, Task):
         return _source_of_task(task_or_store, factories)
     text = str(task_or_store)
-    if "://" not in text and not Path(text).is_dir():
+    if "://" not in text and (text in task_names() or not Path(text).is_dir()):
         return _source_of_task(load_task(text), factories)
     address, _, name = text.rstrip("/").rpartition("/")
     source = Source(TaskStore(open_store(address or "."), name), factories)

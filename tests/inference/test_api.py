@@ -46,6 +46,16 @@ def test_champion_is_loaded_by_task_file_and_store_folder(served: Served) -> Non
         assert (model.run_id, model.classes) == (expected, ("class-0", "class-1", "class-2"))
 
 
+def test_name_of_a_task_wins_over_a_folder_of_this_name(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are often in a folder with the name of their task."""
+    (tmp_path / "pets").mkdir()
+    monkeypatch.setenv("RETRAIN_TASKS", str(Path(served.file).parent))
+    monkeypatch.chdir(tmp_path)
+    assert retrain.load_champion(Path(served.file).stem).classes == ("class-0", "class-1", "class-2")
+
+
 def test_predict_agrees_with_the_network_on_every_kind_of_input(served: Served) -> None:
     model = retrain.load_champion(served.file)
     paths = sorted(served.images(0, 1, 2).rglob("*.png"))
