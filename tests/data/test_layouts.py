@@ -14,10 +14,8 @@ from support.ingest_routes import IngestRoute, open_route, tree, zipped
 from support.pictures import encoded, picture, png
 from support.uploads import shard
 
-from retrain.data.files import list_store
 from retrain.errors import DropError
 from retrain.records import Drop
-from retrain.store import LocalStore
 
 
 @pytest.fixture(params=["pack", "s3"])
@@ -351,18 +349,6 @@ def test_object_with_an_invalid_path_as_key_is_reported(tmp_path: Path, bucket: 
         route.ingest({**tree("cat", "dog"), name: png(99)})
     drop = route.ingest({**tree("cat", "dog"), name: png(99)}, max_bad_share=0.1)
     assert len(drop.left_out) == 1
-
-
-def test_link_to_a_missing_file_is_reported(tmp_path: Path) -> None:
-    """In a store that is a folder, a producer may link images instead of copying them."""
-    store = LocalStore(tmp_path / "store")
-    folder = store.root / "pets/drops/week/cat"
-    folder.mkdir(parents=True)
-    (tmp_path / "kept.png").write_bytes(png(1))
-    (folder / "1.png").symlink_to(tmp_path / "kept.png")
-    (folder / "2.png").symlink_to(tmp_path / "gone.png")
-    found = {str(file.name): file.problem for file in list_store(store, "pets/drops/week/")}
-    assert found == {"cat/1.png": "", "cat/2.png": "it is a link that leads nowhere; upload the file itself"}
 
 
 def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) -> None:

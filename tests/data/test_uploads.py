@@ -12,6 +12,7 @@ from support.pictures import png, shard_bytes, tar
 
 from retrain.config.task import Data, Task
 from retrain.data.cache import decode_drop
+from retrain.data.files import list_store
 from retrain.data.packing import ON_DISK
 from retrain.data.shards import write_shards
 from retrain.data.uploads import ingest_drop
@@ -172,3 +173,15 @@ def test_quarantined_drop_is_unused_until_its_report_is_deleted(local: LocalStor
     assert (report.drop, report.task, report.cause) == (DROP, "pets", "the labels are wrong")
     local.delete(KEYS.quarantine(DROP))
     assert TaskStore(local, "pets").drops.all() == (drop,)
+
+
+def test_link_to_a_missing_file_is_reported(tmp_path: Path) -> None:
+    """In a store that is a folder, a producer may link images instead of copying them."""
+    store = LocalStore(tmp_path / "store")
+    folder = store.root / "pets/drops/week/cat"
+    folder.mkdir(parents=True)
+    (tmp_path / "kept.png").write_bytes(png(1))
+    (folder / "1.png").symlink_to(tmp_path / "kept.png")
+    (folder / "2.png").symlink_to(tmp_path / "gone.png")
+    found = {str(file.name): file.problem for file in list_store(store, "pets/drops/week/")}
+    assert found == {"cat/1.png": "", "cat/2.png": "it is a link that leads nowhere; upload the file itself"}
