@@ -81,6 +81,8 @@ def fit_opened_image(image: Image.Image, size: Size) -> Pixels:
         copy = image.copy()  # because `fitted` may rotate the image in place
         copy.info["exif"] = image.getexif().tobytes()
         return pixels_of(OpenedImage(copy, copy.size, _frame_as_stored(copy, as_frame(size)), *copy.size).fitted())
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's parsers may raise any error
         raise DropError(f"cannot be decoded: {error}") from error
 
@@ -132,6 +134,8 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
             drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size
             yield OpenedImage(image, full_size, frame, width, height)
+    except MemoryError:  # the image may be good
+        raise
     except UnidentifiedImageError as error:  # its own message shows only an address in memory
         raise DropError(f"cannot be decoded: {_unidentified(data)}") from error
     except Exception as error:  # Pillow's parsers may raise any error

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from support.pictures import encoded, picture, png
+from support.programs import python_environment
 
 from retrain.config.frame import Frame
 from retrain.data import images
@@ -209,3 +210,28 @@ def test_examining_an_image_does_not_resize_it(monkeypatch: pytest.MonkeyPatch) 
     assert examine_image(data, 16).width == 300
     with pytest.raises(DropError, match="resized"):
         examine_decoded(data, 16)
+
+
+OUT_OF_MEMORY = """
+import resource
+import sys
+from pathlib import Path
+from retrain.data.images import decode_image
+decode_image(Path(sys.argv[1]).read_bytes(), 8)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000, resource.RLIM_INFINITY))
+try:
+    decode_image(Path(sys.argv[2]).read_bytes(), 8)
+except MemoryError:
+    print("out of memory")
+"""
+
+
+def test_missing_memory_is_no_error_of_the_image(tmp_path: Path) -> None:
+    """A `DropError` would put a good drop into quarantine."""
+    paths = (tmp_path / "small.png", tmp_path / "large.png")
+    paths[0].write_bytes(png(1))
+    paths[1].write_bytes(encoded(Image.new("RGB", (6000, 6000))))
+    command = [sys.executable, "-c", OUT_OF_MEMORY, *map(str, paths)]
+    ended = subprocess.run(command, env=python_environment(), capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("out of memory\n", "")
