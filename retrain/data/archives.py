@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from retrain.data.tars import MAX_FILE, plain_name, read_members
-from retrain.errors import DropError
+from retrain.errors import DropError, UserError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 CHUNK = 1 << 20
@@ -74,15 +74,26 @@ class UnnamedFile(io.FileIO):
         os.unlink(path)
         super().__init__(descriptor, "r+b")
 
+    def write_all(self, data: bytes) -> None:
+        """Write all bytes. `write` may write only some of them. Raises `UserError`, for example on a full disk."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self.write(rest) :]
+        except OSError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()}: cannot be written: {error.strerror}. Set $TMPDIR to another folder."
+            ) from error
+
     def __del__(self) -> None:
         self.close()
 
 
 def _copy(stream: BinaryIO, start: bytes) -> UnnamedFile:
     file = UnnamedFile()
-    file.write(start)
+    file.write_all(start)
     while data := stream.read(CHUNK):
-        file.write(data)
+        file.write_all(data)
     file.seek(0)
     return file
 
@@ -93,7 +104,7 @@ def _unpacked(packed: UnnamedFile, where: str) -> UnnamedFile:
     try:
         with gzip.open(packed) as unpacking:
             while data := unpacking.read(CHUNK):
-                file.write(data)
+                file.write_all(data)
                 if file.tell() > limit:
                     raise DropError(f"{where}: unpacks to more than {limit:,} bytes: remove files that are not images")
     except (OSError, EOFError, zlib.error) as error:

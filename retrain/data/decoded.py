@@ -91,7 +91,8 @@ class DecodedSamples:
             self._give_up("they exceed half of resources.memory")
         if self._kept:
             try:
-                self._file.write(pixels.data)
+                if self._file.write(pixels.data) < pixels.nbytes:
+                    self._give_up("the disk is full")
             except OSError as error:
                 self._give_up(str(error))
 
@@ -99,7 +100,6 @@ class DecodedSamples:
         """Write the splits of the drop to the cache. `table` is the sample table with which the drop was committed."""
         if not self._kept:
             return
-        self._file.flush()
         place = np.cumsum((table.width > 0) & (table.shard != NOWHERE)) - 1
         label_of = np.array([drop.classes.index(name) if name in drop.classes else -1 for name in table.classes])
         images = np.memmap(self._file, np.uint8, "r", shape=(int(place[-1]) + 1, *self._shape))
@@ -130,7 +130,8 @@ def keep_decoded(task: Task, cache_dir: Path | None) -> Iterator[DecodedSamples 
     with ExitStack() as stack:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir))
+            # Unbuffered: on a full disk, the file could not be closed while its buffer is not empty.
+            file = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir, buffering=0))
         except OSError as error:
             log.info("the decoded images could not be cached, so the run decodes them again: %s", error)
             yield None

@@ -1,8 +1,10 @@
 """A drop is decoded once. The cache has the pixels and labels of the drop's source."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -245,6 +247,18 @@ def test_validation_works_without_a_writable_cache(tmp_path: Path, local: LocalS
     upload(local, "first", {"train-000000.tar": shard(good(40))})
     (tmp_path / "file").touch()
     assert ingest_drop("first", TASK, TaskStore(local, "pets"), cache_dir=tmp_path / "file" / "cache").samples("train")
+
+
+def test_validation_works_on_a_full_disk(tmp_path: Path, local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses every write to /dev/full."""
+
+    def open_full(*, dir: Path, buffering: int) -> BinaryIO:
+        return Path("/dev/full").open("r+b", buffering)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_full)
+    upload(local, "first", {"train-000000.tar": shard(good(40))})
+    assert ingest_drop("first", TASK, TaskStore(local, "pets"), cache_dir=tmp_path / "cache").samples("train")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_cache_without_a_home_directory_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

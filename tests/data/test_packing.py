@@ -257,6 +257,21 @@ def test_full_disk_while_packing_raises_no_drop_error(tmp_path: Path, local: Loc
     assert list(local.list()) == []
 
 
+def test_full_disk_while_unpacking_raises_no_drop_error(tmp_path: Path, local: LocalStore) -> None:
+    """The last write before the error writes only a part of its bytes."""
+    source = tmp_path / "pets.tar.gz"
+    with tarfile.open(source, "w:gz") as archive:
+        archive.add(two_classes(tmp_path / "pets"), "pets")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (source.stat().st_size + 1, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: File too large.*\$TMPDIR") as refused:
+            pack(source, TASK, TaskStore(local, TASK.name))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not isinstance(refused.value, DropError)
+
+
 def test_earlier_drops_are_read_once_for_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TaskStore(LocalStore(tmp_path / "store"), "pets")
     for number in range(3):
