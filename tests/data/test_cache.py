@@ -252,7 +252,7 @@ def test_validation_works_without_a_writable_cache(tmp_path: Path, local: LocalS
 def test_validation_works_on_a_full_disk(tmp_path: Path, local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel refuses every write to /dev/full."""
 
-    def open_full(*, dir: Path, buffering: int) -> BinaryIO:
+    def open_full(*, dir: Path, buffering: int = -1) -> BinaryIO:
         return Path("/dev/full").open("r+b", buffering)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", open_full)
