@@ -41,9 +41,9 @@ def workspace(tmp_path: Path) -> Workspace:
     RAN.clear()
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.context = replace(make_context(workspace.store, TASK, "cpu"), cache=tmp_path / "cache")
-    workspace.land(0, 1)
+    workspace.pack(0, 1)
     assert isinstance(stages.run_task(workspace.context, TASK, Request()), RunRecord)
-    workspace.land(1, 2, seed=1)
+    workspace.pack(1, 2, seed=1)
     return workspace
 
 

@@ -137,6 +137,7 @@ def test_mistakes_are_named_by_the_key_of_the_image_shown(served: Served) -> Non
     named = name_mistakes(errors.mistakes, record.run_id, store)
     places = [one.where.split(" of drop ") for one in named]
     assert {drop for _, drop in places} == set(record.drops)
+    served.workspace.draw(0, 1, 2, seed=1)
     for mistake, (key, drop) in zip(named, places, strict=True):
         file = served.workspace.folder / f"drop-{record.drops.index(drop) + 1}" / f"{key}.png"
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(mistake.thumbnail or ""))))

@@ -129,7 +129,7 @@ def test_validation_reads_each_shard_and_image_once(counted: Counted) -> None:
 
 
 def test_packing_decodes_each_image_once_and_reads_no_shard(counted: Counted) -> None:
-    counted.workspace.land(*CLASSES)
+    counted.workspace.pack(*CLASSES)
     assert counted.store.take("/drops/") == {}
     assert list(counted.decoded.values()) == once(EACH * len(CLASSES))
 

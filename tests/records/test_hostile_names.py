@@ -31,9 +31,9 @@ def hostile(tmp_path: Path) -> Task:
     task = make_task(gate=Gate(min_class_accuracy=1))
     workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
     workspace.land(0, 1, mislabelled=True)
-    Workspace(LocalStore(tmp_path / "aside"), tmp_path).land(0, 1, mislabelled=True, seed=1)
-    (tmp_path / "drop-1" / "class-0").rename(tmp_path / "drop-1" / HOSTILE)
-    (drop, *_), *_ = pack(tmp_path / "drop-1", task, workspace.store, drop_id="hostile")
+    folder = workspace.draw(0, 1, mislabelled=True, seed=1)
+    (folder / "class-0").rename(folder / HOSTILE)
+    (drop, *_), *_ = pack(folder, task, workspace.store, drop_id="hostile")
     assert HOSTILE in drop.classes
     record = stages.run_task(workspace.context, task, Request())
     failed = stages.plan(workspace.context, task, Request(purpose="trial"))

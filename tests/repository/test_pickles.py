@@ -28,9 +28,9 @@ def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
     payload = pickle.dumps(FileCreator(created))
     pickle.loads(payload)
     created.unlink()  # the pickle has created the file
-    workspace.land(0, 1)
+    workspace.pack(0, 1)
     first = stages.run_task(workspace.context, TASK, Request())
-    workspace.land(1, 2, seed=1)
+    workspace.pack(1, 2, seed=1)
     workspace.store.objects.write(workspace.store.keys.run(first.run_id, "state/1"), payload)
     contents = workspace.contents()
     for key, before in contents.items():

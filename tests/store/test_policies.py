@@ -159,7 +159,7 @@ SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seco
 def run_under_policies(cloud: Cloud, task: Task, folder: Path) -> None:
     """Train on two drops, and record a failed run. Each component uses its role."""
     for round_, classes in enumerate(((0, 1), (1, 2))):
-        Workspace(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
+        Workspace(cloud.store("producer"), folder / str(round_)).pack(*classes, seed=round_)
         [run_id] = start_runs(cloud, task)
         champion = run_training(cloud, task, run_id, folder / "training")
         read_metrics_and_predict(cloud, task)

@@ -21,7 +21,7 @@ TASK = make_task()
 def retrain_twice(workspace: Workspace) -> None:
     """Add a drop and retrain on it, twice."""
     for seed in (0, 1):
-        workspace.land(0, 1, 2, seed=seed)
+        workspace.pack(0, 1, 2, seed=seed)
         stages.run_task(workspace.context, TASK, Request())
 
 

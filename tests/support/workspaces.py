@@ -17,6 +17,8 @@ from support.trainings import CPU, SIZE, RecordingObserver, pixels
 
 EACH = 40
 """Images in a class."""
+PACKED: dict[tuple[tuple[int, ...], int, bool], tuple[Drop, dict[str, bytes]]] = {}
+"""The first drops of stores, and the objects of these stores, by the arguments of `Workspace.draw`."""
 
 
 def make_task(**parts: object) -> Task:
@@ -49,7 +51,27 @@ class Workspace:
         self.context = Context(self.store, CPU, folder / "cache", RecordingObserver())
 
     def land(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Drop:
-        """Commit a drop with images of these classes.
+        """Commit a drop with the images of `draw`.
+
+        The first drop of a store is packed once for each of its contents. Other stores get copies of its objects. Tests
+        of the packing itself call `pack`.
+        """
+        if next(self.store.objects.list(), None):
+            return self.pack(*classes, seed=seed, mislabelled=mislabelled)
+        if (drawn := (classes, seed, mislabelled)) not in PACKED:
+            PACKED[drawn] = self.pack(*classes, seed=seed, mislabelled=mislabelled), self.contents()
+            return PACKED[drawn][0]
+        drop, objects = PACKED[drawn]
+        for key in sorted(objects, key=self.store.keys.manifest(drop.id).__eq__):  # the manifest is written last
+            self.store.objects.write(key, objects[key])
+        return drop
+
+    def pack(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Drop:
+        """Pack and commit a drop with the images of `draw`."""
+        return pack(self.draw(*classes, seed=seed, mislabelled=mislabelled), make_task(), self.store)[0].drop
+
+    def draw(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Path:
+        """Write images of these classes, and return their folder.
 
         If `mislabelled`, each image is in the folder of the next class.
         """
@@ -60,7 +82,7 @@ class Workspace:
             path = source / f"class-{label}" / f"{seed}-{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-        return pack(source, make_task(), self.store)[0].drop
+        return source
 
     def contents(self) -> dict[str, bytes]:
         """Return all objects of the store, by key."""

@@ -59,9 +59,9 @@ def write_store(folder: Path) -> tuple[str, ...]:
     """Write the store in a folder. Return the ids of the first run, the champion's run and the killed run."""
     (folder / "pets.yaml").write_text(f"{TASK}store: store\n")
     task, workspace = load_task("pets.yaml"), Workspace(LocalStore(folder / "store"), folder / "work")
-    workspace.land(0, 1, seed=1)
+    workspace.pack(0, 1, seed=1)
     scratch = run(workspace, task).run_id
-    drop = workspace.land(0, 1, 2, seed=2)
+    drop = workspace.pack(0, 1, 2, seed=2)
     correction = {"drop": drop.id, "key": "class-1/2-41", "class": "class-0", "reason": "seen again", "author": "ann"}
     (folder / "work" / "corrections.jsonl").write_text(json.dumps(correction) + "\n")
     command("drop", "amend", "work/corrections.jsonl")
@@ -72,7 +72,7 @@ def write_store(folder: Path) -> tuple[str, ...]:
     command("run", "--set", "gate.approval=manual", code=AWAITS_APPROVAL)
     (waiting,) = workspace.store.approvals.unfinished()
     command("approve", waiting.run_id, "--reason", "looks right", "--author", "ann")
-    workspace.land(1, 2, seed=3)
+    workspace.pack(1, 2, seed=3)
     unfinished = plan(workspace, task)
     workspace.context.files(unfinished.run_id).write_plan(unfinished)
     try:
