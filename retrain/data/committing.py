@@ -16,7 +16,7 @@ from retrain.data.sample_table import SampleTable, name_table
 from retrain.data.table_making import read_or_make_table
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Amendment, Drop
-from retrain.records.drop import amend
+from retrain.records.drop import amend, changes_by_drop
 from retrain.store.base import Conflict
 from retrain.store.task_store import TaskStore
 from retrain.utils.text import join_names
@@ -65,12 +65,13 @@ class DropCommitter:
         """Read the drops that were committed or amended since the last call. Quarantine damaged drops."""
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
+        changes = changes_by_drop(amendments)
         corrected = self.known.corrected = corrected_classes(amendments)
         committed = {*found.usable, *found.quarantined}
         for drop_id in sorted(committed if self._compare_with is None else committed.intersection(self._compare_with)):
             try:
                 if drop := self._read_manifest(drop_id, found.arrivals[drop_id].manifest_version):
-                    drops[drop_id] = amend(drop, amendments)
+                    drops[drop_id] = amend(drop, changes.get(drop_id, ()))
             except DamagedDrop as damaged:
                 self._quarantine(damaged)
         if drops.keys() == self._drops.keys() and all(

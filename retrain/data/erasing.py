@@ -243,10 +243,10 @@ def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
 
     Yield none if the drop's manifest is missing or damaged. No run can use such a drop.
     """
-    drop, amendments = store.drops.find_undamaged(drop_id), store.drops.amendments.read()
+    drop, changes = store.drops.find_undamaged(drop_id), store.drops.amendments.of_drop(drop_id)
     if drop is None:
         return
-    versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
+    versions = {amend(drop, changes[:number]).digest for number in range(len(changes) + 1)}
     yield from versions
     erased = set[int]()
     for erasure in store.erasures.read():

@@ -4,8 +4,8 @@ Manifests come from producers and are not trusted: they are checked as they are 
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Annotated
@@ -177,7 +177,7 @@ class Drop(Record):
     @property
     def removed(self) -> tuple[Change, ...]:
         """Return the amendments' changes that removed samples which are still in the shards."""
-        erased = self.erased.rows if self.erased else ()
+        erased = frozenset(self.erased.rows if self.erased else ())
         return tuple(change for change in self.changes if change.after is None and change.row not in erased)
 
     @property
@@ -283,12 +283,28 @@ def drop_digest(drop: Drop) -> str:
     return digest(content)
 
 
-def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
-    """Return a drop after these amendments, oldest first, with its new classes, counts and digest.
+Changes = Sequence[Sequence[Change]]
+"""The changes of one drop, by amendment, oldest first."""
+
+
+def changes_by_drop(amendments: Iterable[Amendment]) -> Mapping[str, Changes]:
+    """Return the changes of each drop. Other drops have none."""
+    found = defaultdict[str, list[list[Change]]](list)
+    for amendment in amendments:
+        groups = defaultdict[str, list[Change]](list)
+        for change in amendment.changes:
+            groups[change.drop].append(change)
+        for drop, changes in groups.items():
+            found[drop].append(changes)
+    return found
+
+
+def amend(drop: Drop, by_amendment: Changes) -> Drop:
+    """Return a drop after these changes, with its new classes, counts and digest.
 
     A sample that has its first class again counts as unchanged. A drop without changes is returned unchanged.
     """
-    all_changes = [change for one in amendments for change in one.changes if change.drop == drop.id]
+    all_changes = list(chain.from_iterable(by_amendment))
     first_class = {change.row: change.before for change in reversed(all_changes)}
     latest = {change.row: change.model_copy(update={"before": first_class[change.row]}) for change in all_changes}
     changes = tuple(change for _, change in sorted(latest.items()) if change.after != change.before)
@@ -319,11 +335,11 @@ def without_erased(version: Drop, newest: Drop) -> Drop:
     """Return an earlier version of a drop without the samples that were erased later. Its digest stays the same."""
     if version.erased is None:
         return version
-    then = {change.row: change.after for change in version.changes}
+    erased, then = set(version.erased.rows), {change.row: change.after for change in version.changes}
     since = [
         (change.split, class_then, None)
         for change in newest.changes
-        if change.row in version.erased.rows and (class_then := then.get(change.row, change.before)) is not None
+        if change.row in erased and (class_then := then.get(change.row, change.before)) is not None
     ]
     return version.model_copy(update={"counts": _recount(version, since), "erased_since": len(since)})
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from retrain.records import Amendment, Change, Erasure
-from retrain.records.drop import ERASED
+from retrain.records.drop import ERASED, Changes, changes_by_drop
 from retrain.store.base import ObjectStore, read_record
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
@@ -24,6 +24,14 @@ class Amendments:
         found = map_ahead(lambda key: read_record(self._objects, key, Amendment)[0], new)
         self._read |= dict(zip(new, found, strict=True))
         return tuple(self._read[key] for key in keys)
+
+    def by_drop(self) -> Mapping[str, Changes]:
+        """Return the changes of each drop that has some. Raises the same errors as `read`."""
+        return changes_by_drop(self.read())
+
+    def of_drop(self, drop_id: str) -> Changes:
+        """Return the changes of a drop. Raises the same errors as `read`."""
+        return self.by_drop().get(drop_id, ())
 
     def newest(self) -> Amendment | None:
         """Return the newest amendment, or None. Raises the same errors as `read`."""

@@ -147,7 +147,7 @@ class Drops:
         Raises `DamagedDrop` if the drop's manifest is damaged.
         """
         drop = self.find_manifest(drop_id)
-        return drop and amend(drop, self.amendments.read())
+        return drop and amend(drop, self.amendments.of_drop(drop_id))
 
     def find_manifest(self, drop_id: str) -> Drop | None:
         """Return a drop as it was committed, without amendments, or None if it is not committed.
@@ -202,13 +202,13 @@ class Drops:
 
         Raises `DropError` if there is no such drop, and `DamagedDrop` if its manifest is damaged.
         """
-        return amend(self.read_manifest(drop_id), self.amendments.read())
+        return amend(self.read_manifest(drop_id), self.amendments.of_drop(drop_id))
 
     def read_many(self, ids: Iterable[str]) -> Iterator[Drop]:
         """Yield drops with their amendments applied, in this order. Raises the errors of `read`."""
-        amendments = self.amendments.read()
+        changes = self.amendments.by_drop()
         for drop in map_ahead(self.read_manifest, ids):
-            yield amend(drop, amendments)
+            yield amend(drop, changes.get(drop.id, ()))
 
     def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
         """Yield the drops of a dataset in the versions that the dataset was made with. Raises the errors of `read`.
@@ -216,10 +216,11 @@ class Drops:
         Samples that were erased later are left out (`Drop.erased_since`). If no version of a drop has the digest in the
         dataset, this yields the newest version. The caller must compare the digests.
         """
-        refs, amendments = tuple(refs), self.amendments.read()
+        refs, all_changes = tuple(refs), self.amendments.by_drop()
         for ref, drop in zip(refs, map_ahead(self.read_manifest, [ref.id for ref in refs]), strict=True):
-            newest = amend(drop, amendments)
-            versions = (amend(drop, amendments[:number]) for number in range(len(amendments), -1, -1))
+            changes = all_changes.get(drop.id, ())
+            newest = amend(drop, changes)
+            versions = (amend(drop, changes[:number]) for number in range(len(changes), -1, -1))
             yield without_erased(next((one for one in versions if one.digest == ref.digest), newest), newest)
 
     def committed(self, ids: Iterable[str] | None = None) -> CommittedDrops:
@@ -254,11 +255,11 @@ class Drops:
 
         Only callers that display drops may use this.
         """
-        amendments = self.amendments.read()
+        changes = self.amendments.by_drop()
 
         def read_undamaged(drop_id: str) -> Drop | None:
             try:
-                return amend(self.read_manifest(drop_id), amendments)
+                return amend(self.read_manifest(drop_id), changes.get(drop_id, ()))
             except DamagedDrop as damaged:
                 log.warning("%s. The next retraining quarantines the drop", damaged)
                 return None

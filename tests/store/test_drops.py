@@ -1,5 +1,6 @@
 """Only drops with a complete manifest are listed, in the order of their commits."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from support.histories import make_drop
 
 from retrain.data.dataset import make_dataset, order_drops
 from retrain.errors import DropError
-from retrain.records import Drop, DropRef
+from retrain.records import Change, Drop, DropRef
+from retrain.records.drop import Erased, amend, without_erased
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
@@ -92,3 +94,31 @@ def test_new_classes_are_appended_to_the_class_map() -> None:
         DropRef(id="a", digest=first.digest, samples=20),
         DropRef(id="b", digest=second.digest, samples=20),
     )
+
+
+def change(drop: str, row: int, after: str | None) -> Change:
+    return Change(
+        drop=drop, row=row, key="k", content="c", split="train", before="cat", after=after, reason="", author="me"
+    )
+
+
+def test_drops_are_amended_without_a_look_at_all_other_changes(local: LocalStore) -> None:
+    """The time is that of the drops plus that of the changes, and not their product."""
+    store = TaskStore(local, "pets")
+    commit(local, *(make_drop(f"d-{number}", 1) for number in range(300)))
+    store.drops.amendments.append([change(f"d-{row % 300}", row // 300, "fox") for row in range(300)])
+    store.drops.amendments.append([change("elsewhere", row, "fox") for row in range(40_000)])
+    store.drops.amendments.read()
+    before = time.process_time()
+    assert all(drop.counts["train"]["fox"] == 1 for drop in store.drops.all())
+    assert time.process_time() - before < 1.5
+
+
+def test_many_erased_samples_are_found_by_their_rows() -> None:
+    rows = range(20_000)
+    drop = make_drop("a", 1).model_copy(update={"erased": Erased(rows=tuple(rows), digest="d")})
+    newest = amend(drop, [[change("a", row, None) for row in rows]])
+    before = time.process_time()
+    assert newest.removed == ()
+    assert without_erased(drop, newest).erased_since == len(rows)
+    assert time.process_time() - before < 1.5
