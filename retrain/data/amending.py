@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retrain.config import SPLITS
 from retrain.config.task import Task
 from retrain.data.committing import DropCommitter
-from retrain.data.finding import SearchedDrop, Selection, parse_content, search_drops
+from retrain.data.finding import Search, Selection, parse_content
 from retrain.data.identity import NAMED
 from retrain.data.sample_table import SampleTable
 from retrain.errors import DropError
@@ -143,11 +143,12 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
     committer = DropCommitter(task, store)
     with store.lock_commits() as guarded:
         committer.refresh()
-        places = [_Place.of(one) for one in search_drops([one.sample for one in corrections], committer.tables())]
+        search = Search([one.sample for one in corrections], committer.tables())
+        places = [_Place.of(*one) for one in search.drops]
         made: dict[tuple[str, int], tuple[Correction, Change]] = {}
 
         def add(correction: Correction) -> None:
-            for place, row in _find(correction, places):
+            for place, row in _find(correction, search, places):
                 first, _ = made.setdefault((place.drop.id, row), (correction, place.change(row, correction)))
                 if first.class_name != correction.class_name:
                     raise DropError(
@@ -169,23 +170,16 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
 class _Place(NamedTuple):
     """A searched drop, the samples in it that can be amended, and the earlier changes of its samples by row."""
 
-    found: SearchedDrop
+    drop: Drop
+    table: SampleTable
     amendable: NDArray[np.bool_]
     changes: Mapping[int, Change]
 
     @classmethod
-    def of(cls, found: SearchedDrop) -> Self:
-        amendable = found.table.is_used()
-        amendable[[change.row for change in found.drop.removed]] = True
-        return cls(found, amendable, {change.row: change for change in found.drop.changes})
-
-    @property
-    def drop(self) -> Drop:
-        return self.found.drop
-
-    @property
-    def table(self) -> SampleTable:
-        return self.found.table
+    def of(cls, drop: Drop, table: SampleTable) -> Self:
+        amendable = table.is_used()
+        amendable[[change.row for change in drop.removed]] = True
+        return cls(drop, table, amendable, {change.row: change for change in drop.changes})
 
     def change(self, row: int, correction: Correction) -> Change:
         before = self.changes.get(row)
@@ -203,10 +197,10 @@ class _Place(NamedTuple):
         )
 
 
-def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place, int]]:
+def _find(correction: Correction, search: Search, places: Sequence[_Place]) -> list[tuple[_Place, int]]:
     """Return the samples that a correction names. There are several if the same image is in several drops."""
     sample = correction.sample
-    found = [(place, row) for place in places for row in place.found.rows(sample) if place.amendable[row]]
+    found = [(places[number], row) for number, row in search.find(sample) if places[number].amendable[row]]
     name = sample.content or sample.key
     if not found:
         within = f"drop {sample.drop}" if sample.drop else "any drop"

@@ -18,7 +18,7 @@ from retrain.config.frame import Frame
 from retrain.data.amending import COLUMNS, read_rows
 from retrain.data.committing import DropCommitter
 from retrain.data.content import CONTENT_BYTES, examine_image
-from retrain.data.finding import Selection, search_drops
+from retrain.data.finding import Search, Selection
 from retrain.data.packing import PACKED_FOLDER
 from retrain.data.sample_table import NOWHERE, SampleTable, name_table
 from retrain.data.shards import split_name
@@ -63,12 +63,12 @@ def find_samples(selections: Iterable[Selection], committer: DropCommitter) -> l
     key belongs to several images.
     """
     selections, tables = list(selections), list(committer.tables(quarantined=True))
-    places = search_drops(selections, tables)
+    search = Search(selections, tables)
     rows = {drop.id: set[int]() for drop, _ in tables}
     contents = set[bytes]()
     for selection in selections:
-        found = [(place, row) for place in places for row in place.rows(selection)]
-        shown = {bytes(place.table.content[row]) for place, row in found}
+        found = [(*tables[number], row) for number, row in search.find(selection)]
+        shown = {bytes(table.content[row]) for _, table, row in found}
         if not found:
             name = selection.content or selection.key
             raise DropError(
@@ -76,14 +76,14 @@ def find_samples(selections: Iterable[Selection], committer: DropCommitter) -> l
                 "content digest from the table of `retrain data review --csv`"
             )
         if len(shown) > 1:
-            drops = ", ".join(sorted({place.drop.id for place, _ in found}))
+            drops = ", ".join(sorted({drop.id for drop, _, _ in found}))
             which = "its content digest" if selection.drop else "its drop"
             raise DropError(
                 f"{selection.where}: {len(found)} samples have the key {selection.key} ({drops}): give {which}"
             )
         contents |= shown - {b""}
-        for place, row in found:
-            rows[place.drop.id].add(row)
+        for drop, _, row in found:
+            rows[drop.id].add(row)
     wanted = np.array(sorted(contents), f"S{CONTENT_BYTES}")
     for drop, table in tables:
         rows[drop.id] |= set(np.flatnonzero(np.isin(table.content, wanted)).tolist())

@@ -1,9 +1,9 @@
 """Find samples of committed drops by key or content digest. Each drop is searched once for all wanted samples."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from itertools import chain
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,53 +26,42 @@ class Selection(NamedTuple):
     content: str
 
 
-class SearchedDrop(NamedTuple):
-    """A drop, its samples, and the rows of the samples that were searched for.
-
-    `names` maps the text of each selection to the key that it means.
-    """
-
-    drop: Drop
-    table: SampleTable
-    by_key: Mapping[str, Sequence[int]]
-    by_content: Mapping[bytes, Sequence[int]]
-    names: Mapping[str, str]
-
-    @classmethod
-    def of(cls, drop: Drop, table: SampleTable, keys: set[str], contents: set[bytes]) -> Self:
-        """Search a drop for keys and content digests."""
-        by_key, by_content = defaultdict[str, list[int]](list), defaultdict[bytes, list[int]](list)
-        for row, key in enumerate(table.keys):
-            if key in keys:
-                by_key[key].append(row)
-        wanted = np.isin(table.content, np.array(sorted(contents), f"S{CONTENT_BYTES}"))
-        for row in np.flatnonzero(wanted).tolist():
-            by_content[bytes(table.content[row])].append(row)
-        return cls(drop, table, dict(by_key), dict(by_content), {})
-
-    def rows(self, selection: Selection) -> Sequence[int]:
-        """Return the rows of the samples that a selection names."""
-        if selection.drop not in ("", self.drop.id):
-            return ()
-        if selection.content:
-            return self.by_content.get(parse_content(selection), ())
-        return self.by_key.get(self.names.get(selection.key, selection.key), ())
-
-
-def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, SampleTable]]) -> list[SearchedDrop]:
-    """Search drops for all selected samples. Raises `DropError` for a text that is no digest.
+class Search:
+    """The samples that some selections name, in all drops. Raises `DropError` for a text that is no digest.
 
     A selection may contain the path of an image instead of its key. A sample with exactly this text as its key takes
     precedence.
     """
-    selections = list(selections)
-    possible = {one.key: list(possible_keys(one.key)) for one in selections if not one.content}
-    keys = set(chain.from_iterable(possible.values()))
-    contents = {parse_content(one) for one in selections if one.content}
-    found = [SearchedDrop.of(drop, table, keys, contents) for drop, table in tables]
-    present = {key for one in found for key in one.by_key}
-    names = {text: next((key for key in each if key in present), text) for text, each in possible.items()}
-    return [one._replace(names=names) for one in found]
+
+    def __init__(self, selections: Iterable[Selection], tables: Iterable[tuple[Drop, SampleTable]]) -> None:
+        selections = list(selections)
+        possible = {one.key: list(possible_keys(one.key)) for one in selections if not one.content}
+        keys = set(chain.from_iterable(possible.values()))
+        contents = np.array(
+            sorted({parse_content(one) for one in selections if one.content}), dtype=f"S{CONTENT_BYTES}"
+        )
+        self.drops = list(tables)
+        """The drops that were searched, and their samples."""
+        self._by_key = defaultdict[str, list[tuple[int, int]]](list)
+        self._by_content = defaultdict[bytes, list[tuple[int, int]]](list)
+        for number, (_, table) in enumerate(self.drops):
+            for row, key in enumerate(table.keys):
+                if key in keys:
+                    self._by_key[key].append((number, row))
+            for row in np.flatnonzero(np.isin(table.content, contents)).tolist():
+                self._by_content[bytes(table.content[row])].append((number, row))
+        self._names = {
+            text: next((key for key in each if key in self._by_key), text) for text, each in possible.items()
+        }
+        """The key that the text of each selection means."""
+
+    def find(self, selection: Selection) -> list[tuple[int, int]]:
+        """Return the samples that a selection names: the drop's position in `drops`, and the sample's row."""
+        if selection.content:
+            found = self._by_content.get(parse_content(selection), [])
+        else:
+            found = self._by_key.get(self._names[selection.key], [])
+        return [(number, row) for number, row in found if selection.drop in ("", self.drops[number][0].id)]
 
 
 def parse_content(selection: Selection) -> bytes:

@@ -10,7 +10,6 @@ from support.uploads import good, shard, task_in, upload
 
 from retrain.config.task import Task
 from retrain.data.amending import amend_drops, read_corrections
-from retrain.data.finding import SearchedDrop
 from retrain.data.packing import pack
 from retrain.data.table_making import read_or_make_table
 from retrain.data.uploads import ingest_drop
@@ -135,16 +134,10 @@ def test_wrong_correction_is_refused_and_changes_nothing(
     assert store.drops.amendments.read() == ()
 
 
-def test_many_corrections_search_each_key_once(
-    task: Task, store: TaskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    searched = []
-    search = SearchedDrop.of
-    monkeypatch.setattr(SearchedDrop, "of", lambda *arguments: searched.append(1) or search(*arguments))
+def test_one_table_may_correct_every_sample(task: Task, store: TaskStore, tmp_path: Path) -> None:
     keys = [key for key, (use, _) in uses(store).items() if use < 3]
     assert amend(task, store, tmp_path, "key,class\n" + "".join(f"{key},bird\n" for key in keys))
     assert len(keys) == 80
-    assert searched == [1]
     assert {name for _, name in uses(store).values()} == {"bird"}
 
 
