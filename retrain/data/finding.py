@@ -5,9 +5,6 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
-import numpy as np
-
-from retrain.data.content import CONTENT_BYTES
 from retrain.data.sample_keys import possible_keys
 from retrain.data.sample_table import SampleTable
 from retrain.errors import DropError
@@ -37,19 +34,17 @@ class Search:
         selections = list(selections)
         possible = {one.key: list(possible_keys(one.key)) for one in selections if not one.content}
         keys = set(chain.from_iterable(possible.values()))
-        contents = np.array(
-            sorted({parse_content(one) for one in selections if one.content}), dtype=f"S{CONTENT_BYTES}"
-        )
+        contents = {parse_content(one) for one in selections if one.content}
         self.drops = list(tables)
         """The drops that were searched, and their samples."""
         self._by_key = defaultdict[str, list[tuple[int, int]]](list)
         self._by_content = defaultdict[bytes, list[tuple[int, int]]](list)
         for number, (_, table) in enumerate(self.drops):
-            for row, key in enumerate(table.keys):
+            for row, (key, content) in enumerate(zip(table.keys, table.content.tolist(), strict=True)):
                 if key in keys:
                     self._by_key[key].append((number, row))
-            for row in np.flatnonzero(np.isin(table.content, contents)).tolist():
-                self._by_content[bytes(table.content[row])].append((number, row))
+                if content in contents:
+                    self._by_content[content].append((number, row))
         self._names = {
             text: next((key for key in each if key in self._by_key), text) for text, each in possible.items()
         }
