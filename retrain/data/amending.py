@@ -129,7 +129,8 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     except DropError as error:
         raise DropError(f"{where}: {error}") from error
     sample = Selection(where, texts["drop"], texts["key"], texts["content"])
-    parse_content(sample)
+    if sample.content:
+        parse_content(sample)
     return Correction(sample, class_name, texts["reason"], texts["author"] or "unknown")
 
 

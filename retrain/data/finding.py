@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
@@ -61,11 +62,10 @@ class Search:
 
 def parse_content(selection: Selection) -> bytes:
     """Return a content digest as tables store it, without zeros at its end. Raises `DropError` if it is no digest."""
-    try:
-        content = bytes.fromhex(selection.content)
-    except ValueError as error:
-        raise DropError(
-            f"{selection.where}: {selection.content!r} is not a content digest in hex: copy the digest from the table "
-            "of `retrain data review --csv`"
-        ) from error
-    return content.rstrip(b"\0")
+    with suppress(ValueError):
+        if content := bytes.fromhex(selection.content).rstrip(b"\0"):  # that of bad samples has only zeros
+            return content
+    raise DropError(
+        f"{selection.where}: {selection.content!r} is not a content digest in hex: copy the digest from the table of "
+        "`retrain data review --csv`"
+    )

@@ -45,9 +45,11 @@ def test_path_of_an_image_means_its_key_unless_it_is_a_key() -> None:
     assert Search(wanted, [searched("a", ("owl%20eye/1", 2))]).find(wanted[1]) == [(0, 0)]
 
 
-def test_text_that_is_no_digest_is_refused() -> None:
-    with pytest.raises(DropError, match="line 2: 'xyz' is not a content digest in hex"):
-        Search([Selection("line 2", "", "", "xyz")], [])
+@pytest.mark.parametrize("text", ["xyz", "00", "0" * 32])
+def test_text_that_is_no_digest_is_refused(text: str) -> None:
+    """Bad samples have the digest zero, so zeros would select all of them."""
+    with pytest.raises(DropError, match=f"line 2: '{text}' is not a content digest in hex"):
+        Search([Selection("line 2", "", "", text)], [])
 
 
 def test_many_samples_are_found_in_many_drops_in_seconds() -> None:
