@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from retrain.data.augment import Normalize
 from retrain.data.dataset import untrained_classes
 from retrain.data.samples import Samples
-from retrain.errors import ModelError
+from retrain.errors import ModelError, RunError
 from retrain.models import factory
 from retrain.pipeline.context import Context
 from retrain.pipeline.error_analysis import analyse_test_split
@@ -24,9 +24,14 @@ from retrain.training.scores import Predictions, compute_score
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
     """Evaluate a run's model and the champion's model on the same samples of the dataset's test split.
 
-    Write the errors of the run's model to the run's folder.
+    Write the errors of the run's model to the run's folder. Raises `RunError` if all test samples were erased since
+    the run was planned.
     """
     test = _test(context, plan, plan)
+    if not len(test.labels):
+        raise RunError(
+            f"{plan.run_id} cannot be evaluated: all its test images were erased. Commit a drop with new ones"
+        )
     learnable, labels = _is_learnable(context, plan, test), test.labels.cpu()
     predicted, probability, top = _predict(context, context.files(plan.run_id), plan, test)
     candidate = Predictions(predicted, _is_among(labels, top)).select(learnable)

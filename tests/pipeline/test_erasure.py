@@ -8,7 +8,7 @@ from support.workspaces import Workspace, make_task
 
 from retrain.data.finding import Selection
 from retrain.data.table_making import read_or_make_table
-from retrain.errors import DropError
+from retrain.errors import DropError, RunError
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.erasure import erase, find_affected_runs
 from retrain.pipeline.mistake_keys import name_mistakes
@@ -170,3 +170,19 @@ def test_erasure_reads_each_version_of_a_drop_once(workspace: Workspace, monkeyp
     assert len(list(find_affected_runs([sample], workspace.store))) == 3
     assert drop.sample_list
     assert read.count(workspace.store.keys.drop_file(drop.id, drop.sample_list.name)) == 1
+
+
+def test_run_without_test_images_is_neither_scored_nor_promoted(tmp_path: Path) -> None:
+    """All test images are erased after the training, and before the evaluation."""
+    workspace = Workspace(LocalStore(tmp_path / "store"), tmp_path)
+    workspace.land(0, 1, 2)
+    plan = next_plan(workspace)
+    stages.BY_NAME["train"](workspace.context, plan)
+    [drop] = workspace.store.drops.all()
+    table = read_or_make_table(drop, workspace.store)
+    chosen = [Selection("a test", "", "", table.digest_of(row)) for row in (table.use == 2).nonzero()[0].tolist()]
+    erase(chosen, TASK, workspace.store, workspace.context.cache, "ann", "asked to")
+    for stage in ("evaluate", "promote"):
+        with pytest.raises(RunError, match="cannot be evaluated: all its test images were erased"):
+            stages.BY_NAME[stage](workspace.context, plan)
+    assert workspace.store.champion.read().champion is None
