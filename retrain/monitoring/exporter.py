@@ -148,6 +148,7 @@ class WatchedTask:
         errors = self.ledger.errors
         for record in self.ledger.new():
             totals.add(record)
+        totals.add_outcomes(self.store.task)
         self.state.refresh()
         if self.measured_at is None or self.clock() - self.measured_at >= MEASURE_EVERY:
             self.sizes, self.measured_at = measure_bytes(self.store), self.clock()

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from retrain import __version__
+from retrain.config import Method
 from retrain.config.task import Costs
 from retrain.monitoring import names
 from retrain.monitoring.names import Name, Unit
@@ -257,6 +258,16 @@ class Totals(Collector):
         self._durations = {name: Durations(names.DURATION_BOUNDS) for name in DURATIONS}
         self._newest: dict[tuple[Name, str], tuple[Age, Values]] = {}
         self._recent: defaultdict[str, list[tuple[Age, float]]] = defaultdict(list)
+
+    def add_outcomes(self, task: str) -> None:
+        """Serve a zero for each outcome of a retraining that the task has not had, by each method.
+
+        Prometheus sees no increase in a series that appears with its first value. Without the zeros, the alert
+        RetrainRunFailed would miss the first failure of a method. Call this after a task's ledger was read.
+        """
+        for method in get_args(Method):
+            for outcome in OUTCOMES:
+                self._sums[names.RUNS][task, method, "retrain", outcome] += 0.0
 
     def add(self, record: RunRecord) -> None:
         """Add a record. A record that is added twice is counted twice."""

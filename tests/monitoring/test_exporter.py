@@ -105,6 +105,30 @@ def test_unreadable_record_is_counted_and_retried(store: RecordingStore) -> None
     assert served(exporter)[key_of("retrain_ledger_read_timestamp_seconds", task="pets")] > 0
 
 
+def test_first_failure_of_a_method_rises_from_zero(store: RecordingStore) -> None:
+    known_ledger.write(store, [known_ledger.run(1, 900, method="scratch", task="boats")])
+    exporter = Exporter([WatchedTask(TaskStore(store, name)) for name in ("boats", "new")])
+    exporter.refresh()
+    failed = {
+        task: key_of("retrain_runs_total", task=task, method="continuous", purpose="retrain", outcome="failed")
+        for task in ("boats", "new")
+    }
+    before = served(exporter)
+    assert [before[key] for key in failed.values()] == [0, 0]
+    ended = known_ledger.run(2, 100, task="boats").model_copy(update={"outcome": "failed"})
+    known_ledger.write(store, [ended])
+    exporter.refresh()
+    assert served(exporter)[failed["boats"]] == 1
+
+
+def test_unreadable_ledger_has_no_zero_that_later_rises(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.write_text("no folder")
+    exporter = Exporter([WatchedTask(TaskStore(LocalStore(root), "pets"))])
+    exporter.refresh()
+    assert not [name for name, _ in served(exporter) if name == "retrain_runs_total"]
+
+
 def test_restarted_exporter_serves_equal_metrics(store: RecordingStore) -> None:
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
