@@ -73,15 +73,17 @@ def watch(
 def _make_watches(
     tasks: "Sequence[Task]", executor: "Executor", health: "Health", trains_here: bool
 ) -> "list[TaskWatch]":
-    """Return a `TaskWatch` for each task, after checking that the stores support conditional writes."""
+    """Return a `TaskWatch` for each task, after checking that a store supports conditional writes.
+
+    The watcher checks the other stores again before it works on them.
+    """
     from retrain.data.local_cache import cache_folder
-    from retrain.store.base import probe_conditional_writes
+    from retrain.watcher.probes import StoreProbes
     from retrain.watcher.task_watch import TaskWatch
 
-    cache_dir = cache_folder() if trains_here else None
-    watches = [TaskWatch(task, executor, health, cache_dir=cache_dir) for task in tasks]
-    for store in {watch.store.url: watch.store for watch in watches}.values():
-        probe_conditional_writes(store.objects)
+    cache_dir, probes = cache_folder() if trains_here else None, StoreProbes()
+    watches = [TaskWatch(task, executor, health, cache_dir=cache_dir, probes=probes) for task in tasks]
+    probes.require_any((watch.task, watch.store) for watch in watches)
     return watches
 
 

@@ -29,6 +29,7 @@ from retrain.utils.parallel import map_ahead
 from retrain.utils.processes import WorkerCrashed, run_in_subprocess
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import Ingestion
+from retrain.watcher.probes import StoreProbes
 from retrain.watcher.webhooks import Notifier
 
 log = logging.getLogger("retrain")
@@ -71,11 +72,15 @@ class TaskWatch:
         pace: Pace = DEFAULT_PACE,
         clock: Clock = utc_now,
         cache_dir: Path | None = None,
+        probes: StoreProbes | None = None,
     ) -> None:
-        """Prepare the watch. `cache_dir` is the folder of decoded drops, or None if no run trains on this machine."""
+        """Prepare the watch. `cache_dir` is the folder of decoded drops, or None if no run trains on this machine.
+
+        With `probes`, the watch does no work until its store has passed them.
+        """
         self.task = task
         self.store = open_task_store(task)
-        self._executor, self._health = executor, health
+        self._executor, self._health, self._probes = executor, health, probes
         self._pace, self._clock = pace, clock
         self._next_check: dict[str, float] = {}
         self._claims = self.store.claims()
@@ -93,6 +98,11 @@ class TaskWatch:
         """Return the time of the oldest drop or correction that waits for a run, or None if none waits."""
         return min([*self._waiting.values(), *self._corrections.values()], default=None)
 
+    def require_conditional_writes(self) -> None:
+        """Raise `StoreError` unless the store has been found to support conditional writes."""
+        if self._probes:
+            self._probes.require(self.task, self.store)
+
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
         """Validate the drops whose uploads have ended, and record which drops wait for a run.
 
@@ -100,6 +110,7 @@ class TaskWatch:
         watcher is validating a drop. The caller must then check again, because that watcher may die. Raises another
         `UserError` for any other problem.
         """
+        self.require_conditional_writes()
         self._claims.refresh()
         found = list(self.store.objects.folders(self.store.keys.drops) if drops is None else drops)
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
@@ -129,6 +140,7 @@ class TaskWatch:
 
         Raises `UserError` if this fails. The caller may try again.
         """
+        self.require_conditional_writes()
         self._claims.refresh()
         if self._is_due() and not self._claims.in_flight():
             self._claim()

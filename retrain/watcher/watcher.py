@@ -73,7 +73,7 @@ class Watcher:
         """Check drops and delete the messages before the tasks advance, because a run may take hours."""
         checked = self._check_drops(events.drops)
         self._delete(events, failed={watch.task.name for watch in self._watches if watch not in checked})
-        advanced = [watch for watch in self._watches if self._advance(watch)]
+        advanced = [watch for watch in self._watches if self._run_step(watch, watch.advance, may_train=True)]
         notified = [watch for watch in self._watches if self._run_step(watch, watch.notify)]
         for watch in checked:
             if watch in advanced and watch in notified:
@@ -89,13 +89,13 @@ class Watcher:
             self._next_poll = time.monotonic() + pause
         return checked
 
-    def _advance(self, watch: TaskWatch) -> bool:
-        self.health.heartbeat(working=True)
-        advanced = self._run_step(watch, watch.advance)
-        self.health.heartbeat()
-        return advanced
+    def _run_step(self, watch: TaskWatch, step: Callable[[], None], *, may_train: bool = False) -> bool:
+        """Run one step of one task, and return whether it succeeded.
 
-    def _run_step(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
+        Each step is a heartbeat, because a turn over many tasks takes longer than `MAX_SILENCE` if their stores do not
+        answer. With `may_train`, the step may take any time.
+        """
+        self.health.heartbeat(working=may_train)
         try:
             step()
         except TaskLocked as busy:  # another watcher does this work, so it is no failure
@@ -110,5 +110,6 @@ class Watcher:
         else:
             return True
         finally:
+            self.health.heartbeat()
             self.health.set_oldest_waiting(watch.task.name, watch.oldest)
         return False

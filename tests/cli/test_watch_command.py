@@ -14,10 +14,12 @@ import pytest
 from support.faulty_s3 import Forward, Reply, Request, faulty
 from support.leases import wait_until
 from support.processes import preloaded_retrain
+from support.programs import free_port
 from support.terminal import Ran, retrain
 from support.watching import TaskUnderTest
 
 from retrain.config.loading import load_task
+from retrain.store import open_store
 
 TASK = """
 name: pets
@@ -115,18 +117,45 @@ def test_watcher_with_a_removed_store_is_alive_but_not_ready(watched: TaskUnderT
         assert get(f"{url}elsewhere")[0] == 404
 
 
+def ignores_conditions(request: Request, forward: Forward) -> Reply:
+    """Forward a request without its conditions."""
+    request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
+    return forward(request)
+
+
 def test_watch_refuses_a_server_without_conditional_writes(
     watched: TaskUnderTest, bucket: str, s3: str, watch: Callable[..., Ran]
 ) -> None:
-    def ignores_conditions(request: Request, forward: Forward) -> Reply:
-        request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
-        return forward(request)
-
     with faulty(s3, ignores_conditions) as proxy:
         refused = watch("--once", "--set", f"store=s3://{bucket}", "--set", f"endpoint_url={proxy}")
     assert refused.code == 2
     assert "the server ignores If-None-Match" in refused.err
     assert "Traceback" not in refused.err
+
+
+def test_watch_serves_other_tasks_while_a_store_is_unreachable(watched: TaskUnderTest, tmp_path: Path) -> None:
+    Path("lost.yaml").write_text(f"name: lost\nstore: s3://lost\nendpoint_url: http://127.0.0.1:{free_port()}\n")
+    watched.land(tmp_path / "in", "week-1")
+    command = [preloaded_retrain(), "watch", "--task", "lost.yaml", "--task", "pets.yaml", "--once"]
+    once = subprocess.run(command, capture_output=True, text=True)
+    assert once.returncode == 1
+    assert "the server cannot be reached" in once.stderr
+    assert [record.drops for record in watched.store.ledger.read()] == [("week-1",)]
+
+
+def test_store_without_conditional_writes_is_not_worked_on(
+    watched: TaskUnderTest, bucket: str, s3: str, watch: Callable[..., Ran], caplog: pytest.LogCaptureFixture
+) -> None:
+    objects = open_store(f"s3://{bucket}", s3)
+    with faulty(s3, ignores_conditions) as proxy:
+        settings = f"store: s3://{bucket}\nendpoint_url: {proxy}\n"
+        Path("unsafe.yaml").write_text(f"name: unsafe\n{settings}")
+        objects.write("unsafe/drops/week-1/_SUCCESS", b"")
+        once = watch("--task", "unsafe.yaml", "--once")
+    assert once.code == 1
+    assert "unsafe: s3://" in caplog.text
+    assert "the server ignores If-None-Match" in caplog.text
+    assert [entry.key for entry in objects.list("")] == ["unsafe/drops/week-1/_SUCCESS"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store.drops import Quarantine
 from retrain.store.s3.sqs import SqsQueue
-from retrain.watcher.health import Health
+from retrain.watcher.health import MAX_SILENCE, Health
 from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import TaskWatch
 from retrain.watcher.watcher import Watcher
@@ -161,6 +161,24 @@ def test_watcher_keeps_messages_of_a_task_with_a_broken_store(watched: TaskUnder
         send(queue, s3, notification(bucket_and_prefix[0], f"{bucket_and_prefix[1]}/drops/{drop}/drop.json"))
     assert not Watcher(watches, health, 0, events).once()
     assert counts(queue, s3) == (0, 1), "only the message that names the broken task stays in the queue"
+
+
+def test_each_step_of_a_turn_is_a_heartbeat(bucket: str, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn over many tasks whose stores answer slowly must not look like a watcher that has stopped."""
+    now = [0.0]
+    monkeypatch.setattr("retrain.watcher.health.time.monotonic", lambda: now[0])
+    alive, health = [], Health(map(str, range(5)))
+
+    class SlowWatch(TaskWatch):
+        def check_drops(self, drops: object = None) -> None:
+            now[0] += MAX_SILENCE / 2
+            alive.append(health.is_alive())
+
+        advance = notify = check_drops
+
+    tasks = [Task(name=str(number), store=f"s3://{bucket}", endpoint_url=s3) for number in range(5)]
+    assert Watcher([SlowWatch(task, Recorder(), health) for task in tasks], health, 0, None).once()
+    assert alive == [True] * 15
 
 
 def test_watcher_starts_runs_while_its_queue_fails(watched: TaskUnderTest, s3: str, tmp_path: Path) -> None:
