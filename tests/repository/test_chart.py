@@ -1,15 +1,12 @@
 """Tests of the Kubernetes objects that the chart renders for each of its features."""
 
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import typer
 import yaml
-from helm_python import lint
+from helm_python import HelmRenderError, lint
 from support.rendered import CHART, CI, Document, documents, feature, one, pods, render, validate, values_of
 
 import retrain
@@ -293,6 +290,25 @@ def test_ingress_and_gateway_lead_to_the_exporters_pages() -> None:
     assert endpoint["relabelings"] == [{"targetLabel": "cluster", "replacement": "ml-1"}]
 
 
+def test_gateway_route_without_a_gateway_is_refused() -> None:
+    with pytest.raises(HelmRenderError, match=r"exporter\.httpRoute\.parentRefs: name the Gateway"):
+        documents(values_of("default") | {"exporter": {"httpRoute": {"enabled": True}}})
+
+
+def test_equal_labels_of_several_values_occur_once() -> None:
+    """Kustomize and Argo CD refuse an object with the same key twice."""
+    labels = {"commonLabels": {"team": "vision", "app.kubernetes.io/version": "9"}}
+    values = values_of("default") | labels | {"watcher": {"podLabels": {"team": "birds"}}}
+    for path, text in render(values).items():
+        for block in re.findall(r"^ *labels:\n((?: +[\w./-]+: .*\n)+)", text, re.MULTILINE):
+            keys = re.findall(r"^ +([\w./-]+):", block, re.MULTILINE)
+            assert len(keys) == len(set(keys)), path
+    deployment = one(documents(values), "Deployment", "retrain-watcher")
+    assert deployment["metadata"]["labels"]["team"] == "vision"
+    assert deployment["metadata"]["labels"]["app.kubernetes.io/version"] == retrain.__version__
+    assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "birds"
+
+
 @pytest.mark.parametrize("name", ["retrain-watcher", "retrain-training"])
 def test_pod_monitors_add_relabelings_of_the_values(name: str) -> None:
     (endpoint,) = one(feature("platform"), "PodMonitor", name)["spec"]["podMetricsEndpoints"]
@@ -311,33 +327,9 @@ def test_pushed_events_reach_the_watcher_with_a_token() -> None:
     service = one(found, "Service", "retrain-watcher")["spec"]
     assert service["selector"].items() <= deployment["metadata"]["labels"].items()
     assert service["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    assert service["publishNotReadyAddresses"], "a task with a problem must not stop the events of other tasks"
     (exporter,) = one(found, "Deployment", "retrain-exporter")["spec"]["template"]["spec"]["containers"]
     assert "RETRAIN_EVENTS_TOKEN" not in str(exporter["env"])
-
-
-def test_helm_test_reads_each_store_and_requests_the_exporter() -> None:
-    pod = one(feature("tasks"), "Pod", "retrain-test")
-    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    assert [container.get("args") for container in pod["spec"]["containers"]] == [
-        *(["status", "--task", task] for task in ("007", "flowers", "on")),
-        None,
-    ]
-    assert "http://retrain-exporter:9109/healthz" in pod["spec"]["containers"][-1]["command"][-1]
-
-
-def test_helm_test_repeats_a_failed_request() -> None:
-    pod = one(feature("tasks"), "Pod", "retrain-test")
-    program = pod["spec"]["containers"][-1]["command"][-1]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(60)
-        own = program.replace("retrain-exporter:9109", f"127.0.0.1:{server.getsockname()[1]}")
-        with subprocess.Popen([sys.executable, "-c", own]) as process:
-            server.accept()[0].close()  # as if a network policy did not know the new pod yet
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("name", FEATURES)

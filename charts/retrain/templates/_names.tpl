@@ -18,9 +18,23 @@
 {{- end }}
 
 {{- define "retrain.labels" -}}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- $own := include "retrain.ownLabels" . -}}
+{{- include "retrain.addedLabels" (list .Values.commonLabels $own) }}
+{{ $own }}
 {{- end }}
+
+{{/* Labels of the values without those that the chart sets itself: many tools refuse a YAML key that occurs twice.
+     Argument: a list of the labels, and of the chart's own labels (YAML). */}}
+{{- define "retrain.addedLabels" -}}
+{{- $own := index . 1 | fromYaml -}}
+{{- range $name, $value := index . 0 }}
+{{- if not (hasKey $own $name) }}
+{{ $name }}: {{ quote $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "retrain.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/name: {{ include "retrain.name" . }}
 app.kubernetes.io/instance: {{ quote .Release.Name }}

@@ -1,16 +1,13 @@
 {{/* The common parts of all components' pods. Argument: a dict of root and component; token, if the pod calls Kubeflow
-     Pipelines; args of the container; ports and probes, if it serves (YAML). */}}
+     Pipelines; args of the container; ports and probes, if it serves (YAML); resources, if they differ from the
+     component's. */}}
 
 {{- define "retrain.podMetadata" -}}
 {{- $of := index .root.Values .component -}}
+{{- $selector := include "retrain.selector" (list .root .component) -}}
+{{- $added := list (merge (deepCopy $of.podLabels) .root.Values.commonLabels) $selector -}}
 labels:
-  {{- with $of.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with .root.Values.commonLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- include "retrain.selector" (list .root .component) | nindent 2 }}
+  {{- printf "%s\n%s" (include "retrain.addedLabels" $added) $selector | trim | nindent 2 }}
 annotations:
   # Pods read task files only when they start. If a task file changes, this checksum restarts the pods.
   checksum/tasks: {{ include "retrain.tasks" .root | sha256sum }}
@@ -101,7 +98,7 @@ ports:
 {{ mergeOverwrite (fromYaml .) $of.probes | toYaml }}
 {{- end }}
 resources:
-  {{- toYaml $of.resources | nindent 2 }}
+  {{- toYaml (default $of.resources .resources) | nindent 2 }}
 securityContext:
   {{- toYaml .root.Values.securityContext | nindent 2 }}
 volumeMounts:
