@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+import sys
+import threading
 from datetime import UTC, datetime
-from typing import Literal, cast, get_args
+from types import TracebackType
+from typing import Literal, NamedTuple, cast, get_args
 
 from retrain.errors import UserError
 
@@ -41,13 +44,40 @@ def configure_logging(log_format: LogFormat, level: int) -> None:
     """Log messages of this project from `level` on, and warnings of libraries.
 
     With DEBUG, messages of libraries are logged from INFO on.
-    If the program has already set up logging, its handlers stay in use.
+    If the program has already set up logging, its handlers stay in use. With JSON, Python's warnings and errors that no
+    code handles are log lines too.
     """
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(make_handler(log_format))
+        if log_format == "json":
+            logging.captureWarnings(True)
+            sys.excepthook = _log_unexpected
+            threading.excepthook = _log_unexpected_in_thread
     root.setLevel(logging.INFO if level < logging.INFO else logging.WARNING)
     LOGGER.setLevel(level)
+
+
+def _log_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    LOGGER.critical("unexpected error: %s", error, exc_info=(kind, error, trace))
+
+
+def _log_unexpected_in_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_type is not SystemExit:
+        error = ended.exc_value or ended.exc_type()
+        LOGGER.critical("unexpected error: %s", error, exc_info=(ended.exc_type, error, ended.exc_traceback))
+
+
+class Settings(NamedTuple):
+    """The settings of this process's log, for its subprocesses."""
+
+    log_format: LogFormat
+    level: int
+
+
+def read_settings() -> Settings | None:
+    """Return the settings of this process's log, or None if `configure_logging` has not been called."""
+    return Settings("json" if is_json() else "text", LOGGER.level) if LOGGER.level else None
 
 
 def format_from_environment() -> LogFormat:

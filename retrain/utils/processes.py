@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from retrain.errors import UserError
+from retrain.utils import logs
 
 Outcome = TypeVar("Outcome")
 
@@ -25,13 +26,15 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
-    """Call a function in a new process, and return its result or raise its exception.
+    """Call a function in a new process, and return its result or raise its exception. It logs like this process.
 
     Raises `WorkerCrashed` if that process dies, or takes longer than `seconds` and is killed. The message begins with
     `label`, the name of the work ("validating drop d-7").
     """
     receiver, sender = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_call_and_send, args=(sender, function, arguments), daemon=True)
+    process = SPAWN.Process(
+        target=_call_and_send, args=(sender, logs.read_settings(), function, arguments), daemon=True
+    )
     process.start()
     sender.close()
     try:
@@ -57,7 +60,11 @@ def _describe_exit(exitcode: int | None) -> str:
     return f"was killed by {known.get(exitcode, f'signal {-exitcode}')}"
 
 
-def _call_and_send(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _call_and_send(
+    pipe: Connection, log: logs.Settings | None, function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    if log:
+        logs.configure_logging(*log)
     exit_with_parent()  # if the watcher is killed, its work must not continue while the next watcher works
     try:
         outcome = function(*arguments)

@@ -49,6 +49,43 @@ def test_json_log_has_one_object_per_line(home: Path) -> None:
     assert datetime.fromisoformat(warning["time"]).utcoffset() is not None
 
 
+PROGRAM = """
+import logging, sys, threading, warnings
+from retrain.cli import app, main
+from retrain.utils.processes import run_in_subprocess
+
+@app.command()
+def broken():
+    run_in_subprocess("work", 240, logging.getLogger("retrain").warning, "from the subprocess")
+    run_in_subprocess("work", 240, logging.getLogger("retrain").info, "information")
+    warnings.warn("an old function")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    raise ValueError("two\\nlines")
+
+if __name__ == "__main__":
+    sys.argv = ["retrain", *sys.argv[1:], "broken"]
+    main()
+"""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_json_log_has_subprocesses_warnings_and_defects(home: Path, quiet: bool) -> None:
+    (home / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "program.py", "--log-format", "json", *(["--quiet"] if quiet else [])]
+    ended = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=240)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    said = ["from the subprocess", *([] if quiet else ["information"])]
+    assert [line["message"] for line in lines[:-3]] == said
+    warning, in_thread, uncaught = lines[-3:]
+    assert "an old function" in warning["message"]
+    assert "ZeroDivisionError" in in_thread["traceback"]
+    assert uncaught["message"] == "unexpected error: two\nlines"
+    assert "ValueError: two\nlines" in uncaught["traceback"]
+    assert ended.returncode == 1
+
+
 def test_json_log_reports_a_wrong_task_name(home: Path) -> None:
     ended = run_in(home, "status", "-t", "bird", RETRAIN_LOG_FORMAT="json")
     assert ended.code == 2
