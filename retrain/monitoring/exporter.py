@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -20,7 +20,7 @@ from retrain.records import Approval, Promotion, RunRecord
 from retrain.store.drops import DropStates
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
-from retrain.utils.parallel import map_ahead
+from retrain.utils.parallel import READERS, map_ahead
 
 log = logging.getLogger("retrain")
 
@@ -123,7 +123,7 @@ MEASURE_EVERY = timedelta(hours=1)
 """Time between two listings of all objects of a task in its store."""
 
 
-@dataclass
+@dataclass(eq=False)
 class WatchedTask:
     """One task that the exporter serves."""
 
@@ -131,6 +131,7 @@ class WatchedTask:
     schedule: str | None = None
     """The task's cron schedule, if it has one."""
     ledger: LedgerReader = field(init=False)
+    totals: Totals = field(default_factory=Totals)
     clock: Clock = utc_now
     state: TaskState = field(init=False)
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -143,12 +144,15 @@ class WatchedTask:
         self.ledger = LedgerReader(self.store)
         self.state = TaskState(self.store)
 
-    def refresh(self, totals: Totals) -> None:
-        """Add new records to the totals. Raises `UserError` if the store or one of its objects cannot be read."""
+    def refresh(self) -> None:
+        """Add new records to the totals, and read the state again.
+
+        Raises `UserError` if the store or one of its objects cannot be read.
+        """
         errors = self.ledger.errors
         for record in self.ledger.new():
-            totals.add(record)
-        totals.add_outcomes(self.store.task)
+            self.totals.add(record)
+        self.totals.add_outcomes(self.store.task)
         self.state.refresh()
         if self.measured_at is None or self.clock() - self.measured_at >= MEASURE_EVERY:
             self.sizes, self.measured_at = measure_bytes(self.store), self.clock()
@@ -167,32 +171,62 @@ class WatchedTask:
         yield from self.state.metrics()
 
 
+PATIENCE = 20.0
+"""Seconds that a refresh waits for slow stores. Their reads continue in the background, so that a store which does not
+answer does not make the metrics of other tasks old."""
+FIRST_PATIENCE = 240.0
+"""The same for the first refresh, which reads the complete ledgers. The chart's startup probe allows 600 s."""
+
+
 class Exporter(Collector):
-    """Serves the tasks' metrics as they were at the last refresh."""
+    """Serves the tasks' metrics as they were at the last refresh. Each task's store is read in a thread."""
 
     def __init__(self, tasks: Sequence[WatchedTask]) -> None:
-        self._tasks = tasks
-        self._totals = Totals()
+        self._pool = ThreadPoolExecutor(READERS, "read")
+        self._active: dict[WatchedTask, Future[None]] = {}
+        self._tasks = {task: list(_collect(task)) for task in tasks}
         self._families: Sequence[Metric] = ()
 
-    def refresh(self) -> None:
-        """Read new records of all tasks. If a task cannot be read, log the error and keep the task's last values."""
-        for task in self._tasks:
-            try:
-                task.refresh(self._totals)
-            except UserError as error:
-                log.warning("task %s: %s", task.store.task, error)
-        self._families = [*self._totals.collect(), *self._states()]
+    def refresh(self, patience: float = PATIENCE) -> None:
+        """Read new records of all tasks. If a task cannot be read, log the error and keep the task's last values.
+
+        A task whose read takes longer than `patience` seconds keeps its last values too, until a later refresh.
+        """
+        for task in self._tasks.keys() - self._active.keys():
+            self._active[task] = self._pool.submit(task.refresh)
+        for reading in (done := wait(self._active.values(), patience).done):
+            if (error := reading.exception()) is not None:
+                _log_problem(next(task for task, active in self._active.items() if active is reading), error)
+        self._tasks |= {task: list(_collect(task)) for task, reading in self._active.items() if reading in done}
+        self._active = {task: reading for task, reading in self._active.items() if reading not in done}
+        self._families = _merge(metric for metrics in self._tasks.values() for metric in metrics)
 
     def collect(self) -> Iterable[Metric]:
         """Return every metric as it was at the last refresh."""
         return self._families
 
-    def _states(self) -> Iterator[Metric]:
-        """Yield one metric family for each name, with the values of all tasks."""
-        collected: defaultdict[Name, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
-        for task in self._tasks:
-            for name, values in task.metrics():
-                collected[name].extend(values)
-        for name, values in collected.items():
-            yield family(name, values)
+    def close(self) -> None:
+        """Start no more reads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _log_problem(task: WatchedTask, error: BaseException) -> None:
+    """Log why a task could not be read. A defect is logged with its traceback, and does not stop the other tasks."""
+    defect = None if isinstance(error, UserError) else error
+    log.warning("task %s: %s", task.store.task, error, exc_info=defect)
+
+
+def _collect(task: WatchedTask) -> Iterator[Metric]:
+    """Yield all metrics of one task."""
+    yield from task.totals.collect()
+    for name, values in task.metrics():
+        yield family(name, values)
+
+
+def _merge(metrics: Iterable[Metric]) -> list[Metric]:
+    """Return one metric for each name, with the values of all tasks."""
+    merged: dict[str, Metric] = {}
+    for metric in metrics:
+        total = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+        total.samples.extend(metric.samples)
+    return list(merged.values())

@@ -9,7 +9,7 @@ from prometheus_client import make_wsgi_app
 
 from retrain.config.task import Task
 from retrain.errors import UserError
-from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.monitoring.exporter import FIRST_PATIENCE, Exporter, WatchedTask
 from retrain.monitoring.metrics import make_registry
 from retrain.monitoring.pages import Pages
 from retrain.monitoring.web import App, Environ, StartResponse, reply, serving
@@ -25,11 +25,12 @@ def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, st
     Raises `UserError` if the port or a task's store cannot be opened.
     """
     exporter = Exporter([WatchedTask(open_task_store(task), task.schedule) for task in tasks])
-    exporter.refresh()
+    exporter.refresh(FIRST_PATIENCE)
     pages = Pages({task.name: task for task in tasks})
     with serving(host, port, exporter_app(exporter, pages)):
         while not stop.wait(every):
             exporter.refresh()
+    exporter.close()
 
 
 def stop_on_signals() -> Event:

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Literal
 
+from pydantic import AwareDatetime
+
 from retrain.records.base import Record
 from retrain.utils.clock import format_moment
 
@@ -15,7 +17,7 @@ class Verdict(Record):
     """Person who decided. None if the approval expired."""
     reason: str | None
     """The author's reason, if one was given."""
-    at: datetime
+    at: AwareDatetime
 
     def __str__(self) -> str:
         """Return the verdict as a phrase: it becomes a reason of the gate's decision."""
@@ -28,8 +30,8 @@ class Approval(Record):
     """`approvals/<run-id>.json`: a candidate that passed the gate and waits for a verdict. A verdict never changes."""
 
     run_id: str
-    requested_at: datetime
-    expires_at: datetime
+    requested_at: AwareDatetime
+    expires_at: AwareDatetime
     verdict: Verdict | None = None
     """The verdict. None while the candidate waits."""
 

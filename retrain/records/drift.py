@@ -1,6 +1,6 @@
 """The drift of a drop: how far its images are from a champion's held-out images."""
 
-from datetime import datetime
+from pydantic import AwareDatetime
 
 from retrain.records.base import Record
 
@@ -27,7 +27,7 @@ class Drift(Record):
     """The distance that one in a hundred random permutations of the two sets exceeds."""
     p_value: float
     """Probability of a distance at least this large if both sets come from the same distribution."""
-    measured_at: datetime
+    measured_at: AwareDatetime
 
     @property
     def has_drifted(self) -> bool:

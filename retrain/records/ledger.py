@@ -1,10 +1,9 @@
 """The record of an ended run, its savings, and the history of champions."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from retrain.config import Method, Metric, Purpose
 from retrain.config.task import Costs
@@ -85,8 +84,8 @@ class RunRecord(Record):
     """Id of the next run of this retraining, if this run missed its target and was escalated."""
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     """Seconds that each stage of the pipeline took in the process that wrote this record."""
-    started_at: datetime
-    ended_at: datetime
+    started_at: AwareDatetime
+    ended_at: AwareDatetime
 
     @property
     def ending(self) -> str:
@@ -117,7 +116,7 @@ class Promotion(Record):
     sequence: int
     run_id: str
     why: PromotionReason
-    at: datetime
+    at: AwareDatetime
     author: str | None = None
     """The person who approved, promoted or rolled back. None if the gate decided."""
     reason: str | None = None

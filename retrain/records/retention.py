@@ -1,6 +1,6 @@
 """The files of a task that `retrain gc` removes, and the record that it leaves in their place."""
 
-from datetime import datetime
+from pydantic import AwareDatetime
 
 from retrain.records.base import Record
 
@@ -9,7 +9,7 @@ class Removed(Record):
     """`runs/<run-id>/removed.json`: written before a run's large files are removed. The run's records stay."""
 
     run_id: str
-    at: datetime
+    at: AwareDatetime
     bytes: int
     """Size of the removed files."""
 

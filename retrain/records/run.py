@@ -1,9 +1,8 @@
 """The records of an ended run: curve, cost, result, evaluation, and decision."""
 
-from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from retrain.config import Metric
 from retrain.records.base import Record
@@ -116,8 +115,8 @@ class Result(Record):
     """SHA-256 of moments.safetensors. None if the optimizer's state is not kept."""
     cost: Cost
     machine: Machine
-    started_at: datetime
-    ended_at: datetime
+    started_at: AwareDatetime
+    ended_at: AwareDatetime
 
 
 class Interval(Record):

@@ -3,6 +3,7 @@
 The names of all metrics follow the conventions.
 """
 
+import json
 import platform
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from urllib.error import HTTPError
 
 import pytest
@@ -153,6 +155,52 @@ def test_unreadable_task_does_not_affect_other_tasks(store: RecordingStore, tmp_
     values = served(exporter)
     assert values[key_of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
     assert values[key_of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
+
+
+def test_store_that_does_not_answer_does_not_delay_other_tasks(store: RecordingStore, tmp_path: Path) -> None:
+    answers = Event()
+
+    class SilentStore(LocalStore):
+        def list(self, prefix: str = "") -> Iterator[Entry]:
+            answers.wait()
+            return super().list(prefix)
+
+    silent = SilentStore(tmp_path / "silent")
+    known_ledger.write(silent, known_ledger.cars())
+    exporter = Exporter([WatchedTask(TaskStore(silent, "cars")), WatchedTask(TaskStore(store, "pets"))])
+    used = {task: key_of("retrain_used_iterations_total", task=task, method="scratch") for task in ("cars", "pets")}
+    read = key_of("retrain_ledger_read_timestamp_seconds", task="cars")
+    for _ in range(2):
+        exporter.refresh(patience=0.5)
+        values = served(exporter)
+        assert (values[used["pets"]], values.get(used["cars"]), values[read]) == (900, None, 0)
+    answers.set()
+    exporter.refresh()
+    values = served(exporter)
+    assert (values[used["pets"]], values[used["cars"]]) == (900, 1000)
+    assert values[read] > 0
+
+
+def test_defect_in_one_task_does_not_affect_others(
+    store: RecordingStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known_ledger.write(store, known_ledger.cars())
+    tasks = [WatchedTask(TaskStore(store, name)) for name in ("pets", "cars")]
+    monkeypatch.setattr(tasks[0].totals, "add", lambda record: 1 / 0)
+    exporter = Exporter(tasks)
+    exporter.refresh()
+    assert served(exporter)[key_of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
+    assert "task pets: division by zero" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_record_with_a_time_without_zone_is_refused(store: RecordingStore) -> None:
+    key = PETS.record("continuous-4")
+    record = json.loads(store.read(key)[0]) | {"ended_at": "2026-01-01T00:00:00"}
+    store.write(key, json.dumps(record).encode())
+    reader = LedgerReader(TaskStore(store, "pets"))
+    assert "continuous-4" not in {record.run_id for record in reader.new()}
+    assert reader.errors == 1
 
 
 def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore) -> None:
