@@ -32,8 +32,8 @@ class Trigger(ConfigModel):
     """Smallest share of scratch's iterations that the run is expected to save. The expectation is the mean saving of
     the last runs."""
     max_wait: Duration | None = None
-    """Time after which the conditions above no longer apply, counted from the landing of the oldest new drop (30m,
-    12h, 7d, 2w)."""
+    """Time after which the conditions above no longer apply, counted from the oldest new drop or correction (30m, 12h,
+    7d, 2w)."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
     """Action if a new drop's images differ from the champion's held-out images. advise reports the difference. With
     run, the conditions above no longer apply, as after max_wait. ignore does not measure the difference."""
@@ -48,7 +48,8 @@ class Erase(ConfigModel):
 
     policy: Literal["keep", "retrain"] = "keep"
     """retrain: the next run is trained from scratch if the champion, or a run it continues from, was trained on samples
-    that `retrain drop erase` erased. keep: the next run may continue from the champion."""
+    that `retrain drop erase` erased. This run waits only for trigger.budget and trigger.pause. keep: the next run may
+    continue from the champion."""
 
 
 EventKind = Literal[

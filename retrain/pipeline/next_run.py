@@ -10,12 +10,13 @@ from itertools import islice
 
 from retrain.config.loading import task_argument
 from retrain.config.task import Task
+from retrain.data.dataset import amended_drops
 from retrain.errors import DamagedDrop
 from retrain.models.pretrained import read_pretrained, resolve_task
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, NoRunNeeded, Request
 from retrain.pipeline.targets import ScratchRun
-from retrain.pipeline.trigger import evaluate_trigger
+from retrain.pipeline.trigger import Waiting, evaluate_trigger
 from retrain.records import Drift, Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store.drops import late_files
@@ -63,14 +64,35 @@ def _apply_trigger(
     store: TaskStore, plan: Plan, drops: Sequence[Drop], past: History, drifted: Sequence[Drift], now: datetime
 ) -> Plan | NoRunNeeded:
     """Return the plan with the trigger's reason, or the reason why it is postponed. A started run is not postponed."""
-    trigger, records = plan.task.trigger, list(past.records.values())
+    records = list(past.records.values())
     saved = planning.saved_shares(plan.dataset, records)
-    state = evaluate_trigger(trigger, plan, drops, records, saved, now, [drift.drop for drift in drifted])
+    new = {ref.id for ref in plan.dataset.drops[plan.known :]}
+    waiting = Waiting(
+        landed=sorted(drop.committed_at for drop in drops if drop.id in new),
+        corrected=_correction_times(store, plan, past),
+        drifted=sorted(drift.drop for drift in drifted),
+        must_unlearn=planning.must_unlearn(plan.task, past),
+    )
+    state = evaluate_trigger(plan.task.trigger, plan, waiting, records, saved, now)
     if not state.reason or store.run(plan.run_id).has_plan():
         return plan
     if state.unmet:
         return NoRunNeeded(state.reason, state)
     return plan.model_copy(update={"reason": f"{plan.reason}; {state.reason}"})
+
+
+def _correction_times(store: TaskStore, plan: Plan, past: History) -> list[datetime]:
+    """Return the times of the corrections that the champion was not trained with, oldest first.
+
+    An amendment that was made after the run was planned may be older than the start of the run. If there is no newer
+    one, the start of the run is returned.
+    """
+    champion = past.champion
+    if champion is None or not (amended := amended_drops(plan.dataset, champion.dataset)):
+        return []
+    trained_at = past.records[champion.run_id].started_at
+    changed = [one.at for one in store.drops.amendments.read() if {change.drop for change in one.changes} & {*amended}]
+    return [at for at in changed if at > trained_at] or [trained_at]
 
 
 def plan_and_quarantine(

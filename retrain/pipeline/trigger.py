@@ -1,13 +1,13 @@
 """The trigger policy: decide whether landed drops start a run now, and which conditions are not met. Pure functions."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 from statistics import mean
 from typing import Literal, NamedTuple, get_args
 
 from retrain.config.automation import Budget, Trigger
-from retrain.records import Drop, Plan, RunRecord
+from retrain.records import Plan, RunRecord
 from retrain.utils.clock import format_moment, parse_duration
 from retrain.utils.text import pluralize
 
@@ -28,7 +28,20 @@ class Unmet(NamedTuple):
     until: datetime | None = None
     """Time at which the condition will hold. None if only new drops or a changed setting can fulfil it."""
     is_overridden: bool = True
-    """Whether `max_wait` or a drift overrides it."""
+    """Whether `max_wait`, a drift or an erasure overrides it."""
+
+
+class Waiting(NamedTuple):
+    """Changes of a dataset since the champion's run."""
+
+    landed: Sequence[datetime]
+    """Times at which the new drops landed, oldest first."""
+    corrected: Sequence[datetime] = ()
+    """Times of the corrections of earlier drops, oldest first."""
+    drifted: Sequence[str] = ()
+    """New drops whose images differ from the champion's held-out images."""
+    must_unlearn: bool = False
+    """Whether the champion learnt from erased samples, and `erase.policy` is `retrain`."""
 
 
 class TriggerState(NamedTuple):
@@ -44,25 +57,22 @@ class TriggerState(NamedTuple):
 def evaluate_trigger(
     trigger: Trigger,
     plan: Plan,
-    drops: Iterable[Drop],
+    waiting: Waiting,
     records: Sequence[RunRecord],
     saved: Sequence[float],
     now: datetime,
-    drifted: Collection[str] = (),
 ) -> TriggerState:
     """Return whether a planned run may start now.
 
-    `drops` are the drops of its dataset, and `records` the records of the ledger. `saved` are the shares of scratch's
-    iterations that the last retrainings saved. `drifted` are the drops whose images differ from the champion's held-out
-    images.
+    `records` are the records of the ledger. `saved` are the shares of scratch's iterations that the last retrainings
+    saved.
     """
     if trigger.model_copy(update={"drift": "ignore"}) == Trigger():
         return TriggerState((), "")
-    new = {ref.id for ref in plan.dataset.drops[plan.known :]}
-    landed = sorted(drop.committed_at for drop in drops if drop.id in new)
-    forced_at = landed[0] + parse_duration(trigger.max_wait) if trigger.max_wait and landed else None
-    unmet = tuple(_unmet(trigger, plan, landed, records, saved, now))
-    if forced := _forced(trigger, forced_at, now, sorted(new.intersection(drifted))):
+    oldest = min((*waiting.landed[:1], *waiting.corrected[:1]), default=None)
+    forced_at = oldest + parse_duration(trigger.max_wait) if trigger.max_wait and oldest else None
+    unmet = tuple(_unmet(trigger, plan, waiting.landed, records, saved, now))
+    if forced := _forced(trigger, waiting, forced_at, now):
         unmet = tuple(one for one in unmet if not one.is_overridden)
         if not unmet:
             return TriggerState((), forced)
@@ -76,12 +86,14 @@ def evaluate_trigger(
     return TriggerState(unmet, reason, min(moments, default=None))
 
 
-def _forced(trigger: Trigger, forced_at: datetime | None, now: datetime, drifted: Sequence[str]) -> str | None:
+def _forced(trigger: Trigger, waiting: Waiting, forced_at: datetime | None, now: datetime) -> str | None:
     """Return the reason why the conditions that can be overridden no longer apply. None if they still apply."""
+    if waiting.must_unlearn:
+        return "erased samples must be unlearnt, whatever the conditions of trigger are"
     if forced_at and forced_at <= now:
-        return f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}"
-    if drifted and trigger.drift == "run":
-        return f"the images of {', '.join(drifted)} have drifted, and trigger.drift is run"
+        return f"the oldest drop or correction has waited for trigger.max_wait {trigger.max_wait}"
+    if waiting.drifted and trigger.drift == "run":
+        return f"the images of {', '.join(waiting.drifted)} have drifted, and trigger.drift is run"
     return None
 
 

@@ -80,6 +80,22 @@ def test_amendment_starts_a_run_with_adapted_counters(workspace: Workspace) -> N
     assert not read_status(task, workspace.store).is_amended
 
 
+def test_correction_waits_at_most_for_max_wait(workspace: Workspace) -> None:
+    """The time counts from the correction, and not from the drop or from the next one."""
+    task = make_task(trigger={"min_samples": 1, "max_wait": "2d"})
+    assert isinstance(stages.run_task(workspace.context, make_task(), Request()), RunRecord)
+    change(workspace, 1, None)
+    [amendment] = workspace.store.drops.amendments.read()
+    plan_at = [
+        next_run.plan_next_run(workspace.store, task, Request(), amendment.at + timedelta(hours=hours))
+        for hours in (47, 48)
+    ]
+    assert isinstance(plan_at[0], NoRunNeeded)
+    assert plan_at[0].reason.startswith("waits for 1 more sample, or until ")
+    assert isinstance(plan_at[1], Plan)
+    assert plan_at[1].reason.endswith("the oldest drop or correction has waited for trigger.max_wait 2d")
+
+
 def test_undone_correction_is_trained_from_the_champion(workspace: Workspace) -> None:
     task = make_task()
     assert isinstance(stages.run_task(workspace.context, task, Request()), RunRecord)

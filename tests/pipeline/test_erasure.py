@@ -12,7 +12,7 @@ from retrain.errors import DropError, RunError
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.erasure import erase, find_affected_runs
 from retrain.pipeline.mistake_keys import name_mistakes
-from retrain.pipeline.planning import Request
+from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.status import read_status
 from retrain.records import ErasedSample, Erasure, Plan, RunRecord, Verdict
 from retrain.records.ledger import total_savings
@@ -89,6 +89,17 @@ def test_policy_retrain_starts_from_scratch_once(workspace: Workspace) -> None:
     assert read_status(UNLEARN, workspace.store).erasures == ()
     workspace.land(0, 1, seed=1)
     assert next_plan(workspace, UNLEARN).method == "continuous"
+
+
+def test_unlearning_does_not_wait_for_the_trigger(workspace: Workspace) -> None:
+    forget(workspace, 0)
+    conditions = {"min_samples": 1000, "expected_saving": 0.9}
+    planned = next_plan(workspace, make_task(erase={"policy": "retrain"}, trigger=conditions))
+    assert planned.method == "scratch"
+    assert planned.reason.endswith("erased samples must be unlearnt, whatever the conditions of trigger are")
+    for keeps, paused in (("retrain", True), ("keep", False)):
+        task = make_task(erase={"policy": keeps}, trigger={**conditions, "pause": paused})
+        assert isinstance(next_run.plan_next_run(workspace.store, task, Request()), NoRunNeeded)
 
 
 def test_erasure_names_the_descendants_of_a_run(workspace: Workspace) -> None:

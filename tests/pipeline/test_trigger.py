@@ -18,7 +18,7 @@ from retrain.errors import TaskError
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.status import read_status
-from retrain.pipeline.trigger import TriggerState, evaluate_trigger, period_of
+from retrain.pipeline.trigger import TriggerState, Waiting, evaluate_trigger, period_of
 from retrain.records import Plan
 from retrain.store import LocalStore
 from retrain.watcher.health import Health
@@ -34,7 +34,8 @@ def evaluate(
     """Evaluate a trigger for a second drop of 500 samples. The champion was trained on a first drop of 500."""
     past = past or one_drop().landed(drop(2))
     trigger = Trigger.model_validate(conditions)
-    return evaluate_trigger(trigger, past.plan(), past.drops, past.records, saved, now)
+    waiting = Waiting(landed=sorted(one.committed_at for one in past.drops[1:]))
+    return evaluate_trigger(trigger, past.plan(), waiting, past.records, saved, now)
 
 
 def test_trigger_without_conditions_never_waits() -> None:
@@ -52,7 +53,7 @@ def test_trigger_names_missing_samples_until_max_wait() -> None:
 def test_max_wait_ends_the_wait_for_more_data() -> None:
     late = evaluate(LANDED + timedelta(days=1), min_samples=1700, min_new_share=0.9, max_wait="1d")
     assert not late.unmet
-    assert late.reason == "the oldest drop has waited for trigger.max_wait 1d"
+    assert late.reason == "the oldest drop or correction has waited for trigger.max_wait 1d"
     assert evaluate(LANDED + timedelta(hours=23, minutes=59), min_samples=1700, max_wait="1d").unmet
 
 
