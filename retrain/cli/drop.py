@@ -136,7 +136,8 @@ def show_(
 
     _, store = open_task(task, overrides)
     drift = store.drifts.of(store.champion.read().run_id).get(drop)
-    print_record(store.drops.read(drop), partial(drop_details, drift=drift), as_json)
+    cause = store.drops.quarantine_cause(drop)
+    print_record(store.drops.read(drop), partial(drop_details, drift=drift, quarantine=cause), as_json)
 
 
 @app.command()

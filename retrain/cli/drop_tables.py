@@ -29,14 +29,18 @@ def drop_table(drops: Sequence[Drop]) -> Table:
     return grid(DROPS, drops)
 
 
-def drop_details(drop: Drop, drift: Drift | None = None, is_committed: bool = True) -> Table:
-    """Return a drop's manifest as a table, with its drift if it was measured."""
-    return details(f"drop {drop.id}", _drop_rows(drop, drift, is_committed))
+def drop_details(
+    drop: Drop, drift: Drift | None = None, is_committed: bool = True, quarantine: str | None = None
+) -> Table:
+    """Return a drop's manifest as a table, with its drift if it was measured, and the cause of its quarantine."""
+    return details(f"drop {drop.id}", _drop_rows(drop, drift, is_committed, quarantine))
 
 
-def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
+def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool, quarantine: str | None) -> Rows:
     if is_committed:
         yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
+    if quarantine:
+        yield "quarantined", f"no run uses this drop: {quarantine}"
     yield "digest", drop.digest
     yield "samples", samples(drop)
     if drop.reading:

@@ -374,6 +374,9 @@ def _attention_rows(status: Status) -> Rows:
         yield "removed", removed
     for drop, cause in status.quarantined.items():
         yield "quarantined", f"{drop}: {cause}"
+    if status.quarantined:
+        report = f"{status.store}/{status.task}/drops/DROP/quarantine.json"
+        yield "", f"no run uses a quarantined drop: correct its files, and then delete {report}"
     for late in status.late:
         yield "late files", late
     for erasure in status.erasures:

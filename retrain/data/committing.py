@@ -107,6 +107,7 @@ class DropCommitter:
     def _quarantine(self, damaged: DamagedDrop) -> None:
         log.warning("%s. The drop is quarantined.", damaged)
         self.store.drops.quarantine_damaged(damaged)
+        self._usable -= {damaged.drop}
 
     def tables(self, *, quarantined: bool = False) -> Iterator[tuple[Drop, SampleTable]]:
         """Yield the drops that runs use, or with `quarantined` all drops, each with its samples, in commit order."""
@@ -222,11 +223,16 @@ class DropCommitter:
     def _committed_before(self, read: ReadDrop, drop_id: str) -> Drop | None:
         """Return the committed drop with the same source, or None.
 
-        Raises `DropError` if a drop with this id has another source.
+        Raises `DropError` if a drop with this id has another source, or is in quarantine.
         """
         same_id = self._drops.get(drop_id)
         if same_id and same_id.source != read.source:
             raise DropError(f"drop {drop_id} exists with other content, and drops never change; choose another id")
+        if same_id and drop_id not in self._usable and (cause := self.store.drops.quarantine_cause(drop_id)):
+            raise DropError(
+                f"drop {drop_id} was committed before and is in quarantine, so no run uses it: {cause}. Correct its "
+                f"files and delete {self.store.keys.quarantine(drop_id)}, or choose another id"
+            )
         same_source = (self._drops[name] for name in sorted(self._usable) if self._drops[name].source == read.source)
         return same_id or next(same_source, None)
 

@@ -15,6 +15,10 @@ RESTORE = (
     "Restore the missing files from a copy of the store. A run that reads an incomplete drop ends, and quarantines the "
     "drop."
 )
+QUARANTINED = (
+    "No run uses them. `retrain status` prints the causes. After you have corrected a drop's files, delete its "
+    "quarantine.json."
+)
 
 SKEW = 10.0
 """Largest difference, in seconds, between the clocks of this machine and the store. Machines compare the times at which
@@ -43,6 +47,10 @@ def check_files(store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
     files = len(missing)
     for entry in store.objects.list(keys.drops) if drops else ():
         missing.pop(entry.key, None)
+    quarantined = store.drops.committed().quarantined
+    if not missing and quarantined:
+        found = f"{pluralize(len(quarantined), 'drop')} in quarantine: {name_some(quarantined)}"
+        return Finding(check=FILES, state="warning", found=found, mend=QUARANTINED)
     if not missing:
         return f"{pluralize(files, 'file')} of {pluralize(len(drops), 'drop')}, none missing"
     return Finding(check=FILES, state="failed", found=f"missing: {name_some(missing.values())}", mend=RESTORE)

@@ -4,7 +4,7 @@ This file imports no torch, because planning and submitting must need little mem
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -23,6 +23,7 @@ from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
 from retrain.utils.extras import has_torch
+from retrain.utils.text import name_some, pluralize
 
 log = logging.getLogger("retrain")
 
@@ -47,10 +48,16 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     _check_champion_drops(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
     if isinstance(planned, NoRunNeeded):
-        return planned
+        return planned._replace(reason=planned.reason + _describe_quarantined(found.quarantined))
     drifted = _drifted_drops(store, planned, past.champion)
     planned = planned.model_copy(update={"warnings": (*planned.warnings, *map(str, drifted))})
     return _apply_trigger(store, planned, drops, past, drifted, now) if request == Request() else planned
+
+
+def _describe_quarantined(drops: Collection[str]) -> str:
+    """Return a text to append to the reason why there is no run: the drops in quarantine might be the expected ones."""
+    named = f"{pluralize(len(drops), 'drop')} in quarantine: {name_some(drops)}"
+    return f"; no run uses the {named}; `retrain status` prints the causes" if drops else ""
 
 
 def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:

@@ -174,7 +174,7 @@ class Drops:
         """Return a drop as it was committed, without amendments. Raises the errors of `read`."""
         drop = self.find_manifest(drop_id)
         if drop is None:
-            if cause := self.quarantine_causes().get(drop_id):
+            if cause := self.quarantine_cause(drop_id):
                 raise DropError(
                     f"drop {drop_id} is in quarantine: {cause}. Correct its files, and then delete "
                     f"{self._keys.quarantine(drop_id)}: the watcher validates the drop again"
@@ -271,7 +271,13 @@ class Drops:
         report = Quarantine(drop=drop, task=self._keys.task, cause=cause, found_at=datetime.now(UTC))
         with suppress(Conflict):
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
-        log.warning("%s: drop %s is quarantined: %s", self._keys.task, drop, cause)
+        log.warning(
+            "%s: drop %s is quarantined: %s. No run uses it until its files are corrected and %s is deleted",
+            self._keys.task,
+            drop,
+            cause,
+            self._keys.quarantine(drop),
+        )
 
     def remove_from_quarantine_report(self, drop: str, names: Collection[str]) -> None:
         """Replace names, such as the keys of erased samples, in the report on a drop."""
@@ -297,6 +303,14 @@ class Drops:
             with suppress(Missing):  # a person has just deleted it
                 found[drop] = _parse_report(self._objects.read(self._keys.quarantine(drop))[0])
         return found
+
+    def quarantine_cause(self, drop: str) -> str | None:
+        """Return the cause if this drop is in quarantine, or None."""
+        try:
+            report = _parse_report(self._objects.read(self._keys.quarantine(drop))[0])
+        except Missing:
+            return None
+        return report.cause if report else FOREIGN_REPORT
 
     def quarantine_causes(self) -> dict[str, str]:
         """Return the cause for each drop in quarantine."""

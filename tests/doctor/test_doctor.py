@@ -170,6 +170,16 @@ def test_missing_files_of_drops_are_listed(
     assert "from a copy of the store" in found["files of drops"]["mend"]
 
 
+def test_doctor_warns_of_quarantined_drops(doctor: Doctor, tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    two_drops(LocalStore(tmp_path / "store"), tmp_path)
+    TaskStore(open_store(url), "pets").drops.quarantine("d-2", "damaged")
+    code, found = doctor(url, "--set", "model.name=logistic")
+    assert (code, found["files of drops"]["state"]) == (0, "warning")
+    assert found["files of drops"]["found"] == "1 drop in quarantine: d-2"
+    assert "delete its quarantine.json" in found["files of drops"]["mend"]
+
+
 def huge_drop(folder: Path) -> Drop:
     """Return a drop whose manifest declares more bytes than any disk can hold."""
     store = LocalStore(folder / "store")

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from support.terminal import retrain
 from support.watching import TaskUnderTest
 from support.workspaces import Workspace, make_task
 
+from retrain.cli.drop_tables import samples
 from retrain.errors import DamagedDrop
 from retrain.kubeflow import steps
 from retrain.monitoring.exporter import TaskState
@@ -131,6 +133,45 @@ def test_status_and_metrics_report_quarantined_drops(workspace: Workspace) -> No
     assert "not a drop's manifest" in status.quarantined[bad.id]
     state.refresh()
     assert (("pets", "quarantined"), 1) in next(iter(state.metrics()))[1]
+
+
+def test_quarantined_drop_is_named_until_it_is_repaired(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user who misses the quarantine would believe that the drop was used."""
+    bad = workspace.land(0, 1)
+    shard = workspace.store.keys.drop_file(bad.id, bad.shards[0].name)
+    intact = workspace.store.objects.read(shard)[0]
+    damage(workspace, bad)
+    file = workspace.folder / "pets.yaml"
+    file.write_text(TASK.model_copy(update={"store": workspace.store.url}).model_dump_json())
+    images = str(workspace.draw(0, 1))
+
+    def retrained(*arguments: str) -> tuple[int, str]:
+        ran = retrain([*arguments, "--task", str(file)], capfd)
+        return ran.code, " ".join((ran.out + ran.err).split())
+
+    report = f"pets/drops/{bad.id}/quarantine.json"
+    assert retrained("run")[0] == 0
+    assert f"No run uses it until its files are corrected and {report} is deleted" in caplog.text
+    named = f"no run uses the 1 drop in quarantine: {bad.id}"
+    assert (
+        f"nothing to do: no drop has landed yet: commit one with `retrain drop pack SRC --task {file}`; {named}"
+        in (retrained("run")[1])
+    )
+    assert "delete" in (found := retrained("status")[1])
+    assert f"{bad.id}: " in found
+    assert "quarantined no run uses this drop: " in retrained("drop", "show", bad.id)[1]
+    for dry_run in ((), ("--dry-run",)):
+        code, told = retrained("drop", "pack", images, *dry_run)
+        assert (code, f"{bad.id} was committed before and is in quarantine" in told) == (2, True)
+        assert f"delete {report}, or choose another id" in told
+    code, told = retrained("drop", "pack", images, "--id", "again", "--dry-run")
+    assert (code, "would be committed as again" in told) == (0, True)
+    workspace.store.objects.write(shard, intact)
+    workspace.store.objects.delete(report)
+    assert retrained("drop", "pack", images) == (0, f"{bad.id}: 2 classes, {samples(bad)} (already committed)")
+    assert run(workspace).drops == (bad.id,)
 
 
 def test_watcher_plans_a_new_run_for_undamaged_drops(workspace: Workspace) -> None:
