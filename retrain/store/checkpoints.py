@@ -1,11 +1,14 @@
 """The checkpoints of a run in the store. Only the newest two are kept. A checkpoint's name contains its digest."""
 
 import hashlib
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from retrain.store.base import Entry, Missing, ObjectStore
 from retrain.store.keys import TaskKeys
+
+log = logging.getLogger("retrain")
 
 KEEP_NEWEST = 2
 
@@ -35,7 +38,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, iteration, state)
 
     def load(self) -> bytes | None:
-        """Return the newest checkpoint that matches its digest, or None. Remove checkpoints that do not match."""
+        """Return the newest checkpoint that matches its digest, or None. Remove and log the others."""
         for entry in self._newest_first():
             try:
                 state, _ = self._objects.read(entry.key)
@@ -43,6 +46,12 @@ class Checkpoints:
                 continue
             if entry.key.endswith(f"-{_digest(state)}.safetensors"):
                 return state
+            log.warning(
+                "%s/%s: this checkpoint is damaged, so it is removed. The run resumes from the one before it. If there "
+                "is none, the run starts again from the beginning",
+                self._objects.url,
+                entry.key,
+            )
             self._objects.delete(entry.key)
         return None
 

@@ -37,12 +37,15 @@ def test_newest_checkpoint_is_loaded_and_two_stay_in_the_store(store: ObjectStor
     assert [key.split("/")[-1][:12] for key in keys(store)] == ["000000000100", "000000001000"]
 
 
-def test_previous_checkpoint_is_loaded_if_newest_is_incomplete(local: LocalStore) -> None:
+def test_previous_checkpoint_is_loaded_if_newest_is_incomplete(
+    local: LocalStore, caplog: pytest.LogCaptureFixture
+) -> None:
     save(local, 1, 2)
     older, newest = keys(local)
     local.write(newest, b"state")
     assert checkpoints(local).load() == b"state 1"
     assert keys(local) == [older]
+    assert [f"{newest}: this checkpoint is damaged, so it is removed" in text for text in caplog.messages] == [True]
     save(local, 2)
     assert checkpoints(local).load() == b"state 2"
 
