@@ -18,6 +18,8 @@ from retrain.utils.text import is_key
 
 MISPLACED = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a path that is not a folder, or that this user may not use."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, and of a user's full quota."""
 PRIVATE = ".retrain"
 """Folder for the lock and for temporary files. No key begins with a dot, so no listing shows it."""
 
@@ -168,6 +170,7 @@ class LocalStore:
             yield
         except OSError as error:
             advice = ". Check the task's `store`, and your permissions for it" if error.errno in MISPLACED else ""
+            advice = ". Free space there, then run the command again" if error.errno in FULL else advice
             raise StoreError(f"{self.url}: {key or 'listing'}: {error.strerror or error}{advice}") from error
 
 

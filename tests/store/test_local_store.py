@@ -108,6 +108,17 @@ def test_unwritable_store_folder_gives_a_one_line_error(tmp_path: Path) -> None:
         store.write("k", b"")
 
 
+def test_full_disk_is_reported_with_the_remedy(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with (
+        pytest.raises(
+            StoreError, match=r": k: No space left on device\. Free space there, then run the command again$"
+        ),
+        store._translate_errors("k"),
+    ):
+        Path("/dev/full").write_bytes(b"1")  # Linux refuses each write as on a full disk
+
+
 def test_local_store_does_not_import_boto3() -> None:
     program = "import sys; from retrain.store import open_store; open_store('x'); print('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
