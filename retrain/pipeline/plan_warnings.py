@@ -55,11 +55,11 @@ def setting_warnings(task: Task, dataset: Dataset, schedule: int, evaluate_every
         )
 
 
-def length_warnings(task: Task, schedule: int) -> Iterable[str]:
-    """Yield a warning if scratch's schedule, in iterations, is too short to fit the data."""
+def length_warnings(task: Task, samples: int, schedule: int) -> Iterable[str]:
+    """Yield a warning if scratch's schedule, in iterations, is too short to fit this number of training samples."""
     if schedule >= FEW_ITERATIONS or task.model.pretrained:  # a pretrained network needs few iterations
         return
-    settings = settings_for(ENOUGH_ITERATIONS, task, schedule)
+    settings = settings_for(ENOUGH_ITERATIONS, task, samples)
     yield (
         f"scratch has only {pluralize(schedule, 'iteration')}, so its model and the target may stay far below what the "
         f"data allow: set {settings}"
@@ -71,9 +71,11 @@ def near_chance_warning(task: Task, baseline: ScratchRun, drops: Iterable[Drop],
 
     `schedule` is the length of scratch's schedule, in iterations.
     """
+    drops = tuple(drops)
     if (why := why_near_chance(task.target, baseline, drops)) is None:
         return None
-    longer = settings_for(max(ENOUGH_ITERATIONS, 2 * schedule), task, schedule)
+    samples = sum(drop.samples("train") for drop in drops)
+    longer = settings_for(max(ENOUGH_ITERATIONS, 2 * schedule), task, samples)
     return f"{why}: the scratch run has learnt almost nothing. Check the labels, or train longer: set {longer}"
 
 
@@ -87,16 +89,20 @@ def trial_warnings(task: Task, parent: Plan, dataset: Dataset) -> Iterable[str]:
         )
 
 
-def settings_for(iterations: int, task: Task, schedule: int) -> str:
-    """Return the settings with which scratch trains for at least these iterations instead of `schedule`."""
+def settings_for(iterations: int, task: Task, samples: int) -> str:
+    """Return the settings with which scratch trains for at least these iterations, given its training samples.
+
+    A schedule is at least one iteration, so its length would not show how many epochs are missing.
+    """
     training = task.training
     if training.iterations:
         return f"training.iterations to {iterations:,} or more"
     batch_size = training.batch_size
-    while batch_size > SMALL_BATCH and schedule * training.batch_size < iterations * batch_size:
+    seen = max(1, samples) * training.epochs
+    while batch_size > SMALL_BATCH and seen < iterations * batch_size:
         batch_size //= 2
-    ways = [f"training.epochs to {math.ceil(training.epochs * iterations / schedule):,} or more"]
-    if batch_size < training.batch_size and schedule * training.batch_size >= iterations * batch_size:
+    ways = [f"training.epochs to {math.ceil(iterations * training.batch_size / max(1, samples)):,} or more"]
+    if batch_size < training.batch_size and seen >= iterations * batch_size:
         ways.insert(0, f"training.batch_size to {batch_size}")
     return ", or ".join(ways)
 

@@ -317,7 +317,7 @@ def _assemble(
     if method == "scratch":
         latest = history.baseline_for(dataset)
         weak = near_chance_warning(task, latest, drops, schedule) if latest else None
-        warnings += [weak] if weak else length_warnings(task, schedule)
+        warnings += [weak] if weak else length_warnings(task, dataset.samples, schedule)
     return Plan(
         task=task,
         method=method,

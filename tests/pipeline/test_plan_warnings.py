@@ -35,8 +35,9 @@ def _short_trainings(training: dict[str, object], **model: object) -> list[str]:
     ("training", "few", "advice"),
     [
         ({"epochs": 10, "batch_size": 128}, "39 iterations", "set training.batch_size to 16, or training.epochs to 77"),
-        ({"epochs": 1, "batch_size": 64}, "8 iterations", "allow: set training.epochs to 38 or more"),
+        ({"epochs": 1, "batch_size": 64}, "8 iterations", "allow: set training.epochs to 39 or more"),
         ({"epochs": 1, "batch_size": 16}, "31 iterations", "allow: set training.epochs to 10 or more"),
+        ({"epochs": 0.01, "batch_size": 16}, "1 iteration", "allow: set training.epochs to 10 or more"),
         ({"iterations": 20}, "20 iterations", "allow: set training.iterations to 300 or more"),
     ],
 )
