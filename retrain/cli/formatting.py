@@ -306,7 +306,7 @@ def _target_rows(record: RunRecord, target: Target) -> Rows:
 
 def _quality_rows(record: RunRecord) -> Rows:
     if evaluation := record.evaluation:
-        both = (("old", evaluation.old), ("new", evaluation.new))
+        both = (("earlier drops", evaluation.old), ("new drops", evaluation.new))
         parts = [f"{name} {format_percent(part)}" for name, part in both if part is not None]
         by_part = f" ({', '.join(parts)})" if len(parts) > 1 else ""
         if evaluation.metric != "accuracy":
@@ -315,6 +315,8 @@ def _quality_rows(record: RunRecord) -> Rows:
             f"{METRIC_NAMES[evaluation.metric]} on test",
             f"{format_percent(evaluation.score)}{by_part}, {pluralize(evaluation.samples, 'sample')}",
         )
+        if missed := evaluation.describe_missed_classes():
+            yield "missed classes", missed
         if comparison := evaluation.comparison:
             difference = comparison.difference
             interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
@@ -344,6 +346,8 @@ def _status_rows(status: Status) -> Rows:
     if champion and champion.evaluation and status.champion_since:
         score = _format_score(champion.evaluation.score, champion.metric)
         yield "", f"{score} on test, champion since {status.champion_since:%Y-%m-%d %H:%M} UTC"
+        if missed := champion.evaluation.describe_missed_classes():
+            yield "", missed
     if baseline and baseline.result:
         yield "baseline", f"{baseline.run_id}, {_format_score(baseline.result.final_score, baseline.metric)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"

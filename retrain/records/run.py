@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, Field
 
 from retrain.config import Metric
 from retrain.records.base import Record
+from retrain.utils.text import name_some, pluralize
 
 Outcome = Literal["reached", "plateau", "missed", "completed", "diverged"]
 
@@ -156,6 +157,19 @@ class Evaluation(Record):
     by_class: dict[str, float]
     """Accuracy on the images of each class."""
     comparison: Comparison | None
+
+    def describe_missed_classes(self) -> str | None:
+        """Return a sentence about the classes without any correctly classified test image, or None if there are none.
+
+        The accuracy on all images hides such classes if they are small.
+        """
+        missed = [name for name, accuracy in self.by_class.items() if accuracy == 0]
+        if not missed:
+            return None
+        return (
+            f"no test image of {pluralize(len(missed), 'class')} is classified correctly: {name_some(missed)}; "
+            "gate.min_class_accuracy refuses such a model"
+        )
 
 
 class Decision(Record):

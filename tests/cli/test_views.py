@@ -38,7 +38,18 @@ def test_accuracy_of_zero_is_printed() -> None:
     record = known_ledger.pets()[0]
     assert record.evaluation
     evaluation = record.evaluation.model_copy(update={"accuracy": 0.5, "score": 0.5, "old": 0.8, "new": 0.0})
-    assert "50.00% (old 80.00%, new 0.00%)" in shown(record.model_copy(update={"evaluation": evaluation}))
+    assert "50.00% (earlier drops 80.00%, new drops 0.00%)" in shown(
+        record.model_copy(update={"evaluation": evaluation})
+    )
+
+
+def test_summary_names_classes_without_a_correct_image() -> None:
+    record = known_ledger.pets()[0]
+    assert record.evaluation
+    evaluation = record.evaluation.model_copy(update={"by_class": {"cat": 0.0, "dog": 0.01, "owl": 0.0}})
+    missed = "no test image of 2 classes is classified correctly: cat, owl; gate.min_class_accuracy refuses such"
+    assert missed in shown(record.model_copy(update={"evaluation": evaluation}))
+    assert "classified correctly" not in shown(record)
 
 
 def test_escalated_runs_details_refer_to_the_earlier_runs() -> None:
