@@ -98,7 +98,13 @@ class TaskState:
         task = self._store.task
         trained = set(self._champion.drops) if self._champion else set()
         waiting = self._landed.waiting - trained
-        states = {"trained": trained, "waiting": waiting, "quarantined": self._landed.quarantined}
+        landed = self._landed
+        states = {
+            "trained": trained,
+            "waiting": waiting,
+            "quarantined": landed.quarantined,
+            "uploaded": landed.unvalidated,
+        }
         yield names.DROPS, [((task, state), len(drops)) for state, drops in states.items()]
         yield names.DRIFTED, [((task,), len(waiting & self._drifted))]
         if waiting:

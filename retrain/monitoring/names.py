@@ -199,7 +199,8 @@ DROPS = Name(
     "retrain_drops",
     "gauge",
     ("task", "state"),
-    "Drops that the champion was trained on (trained) or not (waiting), and drops in quarantine (quarantined).",
+    "Drops that the champion was trained on (trained) or not (waiting), drops in quarantine (quarantined), and "
+    "complete uploads that no watcher has validated yet (uploaded).",
 )
 DRIFTED = Name(
     "retrain_drifted_drops",

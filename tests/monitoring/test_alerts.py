@@ -101,6 +101,7 @@ def write_failing_task(store: LocalStore) -> None:
     known_ledger.write(store, failing_records())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
     store.write(TaskKeys("pets").quarantine("d-13"), b"{}")
+    store.write(TaskKeys("pets").success("d-14"), b"")
     asked = Approval.requested("continuous-9", datetime.now(UTC) - timedelta(days=2), timedelta(days=7))
     store.write(TaskKeys("pets").approval("continuous-9"), asked.to_bytes())
 

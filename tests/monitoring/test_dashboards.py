@@ -157,7 +157,7 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
         )
     },
     "Gate": {"{{decision}}": labelled("decision", {"promoted": 3, "refused": 1})},
-    "Drops": {"{{state}}": labelled("state", {"trained": 2, "waiting": 0, "quarantined": 1})},
+    "Drops": {"{{state}}": labelled("state", {"trained": 2, "waiting": 0, "quarantined": 1, "uploaded": 0})},
     "Baseline's age": {"{{task}}": labelled("task", {"pets": 2})},
     "Champions": {
         "": {

@@ -211,13 +211,24 @@ def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
     exporter.refresh()
     values = served(exporter)
-    expected = {"trained": 2, "waiting": 2, "quarantined": 1}
+    expected = {"trained": 2, "waiting": 2, "quarantined": 1, "uploaded": 0}
     assert {state: values[key_of("retrain_drops", task="pets", state=state)] for state in expected} == expected
     waiting_since = january(12).timestamp()
     assert values[key_of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")] == waiting_since
     assert values[key_of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
     assert len([key for key in store.reads if key.endswith("/drop.json")]) == 4
     assert PETS.amendments not in store.listed
+
+
+def test_complete_upload_is_counted_until_it_is_committed(store: RecordingStore) -> None:
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
+    uploaded = key_of("retrain_drops", task="pets", state="uploaded")
+    store.write(PETS.success("d-10"), b"")
+    exporter.refresh()
+    assert served(exporter)[uploaded] == 1
+    known_ledger.commit(store, "pets", "d-10", january(10))
+    exporter.refresh()
+    assert served(exporter)[uploaded] == 0
 
 
 def test_champion_age_and_accuracy_are_served(store: RecordingStore) -> None:

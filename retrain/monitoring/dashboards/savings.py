@@ -192,7 +192,8 @@ RUNS = [
     ),
     bars(
         "Drops",
-        "trained: the champion was trained on the drop; waiting: it was not; quarantined: the drop cannot be used.",
+        "trained: the champion was trained on the drop; waiting: it was not; quarantined: the drop cannot be used; "
+        "uploaded: no watcher has validated the upload.",
         {"{{state}}": f"sum by (state) ({_of('retrain_drops', ', state')})"},
         "short",
     ),
