@@ -104,6 +104,6 @@ def _erasure_rows(erasure: Erasure) -> Rows:
     yield "shards to rewrite", f"{len(erasure.shards):,}"
     for run in erasure.runs:
         model = "its model is the champion" if run.is_champion else "its model is in the store"
-        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model was removed"
+        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model is not in the store"
     if not erasure.runs:
         yield "runs", "none used these samples"

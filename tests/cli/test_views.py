@@ -8,13 +8,14 @@ from rich.table import Table
 from support import known_ledger
 from support.histories import TASK, Past, drop, one_drop
 
-from retrain.cli.drop_tables import drop_details
+from retrain.cli.drop_tables import drop_details, erasure_details
 from retrain.cli.formatting import history_table, plan_details, record_details, saved_rows
 from retrain.config.task import Task
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.planning import Request
 from retrain.records import Approval, Comparison, Decision, Interval, RunRecord, Savings
 from retrain.records.drop import LeftOut
+from retrain.records.erasure import AffectedRun, Erasure
 from retrain.utils.clock import utc_now
 
 
@@ -41,6 +42,13 @@ def test_accuracy_of_zero_is_printed() -> None:
     assert "50.00% (earlier drops 80.00%, new drops 0.00%)" in shown(
         record.model_copy(update={"evaluation": evaluation})
     )
+
+
+def test_erasure_does_not_claim_that_a_model_was_removed() -> None:
+    """A run without a model may be a run that is training now."""
+    run = AffectedRun(run_id="scratch-1", saw="trained on them", has_model=False, is_champion=False)
+    erasure = Erasure(sequence=1, at=utc_now(), author="ann", reason="", samples=(), shards=(), runs=(run,))
+    assert "scratch-1          trained on them; its model is not in the store" in printed(erasure_details(erasure))
 
 
 def test_summary_names_classes_without_a_correct_image() -> None:
