@@ -64,9 +64,10 @@ def split_called(name: str) -> Split | None:
 
 
 def walk_folder(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the path and the status of every file and folder below `root`, in no particular order.
+    """Yield the path and the status of every file and folder below `root`, sorted by name within each folder.
 
-    Raises `DropError` if a folder cannot be read, unless it is litter.
+    Messages then name the same first files on every machine. Raises `DropError` if a folder cannot be read, unless it
+    is litter.
     """
 
     def refuse(error: OSError) -> None:
@@ -74,7 +75,8 @@ def walk_folder(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
             raise DropError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
     for folder, subfolders, files in os.walk(root, onerror=refuse):
-        for path in (Path(folder, name) for name in (*subfolders, *files)):
+        subfolders.sort()
+        for path in (Path(folder, name) for name in (*subfolders, *sorted(files))):
             try:
                 found = path.lstat()
             except OSError as error:  # the folder's entries may be listed, but not opened
@@ -84,7 +86,7 @@ def walk_folder(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def list_folder(root: Path) -> Iterator[SourceFile]:
-    """Yield every file and folder below `root`, in no particular order.
+    """Yield every file and folder below `root`, sorted by name within each folder.
 
     Raises `DropError` if a folder cannot be read, or if an entry is a link, a device or another special file.
     """

@@ -46,7 +46,8 @@ class BadSamples:
         Raises `DropError`, naming the first of them, if there are too many for this number of good samples.
         """
         if self.is_refused:
-            raise DropError(name_files(self._unread))
+            advice = "Correct or remove them, or leave a share of the samples out with data.max_bad_share"
+            raise DropError(f"{name_files(self._unread)}. {advice}")
         if excess := describe_excess(self._found, samples, self._max_share):
             raise DropError(excess)
         return tuple(self._found)

@@ -159,9 +159,10 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
             "with another name, pass its path instead of the folder's"
         )
     images = {(image.archive, str(image.name)): image for image in found.images}
-    named = set[tuple[str, str]]()
+    named, rows = set[tuple[str, str]](), 0
     for table in found.tables:
         for row in read_table(table.read(), table.name.suffix[1:], str(table)):
+            rows += 1
             place = table.archive, str(table.name.parent / row.path)
             row_place = f"{table.place}: row {row.number}"
             if place not in images or place in named:
@@ -172,6 +173,8 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
             split, parts = split_and_path(images[place])
             key = "/".join(map(escape, (*parts[:-1], images[place].name.stem)))
             yield images[place], row.split or split, row.label, escape(row.id) if row.id else key
+    if not rows:
+        raise DropError(f"{', '.join(map(str, found.tables))}: has no row; expected a row for each image")
     for place, image in images.items():
         if place not in named:
             found.unread.append(Unread.of(image, "no table of labels has a row for it"))

@@ -321,5 +321,5 @@ def test_refusal_names_ten_bad_files_and_counts_the_rest(task: Task, store: Loca
     named = re.findall(r"cat/\d\d\.png|cat/notes\.txt|train\.tar: 0000\d\d", reason)
     assert len(set(named)) == len(named) == 10
     assert ("cat/notes.txt: not an image of a class" in reason) == as_tree
-    assert reason.endswith("convert or remove it; and 3 more")
+    assert "convert or remove it; and 3 more. Correct or remove them, or leave a share" in reason
     assert TaskStore(store, "pets").drops.quarantine_causes() == {"bad": reason}

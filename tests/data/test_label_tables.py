@@ -98,6 +98,12 @@ def test_image_without_a_table_row_is_refused(local_route: IngestRoute) -> None:
         local_route.ingest({**{f"{number}.png": png(number) for number in range(25)}, "metadata.csv": rows.encode()})
 
 
+@pytest.mark.parametrize("table", ["", "file_name,label\n"])
+def test_table_without_rows_is_refused(local_route: IngestRoute, table: str) -> None:
+    with pytest.raises(DropError, match=r"metadata\.csv: has no row; expected a row for each image"):
+        local_route.ingest({"0.png": png(0), "metadata.csv": table.encode()})
+
+
 def test_table_with_a_web_address_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\nhttps://a.org/0.png,cat\n")
     with pytest.raises(DropError, match=r"row 1: 'https://a\.org/0\.png' is not allowed: write a file's path, or an"):

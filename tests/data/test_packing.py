@@ -244,6 +244,14 @@ def test_unreadable_image_is_refused_and_nothing_is_committed(tmp_path: Path, lo
     assert list(local.list()) == []
 
 
+def test_refusal_names_the_first_bad_files_in_order(tmp_path: Path, local: LocalStore) -> None:
+    source = two_classes(tmp_path / "pets")
+    for name in ("zebra", "b", "a", "c"):
+        (source / "cat" / f"{name}.txt").write_text(name)
+    with pytest.raises(DropError, match=r"cat/a\.txt, cat/b\.txt, cat/c\.txt, cat/zebra\.txt: .* data\.max_bad_share$"):
+        pack(source, TASK, TaskStore(local, TASK.name))
+
+
 def test_full_disk_while_packing_raises_no_drop_error(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
