@@ -75,7 +75,8 @@ class Resources(ConfigModel):
     """Secret with the registry's credentials."""
     credentials: str | None = None
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT_KEY or AZURE_STORAGE_ACCOUNT_KEY.
-    Not needed if the service account has a role or a workload identity."""
+    It may also have AWS_SESSION_TOKEN and AWS_DEFAULT_REGION. Not needed if the service account has a role or a
+    workload identity."""
     service_account: str | None = None
     """Service account of all pods of a run (default: the cluster's service account for pipelines)."""
     pod_labels: dict[str, str] = Field(default_factory=dict)

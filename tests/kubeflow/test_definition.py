@@ -189,6 +189,12 @@ def test_pods_have_image_and_secrets_and_install_nothing(either: Compiled) -> No
         assert either.pod(name)["podMetadata"]["labels"].items() >= POOL.pod_labels.items()
 
 
+def test_secret_can_have_temporary_keys_and_a_region(either: Compiled) -> None:
+    for name in either.steps():
+        (secret,) = either.pod(name)["secretAsEnv"]
+        assert {"AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"} <= {key["envVar"] for key in secret["keyToEnv"]}
+
+
 def test_every_pod_refuses_to_run_as_root(either: Compiled) -> None:
     """The *restricted* Pod Security Standard requires it. KFP 2.17 itself sets the other fields of this standard."""
     for name in either.steps():
