@@ -63,6 +63,10 @@ class Resolution(NamedTuple):
     """Standard error of one accuracy on val."""
 
 
+BY_CHANCE = 1.96 * sqrt(2)
+"""Half the width of the 95% interval of the difference of two independent accuracies, in standard errors of one."""
+
+
 class Advice(NamedTuple):
     """The recommended preset, and the reason."""
 
@@ -324,9 +328,11 @@ def _page(found: Recommendation) -> Iterator[str]:
         "iterations to its final accuracy, divided by the preset's iterations to r percent of this "
         "accuracy. Above 1, the preset is faster. / means not reached. The L_99 of scratch itself is 1 or more."
     )
+    error = 100 * resolution.accuracy
     yield (
-        f"{pluralize(seeds, 'seed')}; differences below {100 * resolution.accuracy:.1f} points of accuracy, or below "
-        f"{resolution.iterations:,} iterations, are within the measurement error."
+        f"{pluralize(seeds, 'seed')}. An accuracy on val has a standard error of {error:.1f} points. Smaller "
+        f"differences, and differences below {resolution.iterations:,} iterations, are ignored. A difference of up to "
+        f"{BY_CHANCE * error:.1f} points can be due to chance, too."
     )
 
 

@@ -104,6 +104,8 @@ def test_races_are_trials_within_budget_and_left_out_of_savings(
     raced = [record for record in records if record not in before]
     used = sum(record.result.iterations for record in raced if record.result)
     assert re.match(r"Use (default|naive|paper|scratch): ", said)
+    error, by_chance = re.search(r"standard error of ([\d.]+) points.* up to ([\d.]+) points can be due", said).groups()
+    assert float(by_chance) == pytest.approx(1.96 * 2**0.5 * float(error), abs=0.2)
     assert len(raced) == 3
     assert {record.purpose for record in raced} == {"trial"}
     assert {record.savings for record in raced} == {None}
