@@ -110,12 +110,14 @@ class TaskWatch:
         watcher is validating a drop. The caller must then check again, because that watcher may die. Raises another
         `UserError` for any other problem.
         """
+        if drops is not None and not (drops := set(drops)):
+            return  # most turns; `advance` lists the claims
         self.require_conditional_writes()
         self._claims.refresh()
         found = list(self.store.objects.folders(self.store.keys.drops) if drops is None else drops)
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
         if drops is not None:
-            self._log_late_files(set(drops) - set(unknown))
+            self._log_late_files(drops - set(unknown))
         if drops is None and len(unknown) > MANY * len(found):
             states = self.store.drops.scan().only(unknown)
         else:
@@ -130,8 +132,7 @@ class TaskWatch:
             )
         problem = self._ingestion.validate(states)
         self._add_waiting(states.waiting)
-        if found or drops is None:
-            self._add_corrections()
+        self._add_corrections()
         if problem:
             raise problem
 
@@ -142,6 +143,7 @@ class TaskWatch:
         """
         self.require_conditional_writes()
         self._claims.refresh()
+        self._waiting, self._corrections = self._only_open(self._waiting), self._only_open(self._corrections)
         if self._is_due() and not self._claims.in_flight():
             self._claim()
         in_flight = self._claims.in_flight()
@@ -178,7 +180,7 @@ class TaskWatch:
 
     def _add_waiting(self, drops: set[str]) -> None:
         """Add drops that wait to be claimed, with their commit times."""
-        self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
+        self._waiting = self._only_open(self._waiting)
         new = sorted(drops)
         for drop, since in zip(new, map_ahead(self._committed_at, new), strict=True):
             if isinstance(since, datetime):
@@ -201,7 +203,7 @@ class TaskWatch:
         if erasure and erasure.completed_at is None:
             found.clear()
         before = self._corrections.keys()
-        self._corrections = {name: since for name, since in found.items() if self._is_open(name)}
+        self._corrections = self._only_open(found)
         if self._corrections.keys() - before:
             self._deferred_until = None
 
@@ -223,6 +225,10 @@ class TaskWatch:
     def _is_open(self, drop: str) -> bool:
         """Return whether a drop, or a correction, may still need a run."""
         return drop not in self._covered and not self._claims.claimed(drop)
+
+    def _only_open(self, waiting: dict[str, datetime]) -> dict[str, datetime]:
+        """Return those of these drops or corrections that may still need a run."""
+        return {name: since for name, since in waiting.items() if self._is_open(name)}
 
     def _is_due(self) -> bool:
         """Return whether a drop or correction waits for a run, and a scheduled time has passed since it arrived.

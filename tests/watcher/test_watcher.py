@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
+from support import faulty_s3
 from support.kfp_server import KfpServer, serving
 from support.pictures import png
 from support.processes import preloaded_programs
@@ -161,6 +163,22 @@ def test_watcher_keeps_messages_of_a_task_with_a_broken_store(watched: TaskUnder
         send(queue, s3, notification(bucket_and_prefix[0], f"{bucket_and_prefix[1]}/drops/{drop}/drop.json"))
     assert not Watcher(watches, health, 0, events).once()
     assert counts(queue, s3) == (0, 1), "only the message that names the broken task stays in the queue"
+
+
+def test_turn_between_polls_sends_one_request(bucket: str, s3: str) -> None:
+    """The costs in docs/operations.md are computed from this request."""
+    requests: list[str] = []
+
+    def record(request: faulty_s3.Request, forward: faulty_s3.Forward) -> faulty_s3.Reply:
+        requests.append(f"{request.method} {parse_qs(request.path).get('prefix')}")
+        return forward(request)
+
+    with faulty_s3.faulty(s3, record) as proxy:
+        watcher = on_s3(bucket, proxy).watcher(Recorder(), poll_seconds=300)
+        assert watcher.once()
+        requests.clear()
+        assert watcher.once()
+    assert requests == ["GET ['team a/pets/claims/']"]
 
 
 def test_each_step_of_a_turn_is_a_heartbeat(bucket: str, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
