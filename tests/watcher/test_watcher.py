@@ -228,7 +228,7 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
     report = Quarantine.model_validate_json(watched.store.objects.read(watched.store.keys.quarantine("bad"))[0])
     assert report.cause.endswith(
         "pets/drops/bad: cat/0.png: cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF: "
-        "convert or remove it"
+        "convert or remove it. Correct or remove them, or leave a share of the samples out with data.max_bad_share"
     )
     assert metrics_of(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
