@@ -83,7 +83,7 @@ class TaskState:
         """Read the drops and the champion again. Raises `StoreError`, or `DropError` for a damaged manifest."""
         landed = self._store.drops.scan()
         for drop in map_ahead(self._store.drops.read_manifest, sorted(landed.waiting - self._committed.keys())):
-            self._committed[drop.id] = drop.committed_at.timestamp()
+            self._committed[drop.id] = min(drop.committed_at.timestamp(), time.time())  # a clock may be ahead
         self._landed = landed
         champion = self._store.champion.read().champion
         if champion and (self._champion is None or self._champion.run_id != champion.run_id):

@@ -208,9 +208,13 @@ class TaskWatch:
             self._deferred_until = None
 
     def _committed_at(self, drop: str) -> datetime | DropError:
-        """Return the time at which a drop was committed, or the error in its manifest."""
+        """Return the time at which a drop was committed, or the error in its manifest.
+
+        A drop from a machine whose clock is ahead counts as committed now. Otherwise it would wait for a scheduled time
+        after the wrong one.
+        """
         try:
-            return self.store.drops.read_manifest(drop).committed_at
+            return min(self.store.drops.read_manifest(drop).committed_at, self._clock())
         except DropError as error:
             return error
 

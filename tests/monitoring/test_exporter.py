@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from urllib.error import HTTPError
@@ -218,6 +218,14 @@ def test_drops_by_state_and_oldest_waiting_drop_are_served(store: RecordingStore
     assert values[key_of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
     assert len([key for key in store.reads if key.endswith("/drop.json")]) == 4
     assert PETS.amendments not in store.listed
+
+
+def test_drop_committed_in_the_future_waits_from_now(store: RecordingStore) -> None:
+    known_ledger.commit(store, "pets", "d-20", datetime.now(UTC) + timedelta(days=400))
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
+    exporter.refresh()
+    since = key_of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")
+    assert served(exporter)[since] <= time.time()
 
 
 def test_complete_upload_is_counted_until_it_is_committed(store: RecordingStore) -> None:

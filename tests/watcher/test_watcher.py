@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -33,6 +34,7 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store.drops import Quarantine
 from retrain.store.s3.sqs import SqsQueue
+from retrain.utils.clock import utc_now
 from retrain.watcher.health import MAX_SILENCE, Health
 from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import TaskWatch
@@ -256,6 +258,20 @@ def test_drop_waits_for_the_scheduled_time(watched: TaskUnderTest, tmp_path: Pat
     watched.store.objects.write(watched.store.keys.manifest("a"), long_ago.to_bytes())
     assert later.watcher(submitter).once()
     assert submitter.runs == [watched.owners()["a"]]
+
+
+def test_drop_from_a_machine_with_a_fast_clock_is_not_delayed(watched: TaskUnderTest, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
+    drop, now, submitter = watched.store.drops.read("a"), [utc_now()], Recorder()
+    ahead = drop.model_copy(update={"committed_at": now[0] + timedelta(days=400)})
+    watched.store.objects.write(watched.store.keys.manifest("a"), ahead.to_bytes())
+    nightly = watched.task.model_copy(update={"schedule": "0 2 * * *"})
+    watch = TaskWatch(nightly, submitter, Health(["pets"]), clock=lambda: now[0])
+    for days, runs in ((0, 0), (1, 1)):
+        now[0] += timedelta(days=days)
+        watch.check_drops()
+        watch.advance()
+        assert len(submitter.runs) == runs
 
 
 def test_watcher_starts_no_run_for_drops_already_trained_on(watched: TaskUnderTest, tmp_path: Path) -> None:
