@@ -199,8 +199,7 @@ DROPS = Name(
     "retrain_drops",
     "gauge",
     ("task", "state"),
-    "Drops that the champion was trained on (trained) or not (waiting), drops in quarantine (quarantined), and "
-    "complete uploads that no watcher has validated yet (uploaded).",
+    "Drops by state: trained (by the champion), waiting (not yet), quarantined, and uploaded (not validated).",
 )
 DRIFTED = Name(
     "retrain_drifted_drops",
