@@ -44,8 +44,10 @@ def init(
 def check(file: Annotated[str, typer.Argument(help="A task's file or name.")]) -> None:
     """Check a task file, and list its problems by field with the allowed values."""
     from retrain.config.loading import load_task
+    from retrain.store import parse_store_address
 
     task = load_task(file)
+    parse_store_address(task.store, task.endpoint_url)
     typer.echo(f"{file}: task {task.name} is valid; `retrain doctor` also tries its network and its store")
 
 

@@ -7,13 +7,14 @@ tests on all of them. This package imports records, config, utils and errors.
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from retrain.errors import StoreError
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore
 from retrain.store.local import LocalStore
 from retrain.utils.text import is_web_address, mask_credentials
 
-__all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store"]
+__all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store", "parse_store_address"]
 
 
 MISTYPED = re.compile(r"(s3|gs|az|https?|file):")
@@ -23,15 +24,22 @@ EXTRAS = {"gs": "gcs", "az": "azure"}
 """The extra (optional dependencies) that each kind of address needs."""
 
 
-def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
-    """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
+class BucketAddress(NamedTuple):
+    """The parts of an address such as `s3://bucket/prefix`."""
 
-    `endpoint_url` is the address of a server other than the cloud provider's. It is ignored for a folder. Raises
-    `StoreError` for any other kind of address.
+    scheme: str
+    bucket: str
+    prefix: str
+
+
+def parse_store_address(url: str, endpoint_url: str | None = None) -> BucketAddress | Path:
+    """Return the parts of a store's address, or the path of a local folder.
+
+    `endpoint_url` is only checked. Raises `StoreError` for any other kind of address.
     """
     scheme, separator, rest = url.partition("://")
     if not separator and not MISTYPED.match(url):
-        return LocalStore(Path(url))
+        return Path(url)
     bucket, _, prefix = rest.partition("/")
     if scheme not in ("s3", *EXTRAS) or not bucket:
         raise StoreError(
@@ -40,11 +48,23 @@ def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
         )
     if endpoint_url and not is_web_address(endpoint_url):
         raise StoreError(f"endpoint_url {mask_credentials(endpoint_url)}: must begin with http:// or https://")
-    if scheme in EXTRAS:
-        return _open_cloud_store(scheme, bucket, prefix, endpoint_url)
+    return BucketAddress(scheme, bucket, prefix)
+
+
+def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
+    """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
+
+    `endpoint_url` is the address of a server other than the cloud provider's. It is ignored for a folder. Raises
+    `StoreError` for any other kind of address.
+    """
+    address = parse_store_address(url, endpoint_url)
+    if isinstance(address, Path):
+        return LocalStore(address)
+    if address.scheme in EXTRAS:
+        return _open_cloud_store(*address, endpoint_url)
     from retrain.store.s3.store import S3Store  # boto3 is slow to import, and a local store does not need it
 
-    return S3Store(bucket, prefix, endpoint_url)
+    return S3Store(address.bucket, address.prefix, endpoint_url)
 
 
 def _open_cloud_store(scheme: str, bucket: str, prefix: str, endpoint_url: str | None) -> ObjectStore:

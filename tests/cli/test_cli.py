@@ -176,6 +176,8 @@ def test_task_commands_create_check_and_describe_a_task(
     again = command("task", "init", "birds", "-o", str(path))
     assert (again.code, again.out) == (2, "")
     assert "already exists" in again.err
+    path.write_text(path.read_text().replace("store: store", "store: ftp://host/birds"))
+    assert "store: cannot open 'ftp://host/birds'" in command("task", "check", str(path)).err
 
 
 def test_promote_and_rollback_change_the_champion(home: Path, command: Command) -> None:
