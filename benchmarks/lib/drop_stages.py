@@ -18,7 +18,7 @@ from retrain.pipelines.definition import define_locally
 from retrain.config.task import Task
 from retrain.data.local_cache import cache_folder
 from retrain.data.uploads import ingest_drop
-from retrain.experiments.chart_style import colour_of, finish_chart
+from retrain.experiments.chart_style import WIDE_PADDING, colour_of, finish_chart
 from retrain.kubeflow.local import run_locally
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import next_run, recording, train
@@ -194,4 +194,5 @@ def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     y = alt.Y("way:N", title=None, sort=list(taken), axis=alt.Axis(labelLimit=0))
     colour = colour_of(list(PARTS)).legend(title=None, symbolType="square", symbolStrokeWidth=0)
     drawn = bars.encode(x=x, y=y, color=colour, order=alt.Order("at:O"))
-    finish_chart(drawn.properties(width=460, height=40 * len(taken))).save(str(path))
+    sized = drawn.properties(width=460, height=40 * len(taken), padding=WIDE_PADDING)
+    finish_chart(sized).save(str(path))

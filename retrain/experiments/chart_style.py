@@ -13,6 +13,9 @@ DASHES = [[1, 0], [5, 3], [2, 2]]
 """Solid, dashed and dotted: one for each pass through the colours."""
 SHAPES = ["circle", "triangle-up", "square"]
 """Shapes of points, one for each pass through the colours."""
+WIDE_PADDING = {"left": 36, "top": 8, "right": 28, "bottom": 8}
+"""Pixels around a chart with long labels. A browser without Arial draws text up to a fifth wider than the labels were
+measured."""
 
 
 def chart_of(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:

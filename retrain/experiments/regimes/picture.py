@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from retrain.experiments.chart_style import chart_of, colour_of, finish_chart
+from retrain.experiments.chart_style import WIDE_PADDING, chart_of, colour_of, finish_chart
 from retrain.experiments.regimes.goals import GAP, RegimeResult
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
 
@@ -15,9 +15,6 @@ DRAWN = {
     "paper preset, against plain scratch": (PAPER, PLAIN),
     "default, against scratch with averaging": (DEFAULT_TO_AVERAGED, AVERAGED),
 }
-
-PADDING = {"left": 36, "top": 8, "right": 28, "bottom": 8}
-"""Pixels around the picture. A browser without Arial draws text up to a fifth wider than the labels were measured."""
 
 
 def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
@@ -55,9 +52,9 @@ def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
         gaps.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", y=hidden),
         gaps.mark_point(filled=True, size=70, opacity=1, color="#000000").encode(x=gap, y=hidden),
     ).properties(width=240, height=height)
-    drawn: alt.TopLevelMixin = finish_chart(alt.hconcat(left, right, spacing=12, padding=PADDING)).configure_legend(
-        labelLimit=0, symbolStrokeWidth=0, symbolOpacity=1
-    )
+    drawn: alt.TopLevelMixin = finish_chart(
+        alt.hconcat(left, right, spacing=12, padding=WIDE_PADDING)
+    ).configure_legend(labelLimit=0, symbolStrokeWidth=0, symbolOpacity=1)
     return drawn
 
 
