@@ -19,6 +19,7 @@ from retrain.pipeline.status import Status
 from retrain.records import Decision, Plan, Result, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import DIVERGED, is_reached_within_error, total_savings
 from retrain.records.plan import StopRule
+from retrain.store.keys import TaskKeys
 from retrain.utils.clock import format_briefly, utc_now
 from retrain.utils.text import pluralize
 
@@ -379,7 +380,7 @@ def _attention_rows(status: Status) -> Rows:
     for drop, cause in status.quarantined.items():
         yield "quarantined", f"{drop}: {cause}"
     if status.quarantined:
-        report = f"{status.store}/{status.task}/drops/DROP/quarantine.json"
+        report = f"{status.store}/{TaskKeys(status.task).quarantine('DROP')}"
         yield "", f"no run uses a quarantined drop: correct its files, and then delete {report}"
     for late in status.late:
         yield "late files", late

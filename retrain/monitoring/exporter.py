@@ -200,11 +200,11 @@ class Exporter(Collector):
         """
         for task in self._tasks.keys() - self._active.keys():
             self._active[task] = self._pool.submit(task.refresh)
-        for reading in (done := wait(self._active.values(), patience).done):
-            if (error := reading.exception()) is not None:
-                _log_problem(next(task for task, active in self._active.items() if active is reading), error)
-        self._tasks |= {task: list(_collect(task)) for task, reading in self._active.items() if reading in done}
-        self._active = {task: reading for task, reading in self._active.items() if reading not in done}
+        wait(self._active.values(), patience)
+        for task in [task for task, reading in self._active.items() if reading.done()]:
+            if (error := self._active.pop(task).exception()) is not None:
+                _log_problem(task, error)
+            self._tasks[task] = list(_collect(task))
         self._families = _merge(metric for metrics in self._tasks.values() for metric in metrics)
 
     def collect(self) -> Iterable[Metric]:

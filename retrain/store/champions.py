@@ -1,6 +1,5 @@
 """The champion: one small object that names the promoted run, replaced only by compare-and-swap."""
 
-from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -9,6 +8,7 @@ from retrain.records import Champion, Promotion
 from retrain.records.ledger import PromotionReason
 from retrain.store.base import Conflict, Missing, ObjectStore, read_record
 from retrain.store.keys import TaskKeys
+from retrain.utils.clock import utc_now
 
 
 class Author(NamedTuple):
@@ -72,7 +72,7 @@ class ChampionPointer:
             sequence=len(history) + 1,
             run_id=run_id,
             why=why,
-            at=datetime.now(UTC),
+            at=utc_now(),
             author=author.name,
             reason=author.reason,
             write_id=uuid4().hex,

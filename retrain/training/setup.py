@@ -82,8 +82,8 @@ class Run:
     """Function that mixes the images of a batch, and their targets."""
     augmentation: torch.Generator
     """The random generator of crops and flips."""
-    count_type: torch.dtype
-    """Type of the learning-speed counts."""
+    counters: Counters
+    """This run's own learning-speed counters."""
     average: AveragedNetwork
     """The averaged network. It is evaluated and saved as the run's model."""
     progress: Progress
@@ -100,8 +100,6 @@ class Run:
     """The parent's learning-speed counters, if the sampling needs them."""
     val_order: Tensor = field(init=False)
     """A random order of val, the same for every run on this dataset and seed."""
-    counters: Counters = field(init=False)
-    """This run's own learning-speed counters."""
     loss_sum: Tensor = field(init=False)
     """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
     correct_sum: Tensor = field(init=False)
@@ -115,7 +113,6 @@ class Run:
         """Set all counts to zero, and draw the order in which val is read."""
         device, images = self.train.device, len(self.val.labels)
         self.val_order = torch.randperm(images, generator=make_generator(self.plan.seed, "val")).to(device)
-        self.counters = Counters.zeros(len(self.train.labels), device, self.count_type)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.statistics = StatisticsCorrection(self.network)
@@ -162,7 +159,7 @@ def set_up(
         augment=Augment(task.data, task.training.bf16),
         normalize=normalize,
         augmentation=make_generator(plan.seed, "augmentation", device=device),
-        count_type=_count_type(plan, len(train), appearances),
+        counters=Counters.zeros(len(train.labels), device, _count_type(plan, len(train), appearances)),
         average=AveragedNetwork(plan.averaging, network),
         progress=Progress(evaluated_images=grown.images),
         ranks=ranks,

@@ -16,18 +16,10 @@ from support.leases import wait_until
 from support.processes import preloaded_retrain
 from support.programs import free_port
 from support.terminal import Ran, retrain
-from support.watching import TaskUnderTest
+from support.watching import LOCAL_TASK, TaskUnderTest
 
 from retrain.config.loading import load_task
 from retrain.store import open_store
-
-TASK = """
-name: pets
-store: store
-data: {image_size: 8, val_share: 0.2, test_share: 0.2, crop_padding: 0, flip: false}
-model: {name: logistic}
-training: {epochs: 1}
-"""
 
 
 @pytest.fixture
@@ -36,7 +28,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskUnderTest:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    Path("pets.yaml").write_text(TASK)
+    Path("pets.yaml").write_text(LOCAL_TASK)
     return TaskUnderTest(load_task("pets.yaml"))
 
 

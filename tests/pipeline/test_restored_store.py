@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 from support.terminal import retrain
-from support.watching import TaskUnderTest
+from support.watching import LOCAL_TASK, TaskUnderTest
 
 from retrain.config.loading import load_task
-
-TASK = """
-name: pets
-store: store
-data: {image_size: 8, val_share: 0.2, test_share: 0.2, crop_padding: 0, flip: false}
-model: {name: logistic}
-training: {epochs: 1}
-"""
 
 
 def test_copy_with_the_champion_first_is_continued(
@@ -23,7 +15,7 @@ def test_copy_with_the_champion_first_is_continued(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
-    Path("pets.yaml").write_text(TASK)
+    Path("pets.yaml").write_text(LOCAL_TASK)
 
     def run(*arguments: str) -> None:
         ended = retrain([*arguments, "--task", "pets.yaml"], capsys)

@@ -1,8 +1,6 @@
 """The champion: its history, concurrent promotions by several processes, and rollbacks."""
 
-from datetime import UTC, datetime
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 from support.races import MANY, promote_itself, promote_or_roll_back, race
@@ -13,6 +11,7 @@ from retrain.records.ledger import PromotionReason
 from retrain.store import Conflict, LocalStore, ObjectStore, champions, open_store
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
+from retrain.utils.clock import utc_now
 
 KEYS = TaskKeys("pets")
 
@@ -66,7 +65,8 @@ def test_swap_fails_if_another_candidate_was_promoted(store: ObjectStore) -> Non
 def test_only_one_of_two_simultaneous_rollbacks_succeeds(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for run_id in ("a", "b", "c"):
         force(store, run_id)
-    monkeypatch.setattr(champions, "datetime", Mock(now=Mock(return_value=datetime.now(UTC))))  # the same microsecond
+    now = utc_now()
+    monkeypatch.setattr(champions, "utc_now", lambda: now)  # the same microsecond
     seen = TaskStore(store, "pets").champion.read()
     TaskStore(store, "pets").champion.swap(seen, "b", "rolled back")
     with pytest.raises(Conflict):

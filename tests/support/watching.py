@@ -27,6 +27,14 @@ from support.pictures import two_classes
 DATA = Data(image_size=8, val_share=0.2, test_share=0.2)
 PACE = Pace(lease=60)
 EAGER = Pace(lease=60, check=0, retry=0)
+LOCAL_TASK = """
+name: pets
+store: store
+data: {image_size: 8, val_share: 0.2, test_share: 0.2, crop_padding: 0, flip: false}
+model: {name: logistic}
+training: {epochs: 1}
+"""
+"""A task file with a store in the working directory."""
 
 
 @dataclass
