@@ -20,6 +20,10 @@ FEW_PIXELS = 128 * 128
 """A JPEG with up to this many pixels is identified by its pixels. A larger JPEG is identified by its coded data,
 because decoding it at full size would take several times as long as packing it."""
 
+LEAST_GREY = 128
+"""Smallest length of the shorter side of the grey image from which the parts are computed, in pixels. A larger image is
+first reduced by a whole factor, which is faster and changes the parts by a few grey values at most."""
+
 END, COMMENT, ADOBE, APPLICATION = 0xD9, 0xFE, 0xEE, range(0xE0, 0xF0)
 """Second bytes of JPEG markers."""
 
@@ -41,8 +45,8 @@ class ImageFacts(NamedTuple):
 
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
-    """Decode an image as training will, at this size, and return its facts. Raises `DropError` like `decode_image`."""
-    with open_image(data, size) as opened:
+    """Decode an image at the size that training needs, and return its facts. Raises `DropError` like `decode_image`."""
+    with open_image(data, size, grey_above=FEW_PIXELS) as opened:
         opened.check()
         return _facts(data, opened)
 
@@ -71,9 +75,10 @@ def _facts(data: bytes, opened: OpenedImage) -> ImageFacts:
             content = _pixel_digest(whole)
     else:
         content = _pixel_digest(image)
-    grey = image.convert("L")
-    parts = grey.resize((9, 8), Image.Resampling.BOX).tobytes()
-    thumbnail = grey.resize((8, 8), Image.Resampling.BOX).tobytes()
+    factor = max(1, min(image.size) // LEAST_GREY)
+    grey, box = image.convert("L").reduce(factor), (0, 0, image.width / factor, image.height / factor)
+    parts = grey.resize((9, 8), Image.Resampling.BOX, box).tobytes()
+    thumbnail = grey.resize((8, 8), Image.Resampling.BOX, box).tobytes()
     return ImageFacts(content, width, height, parts, thumbnail)
 
 

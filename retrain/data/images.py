@@ -1,6 +1,7 @@
 """Decode one image: from the bytes of a file to pixels of the task's size."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,14 +125,19 @@ class OpenedImage(NamedTuple):
 
 
 @contextmanager
-def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
-    """Open an image. It will be decoded no smaller than `size`. Errors within the context become `DropError`."""
+def open_image(data: bytes, size: Size, grey_above: float = math.inf) -> Iterator[OpenedImage]:
+    """Open an image. It will be decoded no smaller than `size`. Errors within the context become `DropError`.
+
+    A JPEG with more than `grey_above` pixels is decoded to grey values only. This takes less time and fails for the same
+    files, because all of the file is still read.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             full_size = image.size
             frame = _frame_as_stored(image, as_frame(size))
-            drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
+            mode = "L" if full_size[0] * full_size[1] > grey_above else None
+            drafted = image.draft(mode, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size
             yield OpenedImage(image, full_size, frame, width, height)
     except MemoryError:  # the image may be good

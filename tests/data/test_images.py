@@ -16,7 +16,7 @@ from support.programs import python_environment
 
 from retrain.config.frame import Frame
 from retrain.data import images
-from retrain.data.content import examine_decoded, examine_image
+from retrain.data.content import difference_hash, examine_decoded, examine_image
 from retrain.data.images import decode_image
 from retrain.errors import DropError
 
@@ -191,14 +191,47 @@ def test_pixels_without_a_stated_range_are_refused() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_examine_image_and_examine_decoded_agree(kind: str, orientation: int) -> None:
+@pytest.mark.parametrize(("kind", "most"), [("JPEG", 2), ("PNG", 0)])
+def test_examine_image_and_examine_decoded_agree(kind: str, most: int, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
     data = encoded(Image.fromarray(picture(3, 300)), kind, exif=exif)
     facts, pixels = examine_decoded(data, 16)
-    assert examine_image(data, 16) == facts
+    alone = examine_image(data, 16)  # decodes a large JPEG to grey values
+    assert (alone.content, alone.width, alone.height) == (facts.content, facts.width, facts.height)
+    for name in ("parts", "thumbnail"):
+        one, other = (np.frombuffer(getattr(each, name), np.uint8).astype(int) for each in (alone, facts))
+        assert np.abs(one - other).max() <= most
     np.testing.assert_array_equal(pixels, decode_image(data, 16))
+
+
+def test_damaged_jpeg_fails_alike_with_and_without_colours() -> None:
+    data, random = encoded(Image.fromarray(picture(3, 300)), "JPEG"), np.random.default_rng(0)
+
+    def error(examine: Callable[[bytes, int], object], damaged: bytes) -> str | None:
+        try:
+            examine(damaged, 64)
+        except DropError as found:
+            return str(found)
+        return None
+
+    cut = [data[:length] for length in random.integers(0, len(data), 50)]
+    changed = [bytearray(data) for _ in range(100)]
+    for each in changed:
+        each[random.integers(700)] = random.integers(256)
+    causes = {damaged: error(examine_image, damaged) for damaged in [*cut, *map(bytes, changed)]}
+    assert causes == {damaged: error(examine_decoded, damaged) for damaged in causes}
+    assert {cause is None for cause in causes.values()} == {True, False}
+
+
+@pytest.mark.parametrize("shape", [(480, 480), (301, 900)])
+def test_reducing_a_large_image_hardly_changes_its_hash(shape: tuple[int, int]) -> None:
+    image = Image.fromarray(picture(3, 12)).resize(shape, Image.Resampling.BICUBIC)
+    whole = np.frombuffer(image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes(), np.uint8)
+    parts = np.frombuffer(examine_image(encoded(image, "JPEG"), 224).parts, np.uint8)
+    assert np.abs(parts.astype(int) - whole).max() <= 6
+    hashes = difference_hash(np.stack((parts, whole)).reshape(2, 8, 9))
+    assert np.bitwise_count(hashes[0] ^ hashes[1]).sum() <= 2
 
 
 def test_examining_an_image_does_not_resize_it(monkeypatch: pytest.MonkeyPatch) -> None:
