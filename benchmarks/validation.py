@@ -63,11 +63,8 @@ def write_drop(store: Path, samples: Iterable[Encoded]) -> list[Path]:
 
 
 def validate(store: Path, task: Task, cache: Path | None) -> None:
-    """Validate and commit the drop in a store, and remove its manifest afterwards."""
+    """Validate and commit the drop in a store."""
     ingest_drop("d", task, TaskStore(LocalStore(store), task.name), cache_dir=cache)
-    for pattern in ("drop.json", "samples-*"):
-        for path in (store / "photos" / "drops" / "d").glob(pattern):
-            path.unlink()
 
 
 def decode(images: list[bytes], side: int, resize: bool) -> None:
@@ -94,15 +91,11 @@ class Photographs:
 
     def pack(self) -> None:
         """Pack the folder into an empty store."""
-        target = self.folder / "packed"
-        pack(self.images, self.task, TaskStore(LocalStore(target), "photos"))
-        shutil.rmtree(target)
+        pack(self.images, self.task, TaskStore(LocalStore(self.folder / "packed"), "photos"))
 
     def validate(self, cache: Path | None = None) -> None:
         """Validate and commit the uploaded drop."""
         validate(self.folder / "store", self.task, cache)
-        if cache:
-            shutil.rmtree(cache)
 
     def bare(self, resize: bool) -> None:
         """Read and hash each shard, and decode its images in threads."""
@@ -114,15 +107,28 @@ class Photographs:
                 for _ in pool.map(lambda chunk: decode(chunk, self.side, resize), in_chunks(images, CHUNK)):
                     pass
 
+    def clear(self) -> None:
+        """Remove what packing and validating wrote."""
+        for path in (self.folder / "packed", self.folder / "cache"):
+            shutil.rmtree(path, ignore_errors=True)
+        for pattern in ("drop.json", "samples-*"):
+            for path in (self.folder / "store" / "photos" / "drops" / "d").glob(pattern):
+                path.unlink()
+
     def turn(self) -> dict[str, Seconds]:
         """Return the seconds of each program."""
-        return {
-            "pack": timed(self.pack),
-            "validate": timed(self.validate),
-            BARE: timed(lambda: self.bare(False)),
-            "validate, keep decoded": timed(lambda: self.validate(self.folder / "cache")),
-            RESIZED: timed(lambda: self.bare(True)),
+        programs: dict[str, Callable[[], None]] = {
+            "pack": self.pack,
+            "validate": self.validate,
+            BARE: lambda: self.bare(False),
+            "validate, keep decoded": lambda: self.validate(self.folder / "cache"),
+            RESIZED: lambda: self.bare(True),
         }
+        seconds = {}
+        for name, program in programs.items():
+            seconds[name] = timed(program)
+            self.clear()
+        return seconds
 
 
 def summary(turns: list[dict[str, Seconds]], count: int) -> dict[str, object]:

@@ -128,8 +128,8 @@ class OpenedImage(NamedTuple):
 def open_image(data: bytes, size: Size, grey_above: float = math.inf) -> Iterator[OpenedImage]:
     """Open an image. It will be decoded no smaller than `size`. Errors within the context become `DropError`.
 
-    A JPEG with more than `grey_above` pixels is decoded to grey values only. This takes less time and fails for the same
-    files, because all of the file is still read.
+    A JPEG with more than `grey_above` pixels is decoded to grey values only. This takes less time. It fails for the
+    same files, because the whole file is still read.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
