@@ -6,9 +6,10 @@ Parquet needs the extra `tables`.
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from retrain.data.files import walk_folder
 from retrain.data.images import EXTENSIONS
@@ -71,13 +72,20 @@ def _rows(sources: Iterable[str], folders: Mapping[str, list[Path]], columns: Co
     for source in sources:
         path = Path(source)
         if source == STDIN:
-            yield from (_label_by_folder(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+            yield from (_label_by_folder(line.rstrip("\r\n")) for line in _stdin() if line.strip())
         elif source in folders:
             yield from (_label_by_folder(str(image)) for image in folders[source])
         elif path.suffix.lower() in TABLES:
             yield from _read_table(path, columns, labelled)
         else:
             yield _label_by_folder(source)
+
+
+def _stdin() -> TextIO:
+    """Return standard input. Paths may contain bytes that are not text in the locale's encoding."""
+    if isinstance(sys.stdin, TextIOWrapper):  # a test may have replaced it
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def _label_by_folder(image: str) -> Row:

@@ -40,7 +40,7 @@ def write_stream(answers: Iterable[Answer], stream: TextIO, kind: Literal["csv",
     """Write answers as text, each as soon as it is available. If the first answer raises an error, write nothing."""
     if kind == "jsonl":
         for answer in answers:
-            stream.write(json.dumps(_document(answer), ensure_ascii=False) + "\n")
+            stream.write(_escape_bytes(json.dumps(_document(answer), ensure_ascii=False)) + "\n")
         return
     rows = map(_row, answers)
     first = list(islice(rows, 1))
@@ -56,7 +56,17 @@ def _write_parquet(answers: Iterable[Answer], path: Path, top: int) -> None:
     schema, rows = arrow.schema(fields), map(_row, answers)
     with parquet.ParquetWriter(path, schema) as writer:
         while some := list(islice(rows, PARQUET_ROWS)):
+            for row in some:
+                row |= {name: _escape_bytes(text) for name, text in row.items() if isinstance(text, str)}
             writer.write_table(arrow.Table.from_pylist(some, schema))
+
+
+def _escape_bytes(text: str) -> str:
+    """Replace the bytes of paths that are not UTF-8 by escapes such as \\udcff, because JSON and Parquet are UTF-8.
+
+    In JSON, Python reads the original path from these escapes.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _columns(top: int) -> list[str]:

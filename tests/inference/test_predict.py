@@ -65,6 +65,21 @@ def test_formats_contain_the_same_predictions(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl", "p.parquet"]
 
 
+def test_path_that_is_not_utf8_is_written_in_every_format(
+    served: Served, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard input is strict, as Python opens it in the locale en_US.UTF-8."""
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    shutil.copy(next(images.rglob("*.png")), path)
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path + b"\n"), "utf-8", "strict"))
+        ran = predict(served, capsys, "-", "-o", tmp_path / name)
+        assert (ran.code, ran.err) == (0, "")
+    assert (tmp_path / "p.csv").read_bytes().splitlines()[1].startswith(path)
+    assert os.fsencode(json.loads((tmp_path / "p.jsonl").read_bytes())["image"]) == path
+    assert parquet.read_table(tmp_path / "p.parquet")["image"].to_pylist() == [f"{tmp_path}/caf\\udce9.png"]
+
+
 def test_images_are_read_from_tables_and_standard_input(
     served: Served, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
