@@ -17,6 +17,10 @@ class Figure(NamedTuple):
     iteration: int
 
 
+CLASS_WEIGHTS = "training.class_weights"
+"""The setting whose keys are class names. It stays one value, because MLflow refuses some characters in names."""
+
+
 def settings_of(plan: Plan) -> dict[str, str]:
     """Return the settings that determine a run's training, by dotted names such as `training.batch_size`."""
     own: dict[str, object] = {"method": plan.method, "purpose": plan.purpose, "seed": plan.seed, "metric": plan.metric}
@@ -28,7 +32,7 @@ def settings_of(plan: Plan) -> dict[str, str]:
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and prefix + name != CLASS_WEIGHTS:
             yield from _flatten(value, f"{prefix}{name}.")
         elif value is not None:
             yield prefix + name, value

@@ -226,6 +226,17 @@ def _fail(workspace: Workspace) -> str:
     return stages.record_failure(workspace.context, planned, "out of memory").run_id
 
 
+def test_weights_of_any_class_name_are_exported_to_mlflow(
+    workspace: Workspace, address: str, mlflow: MlflowContent
+) -> None:
+    weights = {"cats & dogs (big)": 3.0, "class-0": 2.0}
+    task = make_task(training={"epochs": 1, "batch_size": 16, "class_weights": weights})
+    trial = stages.run_task(workspace.context, task, Request(method="scratch", purpose="trial"))
+    assert isinstance(trial, RunRecord)
+    assert export_to_mlflow(Source(workspace.store), address) == (2, 1, "1")
+    assert mlflow.runs()[trial.run_id].data.params["training.class_weights"] == str(weights)
+
+
 def test_failed_run_is_exported_to_mlflow_without_curve(
     workspace: Workspace, address: str, mlflow: MlflowContent
 ) -> None:
