@@ -49,7 +49,7 @@ def load_run(
 def run(
     task: Task | str | Path, *, method: Method | None = None, device: str = "auto", progress: bool = False
 ) -> RunRecord | None:
-    """Retrain on the drops that have landed, as `retrain run` does, and return the run's record.
+    """Retrain on the drops that have landed and update the trackers, as `retrain run` does. Return the run's record.
 
     Returns None if no run is needed, or if the candidate awaits `retrain approve` (`gate.approval: manual`). `progress`
     shows the training's progress on standard error. Raises `UserError` for a mistake in the task or its data, and if
@@ -60,12 +60,14 @@ def run(
     from retrain.pipeline.context import make_context
     from retrain.pipeline.planning import Request
     from retrain.store.task_store import open_task_store
+    from retrain.tracking.hook import update_trackers
     from retrain.training.progress import Observers
 
     opened = task if isinstance(task, Task) else load_task(str(task))
     observe = partial(make_observers, None, "") if progress else Observers
-    context = make_context(open_task_store(opened), opened, device, observe)
-    ended = stages.run_locked(context, opened, Request(method=method))
+    store = open_task_store(opened)
+    ended = stages.run_locked(make_context(store, opened, device, observe), opened, Request(method=method))
+    update_trackers(opened, store)
     return ended if isinstance(ended, RunRecord) else None
 
 

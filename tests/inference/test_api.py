@@ -169,6 +169,20 @@ def test_run_retrains_and_records_the_run(tmp_path: Path) -> None:
     assert frame["savings.net"].iloc[-1] == record.savings.net
 
 
+def test_run_updates_the_trackers_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    address = (tmp_path / "mlruns").as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    served = make_served(tmp_path, 0, 1, tracking={"mlflow": True})
+    served.workspace.land(2, seed=2)
+    record = retrain.run(served.task)
+    assert record is not None
+    version = MlflowClient(address, address).get_model_version_by_alias("pets", "champion")
+    assert version.tags["retrain.run_id"] == served.workspace.store.champion.read().run_id == record.run_id
+
+
 def test_older_runs_are_loaded_by_their_id(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
     first = served.workspace.store.champion.read().run_id
