@@ -28,7 +28,8 @@ def export_model(
     """Write a run's model, or the champion's, to a new folder, and compare each program with the network.
 
     Raises `UserError` if the folder already exists or a format's packages are not installed, `OSError` if the folder
-    cannot be written, and `ModelError` if a program and the network give a test image different labels.
+    cannot be written, `ModelError` if a program and the network give a test image different labels, and `RunError` if
+    there is no test image to compare them.
     """
     programs.check_installed(formats)
     if output.exists():

@@ -8,7 +8,7 @@ from torch import Tensor
 from retrain.data.augment import Normalize
 from retrain.data.local_cache import cache_folder
 from retrain.data.samples import Samples
-from retrain.errors import ModelError
+from retrain.errors import ModelError, RunError
 from retrain.export.programs import Format, Program
 from retrain.inference.loading import Source
 from retrain.inference.model import BATCH, Model
@@ -29,9 +29,18 @@ class Parity(Record):
 
 
 def read_test_samples(source: Source, plan: Plan) -> Samples:
-    """Return the test split of a run's dataset, on the CPU. Raises `DamagedDrop` if it cannot be read."""
+    """Return the test split of a run's dataset, on the CPU.
+
+    Raises `DamagedDrop` if it cannot be read, and `RunError` if all its samples were erased.
+    """
     context = Context(source.store, CPU, cache_folder(), Observers())
-    return context.samples(plan.dataset, ["test"], plan.task.data, plan.loading)["test"]
+    samples = context.samples(plan.dataset, ["test"], plan.task.data, plan.loading)["test"]
+    if not len(samples):
+        raise RunError(
+            f"all test images of {plan.run_id} were erased, so no program can be compared with the network; nothing "
+            "was exported: export without --onnx and --torch-export"
+        )
+    return samples
 
 
 def compare_program(program: Program, model: Model, samples: Samples) -> Parity:

@@ -7,6 +7,7 @@ import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ from support.terminal import Ran, retrain
 from torch import Tensor, nn
 
 from retrain.api import load_champion
+from retrain.config.task import Gate
+from retrain.data.sample_table import USES
 from retrain.data.samples import Samples
+from retrain.data.table_making import read_or_make_table
 from retrain.errors import ModelError
 from retrain.export.card import _cell
 from retrain.export.parity import compare_program
 from retrain.export.programs import Format, Program, write_program
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
 from retrain.utils import extras
 
 RESNET = {"name": "resnet18", "options": {"width": 4}}
@@ -190,6 +196,26 @@ def test_card_of_a_continued_run_states_its_savings(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
+def test_card_states_whether_a_person_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = make_served(tmp_path, 0, 1)
+    waiting = replace(served, task=served.task.model_copy(update={"gate": Gate(approval="manual")}))
+    waiting.workspace.land(2, seed=2)
+    stages.run_task(waiting.workspace.context, waiting.task, Request())
+    (approval,) = waiting.workspace.store.approvals.unfinished()
+    run_id = approval.run_id
+
+    def sentence(name: str) -> str:
+        assert export(capsys, run_id, "-t", served.file, "-o", tmp_path / name).code == 0
+        return (tmp_path / name / "README.md").read_text().partition("\n\n")[2].partition("\n\n")[0]
+
+    assert sentence("waiting").endswith(" It passed the gate and awaits approval.")
+    reject = ["reject", run_id, "-t", served.file, "--reason", "too slow", "--author", "ann"]
+    assert retrain(reject, capsys).code == 0
+    assert sentence("rejected").endswith(" It was not promoted: rejected by ann: too slow.")
+    assert retrain(["promote", run_id, "-t", served.file, "--yes"], capsys).code == 0
+    assert sentence("promoted").endswith(" It was promoted to champion by hand.")
+
+
 def test_card_has_an_empty_line_around_each_heading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = make_served(tmp_path, 0, 1)
     served.workspace.land(2, seed=2)
@@ -262,6 +288,20 @@ def test_missing_extra_gives_its_install_command(
     ran = export(capsys, "-t", served.file, "-o", tmp_path / "new", "--onnx")
     assert ran.code == 2
     assert "Exporting to ONNX needs onnx: pip install 'retrain-classifiers[onnx]'" in ran.err
+
+
+def test_program_needs_test_images_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = make_served(tmp_path, 0, 1)
+    (drop,) = served.workspace.store.drops.all()
+    table = read_or_make_table(drop, served.workspace.store)
+    keys = [table.keys[row] for row in np.flatnonzero(table.use == USES.index("test"))]
+    erase = ["drop", "erase", "-t", served.file, "--drop", drop.id, "--yes"]
+    assert retrain([*erase, *(word for key in keys for word in ("--key", key))], capsys).code == 0
+    ran = export(capsys, "-t", served.file, "-o", tmp_path / "new", "--torch-export")
+    assert ran.code == 2
+    assert "were erased, so no program can be compared with the network" in ran.err
+    assert not (tmp_path / "new").exists()
+    assert export(capsys, "-t", served.file, "-o", tmp_path / "new").code == 0
 
 
 def test_program_with_other_labels_is_refused(served: Served) -> None:
