@@ -9,7 +9,8 @@ from retrain.config import METRIC_NAMES
 from retrain.export.configuration import RESIZED
 from retrain.export.parity import Parity
 from retrain.export.programs import FILES
-from retrain.records import Plan
+from retrain.records import Decision, Plan
+from retrain.store.champions import was_promoted
 from retrain.store.task_store import TaskStore
 
 
@@ -36,9 +37,22 @@ def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
         "result": result,
         "machine": result.machine,
         "evaluation": record.evaluation if record else files.evaluation(),
-        "decision": record.decision if record else files.decision(),
+        "promotion": _describe_promotion(store, plan.run_id, record.decision if record else files.decision()),
         "savings": record.savings if record else None,
     }
+
+
+def _describe_promotion(store: TaskStore, run_id: str, decision: Decision | None) -> str:
+    """Return a sentence about a run's promotion. `decision` is the decision of the gate, or of a person's verdict."""
+    if decision and decision.promoted:
+        return "It was promoted to champion."
+    if was_promoted(store.champion.read(), run_id):
+        return "It was promoted to champion by hand."
+    if decision:
+        return f"It was not promoted: {'; '.join(decision.reasons)}."
+    if store.approvals.find(run_id):
+        return "It passed the gate and awaits approval."
+    return "It was not a candidate for promotion."
 
 
 def _cell(value: object) -> str:
