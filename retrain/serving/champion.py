@@ -10,6 +10,9 @@ from retrain.serving.counts import Counts
 
 log = logging.getLogger("retrain")
 
+STOP_SECONDS = 5
+"""Longest time in seconds that `stop` waits for a check in progress. A store may not answer for minutes."""
+
 
 class FollowedChampion:
     """Holds the champion's model and checks for a new champion periodically, in a separate thread.
@@ -41,9 +44,9 @@ class FollowedChampion:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread."""
+        """Stop the thread. If the store does not answer, the thread is left to the end of the process."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
 
     def _poll(self, every: float) -> None:
         while not self._stop.wait(every):

@@ -222,6 +222,24 @@ def test_server_follows_the_champion_after_any_error(tmp_path: Path, monkeypatch
     followed.stop()
 
 
+def test_server_ends_while_the_store_does_not_answer(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a FIFO that has no writer blocks, as a network file system without a server does."""
+    monkeypatch.setattr(champion, "STOP_SECONDS", 0.01)
+    followed = FollowedChampion(find_source(served.task), "cpu", Counts("pets"))
+    pointer = Path(served.workspace.store.url) / "pets" / "champion.json"
+    pointer.rename(tmp_path / "champion.json")
+    os.mkfifo(pointer)
+    try:
+        followed.start(every=0.01)
+        writer = os.open(pointer, os.O_WRONLY)  # returns when the check for a new champion has opened the FIFO
+        followed.stop()
+    finally:
+        os.close(writer)
+        (tmp_path / "champion.json").replace(pointer)
+
+
 def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
     counts = Counts("pets")
     champion = FollowedChampion(find_source(served.task), "cpu", counts)
