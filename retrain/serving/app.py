@@ -97,8 +97,8 @@ class Endpoints:
             response = JSONResponse({"error": str(error)}, 413)
         except (protocol.BadRequest, ImageError) as error:
             response = JSONResponse({"error": str(error)}, 400)
-        except ClientDisconnect:  # no answer was sent, so nothing is counted
-            raise
+        except ClientDisconnect:  # the client cannot get this answer, so it is not counted
+            return Response(status_code=400)
         except Exception:
             self._counts.answered(500, 0, time.monotonic() - began)
             raise

@@ -240,24 +240,44 @@ def test_server_ends_while_the_store_does_not_answer(
         (tmp_path / "champion.json").replace(pointer)
 
 
-def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
-    counts = Counts("pets")
-    champion = FollowedChampion(find_source(served.task), "cpu", counts)
-    champion.model.network.register_forward_pre_hook(lambda network, inputs: 1 / 0)
-    sent: list[MutableMapping[str, Any]] = []
+def counted_requests(counts: Counts) -> list[tuple[str, float]]:
+    requests = next(one for one in counts.collect() if one.name == "retrain_serving_requests")
+    return [(one.labels["code"], one.value) for one in requests.samples]
+
+
+def call_app(
+    champion: FollowedChampion, counts: Counts, event: MutableMapping[str, Any], sent: list[MutableMapping[str, Any]]
+) -> None:
+    """Send one event of a request for a prediction to the application, and add its answer's messages to `sent`."""
 
     async def receive() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": next(served.images(0).rglob("*.png")).read_bytes()}
+        return event
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    asyncio.run(make_app("pets", champion, counts)(scope, receive, send))
+
+
+def test_request_that_ends_with_an_error_is_counted(served: Served) -> None:
+    counts = Counts("pets")
+    champion = FollowedChampion(find_source(served.task), "cpu", counts)
+    champion.model.network.register_forward_pre_hook(lambda network, inputs: 1 / 0)
+    body = next(served.images(0).rglob("*.png")).read_bytes()
+    sent: list[MutableMapping[str, Any]] = []
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(make_app("pets", champion, counts)(scope, receive, send))
+        call_app(champion, counts, {"type": "http.request", "body": body}, sent)
     assert sent[0]["status"] == 500
-    requests = next(one for one in counts.collect() if one.name == "retrain_serving_requests")
-    assert [(one.labels["code"], one.value) for one in requests.samples] == [("500", 1)]
+    assert counted_requests(counts) == [("500", 1)]
+
+
+def test_client_that_leaves_early_is_no_error(served: Served) -> None:
+    """An error would write a traceback to the log for each of these clients."""
+    counts = Counts("pets")
+    champion = FollowedChampion(find_source(served.task), "cpu", counts)
+    call_app(champion, counts, {"type": "http.disconnect"}, [])
+    assert counted_requests(counts) == []
 
 
 def test_serve_that_cannot_start_gives_one_message(
