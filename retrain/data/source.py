@@ -271,6 +271,8 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
     first_of: dict[tuple[Split | None, str], Sample] = {}
     for sample in samples:
         first = first_of.setdefault((sample.split, sample.key), sample)
+        if first is not sample and rule.kind == "csv" and str(first.entry) == str(sample.entry):
+            raise DropError(f"{sample.entry}: two rows name this image: remove one of them")
         if first is not sample:
             raise DropError(
                 f"{sample.entry}: duplicate key {sample.key}: {first.entry} has the same name: rename one of them"

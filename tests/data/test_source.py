@@ -102,6 +102,12 @@ def test_error_explains_a_table_with_semicolons(tmp_path: Path) -> None:
         survey_source(tmp_path / "labels.csv", Data())
 
 
+def test_error_explains_two_rows_of_one_image(tmp_path: Path) -> None:
+    (folder(tmp_path, "a.png") / "labels.csv").write_text("path,label\na.png,cat\na.png,dog\n")
+    with pytest.raises(DropError, match=r"a\.png: two rows name this image: remove one of them"):
+        survey_source(tmp_path / "labels.csv", Data())
+
+
 def test_empty_class_is_refused(tmp_path: Path) -> None:
     (folder(tmp_path, "train/cat/1.png") / "train/dog").mkdir()
     with pytest.raises(DropError, match="train/dog: an empty folder"):
