@@ -127,6 +127,8 @@ class Resolved:
     """Changes of earlier samples that have another class in this drop."""
     duplicates: dict[str, int] = field(default_factory=dict)
     """Number of duplicates by earlier drop. The key '' has the number of duplicates within this drop."""
+    contradicted: int = 0
+    """Number of images that no run uses because this drop gives the same picture several classes."""
     removed: int = 0
     """Number of images that an erasure or an amendment has removed from an earlier drop."""
     in_val_and_test: int = 0
@@ -145,6 +147,8 @@ class Resolved:
         for drop, count in self.duplicates.items():
             twin = f"an image of drop {drop}" if drop else "another image of this drop"
             yield f"{pluralize(count, 'image')} left out: the same picture as {twin}"
+        if self.contradicted:
+            yield f"{pluralize(self.contradicted, 'image')} left out: this drop has the same picture with another class"
         if self.removed:
             yield (
                 f"{pluralize(self.removed, 'image')} left out: an erasure or an amendment has removed the same picture "
@@ -248,14 +252,15 @@ class Resolver:
                 split = held_out if USES[use[row]] == "train" else USES[use[row]]
                 use[row] = USES.index("duplicate" if split in kept else split)
                 kept.add(split)
-            if copies := sum(USES[use[row]] == "duplicate" for row in same):
-                resolved.duplicates[""] = resolved.duplicates.get("", 0) + copies
         if len(by_class) > 1:
             named = " and ".join(f"{readable_key(table.keys[same[0]])} ({name})" for name, same in by_class.items())
             then = ", and none of them is used" if self._on_conflict == "newest" else ""
             resolved.conflicts.append(f"{named} are the same image{then}")
             if self._on_conflict == "newest":
                 use[list(rows)] = USES.index("conflict")
+                resolved.contradicted += len(rows)
+        if copies := sum(USES[use[row]] == "duplicate" for row in rows):
+            resolved.duplicates[""] = resolved.duplicates.get("", 0) + copies
 
     def _resolve_known(self, table: SampleTable, row: int, use: NDArray[np.uint8], resolved: Resolved) -> None:
         """Leave out an image that an earlier drop has. If its class differs, record a change of that drop."""

@@ -203,8 +203,14 @@ def test_conflicting_classes_share_one_split_if_kept(
 def test_image_with_two_classes_in_one_drop_is_not_used(
     ingest_files: IngestFunction, task: Task, store: TaskStore
 ) -> None:
-    drop = ingest_files(task, store, "first", images(range(40)) | {"dog/3.png": png(3)} | images(range(40, 60), "dog"))
+    copies = {"dog/3.png": png(3), "dog/copy of 3.png": png(3), "dog/copy of 40.png": png(40)}
+    drop = ingest_files(task, store, "first", images(range(40)) | copies | images(range(40, 60), "dog"))
     assert set(placed(store, drop)) == contents(range(60)) - contents(range(3, 4))
+    assert drop.reading is not None
+    assert sorted(drop.reading.notes) == [
+        "1 image left out: the same picture as another image of this drop",
+        "3 images left out: this drop has the same picture with another class",
+    ]
 
 
 def test_note_on_equal_images_names_paths_and_effect(task: Task, store: TaskStore, tmp_path: Path) -> None:
