@@ -382,10 +382,8 @@ def _attention_rows(status: Status) -> Rows:
     if status.quarantined:
         report = f"{status.store}/{TaskKeys(status.task).quarantine('DROP')}"
         yield "", f"no run uses a quarantined drop: correct its files, and then delete {report}"
-    for late in status.late:
-        yield "late files", late
-    for erasure in status.erasures:
-        yield "erased", erasure
+    for name, facts in (("uploaded", status.uploads), ("late files", status.late), ("erased", status.erasures)):
+        yield from ((name, fact) for fact in facts)
 
 
 def _format_score(score: float, metric: Metric) -> str:

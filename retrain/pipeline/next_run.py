@@ -19,7 +19,7 @@ from retrain.pipeline.targets import ScratchRun
 from retrain.pipeline.trigger import Waiting, evaluate_trigger
 from retrain.records import Drift, Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
-from retrain.store.drops import late_files
+from retrain.store.drops import CommittedDrops, late_files
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
 from retrain.utils.extras import has_torch
@@ -48,7 +48,8 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     _check_champion_drops(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
     if isinstance(planned, NoRunNeeded):
-        return planned._replace(reason=planned.reason + _describe_quarantined(found.quarantined))
+        reason = planned.reason + _describe_quarantined(found.quarantined) + _describe_uploads(store, found)
+        return planned._replace(reason=reason)
     drifted = _drifted_drops(store, planned, past.champion)
     planned = planned.model_copy(update={"warnings": (*planned.warnings, *map(str, drifted))})
     return _apply_trigger(store, planned, drops, past, drifted, now) if request == Request() else planned
@@ -58,6 +59,15 @@ def _describe_quarantined(drops: Collection[str]) -> str:
     """Return a text to append to the reason why there is no run: the drops in quarantine might be the expected ones."""
     named = f"{pluralize(len(drops), 'drop')} in quarantine: {name_some(drops)}"
     return f"; no run uses the {named}; `retrain status` prints the causes" if drops else ""
+
+
+def _describe_uploads(store: TaskStore, found: CommittedDrops) -> str:
+    """Return a text to append to the reason why there is no run: an upload might be the expected drop."""
+    if not found.uncommitted:
+        return ""
+    uploads = found.uncommitted.keys() - {one.upload for one in store.drops.amendments.read()}
+    named = f"{pluralize(len(uploads), 'upload')} not committed yet: {name_some(uploads)}"
+    return f"; {named}; `retrain status` says what each lacks" if uploads else ""
 
 
 def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:

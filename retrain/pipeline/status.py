@@ -50,6 +50,8 @@ class Status(Record):
     """A sentence for each erasure that is incomplete or affects the champion."""
     removed: tuple[str, ...] = ()
     """A sentence for each drop of the champion that is missing in the store. No run can be planned without it."""
+    uploads: tuple[str, ...] = ()
+    """A sentence for each upload that is not committed yet, with the step that it lacks."""
     awaiting: tuple[Approval, ...] = ()
     unfinished: tuple[str, ...] = ()
     """A sentence for each unfinished run, with the way to continue it or to remove its files."""
@@ -75,6 +77,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     known = champion.drops if champion else ()
     drops, found, amendments = store.drops.readable(), store.drops.committed(), store.drops.amendments.read()
     waiting = tuple(drop.id for drop in drops if drop.id not in known)
+    amending = {one.upload for one in amendments}
     removed = [one for one in known if one not in {*found.usable, *found.quarantined}]
     awaiting = store.approvals.unfinished()
     ended = {*(record.run_id for record in records), *(approval.run_id for approval in awaiting)}
@@ -94,6 +97,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         waiting=waiting,
         trigger=_describe_trigger(planned, task) if may_wait and planned else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
+        uploads=tuple(f"{drop}: {lacks}" for drop, lacks in found.uncommitted.items() if drop not in amending),
         amendments=len(amendments),
         newest_amendments=tuple(str(one) for one in reversed(amendments[-NEWEST:])),
         is_amended=is_amended,

@@ -91,6 +91,23 @@ class CommittedDrops(NamedTuple):
     arrivals: Mapping[str, Arrivals]
     """Times at which each drop's files were written."""
 
+    @property
+    def uncommitted(self) -> dict[str, str]:
+        """Return the producers' uploads without manifest and quarantine, each with the step that it lacks.
+
+        Uploads that became amendments are among them.
+        """
+        found = {}
+        for drop, arrival in sorted(self.arrivals.items()):
+            if arrival.committed or drop in self.quarantined:
+                continue
+            if arrival.success:
+                found[drop] = "the upload is complete, but not yet checked: `retrain watch` checks and commits it"
+            elif drop in self.uploaded:
+                there = pluralize(self.uploaded[drop].files, "file")
+                found[drop] = f"{there} without _SUCCESS: write an empty _SUCCESS when the upload is complete"
+        return found
+
 
 class Quarantine(Record):
     """`drops/<id>/quarantine.json`: no run uses the drop. If the report is deleted, the drop is validated again."""

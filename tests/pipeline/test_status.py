@@ -14,7 +14,8 @@ from retrain.config.resources import Kubeflow
 from retrain.config.task import Task
 from retrain.errors import DropError
 from retrain.pipeline import retention, stages
-from retrain.pipeline.planning import Request
+from retrain.pipeline.next_run import plan_next_run
+from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.status import Status, read_status
 from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
@@ -165,3 +166,18 @@ def test_status_advises_after_a_diverged_run(workspace: Workspace) -> None:
     assert trigger is not None
     assert f"{diverged.run_id} diverged; its loss was not finite. Set a lower" in trigger
     assert status(workspace).trigger is None, "with other settings, another run would start"
+
+
+def test_status_and_plan_name_uploads_not_committed(workspace: Workspace) -> None:
+    stages.run_task(workspace.context, TASK, REQUEST)
+    assert "uploaded" not in rows(workspace)
+    store = workspace.store
+    store.objects.write(store.keys.drop_file("week-2", "cat/1.png"), b"an image")
+    assert "uploaded week-2: 1 file without _SUCCESS: write an empty _SUCCESS" in rows(workspace)
+    store.objects.write(store.keys.drop_file("week-2", "_SUCCESS"), b"")
+    assert "uploaded week-2: the upload is complete, but not yet checked: `retrain watch`" in rows(workspace)
+    planned = plan_next_run(store, TASK, REQUEST)
+    assert isinstance(planned, NoRunNeeded)
+    assert planned.reason.endswith("; 1 upload not committed yet: week-2; `retrain status` says what each lacks")
+    store.drops.quarantine("week-2", "no image")
+    assert status(workspace).uploads == ()
