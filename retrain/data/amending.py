@@ -15,6 +15,7 @@ from retrain.config.task import Task
 from retrain.data.committing import DropCommitter
 from retrain.data.finding import Search, Selection, parse_content
 from retrain.data.identity import NAMED
+from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import SampleTable
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
@@ -153,7 +154,7 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
                 first, _ = made.setdefault((place.drop.id, row), (correction, place.change(row, correction)))
                 if first.class_name != correction.class_name:
                     raise DropError(
-                        f"{correction.sample.where}: {place.table.keys[row]} has another correction in "
+                        f"{correction.sample.where}: {readable_key(place.table.keys[row])} has another correction in "
                         f"{first.sample.where}: remove one of them"
                     )
 

@@ -37,7 +37,7 @@ from retrain.data.labels import (
     split_and_path,
 )
 from retrain.data.litter import litter_kind
-from retrain.data.sample_keys import escape
+from retrain.data.sample_keys import escape, readable_key
 from retrain.data.tables import FORMATS, Row, read_table
 from retrain.errors import DropError
 from retrain.records import Reading
@@ -275,7 +275,8 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
             raise DropError(f"{sample.entry}: two rows name this image: remove one of them")
         if first is not sample:
             raise DropError(
-                f"{sample.entry}: duplicate key {sample.key}: {first.entry} has the same name: rename one of them"
+                f"{sample.entry}: duplicate key {readable_key(sample.key)}: {first.entry} has the same name: rename one "
+                "of them"
             )
     reading = Reading(
         labels_from=str(rule), not_samples=dict(sorted(found.not_samples.items())), notes=_case_notes(samples)

@@ -100,7 +100,8 @@ def _committed(packed: Packed, drop_id: str) -> Drop | Amendment:
     if packed.amendment:
         return packed.amendment
     raise DropError(
-        f"drop {drop_id}: it has no new image: earlier drops, such as {packed.drop.id}, have all of its images"
+        f"drop {drop_id}: it has no new image: earlier drops, such as {packed.drop.id}, have all of its images: "
+        "add new images, or delete the upload"
     )
 
 

@@ -72,6 +72,8 @@ def test_correction_may_name_the_path_of_an_image(task: Task, store: TaskStore, 
         ("owl%20eye/%C3%BC", "cat"),
         ("owl%20eye/a%2520b", "dog"),
     }
+    with pytest.raises(DropError, match="line 3: owl eye/a b has another correction"):
+        amend(task, store, tmp_path, "key,class\nowl eye/a b,dog\nowl%20eye/a%20b,bird\n")
     assert amend(task, store, tmp_path, "key,class\nowl%20eye/a%20b,dog\n")
 
 
