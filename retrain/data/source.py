@@ -275,8 +275,8 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
             raise DropError(f"{sample.entry}: two rows name this image: remove one of them")
         if first is not sample:
             raise DropError(
-                f"{sample.entry}: duplicate key {readable_key(sample.key)}: {first.entry} has the same name: rename one "
-                "of them"
+                f"{sample.entry}: duplicate key {readable_key(sample.key)}: {first.entry} has the same name: "
+                "rename one of them"
             )
     reading = Reading(
         labels_from=str(rule), not_samples=dict(sorted(found.not_samples.items())), notes=_case_notes(samples)

@@ -150,7 +150,8 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "no files": (dict, "drop bad: no training image in it"),
     "samples of another drop": (
         lambda: {"train.tar": shard(good(1))},
-        "drop bad: it has no new image: earlier drops, such as good, have all of its images: add new images, or delete the upload",
+        "drop bad: it has no new image: earlier drops, such as good, have all of its images: add new images, or "
+        "delete the upload",
     ),
     "no split": (
         lambda: {"more.tar": VALID, "photos.tar": VALID},
