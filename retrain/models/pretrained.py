@@ -181,8 +181,8 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
 
     The last layer was trained on other classes, so it is newly initialized. Other layers with an output for each class
     are newly initialized, too. Distilled networks have such layers. Raises `ModelError` with the first tensor that does
-    not fit. Integers, such as a count of batches, may be missing in the file. Auxiliary classifiers may be missing in
-    the network.
+    not fit or cannot be trained. Integers, such as a count of batches, may be missing in the file. Auxiliary
+    classifiers may be missing in the network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -207,9 +207,33 @@ def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
         if not absent and _shape(wanted, name) != _shape(found, name):
             raise ModelError(
                 f"model.pretrained: {name} is {_shape(found, name)} in the file, {_shape(wanted, name)} in the "
-                f"network; {_stem_advice(network, weights) or 'use weights of this network'}"
+                f"network; {_advise(network, weights, name)}"
             )
+    _check_numbers(network, found)
     return found
+
+
+def _check_numbers(network: "nn.Module", found: "Mapping[str, Tensor]") -> None:
+    """Raise `ModelError` for quantized weights, and for weights that are not finite. A buffer may be infinite."""
+    parameters = dict(network.named_parameters())
+    for name, each in found.items():
+        if name in parameters and not each.is_floating_point():
+            raise ModelError(
+                f"model.pretrained: {name} has the type {each.dtype}, and quantized weights cannot be trained: use "
+                "weights in floating point"
+            )
+        values = each.float()
+        if values.isnan().any() or (name in parameters and values.isinf().any()):
+            raise ModelError(f"model.pretrained: {name} contains NaN or infinity: use weights without them")
+
+
+def _advise(network: "nn.Module", weights: "Mapping[str, Tensor]", name: str) -> str:
+    """Return what to do about weights of which the tensor of this name does not fit."""
+    for one in weights:
+        prefix = one.removesuffix(name)
+        if prefix.endswith(".") and prefix != one and all(other.startswith(prefix) for other in weights):
+            return f"remove the prefix {prefix} from all names in the file"
+    return _stem_advice(network, weights) or "use weights of this network"
 
 
 def _stem_advice(network: "nn.Module", weights: "Mapping[str, Tensor]") -> str:

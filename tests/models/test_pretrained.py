@@ -1,6 +1,7 @@
 """Networks and weights of timm and torchvision: found offline, identified by digest, with a new last layer."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,24 @@ def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
         read_pretrained(TaskStore(LocalStore(tmp_path / "store"), "pets"), resolve_task(wrong))
     with pytest.raises(ModelError, match=r"conv.* in the file, .* in the network"):
         body_weights(timm.create_model("test_resnet", num_classes=3, in_chans=1), path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name, each: (f"module.{name}", each), r"remove the prefix module\. from all names in the file$"),
+        (lambda name, each: (name, each.to(torch.int8)), r"has the type torch\.int8, and quantized"),
+        (lambda name, each: (name, each / 0), r"contains NaN or infinity"),
+    ],
+)
+def test_weights_that_cannot_be_trained_are_refused(
+    tmp_path: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]], message: str
+) -> None:
+    task = task_with(name="resnet18", options={"width": 4}, pretrained=str(tmp_path / "weights.safetensors"))
+    state = build_network(task.model, 5, 32, 0).state_dict()
+    save_file(dict(change(name, each) for name, each in state.items()), tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match=message):
+        body(task)
 
 
 @pytest.mark.parametrize(("trained", "expected"), [("small", "standard"), ("standard", "small")])
