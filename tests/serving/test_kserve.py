@@ -1,5 +1,6 @@
 """KServe's clients get answers from the example that uses KServe's SDK, and from `retrain serve`."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -7,7 +8,15 @@ from urllib.request import urlopen
 
 import pytest
 from serving.test_serve import ask, ask_until_promoted, infer, serving
-from support.kserve_sdk import Addresses, ask_with_kserve, serving_with_kserve, skip_without_kserve
+from support.kserve_sdk import (
+    EXAMPLE,
+    PYTHON,
+    Addresses,
+    ask_with_kserve,
+    environment,
+    serving_with_kserve,
+    skip_without_kserve,
+)
 from support.monitoring import samples
 from support.served import Served, make_served
 
@@ -69,6 +78,32 @@ def test_kserve_example_refuses_invalid_images(server: Addresses, file: bytes, m
         infer(server.url, [file])
     assert refused.value.code == 400
     assert message in refused.value.read().decode()
+
+
+COUNT_ERRORS = """
+import asyncio, runpy, sys
+from kserve.protocol.infer_type import InferInput, InferRequest
+from prometheus_client import REGISTRY
+from retrain.inference.loading import find_source
+
+example, file, image = sys.argv[1:]
+server = runpy.run_path(example)["Champion"](find_source(file), "cpu", 3600)
+server._champion.model.network.register_forward_pre_hook(lambda network, inputs: 1 / 0)
+for elements in ([open(image, "rb").read()], [b"no image"], ["?"]):
+    tensor = InferInput("images", [1], "BYTES", elements)
+    try:
+        asyncio.run(server.predict(InferRequest("pets", [tensor])))
+    except Exception as error:
+        code = {"ZeroDivisionError": "500"}.get(type(error).__name__, "400")
+        print(code, REGISTRY.get_sample_value("retrain_serving_requests_total", {"task": "pets", "code": code}))
+"""
+
+
+def test_kserve_example_counts_errors_by_their_kind(served: Served) -> None:
+    image = next(served.images(0).rglob("*.png"))
+    command = [str(PYTHON), "-c", COUNT_ERRORS, str(EXAMPLE), served.file, str(image)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.stdout == "500 1\n400 1\n400 2\n", ran.stderr
 
 
 def test_kserve_example_answers_all_requests_at_a_promotion(tmp_path: Path) -> None:

@@ -48,13 +48,14 @@ class Champion(kserve.Model):
 
     async def predict(self, payload: InferRequest, headers: dict[str, str] | None = None) -> InferResponse:
         """Return the label and the probabilities of each image."""
-        began, code, images = time.monotonic(), 400, 0
+        began, code, images = time.monotonic(), 500, 0
         model = self._champion.model
         try:
             files = image_files(payload.inputs)
             predictions = await asyncio.to_thread(model.predict, files)
             code, images = 200, len(files)
-        except ImageError as error:
+        except (InvalidInput, ImageError) as error:
+            code = 400
             raise InvalidInput(str(error)) from error
         finally:
             self._counts.answered(code, images, time.monotonic() - began)
