@@ -1,8 +1,11 @@
 """Batches that worker processes decode from prefetched shards."""
 
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from mmap import mmap
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +46,7 @@ class StreamingLoader:
         self.position = Position(self.sampler.number, self.sampler.offset)
         self._decoded: Iterator[Tensor | UserError] | None = None
         self._sent: deque[_Sent] = deque()
+        self._is_closed = mmap(-1, 1)  # shared with the workers; its only byte is 1 after `close`
         self._shards = HeldShards(self.pixels, self.workers * BATCHES_AHEAD)
 
     def seek(self, position: Position) -> None:
@@ -64,6 +68,7 @@ class StreamingLoader:
 
     def close(self) -> None:
         """Stop the workers and release the shards."""
+        self._is_closed[0] = 1
         self._decoded = None
         self._shards.close()
 
@@ -74,7 +79,7 @@ class StreamingLoader:
             num_workers=self.workers,
             prefetch_factor=BATCHES_AHEAD if self.workers else None,
             collate_fn=_identity,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=partial(_defer_signals, self._is_closed),
             multiprocessing_context="fork" if self.workers else None,  # workers must end with this process
             pin_memory=self.train.device.type == "cuda",
             generator=torch.Generator(),  # otherwise it would change the random state that dropout draws from
@@ -114,6 +119,11 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore SIGTERM in a worker. The training process saves its checkpoint first, and needs the workers until then."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _defer_signals(is_closed: mmap, worker: int) -> None:
+    """Ignore Ctrl-C in a worker, and SIGTERM until the loader is closed.
+
+    The training process gets these signals, too. It saves its checkpoint first, and needs the workers until then. After
+    an error, Python ends the remaining workers with SIGTERM and waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_OK) if is_closed[0] else None)
