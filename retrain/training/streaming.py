@@ -90,11 +90,12 @@ class StreamingLoader:
         followed = -1
         while True:
             samples = self.sampler.next()
-            if self.sampler.number != followed:
-                self._shards.follow(self.sampler.order)
+            of_this_epoch = samples[-self.sampler.offset :]  # the others are the last samples of the epoch before
+            if self.sampler.number != followed:  # after a resumption, an epoch is followed from its middle
+                self._shards.follow(self.sampler.order[self.sampler.offset - len(of_this_epoch) :])
                 followed = self.sampler.number
             rows = samples[self.rows.at]
-            self._shards.need(rows)
+            self._shards.need(rows, of_this_epoch)
             self._sent.append(_Sent(samples, Position(self.sampler.number, self.sampler.offset)))
             yield rows.tolist()
 

@@ -30,13 +30,14 @@ class HeldShards:
         self._places = {shard: place for place, shard in enumerate(shards)}
         self._ahead.follow([self.pixels.shards[shard] for shard in shards])
 
-    def need(self, rows: Tensor) -> None:
+    def need(self, rows: Tensor, of_this_epoch: Tensor) -> None:
         """Keep the shards of a batch's rows, int64 [B], open, and close shards that no batch in progress needs.
 
-        Raises `DamagedDrop` if a shard differs from the manifest, and `StoreError` if it cannot be read.
+        `of_this_epoch`, int64, has the batch's samples that belong to the order of `follow`. They determine how far to
+        prefetch. Raises `DamagedDrop` if a shard differs from the manifest, and `StoreError` if it cannot be read.
         """
         shards = set(shard_of(rows, self.pixels.counts).tolist())
-        self._ahead.reach(max((self._places.get(shard, 0) for shard in shards), default=0))
+        self._ahead.reach(max(self._places[shard] for shard in shard_of(of_this_epoch, self.pixels.counts).tolist()))
         self._batches += 1
         for shard in shards:
             if shard not in self._held:

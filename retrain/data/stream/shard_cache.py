@@ -59,11 +59,12 @@ class ShardCache:
     def fetch(self, ref: ShardRef) -> None:
         """Download a shard, unless it is in the cache or another process has just downloaded it.
 
-        Raises the errors of `hold`.
+        In both cases it now counts as used. Raises the errors of `hold`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / f"{ref.shard.sha256}{FETCHING}") as part:
-            if self.path(ref).exists():
+            with suppress(FileNotFoundError):
+                os.utime(self.path(ref))
                 return
             self._keep_room(part, ref.shard.size)
             self.store.download(ref.key, self.path(ref))
@@ -183,8 +184,13 @@ class ReadAhead:
         self._route, self._begun = route, 0
 
     def reach(self, position: int) -> None:
-        """Fetch the shards up to a position that is needed now, and `SHARDS_AHEAD` more, in the order of `follow`."""
+        """Fetch the shards up to a position that is needed now, and `SHARDS_AHEAD` more, in the order of `follow`.
+
+        Shards that were prefetched earlier and are not needed yet count as used again. Otherwise the cache would evict
+        them before shards that were used in the meantime and are no longer needed.
+        """
         until = min(position + 1 + SHARDS_AHEAD, len(self._route))
-        for ref in self._route[self._begun : until]:
-            self._threads.submit(self.cache.fetch, ref)
-        self._begun = max(self._begun, until)
+        if until > self._begun:
+            for ref in self._route[min(self._begun, position + 1) : until]:
+                self._threads.submit(self.cache.fetch, ref)
+            self._begun = until
