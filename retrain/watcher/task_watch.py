@@ -148,6 +148,7 @@ class TaskWatch:
             self._claim()
         in_flight = self._claims.in_flight()
         self._health.set_in_flight(self.task.name, len(in_flight))
+        self._health.set_oldest_waiting(self.task.name, self.oldest)  # before a run that trains in this process
         if any(self._needs_check(plan) for plan in in_flight):
             self._check_runs()
 

@@ -34,6 +34,7 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store.drops import Quarantine
 from retrain.store.s3.sqs import SqsQueue
+from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
 from retrain.watcher.health import MAX_SILENCE, Health
 from retrain.watcher.queue import EventQueue
@@ -286,3 +287,18 @@ def test_watcher_starts_no_run_for_drops_already_trained_on(watched: TaskUnderTe
     assert watcher.once()
     assert submitter.runs == []
     assert metrics_of(watcher)["retrain_watcher_lag_seconds"] == 0
+
+
+def test_lag_is_zero_while_the_run_of_all_drops_trains(watched: TaskUnderTest, tmp_path: Path) -> None:
+    """A run in the watcher's own process keeps the watcher from further turns until the run has ended."""
+    watched.land(tmp_path / "in", "a")
+    seen: list[float] = []
+
+    class Trainer(Recorder):
+        def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
+            seen.append(metrics_of(watcher)["retrain_watcher_lag_seconds"])
+            return super().ensure(task, plan, store)
+
+    watcher = watched.watcher(Trainer())
+    assert watcher.once()
+    assert seen == [0]
