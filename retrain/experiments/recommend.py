@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Literal, NamedTuple
 
+from retrain.config import METRIC_NAMES
 from retrain.config.loading import load_task
 from retrain.config.recipe import Preset, Recipe
 from retrain.config.task import Target, Task
@@ -14,6 +15,7 @@ from retrain.experiments.statistics import Estimate, estimate
 from retrain.experiments.workers import Workers, run_trial, worker_pool
 from retrain.pipeline import next_run, planning
 from retrain.pipeline.planning import History, Request, same_network
+from retrain.pipeline.targets import standard_error
 from retrain.records import Drop, Plan, RunRecord
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.clock import format_moment, utc_now
@@ -28,7 +30,7 @@ race would otherwise end before its first evaluation."""
 
 Level = Literal["100", "99"]
 LEVELS: tuple[Level, ...] = ("100", "99")
-"""Percentages of scratch's accuracy at which iterations are compared, the target first."""
+"""Percentages of scratch's score at which iterations are compared, the target first."""
 
 
 class Races(NamedTuple):
@@ -38,20 +40,22 @@ class Races(NamedTuple):
     reached: Mapping[Level, Estimate]
     """Iterations to each level of scratch's accuracy."""
     final: Estimate
-    """Accuracy on val at the end of the race. A race ends early if it reaches the target."""
+    """Score on val at the end of the race. A race ends early if it reaches the target."""
     start: str
     """The reason for the initial weights."""
 
 
 class Scratch(NamedTuple):
-    """The iterations and accuracy of training from scratch on the same dataset."""
+    """The iterations and score of training from scratch on the same dataset."""
 
     reached: Mapping[Level, float | None]
-    """Iterations to each level of scratch's accuracy. None if scratch was not trained on this dataset."""
+    """Iterations to each level of scratch's score. None if scratch was not trained on this dataset."""
     early: float | None
-    """Scratch's accuracy after the length of a race. None if scratch was not trained on this dataset."""
+    """Scratch's score after the length of a race. None if scratch was not trained on this dataset."""
     source: str
     """The source of these numbers."""
+    metric: str = METRIC_NAMES["accuracy"]
+    """Name of the score, the task's `target.metric`."""
 
 
 class Resolution(NamedTuple):
@@ -59,12 +63,12 @@ class Resolution(NamedTuple):
 
     iterations: int
     """Iterations between two evaluations."""
-    accuracy: float
-    """Standard error of one accuracy on val."""
+    score: float
+    """Standard error of one score on val."""
 
 
 BY_CHANCE = 1.96 * sqrt(2)
-"""Half the width of the 95% interval of the difference of two independent accuracies, in standard errors of one."""
+"""Half the width of the 95% interval of the difference of two independent scores, in standard errors of one."""
 
 
 class Advice(NamedTuple):
@@ -108,8 +112,8 @@ def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, work
     too small.
     """
     plans = plan_races(store, task, budget, seeds)
-    ended = {record.run_id for record in store.ledger.read()}
-    to_do = [plan for each in plans.values() for plan in each if plan.run_id not in ended]
+    done = {record.run_id for record in store.ledger.read()}
+    to_do = [plan for each in plans.values() for plan in each if plan.run_id not in done]
     if to_do:
         _check_parent_model(store, to_do[0])
     with worker_pool(workers) as run_each:
@@ -117,8 +121,9 @@ def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, work
     records = {record.run_id: record for record in store.ledger.read()}
     races = [_races(preset, each, records) for preset, each in plans.items()]
     plan = plans[RACED[0]][0]
-    scratch, resolution = _scratch(store, plan), _resolution(store, plan, races)
-    results = [records[plan.run_id].result for each in plans.values() for plan in each]
+    ended = [race for each in plans.values() for race in each if records[race.run_id].result]
+    scratch, resolution = _scratch(store, plan), _resolution(store, plan, races, ended)
+    results = [records[race.run_id].result for race in ended]
     used = sum(result.iterations for result in results if result)
     return Recommendation(advise(races, scratch, resolution), races, scratch, resolution, plan, seeds, used)
 
@@ -139,7 +144,7 @@ def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> 
     """Return the plans of all races by preset, one for each seed. Raises the errors of `recommend`.
 
     All races continue from the same parent, on all drops, for at most the same number of iterations. If scratch was
-    trained on the same drops, a race ends at scratch's accuracy.
+    trained on the same drops, a race ends at scratch's score.
     """
     found = store.drops.committed()
     drops = [store.drops.read(drop) for drop in found.usable]
@@ -176,7 +181,8 @@ def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) 
 
 
 def _race_task(task: Task, preset: Preset, seed: int) -> Task:
-    return task.model_copy(update={"recipe": Recipe(preset=preset), "seed": seed, "target": Target(level=100)})
+    target = Target(level=100, metric=task.target.metric)
+    return task.model_copy(update={"recipe": Recipe(preset=preset), "seed": seed, "target": target})
 
 
 def _plan(task: Task, drops: Sequence[Drop], past: History) -> Plan:
@@ -224,39 +230,46 @@ def _races(preset: Preset, plans: Sequence[Plan], records: Mapping[str, RunRecor
     return Races(
         preset,
         {level: estimate([each.reached_at[level] if each else None for each in compared]) for level in LEVELS},
-        estimate([each.final_accuracy if each and each.outcome != "diverged" else None for each in results]),
+        estimate([each.final_score if each and each.outcome != "diverged" else None for each in results]),
         plans[0].start,
     )
 
 
 def _scratch(store: TaskStore, plan: Plan) -> Scratch:
     """Return the results of the scratch run that gave the races' target."""
+    metric = METRIC_NAMES[plan.metric]
     if plan.target is None:
         return Scratch(
             dict.fromkeys(LEVELS),
             None,
-            "There is no baseline of these drops (trials do not count), so there is no accuracy to reach. The accuracy "
-            "at the end of these short runs decides. This is weak evidence: with a full schedule, another preset may "
-            "be better. Run `retrain baseline` first to compare the iterations to scratch's accuracy.",
+            f"There is no baseline of these drops (trials do not count), so there is no {metric} to reach. The "
+            f"{metric} at the end of these short runs decides. This is weak evidence: with a full schedule, another "
+            f"preset may be better. Run `retrain baseline` first to compare the iterations to scratch's {metric}.",
+            metric,
         )
     iterations = plan.target.baseline_iterations
     reached: dict[Level, float | None] = {"100": iterations, "99": plan.target.baseline_reached_at["99"] or iterations}
     points = store.run(plan.target.baseline_run).curve().points
-    early = [point.accuracy for point in points if point.iteration <= plan.iterations]
-    return Scratch(reached, early[-1] if early else None, f"Scratch was measured by {plan.target.baseline_run}.")
+    early = [point.score for point in points if point.iteration <= plan.iterations]
+    source = f"Scratch was measured by {plan.target.baseline_run}."
+    return Scratch(reached, early[-1] if early else None, source, metric)
 
 
-def _resolution(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Resolution:
+def _resolution(store: TaskStore, plan: Plan, races: Sequence[Races], ended: Sequence[Plan]) -> Resolution:
+    """Return the measurement error. If the score is no share of the images, take the error from the evaluations."""
+    last = [point for race in ended for point in store.run(race.run_id).curve().points[-1:]]
+    if measured := [point.standard_error for point in last if point.standard_error is not None]:
+        return Resolution(plan.evaluate_every, max(measured))
     samples = sum(store.drops.read(drop.id).samples("val") for drop in plan.dataset.drops)
-    accuracy = max((each.final.mean or 0.0 for each in races), default=0.0)
-    return Resolution(plan.evaluate_every, sqrt(accuracy * (1 - accuracy) / samples) if samples else 0.0)
+    score = max((each.final.mean or 0.0 for each in races), default=0.0)
+    return Resolution(plan.evaluate_every, standard_error(score, samples))
 
 
 def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> Advice:
-    """Return the preset that reaches scratch's accuracy soonest with every seed, or scratch if that is sooner.
+    """Return the preset that reaches scratch's score soonest with every seed, or scratch if that is sooner.
 
-    If no preset reaches it, the iterations to 99 percent of this accuracy are compared, including scratch's. If no
-    preset reaches 99 percent, the highest final accuracy decides.
+    If no preset reaches it, the iterations to 99 percent of this score are compared, including scratch's. If no preset
+    reaches 99 percent, the highest final score decides.
     """
     for level in LEVELS:
         sure = {each.preset: each.reached[level] for each in races}
@@ -265,7 +278,7 @@ def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> 
         if not means or of_scratch is None:
             continue
         best = _preferred(means, min(means.values()) + resolution.iterations, smaller=True)
-        what = "scratch's accuracy" if level == "100" else f"{level}% of scratch's accuracy"
+        what = f"scratch's {scratch.metric}" if level == "100" else f"{level}% of scratch's {scratch.metric}"
         if means[best] < of_scratch:
             return Advice(
                 best,
@@ -276,22 +289,22 @@ def advise(races: Sequence[Races], scratch: Scratch, resolution: Resolution) -> 
     finals = {each.preset: each.final.mean for each in races if each.final.mean is not None}
     if not finals:
         return Advice("scratch", "the trial runs of all presets diverged")
-    best = _preferred(finals, max(finals.values()) - resolution.accuracy, smaller=False)
+    best = _preferred(finals, max(finals.values()) - resolution.score, smaller=False)
     ended = _describe_end(best, finals, resolution)
     if scratch.reached["100"] is None:
         return Advice(best, f"{ended}; all presets were trained for the same number of iterations")
-    if scratch.early is not None and scratch.early > finals[best] + resolution.accuracy:
+    if scratch.early is not None and scratch.early > finals[best] + resolution.score:
         return Advice(
             "scratch",
-            "no preset came within 1% of scratch's final accuracy. After the same number of iterations, "
+            f"no preset came within 1% of scratch's final {scratch.metric}. After the same number of iterations, "
             f"scratch was at {scratch.early:.2%}, and the best preset ({best}) at {finals[best]:.2%}",
         )
-    return Advice(best, f"no preset came within 1% of scratch's final accuracy; {ended}")
+    return Advice(best, f"no preset came within 1% of scratch's final {scratch.metric}; {ended}")
 
 
 def _describe_end(best: Preset, finals: Mapping[Preset, float], resolution: Resolution) -> str:
-    """Return the final accuracy of the best preset, and the presets that are too close to it to be distinguished."""
-    least = finals[best] - resolution.accuracy
+    """Return the final score of the best preset, and the presets that are too close to it to be distinguished."""
+    least = finals[best] - resolution.score
     close = [f"{name} at {value:.2%}" for name, value in finals.items() if name != best and value >= least]
     if close:
         return f"it ended at {finals[best]:.2%}, and {' and '.join(close)}: no clear difference"
@@ -312,11 +325,11 @@ def _page(found: Recommendation) -> Iterator[str]:
     yield f"In the task file: `{advice.settings}`"
     titles = [
         "preset",
-        "iterations to scratch's accuracy",
+        f"iterations to scratch's {scratch.metric}",
         "iterations to 99% of it",
         "L_100",
         "L_99",
-        f"accuracy after at most {plan.iterations:,}",
+        f"{scratch.metric} after at most {plan.iterations:,}",
     ]
     yield markdown_table(titles, [_scratch_line(scratch), *(_line(each, scratch) for each in races)])
     chosen = [each.start for each in races if each.preset == "default"]
@@ -325,12 +338,13 @@ def _page(found: Recommendation) -> Iterator[str]:
         f"{pluralize(len(races) * seeds, 'trial run')} from {plan.parent}, each of at most {plan.iterations:,} "
         f"iterations, took {used:,} iterations together; one full training from scratch takes "
         f"{_full_schedule(plan):,}. The task's savings do not count trial runs. {scratch.source} L_r is scratch's "
-        "iterations to its final accuracy, divided by the preset's iterations to r percent of this "
-        "accuracy. Above 1, the preset is faster. / means not reached. The L_99 of scratch itself is 1 or more."
+        f"iterations to its final {scratch.metric}, divided by the preset's iterations to r percent of this "
+        f"{scratch.metric}. Above 1, the preset is faster. / means not reached. The L_99 of scratch itself is 1 or "
+        "more."
     )
-    error = 100 * resolution.accuracy
+    error = 100 * resolution.score
     yield (
-        f"{pluralize(seeds, 'seed')}. An accuracy on val has a standard error of {error:.1f} points. Smaller "
+        f"{pluralize(seeds, 'seed')}. The {scratch.metric} on val has a standard error of {error:.1f} points. Smaller "
         f"differences, and differences below {resolution.iterations:,} iterations, are ignored. A difference of up to "
         f"{BY_CHANCE * error:.1f} points can be due to chance, too."
     )

@@ -25,7 +25,7 @@ from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.clock import utc_now
 
 SCRATCH = Scratch({"100": 800.0, "99": 600.0}, early=0.5, source="measured")
-RESOLUTION = Resolution(iterations=20, accuracy=0.01)
+RESOLUTION = Resolution(iterations=20, score=0.01)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -154,6 +154,23 @@ def test_race_has_a_target_only_if_scratch_saw_its_drops(task_file: str) -> None
     assert f"Scratch was measured by {calibrated.run_id}." in said
     own_l99 = calibrated.result.reached_at["100"] or 0, calibrated.result.reached_at["99"] or 1
     assert f"| scratch | {own_l99[0]:,} | {own_l99[1]:,} | ×1.00 | ×{own_l99[0] / own_l99[1]:.2f} |" in said
+
+
+def test_races_are_scored_by_the_tasks_metric(task_file: str, capfd: pytest.CaptureFixture[str]) -> None:
+    by_f1 = ["--task", task_file, "--set", "target.metric=macro_f1", "--device", "cpu"]
+    retrain(["baseline", *by_f1], capfd)
+    said = retrain(["study", "recommend", *by_f1, "--budget", "150"], capfd).out
+    records = store_of(task_file).ledger.read()
+    (scratch,) = (record.result for record in records if record.purpose == "calibrate")
+    trials = [record for record in records if record.purpose == "trial"]
+    assert {record.metric for record in trials} == {"macro_f1"}
+    assert {record.target.accuracy for record in trials if record.target} == {scratch and scratch.final_score}
+    assert "| iterations to scratch's macro F1 |" in said
+    for trial in trials:
+        assert trial.result
+        assert f" {trial.result.final_score * 100:.2f} |" in said
+    errors = [store_of(task_file).run(trial.run_id).curve().points[-1].standard_error or 0 for trial in trials]
+    assert f"The macro F1 on val has a standard error of {100 * max(errors):.1f} points." in said
 
 
 def test_race_without_parent_fails_with_commands_to_run(study_root: Path, tmp_path: Path) -> None:
