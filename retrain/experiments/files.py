@@ -85,7 +85,12 @@ def _existing_names() -> list[str]:
     raise StudyError(f"there are no studies in {studies_folder()}: set RETRAIN_STUDIES to their folder")
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    """Return a study's document, with the absent fields from the file that it extends. `extending` are the files that
+    extend this file.
+    """
+    if path in extending:
+        raise StudyError(f"{extending[0]}: extends: leads back to {path}: remove `extends` from one of these files")
     try:
         document = load_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -95,8 +100,15 @@ def _read(path: Path) -> dict[Any, Any]:
     extended = document.pop("extends", None)
     if not extended:
         return document
-    others = _read(path.with_name(f"{extended}.yaml")) | {"findings": "", "claims": []}
+    others = _read(_beside(path, "extends", extended), (*extending, path)) | {"findings": "", "claims": []}
     return others | ({"paper": []} if "repeats" in document else {}) | document
+
+
+def _beside(path: Path, field: str, name: object) -> Path:
+    """Return the study file of this name in the same folder. Raises `StudyError` if `name` is no name of a study."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise StudyError(f"{path}: {field}: must be the name of a study in the same folder, such as digits (got {name!r})")
+    return path.with_name(f"{name}.yaml")
 
 
 def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
@@ -106,13 +118,21 @@ def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
     the row comes from a file after the first. Files after the first are about other data sets.
     """
     named = document.get("paper")
-    names = [named] if isinstance(named, str) else named or []
-    if not all(isinstance(name, str) for name in names):
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return document
-    known = {kind[:-1]: document.get(kind, {}) for kind in ("methods", "splits", "variants")}
+    known = {kind[:-1]: document.get(kind) or {} for kind in ("methods", "splits", "variants")}
     rows = []
     for number, name in enumerate(names):
-        for row in _read(path.with_name(f"{name}.yaml"))["paper"]:
+        for row in _rows_of(_beside(path, "paper", name), path):
             lacks = number > 0 or any(kind in row and row[kind] not in own for kind, own in known.items())
             rows.append({key: value for key, value in row.items() if not (lacks and key in known)})
     return document | {"paper": rows}
+
+
+def _rows_of(path: Path, wanted_by: Path) -> list[dict[str, Any]]:
+    """Return the rows of the paper that a study file lists itself."""
+    rows = _read(path).get("paper")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise StudyError(f"{wanted_by}: paper: {path} has no rows of its own under `paper`: name a study that has them")
+    return rows

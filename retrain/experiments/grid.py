@@ -1,15 +1,14 @@
 """The grid of a study: its cells, and the task and recipe of each cell."""
 
-import json
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
 from retrain.config import Method as MethodName
-from retrain.config.loading import load_task
+from retrain.config.loading import Override, load_task
 from retrain.config.recipe import recipe_for
 from retrain.config.task import Task
-from retrain.experiments.settings import Method, Study
+from retrain.experiments.settings import Method, Settings, Study
 from retrain.models.pretrained import resolve_task
 from retrain.records import digest
 
@@ -73,14 +72,28 @@ def task_of(study: Study, cell: Cell, store: str | None) -> Task:
 
     Raises `TaskError` if an override is wrong.
     """
-    variant = study.variants[cell.variant]
     method = study.methods.get(cell.method, Method(start="scratch"))
-    settings = study.set | variant.set | (variant.first if cell.drops == 1 else method.set)
-    settings |= {"seed": cell.seed} | ({"store": store} if store else {})
-    task = resolve_task(load_task(study.task, [f"{path}={json.dumps(value)}" for path, value in settings.items()]))
+    task = resolve_task(load_task(study.task, _overrides(study, cell, store)))
     from_task: dict[str, Any] = {aspect: getattr(task.recipe, aspect) for aspect in method.aspects}
     recipe = recipe_for(method.start, task.recipe).model_copy(update=from_task)
     return task.model_copy(update={"name": data_name(study, cell.split, task), "recipe": recipe})
+
+
+def _overrides(study: Study, cell: Cell, store: str | None) -> list[Override]:
+    """Return the settings of a cell. A later group of settings replaces settings of the earlier groups."""
+    variant = study.variants[cell.variant]
+    groups: dict[str, Settings] = {"set": study.set, f"variants.{cell.variant}.set": variant.set}
+    if cell.drops == 1:
+        groups[f"variants.{cell.variant}.first"] = variant.first
+    else:
+        groups[f"methods.{cell.method}.set"] = study.methods[cell.method].set
+    groups |= {"seeds": {"seed": cell.seed}, "store": {"store": store} if store else {}}
+    chosen = {
+        path: Override(tuple(path.split(".")), value, f"study {study.name}: {group}")
+        for group, settings in groups.items()
+        for path, value in settings.items()
+    }
+    return list(chosen.values())
 
 
 def plan_method(study: Study, cell: Cell) -> MethodName:

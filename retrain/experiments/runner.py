@@ -23,6 +23,7 @@ def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
     A study can be stopped at any moment and run again. Ended runs are not repeated, and interrupted runs are resumed.
     Raises `StudyError` if a data set is missing.
     """
+    _check_tasks(runs)
     with worker_pool(workers) as each:
         grids = (list(cells(runs.study, drops)) for drops in range(1, runs.most_drops + 1))
         return sum(_run(runs, root, grid, each, workers.device) for grid in grids)
@@ -36,6 +37,7 @@ def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
     splits = runs.study.splits
     if chosen := next((name for name, split in splits.items() if split.by == "margin"), None):
         raise StudyError(f"split {chosen}: its later drops depend on trained models; run the study with --on here")
+    _check_tasks(runs)
     for cell in cells(runs.study, 1):
         commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
     runs.forget()
@@ -43,6 +45,13 @@ def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
     for plan in chain.from_iterable(levels):
         runs.store(plan.task.name).run(plan.run_id).write_plan(plan)
     return [level for level in levels if level]
+
+
+def _check_tasks(runs: Runs) -> None:
+    """Raise `TaskError` if a setting of a method or variant is wrong, before any run starts."""
+    one_seed = runs.study.model_copy(update={"seeds": runs.study.seeds[:1]})
+    for cell in chain(cells(one_seed, 1), cells(one_seed, 2)):
+        runs.task(cell)
 
 
 def _to_do(runs: Runs, drops: int) -> list[Plan]:

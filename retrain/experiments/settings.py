@@ -1,5 +1,6 @@
 """The settings of a study: a grid of variants x methods x splits x seeds, in a YAML file."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
@@ -95,6 +96,18 @@ class Split(ConfigModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_valid_sizes(self) -> "Split":
+        if self.by == "source" and self.sizes:
+            raise ValueError("sizes: not allowed with by: source, because each data set is one drop; remove sizes")
+        if self.step or self.by in ("source", "transfer"):
+            return self
+        if not re.fullmatch(r"[1-9][0-9]*(\+[1-9][0-9]*)*", self.sizes):
+            raise ValueError(f"sizes: must be positive whole numbers such as 70+30 (got {self.sizes!r})")
+        if self.by != "classes" and (total := sum(map(int, self.sizes.split("+")))) != 100:
+            raise ValueError(f"sizes: {self.sizes} adds up to {total}; percentages must add up to 100")
+        return self
+
 
 class Variant(ConfigModel):
     """One task of the grid: the study's task with overrides."""
@@ -171,7 +184,7 @@ class Study(ConfigModel):
     """A task, by name or file."""
     set: Settings = Field(default_factory=dict)
     """Overrides for all runs of the study."""
-    data: tuple[Data, ...] = ()
+    data: Annotated[tuple[Data, ...], Field(min_length=1)]
     """The data sets. If there are several, every split has `by: source` or `by: transfer`."""
     redraw: bool = False
     """Draw a new split for each seed: which classes or images are in which drop, and which are held out for val."""
@@ -219,6 +232,8 @@ class Study(ConfigModel):
                 raise ValueError(f"there is no method {name!r}; allowed: {', '.join(self.methods)}")
         if "time" in self.plots and self.fitted is None and self.fitted_accuracy is None:
             raise ValueError("plots: `time` needs a training loss or accuracy to reach: set fitted or fitted_accuracy")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: list each seed once (got {', '.join(map(str, self.seeds))})")
         for row in self.paper:
             for name, known in ((row.method, self.methods), (row.split, self.splits), (row.variant, self.variants)):
                 if name and name not in known:

@@ -2,18 +2,22 @@
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from support.rendered import ROOT
-from support.studying import small_study
+from support.studying import CPU, small_study, workplace
 from support.terminal import retrain
 
-from retrain.errors import StudyError
+from retrain.errors import StudyError, TaskError
+from retrain.experiments.drops import DataRoot
 from retrain.experiments.files import load_study
 from retrain.experiments.grid import Cell, cells, task_of
+from retrain.experiments.runner import run
+from retrain.experiments.runs import Runs
 
 ALL = r"\[initialization, objective, sampling, schedule\]"
 
@@ -65,6 +69,16 @@ def test_study_accepts_settings_that_change_the_method(
             "data.0.name: is missing\n.*data.0.names: unknown field 'names'; .*mean data.0.name",
         ),
         ({"splits": {"s": {"by": "classes", "step": 5}}}, "splits.s: step and steps must be set together"),
+        ({"splits": {"s": {"by": "classes", "sizes": "4+x"}}}, "splits.s: sizes: must be positive whole .*'4[+]x'"),
+        ({"splits": {"s": {"by": "component", "sizes": "70+20"}}}, "splits.s: sizes: 70[+]20 adds up to 90; perc"),
+        ({"splits": {"s": {"by": "source", "sizes": "70+30"}}}, "splits.s: sizes: not allowed with by: source"),
+        ({"seeds": [0, 1, 0]}, r"seeds: list each seed once [(]got 0, 1, 0[)]"),
+        ({"data": []}, "data: must have at least 1 item"),
+        ({"paper": 3}, "paper: must be a list [(]got 3[)]"),
+        ({"paper": "own"}, "paper: .*own.yaml has no rows of its own under `paper`: name a study that has them"),
+        ({"paper": "../own"}, "paper: must be the name of a study in the same folder"),
+        ({"extends": "own"}, "extends: leads back to .*own.yaml: remove `extends` from one of these files"),
+        ({"extends": ["own"]}, r"extends: must be the name of a study .* [(]got \['own'\][)]"),
     ],
 )
 def test_study_file_errors_are_one_readable_line_each(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -72,6 +86,16 @@ def test_study_file_errors_are_one_readable_line_each(changed: dict[str, Any], m
     path.write_text(json.dumps(small_study().model_dump(mode="json") | changed))
     with pytest.raises(StudyError, match=f"^{path}: {message}"):
         load_study(str(path))
+
+
+def test_study_refuses_a_methods_wrong_setting_before_training(tmp_path: Path) -> None:
+    with workplace(tmp_path) as root:
+        method = {"aspects": ["initialization"], "set": {"recipe.initialization.alpha": date(2026, 1, 1)}}
+        runs = Runs(small_study(methods={"scratch": {"start": "scratch"}, "other": method}), str(tmp_path / "store"))
+        wrong = "^study small: methods.other.set: recipe.initialization.alpha: must be a number"
+        with pytest.raises(TaskError, match=wrong):
+            run(runs, DataRoot(root), CPU)
+        assert not (tmp_path / "store").exists()
 
 
 def test_study_list_shows_own_questions_and_names_wrong_files(
