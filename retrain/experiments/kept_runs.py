@@ -13,6 +13,7 @@ from retrain.errors import StudyError
 from retrain.experiments.grid import Cell
 from retrain.experiments.settings import Study
 from retrain.records import Curve, Point, RunRecord, digest
+from retrain.utils.files import temp_file
 
 FILE = "runs.jsonl"
 ABOUT = {
@@ -65,7 +66,9 @@ def write_kept(kept: KeptRuns, folder: Path) -> None:
     """Write runs.jsonl: a header line, then a line for each run, with its curve as columns."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [{"grid": kept.grid, "commit": kept.commit}, *(_row(one) for one in kept.runs)]
-    (folder / FILE).write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+    with temp_file(lambda file: file.write(text.encode()), folder) as new:  # the former runs may be the only copy
+        new.replace(folder / FILE)
 
 
 def read_kept(folder: Path) -> KeptRuns:

@@ -40,11 +40,22 @@ def _check_complete(study: Study, found: int, path: Path, store: str) -> None:
 def rewrite_report(study: Study, evidence: Path) -> Path:
     """Write a study's page, table and pictures from the runs in `runs.jsonl`. Raises `StudyError`."""
     folder = evidence / study.name
-    kept = kept_runs.read_kept(folder)
+    kept = _read_own(study, folder)
     plots.write_plots(study, groups(study, kept.runs), folder)
     for path, text in (texts(study, kept, evidence) | readme(evidence)).items():
         path.write_text(text, encoding="utf-8")
     return evidence / f"{study.name}.md"
+
+
+def _read_own(study: Study, folder: Path) -> KeptRuns:
+    """Return the runs in `runs.jsonl`. Raises `StudyError` if a later change of the study's file affects its runs."""
+    kept = kept_runs.read_kept(folder)
+    if kept.grid != grid_digest(study):
+        raise StudyError(
+            f"{folder}: the study's file has changed since the runs: run `retrain study run {study.name}`, "
+            f"then `retrain study report {study.name}`"
+        )
+    return kept
 
 
 def texts(study: Study, kept: KeptRuns, evidence: Path) -> dict[Path, str]:
@@ -72,12 +83,8 @@ def check(evidence: Path) -> list[str]:
     if not names:
         raise StudyError(f"no folder in {evidence} has a {kept_runs.FILE}: pass the folder of the pages with --out")
     for name in names:
-        study, kept = load_study(name), kept_runs.read_kept(evidence / name)
-        if kept.grid != grid_digest(study):
-            raise StudyError(
-                f"{evidence / name}: the study's file has changed since the runs: run `retrain study run {name}`, "
-                f"then `retrain study report {name}`"
-            )
+        study = load_study(name)
+        kept = _read_own(study, evidence / name)
         for path, text in texts(study, kept, evidence).items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 raise StudyError(

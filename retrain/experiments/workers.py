@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from retrain.records import Plan
 from retrain.store.task_store import open_task_store
 from retrain.training.preemption import Preempted
-from retrain.utils import processes
+from retrain.utils import logs, processes
+from retrain.utils.processes import WorkerCrashed
 
 if TYPE_CHECKING:
     from retrain.pipeline.context import Context
@@ -44,7 +46,8 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
     if workers.jobs == 1:
         yield lambda job, plans: map(partial(job, device=workers.device), plans)
         return
-    with ProcessPoolExecutor(workers.jobs, processes.SPAWN, initializer=_init_worker, initargs=(workers.jobs,)) as pool:
+    settings = workers.jobs, logs.read_settings()
+    with ProcessPoolExecutor(workers.jobs, processes.SPAWN, initializer=_init_worker, initargs=settings) as pool:
         try:
             yield lambda job, plans: pool.map(partial(_do_or_exit, job, device=workers.device), plans)
         except (Preempted, KeyboardInterrupt):
@@ -52,6 +55,11 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
                 process.terminate()
             pool.shutdown(cancel_futures=True)
             raise
+        except BrokenProcessPool:
+            raise WorkerCrashed(
+                "a training process was killed (out of memory?): pass a smaller --jobs, and run the command again to "
+                "resume it"
+            ) from None
 
 
 def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
@@ -62,8 +70,10 @@ def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
         os._exit(int(preempted.code or 0))
 
 
-def _init_worker(jobs: int) -> None:
-    """Share the cores, and exit with the parent process."""
+def _init_worker(jobs: int, log: logs.Settings | None) -> None:
+    """Share the cores, log like the parent process, and exit with it."""
+    if log:
+        logs.configure_logging(*log)
     os.environ["LOCAL_WORLD_SIZE"] = str(jobs)  # torchrun's variable; `available_cores` reads it
     processes.exit_with_parent()
 
@@ -85,7 +95,8 @@ def measure_run(plan: Plan, *, names: tuple[str, ...], device: str) -> None:
 
 
 def _context(plan: Plan, device: str) -> "Context":
-    from retrain.monitoring.observers import observer_for_stream
+    from retrain.monitoring.observers import StartAndEndLines, observer_for_stream
     from retrain.pipeline.context import make_context
 
-    return make_context(open_task_store(plan.task), plan.task, device, observer_for_stream)
+    observer = StartAndEndLines if multiprocessing.parent_process() else observer_for_stream
+    return make_context(open_task_store(plan.task), plan.task, device, observer)

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import sys
 import time
 
@@ -159,6 +160,12 @@ class LogLines:
         log.info(line)
         if hint := self._pace.hint(iteration):
             log.warning(hint)
+
+
+class StartAndEndLines(LogLines):
+    """Writes log lines at the start and at the end only, because several processes write to the same stream."""
+
+    EVERY_SECONDS = SILENT_SECONDS = math.inf
 
 
 class ProgressBar:

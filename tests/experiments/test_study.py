@@ -200,6 +200,19 @@ def test_report_of_a_wrong_store_keeps_the_recorded_runs(
     report.write_report(study, TWO_SEEDS, tmp_path, "study-store")
 
 
+def test_kept_runs_are_refused_after_a_change_of_the_grid(tmp_path: Path) -> None:
+    page = report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path, "study-store")
+    before = page.read_text()
+    for changed in (
+        small_study(seeds=[0]),
+        small_study(seeds=[0, 1], methods={"scratch": {"start": "scratch"}}),
+        small_study(seeds=[0, 1], set={"training.epochs": 5}),
+    ):
+        with pytest.raises(StudyError, match="the study's file has changed since the runs"):
+            report.rewrite_report(changed, tmp_path)
+    assert page.read_text() == before
+
+
 def test_unwritable_page_is_reported_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Tests of killed studies: they keep ended runs, resume the others, and leave no process behind."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -88,3 +89,21 @@ def test_stopped_study_ends_with_a_message(tmp_path: Path, jobs: int) -> None:
         assert "Traceback" not in said
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         assert any("/state/" in entry.key for entry in store.list())
+
+
+def test_killed_training_process_is_reported_with_a_remedy(tmp_path: Path) -> None:
+    with workplace(tmp_path / "study_root") as study_root:
+        study = small_study(set={"training.epochs": 100_000, "training.save_seconds": 0})
+        (study_root / "studies").mkdir()
+        (study_root / "studies" / "small.yaml").write_text(study.model_dump_json())
+        store = LocalStore(tmp_path / "store")
+        settings = ["--root", str(study_root), "--store", str(store.root), "--jobs", "2", "--device", "cpu"]
+        command = ["retrain", "--log-format", "json", "study", "run", "small", *settings]
+        process = ForkedCommand(*command, output=tmp_path / "output")
+        wait_until(lambda: any("/state/" in entry.key for entry in store.list()))
+        workers = [pid for pid in children(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(workers[0], signal.SIGKILL)
+        messages = [json.loads(line)["message"] for line in process.communicate().splitlines()]
+        assert process.poll() == 2, messages
+        assert messages[-1].startswith("a training process was killed (out of memory?): pass a smaller --jobs")
+        assert any("iterations" in message for message in messages[:-1]), messages
