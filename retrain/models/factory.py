@@ -98,6 +98,23 @@ def weight_scale(network: nn.Module) -> float | None:
     return min(scales) if scales and all(map(math.isfinite, scales)) else None
 
 
+def output_change(network: nn.Module) -> float | None:
+    """Return the relative change of a perceptron's outputs if all its weights change by one. None for other networks.
+
+    A perceptron is a network of linear layers. The inputs of a layer may all change its outputs in the same direction.
+    n inputs then change the outputs by n times the change of a weight. The outputs themselves have the size of
+    sqrt(n) times the root mean square of the weights. The changes of all layers add up. None if a weight is not finite.
+    """
+    owners = [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
+    if not owners or not all(isinstance(module, nn.Linear) for module in owners):
+        return None
+    layers = [module for module in owners if isinstance(module, nn.Linear)]
+    scales = [(layer.in_features, float(layer.weight.detach().square().mean().sqrt())) for layer in layers]
+    if not all(math.isfinite(scale) and scale for _, scale in scales):
+        return None
+    return sum(math.sqrt(inputs) / scale for inputs, scale in scales)
+
+
 def is_installed(model: Model) -> bool:
     """Return whether the module of the model's factory, or timm, is installed. The factory itself is not checked."""
     module, colon, _ = model.name.partition(":")

@@ -55,6 +55,7 @@ def _resolve_initialization(
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
         relative_step=_relative_step(parent, result),
+        output_step=_output_step(parent, result),
         pretrained=_is_pretrained(parent),
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
@@ -69,10 +70,20 @@ def _needs_falling_rate(parent: Plan, record: RunRecord | None) -> bool:
 
 def _relative_step(parent: Plan, result: Result | None) -> float | None:
     """Return Adam's step relative to the parent's layer with the smallest weights. None if unknown, or with SGD."""
+    step = _step(parent)
+    return step / result.weight_scale if step and result and result.weight_scale else None
+
+
+def _output_step(parent: Plan, result: Result | None) -> float | None:
+    """Return the relative change of a perceptron's outputs by a step of Adam. None if unknown, or with SGD."""
+    step = _step(parent)
+    return step * result.output_change if step and result and result.output_change else None
+
+
+def _step(parent: Plan) -> float | None:
+    """Return the size of Adam's steps. None with SGD, whose steps depend on the gradients."""
     optimizer = parent.task.training.optimizer
-    if isinstance(optimizer, Sgd) or result is None or not result.weight_scale:
-        return None
-    return optimizer.learning_rate / result.weight_scale
+    return None if isinstance(optimizer, Sgd) else optimizer.learning_rate
 
 
 def _is_pretrained(parent: Plan) -> bool:

@@ -17,10 +17,10 @@ network has pretrained weights."""
 
 STEP = 0.06
 """Size of a step relative to the weights, in the layer with the smallest weights. The learning rate of a network
-without BatchNorm is set so that its steps have this size. In trials, perceptrons on 28x28 pixels have a relative step
-of 0.06 to 0.07 without a factor on the learning rate. With a factor of 2.5 they ended 5 to 10 points lower than
-without, and with 0.5 about as high. Other networks have a relative step of 0.015 to 0.035, and gained from a factor of
-1.5 or 2.5."""
+without BatchNorm is set so that its steps have this size, unless it is a perceptron. In trials, perceptrons on 28x28
+pixels have a relative step of 0.06 to 0.07 without a factor on the learning rate. With a factor of 2.5 they ended 5 to
+10 points lower than without, and with 0.5 about as high. Other networks have a relative step of 0.015 to 0.035, and
+gained from a factor of 1.5 or 2.5."""
 
 LARGE_STEP = 0.04
 """Relative step, without a factor on the learning rate, from which the learning rate falls during a run. In trials,
@@ -29,6 +29,12 @@ perceptrons with a relative step of 0.06 never reached scratch's accuracy at a c
 
 RAISED_RATE, LOWERED_RATE = 2.5, 0.25
 """Largest and smallest factor on the learning rate. Shrinking to 0.4 makes the relative step 2.5 times as large."""
+
+OUTPUT_STEP, PERCEPTRON_RATE = 3.5, 8.0
+"""Relative change of a perceptron's outputs by a step, and the largest factor on its learning rate. The rate is set so
+that steps have this size. It is therefore higher if a perceptron has fewer inputs. In trials with Adam at 0.001,
+perceptrons on 8x8 pixels (0.5 without a factor) learnt fastest with factors of 5 to 15, on 16x16 pixels (0.8 to 1) with
+2.5 to 5, and on 28x28 pixels (3.3) with 0.5 to 1. The trials are listed in docs/evidence/regimes.md."""
 
 LEAST_ERROR = 1e-6
 """Smallest validation error in the ratio of the errors. It prevents a division by zero for a parent without errors."""
@@ -40,6 +46,7 @@ def resolve_initialization(
     train_accuracy: float | None,
     val_accuracy: float | None,
     relative_step: float | None = None,
+    output_step: float | None = None,
     pretrained: bool = False,
 ) -> tuple[Warm | ShrinkPerturb, str]:
     """Return the initialization that `auto` stands for, and the reason in a sentence.
@@ -52,6 +59,9 @@ def resolve_initialization(
     `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown,
     or if the optimizer does not divide by the gradient's size (Adam does). The learning rate is then not changed.
 
+    `output_step`: the relative change of a perceptron's outputs by a step. None for other networks, and if it is
+    unknown. It is then not used.
+
     `pretrained`: whether the weights are shrunk towards pretrained weights. Optimizer and normalization then do not
     matter, because the norm of the weights hardly changes. The relative step hardly changes either.
     """
@@ -62,7 +72,7 @@ def resolve_initialization(
         start = ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows)
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
     if not normalized:
-        start = _shrink(setting, gentle, _rate(relative_step))
+        start = _shrink(setting, gentle, _rate(relative_step, output_step))
         return start, _describe(start, "without BatchNorm, shrinking more would destroy what they compute")
     if relative_step is None:
         start = _shrink(setting, alpha)
@@ -108,7 +118,10 @@ def _same_step_rate(fitted: float, alpha: float) -> float:
     return round(min(RAISED_RATE, alpha / fitted), 2) if fitted else RAISED_RATE
 
 
-def _rate(relative_step: float | None) -> float:
+def _rate(relative_step: float | None, output_step: float | None) -> float:
+    """Return the factor on the learning rate of a network without BatchNorm."""
+    if output_step is not None:
+        return round(min(PERCEPTRON_RATE, max(LOWERED_RATE, OUTPUT_STEP / output_step)), 2)
     if relative_step is None:
         return 1.0
     return round(min(RAISED_RATE, max(LOWERED_RATE, STEP / relative_step)), 2)

@@ -102,6 +102,9 @@ class Result(Record):
     """Whether the network has BatchNorm layers. None in records of earlier versions."""
     weight_scale: float | None = None
     """The smallest root mean square of the weights of any layer. None in records of earlier versions."""
+    output_change: float | None = None
+    """The relative change of a perceptron's outputs if all weights change by one. None for other networks, and in
+    records of earlier versions."""
     reached_at: dict[Literal["99", "100"], int | None]
     """s(f, a) of Verwimp et al., eq. 1: the iteration of the first evaluation at 99 and at 100 percent of the
     baseline's score. If the run has no target, its own final score replaces the baseline's."""

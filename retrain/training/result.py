@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import torch
 
 from retrain import __version__
-from retrain.models.factory import has_normalization, weight_scale
+from retrain.models.factory import has_normalization, output_change, weight_scale
 from retrain.models.flops import count_flops
 from retrain.recipe.speed_up import crossings, speed_ups
 from retrain.records import Cost, Machine, Point, Result
@@ -44,6 +44,7 @@ def make_result(
         speed_up=speed_ups(reached_at, target),
         normalised=has_normalization(run.network),
         weight_scale=weight_scale(run.network),
+        output_change=output_change(run.network),
         model_digest=model_digest,
         index_digest=index_digest,
         moments_digest=moments_digest,

@@ -15,6 +15,7 @@ from retrain.models.factory import (
     check_network,
     has_normalization,
     is_installed,
+    output_change,
     to_device_channels_last,
     weight_scale,
 )
@@ -247,6 +248,31 @@ def test_weight_scale_is_the_scale_of_the_smallest_layer() -> None:
     with torch.no_grad():
         network[2].weight.fill_(math.nan)
     assert weight_scale(network) is None, "records are JSON, and JSON has no NaN"
+
+
+def test_output_change_adds_up_the_layers_of_a_perceptron() -> None:
+    network = build_network(Model(name="mlp", options={"width": 4}), 3, 2, seed=0)
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        for layer, scale in zip(layers, (0.5, 0.2, 0.1), strict=True):
+            layer.weight.fill_(scale)
+    inputs = 3 * 2 * 2
+    assert output_change(network) == pytest.approx(math.sqrt(inputs) / 0.5 + 2 / 0.2 + 2 / 0.1)
+    with torch.no_grad():
+        layers[1].weight.fill_(math.inf)
+    assert output_change(network) is None, "records are JSON, and JSON has no infinity"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)),
+        nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2)),
+        nn.Identity(),
+    ],
+)
+def test_output_change_is_unknown_for_other_networks(network: nn.Module) -> None:
+    assert output_change(network) is None
 
 
 def test_has_normalization_finds_only_batchnorm() -> None:

@@ -266,6 +266,27 @@ def test_start_is_chosen_by_the_parents_record(
 
 
 @pytest.mark.parametrize(
+    ("optimizer", "output_change", "rate"),
+    [
+        ({"name": "adam", "learning_rate": 0.001}, 500.0, 7.0),
+        ({"name": "adam", "learning_rate": 0.01}, 500.0, 0.7),
+        ({"name": "adam", "learning_rate": 0.001}, None, 2.0),
+        ({"name": "sgd"}, 500.0, 1.0),
+    ],
+)
+def test_rate_of_a_perceptron_follows_from_its_weights(
+    optimizer: dict[str, object], output_change: float | None, rate: float
+) -> None:
+    training = {"epochs": 10, "batch_size": 10, "optimizer": optimizer}
+    task = Task.model_validate({"name": "pets", "model": {"name": "mlp"}, "training": training})
+    past = one_drop(task).landed(drop(2))
+    changes = {"normalised": False, "weight_scale": 1 / 30, "output_change": output_change}
+    record = past.records[-1]
+    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=changes)})
+    assert past.plan().recipe.initialization.rate == rate
+
+
+@pytest.mark.parametrize(
     ("optimizer", "weight_scale", "rate", "falls"),
     [
         ({"name": "adam", "learning_rate": 0.001}, 0.02, 1.2, True),

@@ -72,6 +72,15 @@ def test_initialization_sets_the_rate_by_the_relative_step(relative_step: float 
     )
 
 
+@pytest.mark.parametrize(
+    ("output_step", "rate"), [(0.1, 8.0), (0.4375, 8.0), (0.5, 7.0), (0.875, 4.0), (3.5, 1.0), (7.0, 0.5), (99.0, 0.25)]
+)
+def test_rate_of_a_perceptron_follows_from_its_output_step(output_step: float, rate: float) -> None:
+    """A step changes the outputs of a perceptron with few inputs less, so its learning rate is higher."""
+    start, _ = resolve_initialization(Auto(), False, 0.99, 0.3, relative_step=0.02, output_step=output_step)
+    assert start == GENTLE.model_copy(update={"rate": rate})
+
+
 @pytest.mark.parametrize(("train", "alpha"), [(0.99, 0.4), (0.72, 0.6), (0.3, 0.8)])
 def test_initialization_under_sgd_keeps_the_learning_rate(train: float, alpha: float) -> None:
     start, why = resolve_initialization(Auto(), True, train, 0.3, relative_step=None)
