@@ -269,7 +269,8 @@ def measure_train_accuracy(run: Run) -> float:
     The time and images of this evaluation are added to the run's cost.
     """
     chosen = torch.randperm(len(run.train), generator=make_generator(run.plan.seed, "train accuracy"))[:TRAIN_SAMPLES]
+    chosen = chosen.sort().values.to(run.train.device)  # a stream then reads each shard once
     with Stopwatch(run.progress, EnergyMeter(run.train.device)).aside("evaluation"):
-        measured = measure(run.average.network(), run.train, chosen.to(run.train.device), run.normalize, needed=0.0)
+        measured = measure(run.average.network(), run.train, chosen, run.normalize, needed=0.0)
     run.progress.evaluated_images += measured.images
     return measured.accuracy

@@ -71,14 +71,17 @@ def _asks_for_means(setting: Initialization) -> bool:
 
 
 def _choose(labels: Tensor, old_classes: int, classes: int, seed: int) -> Tensor:
-    """Return random samples, int64: at most `EACH` of every new class, and at most `OLD` of all old ones."""
+    """Return random samples, int64: at most `EACH` of every new class, and at most `OLD` of all old ones.
+
+    They are sorted, so that a stream reads each shard once.
+    """
     order = torch.randperm(len(labels), generator=make_generator(seed, "head rows"))
     group = _groups(labels[order], old_classes)
     by_group = group.argsort(stable=True)
     sizes = torch.bincount(group, minlength=classes - old_classes + 1)
     rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     most = torch.where(group[by_group] > 0, EACH, OLD)
-    return order[by_group[rank < most]]
+    return order[by_group[rank < most]].sort().values
 
 
 def _groups(labels: Tensor, old_classes: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Prefetching downloads each shard once an epoch: not too early, not after its use, and never twice."""
+"""A stream downloads each shard once an epoch: not too early, not after its use, and never twice."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 from support.streams import KEYS, SETTING, encoded, streaming, upload
-from support.trainings import CPU
+from support.trainings import CPU, TASK, plan_of
 
+from retrain.config.recipe import Constant, Recipe, Warm
 from retrain.data.augment import Rows
 from retrain.data.samples import Samples
 from retrain.data.stream.order import window_shuffle
 from retrain.data.stream.reading import shard_refs
 from retrain.data.stream.shard_cache import SHARDS_AHEAD, ReadAhead, ShardCache, ShardRef
 from retrain.store import LocalStore
+from retrain.training.evaluation import measure_train_accuracy
 from retrain.training.loaders import EpochSampler, Position
+from retrain.training.seeds import fresh_network
+from retrain.training.setup import Parent, set_up
 from retrain.training.streaming import StreamingLoader
 
 BATCH, WINDOW = 16, 3
@@ -45,8 +49,12 @@ def store(tmp_path: Path) -> Listing:
 @pytest.fixture
 def train(store: Listing, tmp_path: Path) -> Samples:
     """Return the training samples of many shards, none of which is in the cache."""
+    return stream_anew(store, tmp_path, "8Mi")
+
+
+def stream_anew(store: Listing, tmp_path: Path, room: str) -> Samples:
     upload(store, tmp_path / "d-1", "d-1", encoded(900))
-    train = streaming(store, tmp_path / "cache", SETTING.model_copy(update={"cache": "8Mi"}))["train"]
+    train = streaming(store, tmp_path / "cache", SETTING.model_copy(update={"cache": room}))["train"]
     for path in (tmp_path / "cache" / "shards").glob("*.tar"):
         path.unlink()
     store.downloads.clear()
@@ -110,3 +118,18 @@ def test_prefetched_shards_are_evicted_after_used_ones(store: Listing, tmp_path:
             age(cache)
             cache.hold(ref).close()
     assert sorted(store.downloads) == sorted(ref.key for ref in shards)
+
+
+def test_random_samples_are_read_shard_by_shard(store: Listing, tmp_path: Path) -> None:
+    """The cache has room for a quarter of the shards."""
+    train = stream_anew(store, tmp_path, "400Ki")
+    shards = len(train.images.shards)
+    recipe = Recipe(initialization=Warm(head_rows="class_means"), schedule=Constant())
+    task = TASK.model_copy(update={"recipe": recipe})
+    parent = fresh_network(plan_of(task, sizes=(len(train),), classes=3)).state_dict()
+    plan = plan_of(task, "continuous", (len(train),), 5, parent="scratch-0")
+    run = set_up(plan, train, train, Parent(parent, None))
+    assert run.progress.evaluated_images == len(train)
+    assert shards / 2 < len(store.downloads) <= shards
+    measure_train_accuracy(run)
+    assert len(store.downloads) <= 2 * shards
