@@ -55,13 +55,14 @@ def class_weights(setting: str | Mapping[str, float], classes: Sequence[str], la
     """Return the weight of each class, float32 [K] on the labels' device. None if all weights are equal.
 
     `inverse`: N / (K n_k) for a class with n_k of the N samples. Weights are scaled to a mean of 1 over the samples, so
-    that they do not change the mean size of a step.
+    that they do not change the mean size of a step. A class without samples gets a weight of 1. It matters because
+    smoothed labels have a share of every class.
     """
     if setting == "none":
         return None
     counts = torch.bincount(labels, minlength=len(classes)).double()
     if isinstance(setting, str):
-        weights = 1 / counts.clamp(min=1)
+        weights = torch.where(counts > 0, 1 / counts, (counts > 0).sum() / counts.sum())
     else:
         weights = torch.tensor([setting.get(name, 1.0) for name in classes], device=labels.device).double()
     return (weights * counts.sum() / (weights * counts).sum()).float()
