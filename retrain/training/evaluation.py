@@ -207,8 +207,17 @@ def compute_logits(network: nn.Module, images: Tensor, normalize: Normalize) -> 
 def evaluate_samples(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """Return whether each sample is classified correctly, bool [N], and its loss, [N]."""
     with _eval_mode(network):
-        logits = torch.cat([_logits(network, images, normalize).float() for images in _chunks(samples)])
-    return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
+        labels = torch.split(samples.labels, _chunk(samples.device))
+        found = [
+            _check_labels(_logits(network, images, normalize).float(), own)
+            for images, own in zip(_chunks(samples), labels, strict=True)
+        ]
+    correct, losses = zip(*found, strict=True)
+    return torch.cat(correct), torch.cat(losses)
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.argmax(1) == labels, functional.cross_entropy(logits, labels, reduction="none")
 
 
 def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor]:

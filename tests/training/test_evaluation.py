@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+from weakref import ReferenceType, ref
 
 import pytest
 import torch
@@ -15,7 +16,14 @@ from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.records import Plan
 from retrain.records.plan import Scope
-from retrain.training.evaluation import CHUNK, TRAIN_SAMPLES, measure, measure_train_accuracy, predict_classes
+from retrain.training.evaluation import (
+    CHUNK,
+    TRAIN_SAMPLES,
+    evaluate_samples,
+    measure,
+    measure_train_accuracy,
+    predict_classes,
+)
 from retrain.training.groups import Groups
 from retrain.training.loop import train_step
 from retrain.training.stopping import (
@@ -78,6 +86,24 @@ def test_full_evaluation_equals_a_loop_over_samples(network: nn.Module) -> None:
     classes, probabilities, _ = predict_classes(network, held, NORMALIZE)
     assert classes.tolist() == naive.predicted
     assert probabilities.tolist() == pytest.approx(naive.probabilities, rel=1e-5)
+
+
+def test_evaluation_frees_the_logits_of_each_chunk(network: nn.Module) -> None:
+    """All logits of a million images and a thousand classes would take 4 GB."""
+    made: list[ReferenceType[Tensor]] = []
+    kept = []
+
+    def note(module: nn.Module, images: tuple[Tensor], logits: Tensor) -> None:
+        kept.append(sum(reference() is not None for reference in made))
+        made.append(ref(logits))
+
+    network.register_forward_hook(note)
+    held = samples([5 * CHUNK], CLASSES)
+    correct, losses = evaluate_samples(network, held, NORMALIZE)
+    assert max(kept) <= 1
+    naive = one_by_one(network, held)
+    assert float(correct.double().mean()) == naive.accuracy
+    assert float(losses.mean()) == pytest.approx(naive.loss, rel=1e-4)
 
 
 def test_evaluation_restores_the_network_even_if_it_stops_early(network: nn.Module) -> None:
