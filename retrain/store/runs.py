@@ -148,7 +148,7 @@ class RunFiles:
     def _write_tensors(self, name: str, tensors: "Mapping[str, Tensor]") -> str:
         from safetensors.torch import save
 
-        data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+        data = save(prepare_tensors(tensors.items()))
         self.objects.write(self._key(name), data)
         return hashlib.sha256(data).hexdigest()
 
@@ -245,6 +245,20 @@ class EndedRunFiles(RunFiles):
     @cached_property
     def _weights(self) -> "dict[str, Tensor]":
         return super().weights()
+
+
+def prepare_tensors(named: "Iterable[tuple[str, Tensor]]") -> "dict[str, Tensor]":
+    """Return tensors in the form that safetensors can save: on the CPU, contiguous, and without shared memory.
+
+    A network with tied weights has several names for the same memory. Such tensors are copied.
+    """
+    prepared: dict[str, Tensor] = {}
+    addresses = set[int]()
+    for name, tensor in named:
+        own = tensor.detach().cpu().contiguous()
+        prepared[name] = own.clone() if own.data_ptr() in addresses else own
+        addresses.add(own.data_ptr())
+    return prepared
 
 
 def _load_tensors(data: bytes, where: str) -> "dict[str, Tensor]":

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from retrain.errors import RunError
+from retrain.store.runs import prepare_tensors
 from retrain.training.loaders import Position
 from retrain.training.optimizers import moments
 from retrain.training.progress import Progress
@@ -36,7 +37,7 @@ _METADATA = TypeAdapter(_Metadata)
 def save_state(run: Run) -> bytes:
     """Return the state: weights, their average, optimizer, counters, random generators, position in the data, curve."""
     position = _Metadata(run.plan.run_id, run.loader.position, run.progress)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
+    tensors = prepare_tensors(_tensors(run))
     tensors["random"] = run.ranks.gather_tensors(torch.get_rng_state())
     tensors["augmentation"] = run.augmentation.get_state()
     return save(tensors, {"position": _METADATA.dump_json(position).decode()})

@@ -1,12 +1,15 @@
 """A saved state is complete: a run that is loaded from it continues with the same results, bit for bit."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from support.trainings import TASK, RecordingObserver, plan_of, run_of
+from support.trainings import TASK, RecordingObserver, context_of, plan_of, run_of
+from torch import nn
 
 from retrain.config.optimizers import Adam, AdamW, Optimizer, Sgd
 from retrain.config.recipe import Constant
-from retrain.config.task import Averaging, ExponentialAverage, NoAverage, PowerAverage
+from retrain.config.task import Averaging, ExponentialAverage, Model, NoAverage, PowerAverage
 from retrain.errors import RunError
 from retrain.records import Plan
 from retrain.training.loop import run_loop
@@ -100,3 +103,22 @@ def test_state_of_another_run_is_refused() -> None:
     with pytest.raises(RunError, match=r"the saved state of run scratch-\w+ is not a state of run scratch-"):
         load_state(other, state)
     assert torch.equal(other.network.get_parameter("0.weight"), before)
+
+
+def tied_net(classes: int, image_size: int) -> nn.Module:
+    """Return a network in which two layers have the same weights."""
+    first, second = nn.Linear(3 * image_size**2, 3 * image_size**2), nn.Linear(3 * image_size**2, 3 * image_size**2)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.Linear(3 * image_size**2, classes))
+
+
+def test_run_with_tied_weights_is_saved_and_resumed(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"model": Model(name=f"{__name__}:tied_net")})
+    plan = plan_of(task).model_copy(update={"averaging": PowerAverage(), "iterations": 6})
+    run = run_of(plan)
+    states = states_of(run)
+    resumed = run_of(plan)
+    load_state(resumed, states[2])
+    run_loop(resumed, RecordingObserver(), lambda run: None, lambda: False)
+    assert_equal(resumed, run)
+    context_of(tmp_path).files(plan.run_id).write_model(run.average.network().state_dict())
