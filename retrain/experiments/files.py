@@ -107,7 +107,9 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[Any, Any]:
 def _beside(path: Path, field: str, name: object) -> Path:
     """Return the study file of this name in the same folder. Raises `StudyError` if `name` is no name of a study."""
     if not isinstance(name, str) or not name or "/" in name:
-        raise StudyError(f"{path}: {field}: must be the name of a study in the same folder, such as digits (got {name!r})")
+        raise StudyError(
+            f"{path}: {field}: must be the name of a study in the same folder, such as digits (got {name!r})"
+        )
     return path.with_name(f"{name}.yaml")
 
 

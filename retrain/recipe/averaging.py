@@ -43,19 +43,23 @@ class AveragedNetwork:
         self._trained, self._network = trained, trained
         self._newest: list[Tensor] = []
         self._average: list[Tensor] = []
-        self._counts: list[tuple[Tensor, Tensor]] = []
+        self._copied: list[tuple[Tensor, Tensor]] = []
         if not isinstance(setting, NoAverage):
             self._network = copy.deepcopy(trained).requires_grad_(False)
             self._pair()
 
     def _pair(self) -> None:
-        """Pair the trained tensors with their averages. Integers, such as counts of batches, are only copied."""
+        """Pair the trained tensors with their averages.
+
+        Integers, such as counts of batches, are only copied. So are buffers with infinite values, such as masks of
+        attention, because the difference of two infinities is NaN.
+        """
         for newest, average in zip(_tensors(self._trained), _tensors(self._network), strict=True):
-            if newest.is_floating_point():
+            if newest.is_floating_point() and not newest.isinf().any():
                 self._newest.append(newest.detach())
                 self._average.append(average.detach())
             else:
-                self._counts.append((average, newest))
+                self._copied.append((average, newest))
 
     def share(self, count: int) -> float:
         """Return the share of the newest weights in update number `count` of this run."""
@@ -79,7 +83,7 @@ class AveragedNetwork:
     @torch.no_grad()
     def network(self) -> nn.Module:
         """Return the network to evaluate and to promote. It shares its tensors with the average."""
-        for average, newest in self._counts:
+        for average, newest in self._copied:
             average.copy_(newest)
         return self._network
 

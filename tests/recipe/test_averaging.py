@@ -106,3 +106,13 @@ def test_power_averages_window_grows_with_the_run() -> None:
 def test_unresolved_averaging_is_refused() -> None:
     with pytest.raises(ValueError, match="averaging is still auto"):
         AveragedNetwork(AutoAverage(), network())
+
+
+@pytest.mark.parametrize("setting", KINDS)
+def test_buffers_with_infinite_values_are_copied(setting: Averaging) -> None:
+    net = network()
+    net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    average = AveragedNetwork(setting, net)
+    for count in (1, 2):
+        average.add(average.share(count))
+    assert average.network().mask.tolist() == [0.0, float("-inf")]
