@@ -5,7 +5,6 @@ Threads decode images ahead, in order and in bounded memory.
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from retrain.inference.model import BATCH, Model, Ranked
 from retrain.inference.tables import Row
 from retrain.pipeline.error_analysis import Prediction, SampleView, analyse_errors
 from retrain.records import ErrorAnalysis
-from retrain.utils.parallel import parallel_map
+from retrain.utils.parallel import in_chunks, parallel_map
 from retrain.utils.text import name_some
 
 
@@ -41,8 +40,7 @@ def predict_rows(model: Model, rows: Iterable[Row], top: int = 1, batch_size: in
         except ImageError as error:
             return row, error
 
-    decoded = parallel_map(decode, rows)
-    while batch := list(islice(decoded, batch_size)):
+    for batch in in_chunks(parallel_map(decode, rows), batch_size):
         yield from _answers(model, batch, top)
 
 

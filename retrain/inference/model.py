@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from retrain.config.frame import image_shape
 from retrain.errors import UserError
 from retrain.inference.preprocess import ImageInput, Preprocess
 from retrain.records import Plan
-from retrain.utils.parallel import parallel_map
+from retrain.utils.parallel import in_chunks, parallel_map
 
 BATCH = 128
 """Images in a forward pass."""
@@ -108,8 +107,7 @@ class Model:
             )
 
     def _decoded_batches(self, images: Iterable[ImageInput], batch_size: int) -> Iterator[Tensor]:
-        decoded = parallel_map(self.preprocess.decode, images)
-        while batch := list(islice(decoded, batch_size)):
+        for batch in in_chunks(parallel_map(self.preprocess.decode, images), batch_size):
             yield torch.from_numpy(np.stack(batch))
 
     @torch.inference_mode()

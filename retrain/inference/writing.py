@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO, get_args
 from retrain.errors import UserError
 from retrain.inference.batch import Answer
 from retrain.utils.extras import import_extra
+from retrain.utils.parallel import in_chunks
 
 Format = Literal["csv", "jsonl", "parquet"]
 PARQUET_ROWS = 4096
@@ -53,9 +54,9 @@ def _write_parquet(answers: Iterable[Answer], path: Path, top: int) -> None:
     arrow = import_extra("pyarrow", "Writing Parquet")
     parquet = import_extra("pyarrow.parquet", "Writing Parquet")
     fields = [(name, arrow.float32() if name.startswith("probability") else arrow.string()) for name in _columns(top)]
-    schema, rows = arrow.schema(fields), map(_row, answers)
+    schema = arrow.schema(fields)
     with parquet.ParquetWriter(path, schema) as writer:
-        while some := list(islice(rows, PARQUET_ROWS)):
+        for some in in_chunks(map(_row, answers), PARQUET_ROWS):
             for row in some:
                 row |= {name: _escape_bytes(text) for name, text in row.items() if isinstance(text, str)}
             writer.write_table(arrow.Table.from_pylist(some, schema))

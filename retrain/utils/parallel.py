@@ -39,7 +39,9 @@ def map_ahead(
 
 
 def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of this size. The last one may be shorter."""
+    """Yield the items in lists of this size. The last one may be shorter. Raises `ValueError` for a size below 1."""
+    if size < 1:  # else no item would be returned
+        raise ValueError(f"the size of a chunk or batch must be at least 1, not {size}")
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk

@@ -130,6 +130,11 @@ def test_tensor_of_another_size_is_refused(served: Served) -> None:
             model.predict(torch.zeros(shape))
 
 
+def test_batch_size_below_one_is_refused(served: Served) -> None:
+    with pytest.raises(ValueError, match="must be at least 1, not 0"):
+        retrain.load_champion(served.file).predict(served.test_files(), batch_size=0)
+
+
 def test_empty_run_id_is_refused(served: Served) -> None:
     with pytest.raises(retrain.UserError, match="is not a key"):
         retrain.load_run(served.file, "")
