@@ -11,8 +11,9 @@ from retrain.serving.app import make_app
 from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
 
-GRACE_SECONDS = 30
-"""Seconds that requests in progress may still take after SIGTERM or SIGINT."""
+GRACE_SECONDS = 20
+"""Seconds that requests in progress may still take after SIGTERM or SIGINT. By default, Kubernetes kills the process
+after 30 seconds."""
 
 
 class Server(uvicorn.Server):

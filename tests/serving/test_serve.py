@@ -32,6 +32,7 @@ from retrain.serving import champion
 from retrain.serving.app import make_app
 from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
+from retrain.serving.server import GRACE_SECONDS
 from retrain.utils import extras
 
 
@@ -299,10 +300,21 @@ def test_serve_that_cannot_start_gives_one_message(
     assert "`retrain serve` needs starlette: pip install 'retrain-classifiers[serve]'" in ran.err
 
 
-def test_kserve_example_calls_an_existing_command() -> None:
+def read_predictor() -> Any:
+    """Return the predictor of the example for KServe."""
     documents = yaml.safe_load_all((ROOT / "k8s" / "examples" / "kserve" / "inferenceservice.yaml").read_text())
-    service = next(document for document in documents if document["kind"] == "InferenceService")
-    (container,) = service["spec"]["predictor"]["containers"]
+    return next(document for document in documents if document["kind"] == "InferenceService")["spec"]["predictor"]
+
+
+def test_server_ends_before_kubernetes_kills_it() -> None:
+    """A client that never completes its request delays the end by the whole period of grace."""
+    default = 30  # seconds
+    period = read_predictor().get("terminationGracePeriodSeconds", default)
+    assert period > GRACE_SECONDS + champion.STOP_SECONDS
+
+
+def test_kserve_example_calls_an_existing_command() -> None:
+    (container,) = read_predictor()["containers"]
     group = typer.main.get_command(app)
     context = group.make_context("retrain", container["args"][:1])
     command, subcommand, rest = group.resolve_command(context, container["args"])
