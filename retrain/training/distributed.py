@@ -25,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from retrain.data.augment import Rows
+from retrain.errors import ModelError
 from retrain.training.preemption import Preempted
 
 POLL_SECONDS = 0.05
@@ -83,7 +84,8 @@ class ProcessGroup:
     def preempt_on_lost_rank(self) -> AbstractContextManager[None]:
         """Raise `Preempted` if another process is lost within the context. The last checkpoint is in the store.
 
-        If a process stays without heartbeats for `MAX_SILENCE`, this process exits with code 75 instead.
+        If a process stays without heartbeats for `MAX_SILENCE`, this process exits with code 75 instead. Raises
+        `ModelError` if several processes cannot train this network.
         """
         return nullcontext()
 
@@ -158,9 +160,10 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Raise `Preempted` for the error of a lost rank.
+        """Raise `Preempted` for the error of a lost rank, and `ModelError` for parameters that a step does not use.
 
-        NCCL's errors are recognized by their type. gloo has no such type, so its errors are recognized by their text.
+        NCCL's errors are recognized by their type. All other errors are recognized by their text, because they have no
+        type of their own.
         """
         left = Event()
         watch = Thread(target=self._exit_if_silent, args=(self._store.clone(), left), daemon=True)
@@ -168,6 +171,12 @@ class TorchrunGroup(ProcessGroup):
         try:
             yield
         except RuntimeError as error:
+            if "parameters that were not used" in str(error):
+                raise ModelError(
+                    "model.name: the network has parameters that a training step does not use, and several processes "
+                    "can only train networks that use all their parameters: remove these parameters, set requires_grad "
+                    "to False for them, or train in one process"
+                ) from error
             if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
                 raise
             log.warning(LOST, str(error).splitlines()[0])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from retrain.config.recipe import Adversarial, Cosine, Recipe
 from retrain.config.task import Averaging, Model, NoAverage, PowerAverage, Task
 from retrain.data.augment import Normalize, Rows, crop, flip
-from retrain.errors import TaskError
+from retrain.errors import ModelError, TaskError
 from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
 from retrain.training import distributed
@@ -282,3 +283,21 @@ def test_dropout_differs_between_ranks() -> None:
         set_up(plan_of(), samples([160], 5), samples([100], 5), None, Some(rank, 2))
         drawn.append(torch.rand(4, device=CPU))
     assert not torch.equal(*drawn)
+
+
+def unused_net(classes: int, image_size: int) -> nn.Module:
+    """Return a network with a layer that its forward pass does not use."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, classes))
+    network[1].unused = nn.Linear(2, 2)
+    return network
+
+
+def refuse_to_train(context: Context, plan: Plan) -> None:
+    with pytest.raises(ModelError, match="parameters that a training step does not use"):
+        train_together(replace(context, factories=frozenset({plan.task.model.name})), plan)
+
+
+def test_processes_refuse_networks_with_unused_parameters(tmp_path: Path) -> None:
+    commit_drops(tmp_path)
+    plan = stored_plan(tmp_path, drops=1, task=task_with(f"{__name__}:unused_net"))
+    assert start(refuse_to_train, tmp_path, plan).join() == [0, 0]
