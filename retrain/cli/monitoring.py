@@ -20,10 +20,10 @@ def exporter(
     overrides: Overrides = NONE,
 ) -> None:
     """Serve /metrics, a page for each task and a page for all tasks, until stopped."""
-    from retrain.config.loading import load_task
+    from retrain.config.loading import load_tasks
     from retrain.monitoring.server import serve_exporter, stop_on_signals
 
-    tasks = [load_task(name, overrides) for name in task]
+    tasks = load_tasks(task, overrides)
     LOGGER.info("serving /metrics, /healthz and the pages on http://%s:%d/", host, port)
     serve_exporter(tasks, host, port, every, stop_on_signals())
 
@@ -46,10 +46,10 @@ def fleet(
     overrides: Overrides = NONE,
 ) -> None:
     """Write one HTML page for all tasks: savings, state, age of the champions, waiting drops, and cost by month."""
-    from retrain.config.loading import load_task
+    from retrain.config.loading import load_tasks
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 
-    _write_page(render_fleet(read_fleet([load_task(name, overrides) for name in task])), output)
+    _write_page(render_fleet(read_fleet(load_tasks(task, overrides))), output)
 
 
 def _write_page(page: str, output: Path) -> None:

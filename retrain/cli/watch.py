@@ -41,7 +41,7 @@ def watch(
     overrides: Overrides = NONE,
 ) -> None:
     """Watch the stores, and retrain when drops land."""
-    from retrain.config.loading import load_task
+    from retrain.config.loading import load_tasks
     from retrain.errors import UserError
     from retrain.monitoring.web import Posts, serving
     from retrain.training.preemption import Preempted
@@ -50,7 +50,7 @@ def watch(
     from retrain.watcher.watcher import Watcher
 
     chosen = {"--host": ("kubeflow.host", host), "--schedule": ("schedule", schedule)}
-    tasks = [load_task(name, [*overrides, *as_overrides(chosen)]) for name in task]
+    tasks = load_tasks(task, [*overrides, *as_overrides(chosen)])
     health = Health(task.name for task in tasks)
     receiver = None if once else receiver_from_environment(tasks, health)
     if receiver and queue_url:

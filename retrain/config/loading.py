@@ -173,6 +173,21 @@ def load_task(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Ta
     return task
 
 
+def load_tasks(names_or_paths: Sequence[str], overrides: Sequence[str | Override] = ()) -> list[Task]:
+    """Read several tasks with `load_task`. Raises `TaskError` if two have the same name.
+
+    Metrics and pages tell tasks apart by their names, and would add the savings of such tasks twice.
+    """
+    tasks = [load_task(given, overrides) for given in names_or_paths]
+    given_as: dict[str, str] = {}
+    for task, given in zip(tasks, names_or_paths, strict=True):
+        if task.name in given_as:
+            both = f"--task {shlex.quote(given_as[task.name])} and --task {shlex.quote(given)}"
+            raise TaskError(f"{both} have the same name, {task.name}: pass each task once, and rename one of two tasks")
+        given_as[task.name] = given
+    return tasks
+
+
 _GIVEN: dict[str, str] = {}
 """The text that the user passed with `--task` for each task, and the `--set` options, by the task's name."""
 

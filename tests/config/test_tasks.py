@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from retrain.config.cron import last_scheduled
 from retrain.config.fields import ConfigModel
-from retrain.config.loading import load_task, parse_task, task_argument
+from retrain.config.loading import load_task, load_tasks, parse_task, task_argument
 from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import L2, AutoSchedule, L2Init, MultiStep
 from retrain.config.task import Task
@@ -48,6 +48,16 @@ def written(path: Path, text: str) -> Path:
 
 
 # Search by name ----------------------------------------------------------------------------------------------------
+
+
+def test_two_tasks_of_one_name_are_refused(task_file: Path) -> None:
+    other = task_file.with_name("other.yaml")
+    other.write_text("name: roses\n")
+    assert [task.name for task in load_tasks([str(task_file), str(other)])] == ["flowers", "roses"]
+    other.write_text("name: flowers\n")
+    for second in (task_file, other):
+        with pytest.raises(TaskError, match=f"flowers.yaml and --task {second} have the same name, flowers: pass"):
+            load_tasks([str(task_file), str(second)])
 
 
 def test_missing_fields_of_a_task_file_have_their_defaults(task_file: Path) -> None:
