@@ -19,7 +19,7 @@ from retrain.cli.doctor import doctor
 from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict, serve
 from retrain.cli.monitoring import exporter, fleet, report
-from retrain.cli.output import check_output
+from retrain.cli.output import check_output, open_closed_streams
 from retrain.cli.track import track
 from retrain.cli.watch import notify, watch
 from retrain.errors import UserError
@@ -111,6 +111,7 @@ def main() -> None:
     again.
     """
     signal.signal(signal.SIGTERM, raise_preempted)
+    open_closed_streams()
     check_output()
     try:
         try:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from retrain.errors import UserError
@@ -37,11 +38,18 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
+def open_closed_streams() -> None:
+    """Open /dev/null for each standard stream that the caller has closed. Python sets such a stream to None."""
+    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115  # open until the process ends, like the others
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+
+
 def check_output() -> None:
     """Replace `sys.stdout` by a stream that raises `OutputError` and replaces characters that the encoding lacks."""
     stdout = sys.stdout
-    if stdout is None or stdout is not sys.__stdout__ or not isinstance(stdout, io.TextIOWrapper):
-        return  # a test has replaced it
+    if stdout is not sys.__stdout__ or not isinstance(stdout, io.TextIOWrapper):
+        return  # a test has replaced it, or the caller has closed it
     stdout.flush()
     checked = io.BufferedWriter(CheckedOutput(stdout.fileno(), "w", closefd=False))
     sys.stdout = io.TextIOWrapper(checked, stdout.encoding, "replace", line_buffering=stdout.line_buffering)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_command_with_closed_output_pipe_prints_no_error(task_file: str) -> None
         process.stdout.close()
         assert process.stderr
         assert process.stderr.read() == ""
+
+
+CONFIRM = """
+from retrain.cli.options import confirm
+from retrain.cli.output import open_closed_streams
+open_closed_streams()
+confirm("Go on?", yes=False)
+"""
+"""Program that asks for confirmation, as `retrain rollback` does."""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_command_works_with_closed_standard_streams(closed: str, task_file: str) -> None:
+    for command in ([*RETRAIN, "history", "--task", task_file], [sys.executable, "-c", CONFIRM]):
+        ended = subprocess.run(["bash", "-c", f"{shlex.join(command)} {closed}"], capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 ENCODINGS = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
