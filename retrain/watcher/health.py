@@ -18,6 +18,8 @@ from retrain.pipeline.trigger import CONDITIONS, Condition, TriggerState
 
 MAX_SILENCE = 900.0
 """Seconds without a heartbeat after which a watcher counts as stuck, unless it trains or validates a drop."""
+UNCHECKED = "not checked yet"
+"""Problem of each task until its drops have been checked once."""
 
 
 class Health(Collector):
@@ -31,7 +33,7 @@ class Health(Collector):
         self._in_flight: Counter[str] = Counter()
         self._failing_webhooks: Counter[str] = Counter()
         self._deferred: dict[str, set[Condition]] = {}
-        self._problems = dict.fromkeys(self._tasks, "not checked yet")
+        self._problems = dict.fromkeys(self._tasks, UNCHECKED)
         self._alive_at, self._working = time.monotonic(), False
 
     def heartbeat(self, *, working: bool = False) -> None:
@@ -43,6 +45,12 @@ class Health(Collector):
         """Record that the watcher checked a task's drops and started or followed its runs without an error."""
         with self._lock:
             self._problems.pop(task, None)
+
+    def checked(self, task: str) -> None:
+        """Record that the watcher checked a task's drops. Its next steps may train for hours in this process."""
+        with self._lock:
+            if self._problems.get(task) == UNCHECKED:
+                del self._problems[task]
 
     def set_oldest_waiting(self, task: str, oldest: datetime | None) -> None:
         """Set the time of the oldest drop, amendment or erasure that waits for a run. None if none waits."""

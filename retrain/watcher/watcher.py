@@ -73,6 +73,8 @@ class Watcher:
         """Check drops and delete the messages before the tasks advance, because a run may take hours."""
         checked = self._check_drops(events.drops)
         self._delete(events, failed={watch.task.name for watch in self._watches if watch not in checked})
+        for watch in checked:
+            self.health.checked(watch.task.name)
         advanced = [watch for watch in self._watches if self._run_step(watch, watch.advance, may_train=True)]
         notified = [watch for watch in self._watches if self._run_step(watch, watch.notify)]
         for watch in checked:

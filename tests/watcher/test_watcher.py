@@ -302,3 +302,18 @@ def test_lag_is_zero_while_the_run_of_all_drops_trains(watched: TaskUnderTest, t
     watcher = watched.watcher(Trainer())
     assert watcher.once()
     assert seen == [0]
+
+
+def test_watcher_is_ready_while_its_first_run_trains(watched: TaskUnderTest, tmp_path: Path) -> None:
+    watched.land(tmp_path / "in", "a")
+    seen: list[list[str]] = []
+
+    class Trainer(Recorder):
+        def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
+            seen.append(watcher.health.problems())
+            return super().ensure(task, plan, store)
+
+    watcher = watched.watcher(Trainer())
+    assert watcher.health.problems() == ["pets: not checked yet"]
+    assert watcher.once()
+    assert seen == [[]]
