@@ -48,7 +48,7 @@ def write_outputs(
             log_confusions(confusion_matrix, errors)
         describe_model(model, store, records[-1])
         Path(report.path).write_text(_draw_report(task))
-    except UserError as error:
+    except (UserError, OSError) as error:
         log.warning("%s: some outputs will be missing in Kubeflow's UI: %s", run_id, error)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kfp import dsl
 from PIL import Image
 from support.pictures import folder, two_classes
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from retrain.config.recipe import Cosine, Fresh, Recipe
 from retrain.config.task import Data, Model, Task, Training
 from retrain.data.packing import pack
 from retrain.kubeflow import steps, submission
+from retrain.kubeflow.outputs import write_outputs
 from retrain.records import Drop, RunRecord
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
@@ -118,6 +120,28 @@ def test_repeated_steps_change_nothing(task: Task, tmp_path: Path) -> None:
         assert record
         assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
     assert len(TaskStore(LocalStore(Path(task.store)), "pets").ledger.read()) == 1
+
+
+def test_unwritable_outputs_are_left_out_with_a_warning(
+    task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    steps.train(task.model_dump_json(), run_id, "cpu")
+    after_training(task, run_id)
+    logging.getLogger("retrain").addHandler(caplog.handler)
+    unwritable = str(tmp_path / "no folder" / "output")
+    metrics = dsl.Metrics()
+    write_outputs(
+        task.model_dump_json(),
+        run_id,
+        metrics,
+        dsl.ClassificationMetrics(),
+        dsl.HTML(uri=unwritable),
+        dsl.Model(uri=unwritable),
+    )
+    assert metrics.metadata["promoted"] == 1
+    assert "some outputs will be missing in Kubeflow's UI: " in caplog.text
 
 
 def test_plan_step_without_new_drops_stores_the_reason(task: Task) -> None:
