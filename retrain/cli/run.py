@@ -86,7 +86,7 @@ def run(
     if dry_run:
         from retrain.pipeline import next_run
 
-        _preview(next_run.plan_next_run(store, opened, request), store, on, as_json)
+        _preview(next_run.plan_next_run(store, opened, request), store, on, device, as_json)
         _warn_of_trackers(opened)
     elif on == "kfp-local":
         from retrain.kubeflow.local import run_locally
@@ -146,8 +146,11 @@ def baseline(
     _finish(stages.run_locked(context, opened, Request(purpose="calibrate")), opened, store, as_json)
 
 
-def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, as_json: bool) -> None:
-    """Print the plan of the next run, after checking that its model can be built."""
+def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, device: str, as_json: bool) -> None:
+    """Print the plan of the next run, after checking that its model can be built, and that the device is available.
+
+    Kubeflow's pods have other devices than this machine, so the device is not checked for them.
+    """
     from retrain.cli import formatting
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
@@ -155,6 +158,10 @@ def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, as_json
     if isinstance(planned, NoRunNeeded):
         _print_no_run(planned, as_json)
     else:
+        if on != "kubeflow":
+            from retrain.pipeline.context import pick_device
+
+            pick_device(device)
         next_run.check_model(planned, store, elsewhere=on == "kubeflow")
         formatting.print_record(planned, formatting.plan_details, as_json)
 

@@ -226,6 +226,7 @@ WRONG = [
     ("run -t pets --until 98", "'98' is not one of '99', '100'"),
     ("run -t pets --method naive --device gpu", "retrain: --device gpu: must be auto, cpu, cuda or cuda:N"),
     ("run -t pets --method naive --device cuda:77", "--device cuda:77"),
+    ("run -t pets --method naive --device cuda:77 --dry-run", "--device cuda:77"),
     ("run -t fish", "fish"),
     ("run", "Missing option '--task'"),
     ("run -t pets -q", "No such option: -q. Write it before the command: retrain -q run ..."),
