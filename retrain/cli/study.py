@@ -141,7 +141,7 @@ def recommend(
             min=1, help="Iterations of all trial runs together (default: a quarter of one training from scratch)."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of seeds.")] = 1,
     jobs: Jobs = 1,
     device: Device = "auto",
     overrides: Overrides = NONE,

@@ -55,6 +55,15 @@ PATTERN_WORDS = {
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
+"""A number of epochs. The limit finds typing errors: no training is as long."""
+
+Iterations = Annotated[int, Field(gt=0, le=10**9)]
+"""A number of iterations. At 1,000 iterations a second, the limit takes twelve days."""
+
+Multiple = Annotated[float, Field(gt=0, le=1000)]
+"""The length of a schedule, as a multiple of scratch's schedule."""
+
 
 class ConfigModel(BaseModel):
     """Base class of a task's settings. They are frozen, and refuse unknown fields and numbers that are not finite."""

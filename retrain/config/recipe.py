@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retrain.config import Method
-from retrain.config.fields import ConfigModel, IdentityIfSet, Share
+from retrain.config.fields import ConfigModel, IdentityIfSet, Multiple, Share
 
 
 class Fresh(ConfigModel):
@@ -158,14 +158,14 @@ class OldNew(ConfigModel):
 
 Sampling = Annotated[Uniform | EasyHard | OldNew, Field(discriminator="name")]
 
-Scale = Literal["auto"] | PositiveFloat
+Scale = Literal["auto"] | Multiple
 
 
 class OpenEnded(ConfigModel):
     """A schedule of runs that end by their stop rule. Its length is only a budget."""
 
     name: str
-    scale: PositiveFloat = 1.0
+    scale: Multiple = 1.0
     """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
     warmup: NonNegativeInt = 10
     """Iterations of linear warm-up."""
@@ -200,7 +200,7 @@ class Cosine(ConfigModel):
     """Length as a multiple of scratch's schedule. auto: 0.25 if less than half of the data is new, otherwise 0.5."""
     final_rate: NonNegativeFloat = 0.0
     """Learning rate at the end of the schedule (Verwimp et al., A.2: 1e-6)."""
-    escalation: tuple[PositiveFloat, ...] = ()
+    escalation: tuple[Multiple, ...] = ()
     """Longer schedules, as multiples of scratch's schedule. They are tried one after another after a missed target."""
 
 
@@ -214,7 +214,7 @@ class MultiStep(ConfigModel):
     """Points at which the rate falls, as shares of the schedule."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Factor on the learning rate at each milestone."""
-    escalation: tuple[PositiveFloat, ...] = ()
+    escalation: tuple[Multiple, ...] = ()
     """Longer schedules, as multiples of scratch's schedule. They are tried one after another after a missed target."""
 
 

@@ -25,7 +25,9 @@ from retrain.config.fields import (
     Bytes,
     ConfigModel,
     Duration,
+    Epochs,
     IdentityIfSet,
+    Iterations,
     NoCredentials,
     NotIdentity,
     Share,
@@ -199,9 +201,9 @@ class Training(ConfigModel):
     """Settings of training, the same for every method. L_r compares numbers of iterations, so an iteration
     must cost the same for all methods."""
 
-    epochs: PositiveFloat = 100
+    epochs: Epochs = 100
     """Length of scratch's schedule, in epochs over the whole dataset."""
-    iterations: Annotated[PositiveInt | None, IdentityIfSet] = None
+    iterations: Annotated[Iterations | None, IdentityIfSet] = None
     """Length of scratch's schedule in iterations, for any size of the dataset (default: by `epochs`)."""
     stop_at_train_accuracy: Annotated[Share | None, IdentityIfSet] = None
     """Training accuracy at which a run without a target ends, even before the end of its schedule (Ash & Adams train up
@@ -224,7 +226,7 @@ class Training(ConfigModel):
     balanced_sampling: Annotated[bool, IdentityIfSet] = False
     """Draw all classes equally often. Samples of rare classes appear several times in an epoch, and some samples of
     common classes do not appear."""
-    evaluate_every: Literal["auto"] | PositiveFloat = "auto"
+    evaluate_every: Literal["auto"] | Epochs = "auto"
     """Epochs between evaluations on val, the same for all methods. A target can be met only at an evaluation. auto:
     sixty evaluations in scratch's schedule, or fewer if they would take more than a tenth of the training."""
     averaging: Annotated[Averaging, NotIdentity] = AutoAverage()

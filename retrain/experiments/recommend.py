@@ -109,7 +109,7 @@ def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, work
     """Race the presets within a budget of iterations. None means a quarter of one training from scratch.
 
     Raises `StudyError` if no run can be the parent of the races, if the parent's model was removed, or if the budget is
-    too small.
+    too small or too large.
     """
     plans = plan_races(store, task, budget, seeds)
     done = {record.run_id for record in store.ledger.read()}
@@ -192,13 +192,22 @@ def _plan(task: Task, drops: Sequence[Drop], past: History) -> Plan:
 
 
 def _limit(plan: Plan, budget: int | None, races: int) -> int:
-    """Return the iterations of one race. Raises `StudyError` if they end before the first evaluation."""
+    """Return the iterations of one race.
+
+    Raises `StudyError` if they end before the first evaluation, or are more than one training from scratch takes.
+    """
     least = races * plan.evaluate_every
     total = budget or max(round(BUDGET_SHARE * _full_schedule(plan)), least)
     if total < least:
         raise StudyError(
             f"a budget of {total:,} iterations is too small for {races} trial runs that are evaluated every "
             f"{plan.evaluate_every:,} iterations: pass --budget {least} or more"
+        )
+    most = max(races * _full_schedule(plan), least)
+    if total > most:
+        raise StudyError(
+            f"a budget of {total:,} iterations is too large for {races} trial runs: one training from scratch takes "
+            f"{_full_schedule(plan):,}: pass --budget {most} or less"
         )
     return total // races
 

@@ -274,6 +274,12 @@ def test_unknown_field_lists_allowed_and_similar_fields(task_file: Path, overrid
     assert problem.endswith(hint)
 
 
+def test_endless_training_is_refused(task_file: Path) -> None:
+    assert problems(task_file, "training.epochs=1e308") == [
+        "--set: training.epochs: must be at most 1000000 (got 1e+308)"
+    ]
+
+
 def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
     written(task_file, "name: flowers\nseed: -1\n")
     assert problems(task_file, "training.epochs=0") == [

@@ -190,6 +190,14 @@ def test_small_budget_error_states_the_smallest_budget(task_file: str) -> None:
         plan_races(store_of(task_file), load_task(task_file), least - 1, 1)
 
 
+def test_large_budget_error_states_the_largest_budget(task_file: str) -> None:
+    with pytest.raises(StudyError, match="is too large for 3 trial runs: one training from scratch takes") as error:
+        recommendation(task_file, 10**32, 1, CPU)
+    most = int(str(error.value).split("--budget ")[1].split()[0])
+    plans = plan_races(store_of(task_file), load_task(task_file), most, 1)
+    assert {plan.iterations for each in plans.values() for plan in each} == {most // 3}
+
+
 def races(preset: Preset, final: float, at_100: float | None = None, at_99: float | None = None) -> Races:
     """Return the results of one preset with one seed."""
     return Races(preset, {"100": estimate([at_100]), "99": estimate([at_99])}, estimate([final]), "")
