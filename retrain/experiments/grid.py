@@ -48,6 +48,17 @@ def cells(study: Study, drops: int) -> Iterator[Cell]:
             yield from (Cell(variant, split, method, drops, seed) for seed in study.seeds[: methods[method].seeds])
 
 
+def most_drops(study: Study) -> int:
+    """Return the number of drops of the longest split."""
+    return max(parts_of(study, split) for split in study.splits)
+
+
+def all_cells(study: Study) -> Iterator[Cell]:
+    """Yield all cells of the grid, by number of drops."""
+    for drops in range(1, most_drops(study) + 1):
+        yield from cells(study, drops)
+
+
 def parent_of(cell: Cell) -> Cell | None:
     """Return the cell whose run this cell's run continues from, or None for the first drop."""
     if cell.drops == 1:

@@ -4,6 +4,7 @@ The page's numbers are computed from this file, without repeating a run.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,14 @@ def read_kept(folder: Path) -> KeptRuns:
         ) from error
 
 
-def count_kept(folder: Path) -> int:
-    """Return the number of runs in runs.jsonl: its lines after the header. It is 0 if there is no such file."""
+def kept_cells(folder: Path) -> list[Cell]:
+    """Return the cells of the runs in runs.jsonl, without damaged lines. Empty if there is no such file."""
     path = folder / FILE
-    return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            found.append(Cell(**json.loads(line)["cell"]))
+    return found
 
 
 def _row(one: EndedRun) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from retrain.errors import StudyError
 from retrain.experiments import kept_runs, plots
 from retrain.experiments.catalogue import BEGIN, with_agreement
 from retrain.experiments.files import all_studies, load_study
+from retrain.experiments.grid import all_cells
 from retrain.experiments.kept_runs import EndedRun, KeptRuns, grid_digest
 from retrain.experiments.page import comma_separated, page
 from retrain.experiments.settings import Study
@@ -18,19 +19,23 @@ def write_report(study: Study, runs: list[EndedRun], evidence: Path, store: str)
     """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures, and return the page's path.
 
     Raises `StudyError` if `store`, from which the runs were read, has no run of the study or fewer than `runs.jsonl`.
+    Runs of `runs.jsonl` that are no longer in the study's grid do not count.
     """
-    _check_complete(study, len(runs), evidence / study.name / kept_runs.FILE, store)
+    _check_complete(study, len(runs), evidence / study.name, store)
     kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(runs)), evidence / study.name)
     return rewrite_report(study, evidence)
 
 
-def _check_complete(study: Study, found: int, path: Path, store: str) -> None:
-    kept = kept_runs.count_kept(path.parent)
+def _check_complete(study: Study, found: int, folder: Path, store: str) -> None:
+    path, grid = folder / kept_runs.FILE, set(all_cells(study))
+    kept = sum(cell in grid for cell in kept_runs.kept_cells(folder))
     if found and found >= kept:
         return
     runs = pluralize(found, "run") if found else "no run"
     more = f", and {path} has {kept}" if kept else ""
-    others = f", pass --kept to use {path}, or delete that file" if kept else ""
+    others = f", or delete {path}" if kept else ""
+    if kept and kept_runs.read_kept(folder).grid == grid_digest(study):
+        others = f", pass --kept to use {path}, or delete that file"
     raise StudyError(
         f"--store {store} has {runs} of study {study.name}{more}: pass the study's store with --store, run `retrain "
         f"study run {study.name} --store {store}`{others}"

@@ -8,7 +8,7 @@ from itertools import chain
 from retrain.errors import StudyError
 from retrain.experiments.active_learning import commit_next
 from retrain.experiments.drops import DataRoot, commit_drops
-from retrain.experiments.grid import Cell, cells
+from retrain.experiments.grid import Cell, cells, most_drops
 from retrain.experiments.measures import ON_FIRST
 from retrain.experiments.runs import Runs
 from retrain.experiments.workers import RunEach, Workers, measure_run, run_trial, worker_pool
@@ -25,7 +25,7 @@ def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
     """
     _check_tasks(runs)
     with worker_pool(workers) as each:
-        grids = (list(cells(runs.study, drops)) for drops in range(1, runs.most_drops + 1))
+        grids = (list(cells(runs.study, drops)) for drops in range(1, most_drops(runs.study) + 1))
         return sum(_run(runs, root, grid, each, workers.device) for grid in grids)
 
 
@@ -41,7 +41,7 @@ def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
     for cell in cells(runs.study, 1):
         commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
     runs.forget()
-    levels = [_to_do(runs, drops) for drops in range(1, runs.most_drops + 1)]
+    levels = [_to_do(runs, drops) for drops in range(1, most_drops(runs.study) + 1)]
     for plan in chain.from_iterable(levels):
         runs.store(plan.task.name).run(plan.run_id).write_plan(plan)
     return [level for level in levels if level]
@@ -67,7 +67,7 @@ def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: st
             commit_next(runs, cell, root, device)
     runs.forget()
     plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
-    drop = f"drop {grid[0].drops} of {runs.most_drops}"
+    drop = f"drop {grid[0].drops} of {most_drops(runs.study)}"
     log.info("study %s, %s: %d of %d runs are missing", runs.study.name, drop, len(plans), len(grid))
     deque(each(run_trial, plans.values()), maxlen=0)
     runs.forget()

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import chain
 from typing import NamedTuple
 
 from retrain.config.task import Task
 from retrain.errors import StudyError
-from retrain.experiments.grid import Cell, cells, drop_ids, parent_of, parts_of, plan_method, task_of
+from retrain.experiments.grid import Cell, all_cells, cells, drop_ids, parent_of, plan_method, task_of
 from retrain.experiments.kept_runs import EndedRun, Figures
 from retrain.experiments.settings import Study
 from retrain.pipeline import planning
@@ -47,11 +46,6 @@ class Runs:
         """Return the object store of all cells."""
         task = self.task(next(cells(self.study, 1)))
         return open_store(task.store, task.endpoint_url)
-
-    @property
-    def most_drops(self) -> int:
-        """Return the number of drops of the longest split."""
-        return max(parts_of(self.study, split) for split in self.study.splits)
 
     def store(self, task: str) -> TaskStore:
         """Return the store of one split's task."""
@@ -132,8 +126,7 @@ class Runs:
 
     def ended_runs(self) -> list[EndedRun]:
         """Return all ended runs, in the grid's order."""
-        grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, self.most_drops + 1))
-        return [self._ended_run(cell, record) for cell in grid if (record := self.record(cell))]
+        return [self._ended_run(cell, record) for cell in all_cells(self.study) if (record := self.record(cell))]
 
 
 def _measures_of(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:

@@ -19,6 +19,7 @@ from retrain.experiments.datasets import find_data_set, how_to_get, write_image_
 from retrain.experiments.drops import DataRoot, commit_drops
 from retrain.experiments.files import all_studies, load_study
 from retrain.experiments.grid import FIRST, Cell, cells, task_of
+from retrain.experiments.kept_runs import kept_cells
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 from retrain.experiments.workers import Workers
@@ -198,6 +199,17 @@ def test_report_of_a_wrong_store_keeps_the_recorded_runs(
         report.write_report(study, TWO_SEEDS[1:], tmp_path, "partial")
     assert (tmp_path / "small" / "runs.jsonl").read_bytes() == kept
     report.write_report(study, TWO_SEEDS, tmp_path, "study-store")
+
+
+def test_report_accepts_a_store_after_a_method_was_removed(tmp_path: Path) -> None:
+    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path, "study-store")
+    study = small_study(seeds=[0, 1], methods={"scratch": {"start": "scratch"}})
+    runs = [run for run in TWO_SEEDS if run.cell.method == "scratch"]
+    with pytest.raises(StudyError, match=r"has 1 run of study small, and .*/runs.jsonl has 2: .*, or delete") as error:
+        report.write_report(study, runs[1:], tmp_path, "study-store")
+    assert "--kept" not in str(error.value)
+    report.write_report(study, runs, tmp_path, "study-store")
+    assert kept_cells(tmp_path / "small") == [run.cell for run in runs]
 
 
 def test_kept_runs_are_refused_after_a_change_of_the_grid(tmp_path: Path) -> None:
