@@ -5,7 +5,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from retrain.errors import UserError
 
@@ -40,9 +40,14 @@ def _discard_output() -> None:
 
 def open_closed_streams() -> None:
     """Open /dev/null for each standard stream that the caller has closed. Python sets such a stream to None."""
-    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115  # open until the process ends, like the others
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
-    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stdin = sys.stdin or _open_null("r")
+    sys.stdout = sys.stdout or _open_null("w")
+    sys.stderr = sys.stderr or _open_null("w")
+
+
+def _open_null(mode: str) -> TextIO:
+    """Open /dev/null, with an encoding that has all characters in every locale."""
+    return cast(TextIO, Path(os.devnull).open(mode, encoding="utf-8", errors="surrogateescape"))
 
 
 def check_output() -> None:

@@ -51,6 +51,8 @@ def test_command_with_closed_output_pipe_prints_no_error(task_file: str) -> None
         assert process.stderr.read() == ""
 
 
+ENCODINGS = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
+
 CONFIRM = """
 from retrain.cli.options import confirm
 from retrain.cli.output import open_closed_streams
@@ -62,12 +64,16 @@ confirm("Go on?", yes=False)
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_command_works_with_closed_standard_streams(closed: str, task_file: str) -> None:
-    for command in ([*RETRAIN, "history", "--task", task_file], [sys.executable, "-c", CONFIRM]):
-        ended = subprocess.run(["bash", "-c", f"{shlex.join(command)} {closed}"], capture_output=True, text=True)
+    """Help has characters that ASCII lacks."""
+    ascii_only = os.environ | ENCODINGS[0]
+    for command in (
+        [*RETRAIN, "history", "--task", task_file],
+        [*RETRAIN, "run", "--help"],
+        [sys.executable, "-c", CONFIRM],
+    ):
+        bash = ["bash", "-c", f"{shlex.join(command)} {closed}"]
+        ended = subprocess.run(bash, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ascii_only)
         assert (ended.returncode, ended.stderr) == (0, "")
-
-
-ENCODINGS = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
