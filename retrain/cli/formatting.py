@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import typer
@@ -19,6 +18,7 @@ from retrain.pipeline.status import Status
 from retrain.records import Decision, Plan, Result, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import DIVERGED, is_reached_within_error, total_savings
 from retrain.records.plan import StopRule
+from retrain.store import missing_folder
 from retrain.store.keys import TaskKeys
 from retrain.utils.clock import format_briefly, utc_now
 from retrain.utils.text import pluralize
@@ -393,5 +393,5 @@ def _format_score(score: float, metric: Metric) -> str:
 
 def _describe_store(store: str) -> str:
     """Return a store's address. Mark a missing local folder, because it would look like an empty task."""
-    folder = Path(store).expanduser()
-    return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (this folder does not exist yet)"
+    folder = missing_folder(store)
+    return f"{folder} (this folder does not exist yet)" if folder else store

@@ -17,6 +17,7 @@ from retrain.monitoring.metrics import Totals, Values, family
 from retrain.monitoring.names import Name
 from retrain.pipeline.retention import measure_bytes
 from retrain.records import Approval, Promotion, RunRecord
+from retrain.store import missing_folder
 from retrain.store.drops import DropStates
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
@@ -143,6 +144,8 @@ class WatchedTask:
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of the task in its store, by kind. Measured rarely, because listing all objects costs requests."""
     measured_at: datetime | None = None
+    folder_is_missing: bool = False
+    """Whether the folder of a local store did not exist at the last refresh."""
     read_at: float = 0.0
     """Time of the last complete reading of ledger and state, in seconds since 1970."""
 
@@ -160,10 +163,22 @@ class WatchedTask:
             self.totals.add(record)
         self.totals.add_outcomes(self.store.task)
         self.state.refresh()
+        self._warn_of_missing_folder()
         if self.measured_at is None or self.clock() - self.measured_at >= MEASURE_EVERY:
             self.sizes, self.measured_at = measure_bytes(self.store), self.clock()
         if self.ledger.errors == errors:
             self.read_at = time.time()
+
+    def _warn_of_missing_folder(self) -> None:
+        """Log a warning once if the store's folder does not exist, because its metrics are those of an empty task."""
+        folder, known = missing_folder(self.store.url), self.folder_is_missing
+        self.folder_is_missing = folder is not None
+        if folder and not known:
+            log.warning(
+                "task %s: the store's folder %s does not exist: check the task's `store`, unless it is new",
+                self.store.task,
+                folder,
+            )
 
     def metrics(self) -> Iterator[tuple[Name, Values]]:
         """Yield the metrics of the task's state, and of the exporter's reads."""

@@ -14,7 +14,16 @@ from retrain.store.base import Conflict, Entry, Missing, ObjectStore
 from retrain.store.local import LocalStore
 from retrain.utils.text import is_web_address, mask_credentials
 
-__all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store", "parse_store_address"]
+__all__ = [
+    "Conflict",
+    "Entry",
+    "LocalStore",
+    "Missing",
+    "ObjectStore",
+    "missing_folder",
+    "open_store",
+    "parse_store_address",
+]
 
 
 MISTYPED = re.compile(r"(s3|gs|az|https?|file):")
@@ -49,6 +58,15 @@ def parse_store_address(url: str, endpoint_url: str | None = None) -> BucketAddr
     if endpoint_url and not is_web_address(endpoint_url):
         raise StoreError(f"endpoint_url {mask_credentials(endpoint_url)}: must begin with http:// or https://")
     return BucketAddress(scheme, bucket, prefix)
+
+
+def missing_folder(url: str) -> Path | None:
+    """Return the absolute path of a local store whose folder does not exist, and None for any other store.
+
+    Such a store would look like an empty task. Its first write creates the folder.
+    """
+    folder = Path(url).expanduser()
+    return None if "://" in url or folder.is_dir() else folder.absolute()
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:

@@ -28,6 +28,7 @@ from retrain.config.task import Task
 from retrain.monitoring import names
 from retrain.monitoring.exporter import Exporter, LedgerReader, WatchedTask
 from retrain.monitoring.names import Name
+from retrain.monitoring.report.fleet import read_fleet
 from retrain.store import Entry, LocalStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
@@ -129,6 +130,23 @@ def test_unreadable_ledger_has_no_zero_that_later_rises(tmp_path: Path) -> None:
     exporter = Exporter([WatchedTask(TaskStore(LocalStore(root), "pets"))])
     exporter.refresh()
     assert not [name for name, _ in served(exporter) if name == "retrain_runs_total"]
+
+
+def test_missing_folder_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first write creates the folder, so a new task is served with a missing folder too."""
+    store = LocalStore(tmp_path / "store")
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
+    exporter.refresh()
+    exporter.refresh()
+    assert [record.message for record in caplog.records] == [
+        f"task pets: the store's folder {tmp_path}/store does not exist: check the task's `store`, unless it is new"
+    ]
+    [task] = read_fleet([Task(name="pets", store=str(tmp_path / "store"))])
+    assert task.state == f"no run yet: the store's folder {tmp_path}/store does not exist"
+    known_ledger.write(store, [known_ledger.run(1, 900, method="scratch")])
+    exporter.refresh()
+    assert served(exporter)[key_of("retrain_ledger_records", task="pets")] == 1
+    assert len(caplog.records) == 1
 
 
 def test_restarted_exporter_serves_equal_metrics(store: RecordingStore) -> None:

@@ -13,6 +13,7 @@ from retrain.monitoring.report.figures import Headline, headline, sum_by_currenc
 from retrain.monitoring.report.page import make_environment
 from retrain.pipeline.status import Status, make_status
 from retrain.records import RunRecord
+from retrain.store import missing_folder
 from retrain.store.task_store import open_task_store
 
 MONTHS = 24
@@ -35,11 +36,17 @@ class FleetTask(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Return "awaits approval" if a candidate awaits it, and else how the newest retraining ended."""
+        """Return "awaits approval" if a candidate awaits it, and else how the newest retraining ended.
+
+        If none has ended, name a missing folder of the store.
+        """
         if self.status and self.status.awaiting:
             return "awaits approval"
         final = [record for record in self.records if is_final(record)]
-        return final[-1].ending if final else "no run yet"
+        if final:
+            return final[-1].ending
+        folder = missing_folder(self.status.store) if self.status else None
+        return f"no run yet: the store's folder {folder} does not exist" if folder else "no run yet"
 
 
 class Month(NamedTuple):
