@@ -12,7 +12,8 @@ from retrain.records import Drift, Drop, Erasure
 from retrain.utils.text import join_names, pluralize
 
 LEFT_OUT = 20
-"""Largest number of bad samples that a drop's table lists. A folder with a wrong layout can have thousands."""
+"""Largest number of bad samples that a committed drop's table lists. A dry run lists all, so that a person can correct
+them at once."""
 
 
 DROPS = (
@@ -57,10 +58,11 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool, quarantine: 
         yield "amended", f"{readable_key(change.key)}: {change.before} -> {change.after or 'removed'}{reason}"
     if drift:
         yield "drift", str(drift)
-    for bad in drop.left_out[:LEFT_OUT]:
+    left_out = sorted(drop.left_out, key=lambda bad: bad.place)
+    for bad in left_out[: LEFT_OUT if is_committed else None]:
         yield "left out", f"{bad.place}: {bad.cause}"
-    if (more := len(drop.left_out) - LEFT_OUT) > 0:
-        yield "", f"and {more:,} more: `retrain drop show --json` lists all of a committed drop"
+    if is_committed and (more := len(left_out) - LEFT_OUT) > 0:
+        yield "", f"and {more:,} more: `retrain drop show --json` lists all"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
     yield pluralize(len(drop.classes), "class"), join_names(drop.classes)
 

@@ -34,7 +34,7 @@ from retrain.store.task_store import TaskStore
 def select_image(path: Path, frame: Frame) -> Selection:
     """Return a selection of the samples with the content of an image file. Raises `DropError` if it is no image."""
     try:
-        return Selection(str(path), "", "", examine_image(path.read_bytes(), frame).content.hex())
+        return Selection(str(path), "", "", examine_image(path.read_bytes(), frame).content.hex(), is_image=True)
     except OSError as error:
         raise DropError(f"{path}: cannot be read: {error.strerror}") from error
     except DropError as error:
@@ -69,6 +69,11 @@ def find_samples(selections: Iterable[Selection], committer: DropCommitter) -> l
     for selection in selections:
         found = [(*tables[number], row) for number, row in search.find(selection)]
         shown = {bytes(table.content[row]) for _, table, row in found}
+        if not found and selection.is_image:
+            raise DropError(
+                f"{selection.where}: no sample of any drop has the content of this image. A copy that was resized or "
+                "compressed again has another content: select the sample with --key, its path in the uploaded folder"
+            )
         if not found:
             name = selection.content or selection.key
             raise DropError(

@@ -22,6 +22,8 @@ class Selection(NamedTuple):
     drop: str
     key: str
     content: str
+    is_image: bool = False
+    """Whether `content` is the digest of an image file's content."""
 
 
 class Search:

@@ -45,11 +45,12 @@ class BadSamples:
 
         Raises `DropError`, naming the first of them, if there are too many for this number of good samples.
         """
+        listed = ". `retrain drop pack --dry-run` lists all of them" if len(self._found) > NAMED else ""
         if self.is_refused:
             advice = "Correct or remove them, or leave a share of the samples out with data.max_bad_share"
-            raise DropError(f"{name_files(self._unread)}. {advice}")
+            raise DropError(f"{name_files(self._unread)}. {advice}{listed}")
         if excess := describe_excess(self._found, samples, self._max_share):
-            raise DropError(excess)
+            raise DropError(f"{excess}{listed}")
         return tuple(self._found)
 
 

@@ -197,6 +197,9 @@ def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
     assert "cat/19.txt" in shown
     assert "cat/20.txt" not in shown
     assert "and 5 more: `retrain drop show --json`" in shown
+    assert "cat/24.txt" in printed(drop_details(drop(1).model_copy(update={"left_out": bad}), is_committed=False)), (
+        "a dry run lists all"
+    )
     in_shard = printed(
         drop_details(drop(1).model_copy(update={"left_out": (bad[0].model_copy(update={"where": "a.tar"}),)}))
     )

@@ -323,4 +323,5 @@ def test_refusal_names_ten_bad_files_and_counts_the_rest(task: Task, store: Loca
     assert len(set(named)) == len(named) == 10
     assert ("cat/notes.txt: not an image of a class" in reason) == as_tree
     assert "convert or remove it; and 3 more. Correct or remove them, or leave a share" in reason
+    assert reason.endswith(". `retrain drop pack --dry-run` lists all of them")
     assert TaskStore(store, "pets").drops.quarantine_causes() == {"bad": reason}

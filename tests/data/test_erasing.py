@@ -212,6 +212,13 @@ def test_amended_samples_are_erased_by_drop_and_key(tmp_path: Path) -> None:
     assert sum(len(part.labels) for part in decode_drop(now, where.store, 8).values()) == total(now)
 
 
+def test_image_that_no_drop_has_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    where, _ = ingest_layout("upload", "shards", tmp_path)
+    (tmp_path / "other.png").write_bytes(png(9999))
+    with pytest.raises(DropError, match=r"other\.png: no sample of any drop has the content of this .* with --key"):
+        forget(where.store, tmp_path, select_image(tmp_path / "other.png", TASK.data.frame))
+
+
 def test_erasure_searches_quarantined_uploads(tmp_path: Path) -> None:
     where, _ = ingest_layout("pack", "tree", tmp_path)
     for name, data in {"cat/a.png": png(1), "cat/b.png": VICTIM, "stray.bin": b"?"}.items():
