@@ -57,8 +57,8 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
             raise
         except BrokenProcessPool:
             raise WorkerCrashed(
-                "a training process was killed (out of memory?): pass a smaller --jobs, and run the command again to "
-                "resume it"
+                "a training process was killed (perhaps for lack of memory): pass a smaller --jobs, and run the "
+                "command again to resume it"
             ) from None
 
 

@@ -56,7 +56,10 @@ def _describe_exit(exitcode: int | None) -> str:
     """Return a text about the end of a process. A negative code is a signal."""
     if exitcode is None or exitcode >= 0:
         return f"died with exit code {exitcode}"
-    known = {-signal.SIGKILL: "SIGKILL (out of memory?)", -signal.SIGSEGV: "SIGSEGV (a crash in native code)"}
+    known = {
+        -signal.SIGKILL: "SIGKILL (perhaps for lack of memory)",
+        -signal.SIGSEGV: "SIGSEGV (a crash in native code)",
+    }
     return f"was killed by {known.get(exitcode, f'signal {-exitcode}')}"
 
 

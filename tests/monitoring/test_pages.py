@@ -59,7 +59,10 @@ def test_page_is_served_after_its_renderer_was_killed(
         monitoring.wait_for(drawing, "the process that draws")
         for process in drawing():
             process.kill()
-        assert asked.result() == (503, "drawing the page of pets: its process was killed by SIGKILL (out of memory?)\n")
+        assert asked.result() == (
+            503,
+            "drawing the page of pets: its process was killed by SIGKILL (perhaps for lack of memory)\n",
+        )
     hanging.unlink()
     status, html = page(port)
     assert status == 200
