@@ -105,5 +105,5 @@ def test_killed_training_process_is_reported_with_a_remedy(tmp_path: Path) -> No
         os.kill(workers[0], signal.SIGKILL)
         messages = [json.loads(line)["message"] for line in process.communicate().splitlines()]
         assert process.poll() == 2, messages
-        assert messages[-1].startswith("a training process was killed (perhaps for lack of memory): pass a smaller --jobs")
+        assert messages[-1].startswith("a training process was killed (perhaps for lack of memory): pass a smaller")
         assert any("iterations" in message for message in messages[:-1]), messages
