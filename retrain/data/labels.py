@@ -64,9 +64,10 @@ NAMED = 10
 
 
 def name_files(unread: Sequence[Unread]) -> str:
-    """Return a list of the first `NAMED` files and their causes for a message. Each cause is stated once."""
+    """Return a list of the first `NAMED` files by cause and name, for a message. Each cause is stated once."""
+    ranks = {cause: rank for rank, cause in enumerate(dict.fromkeys(bad.cause for bad in unread))}
     by_cause = defaultdict[str, list[Unread]](list)
-    for bad in unread[:NAMED]:
+    for bad in sorted(unread, key=lambda bad: (ranks[bad.cause], bad.place))[:NAMED]:
         by_cause[bad.cause].append(bad)
     named = "; ".join(
         f"{', '.join([files[0].where, *(file.place for file in files[1:])])}: {cause}"

@@ -45,7 +45,7 @@ class BadSamples:
 
         Raises `DropError`, naming the first of them, if there are too many for this number of good samples.
         """
-        listed = ". `retrain drop pack --dry-run` lists all of them" if len(self._found) > NAMED else ""
+        listed = ". `retrain drop pack --dry-run` lists all files of a local folder" if len(self._found) > NAMED else ""
         if self.is_refused:
             advice = "Correct or remove them, or leave a share of the samples out with data.max_bad_share"
             raise DropError(f"{name_files(self._unread)}. {advice}{listed}")
@@ -59,7 +59,7 @@ def describe_excess(bad: Sequence[LeftOut], samples: int, max_share: float) -> s
     total = samples + len(bad)
     if len(bad) <= max_share * total:
         return None
-    named = "; ".join(f"{one.place}: {one.cause}" for one in bad[:NAMED])
+    named = "; ".join(f"{one.place}: {one.cause}" for one in sorted(bad, key=lambda one: one.place)[:NAMED])
     more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
     return f"{len(bad):,} of {total:,} samples are bad, and data.max_bad_share allows {max_share:.2%}: {named}{more}"
 

@@ -248,8 +248,13 @@ def test_refusal_names_the_first_bad_files_in_order(tmp_path: Path, local: Local
     source = two_classes(tmp_path / "pets")
     for name in ("zebra", "b", "a", "c"):
         (source / "cat" / f"{name}.txt").write_text(name)
-    with pytest.raises(DropError, match=r"cat/a\.txt, cat/b\.txt, cat/c\.txt, cat/zebra\.txt: .* data\.max_bad_share$"):
+        (source / "cat" / f"{name}-1.png").write_text("not an image")
+    texts, images = (", ".join(f"cat/{name}{end}" for name in ("a", "b", "c", "zebra")) for end in (".txt", "-1.png"))
+    with pytest.raises(DropError, match=rf"{texts}: .*pets: {images}: .* data\.max_bad_share$"):
         pack(source, TASK, TaskStore(local, TASK.name))
+    some_bad = TASK.model_copy(update={"data": TASK.data.model_copy(update={"max_bad_share": 0.01})})
+    with pytest.raises(DropError, match=r"allows 1\.00%: cat/a-1\.png: .*cat/a\.txt: .*cat/b-1\.png: .*cat/zebra\.txt"):
+        pack(source, some_bad, TaskStore(local, TASK.name))
 
 
 def test_full_disk_while_packing_raises_no_drop_error(tmp_path: Path, local: LocalStore) -> None:
