@@ -24,6 +24,7 @@ from retrain.pipeline.recording import (
     write_record,
 )
 from retrain.records import Plan, Result
+from retrain.utils.processes import WorkerCrashed
 
 if TYPE_CHECKING:
     from retrain.pipeline.context import Context
@@ -131,8 +132,8 @@ def end_with(context: RecordContext, plan: Plan, error: Exception) -> bool:
     """Handle an error of a stage, and return whether it ended the run.
 
     Only this function decides which errors always end a run. A `UserError` would occur again, so it ends the run with a
-    record. A damaged drop is also quarantined, and the next plan can use the run's other drops. After a `StoreError` or
-    an unexpected error, the run can be retried unchanged.
+    record. A damaged drop is also quarantined, and the next plan can use the run's other drops. After a `StoreError`,
+    a killed subprocess or an unexpected error, the run can be retried unchanged.
     """
     if not is_permanent(error):
         return False
@@ -145,7 +146,7 @@ def end_with(context: RecordContext, plan: Plan, error: Exception) -> bool:
 
 def is_permanent(error: Exception) -> bool:
     """Return whether an error would occur again in a retry."""
-    return isinstance(error, UserError) and not isinstance(error, StoreError)
+    return isinstance(error, UserError) and not isinstance(error, StoreError | WorkerCrashed)
 
 
 def error_text(error: Exception) -> str:

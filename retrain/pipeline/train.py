@@ -30,6 +30,7 @@ from retrain.training.seeds import fresh_network
 from retrain.training.setup import Parent, Run, set_up
 from retrain.training.state import load_state, save_state
 from retrain.training.step import choose_step
+from retrain.training.streaming import explain_lost_worker
 
 log = logging.getLogger("retrain")
 
@@ -79,6 +80,7 @@ def _start_or_resume(run: Run, state: bytes | None) -> Iterator[Callable[[], boo
     context.
     """
     with (
+        explain_lost_worker(),
         closing(run.loader),
         use_threads(run.threads),
         defer_signals(announce=run.ranks.rank == 0) as leaving,

@@ -31,7 +31,7 @@ from retrain.training.loss import Criterion, make_criterion
 from retrain.training.optimizers import Optimizer, build_optimizer, gradient_changes, load_moments, trained_parameters
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive_seed, fresh_network, make_generator
-from retrain.training.streaming import StreamingLoader
+from retrain.training.streaming import StreamingLoader, check_room
 from retrain.training.transforms import Mix, Transform, make_mix, make_transform
 
 
@@ -262,6 +262,8 @@ def _loader(plan: Plan, train: Samples, keep: Tensor | None, rows: Rows, workers
     if not isinstance(train.images, ShardPixels):
         return InMemoryLoader(sampler(train.pixels_on), train, rows)
     window = plan.shuffle_shards or plan.task.data.stream.shuffle_shards
+    epoch = len(train) if keep is None else float(keep.sum())
+    check_room(train.images, window, epoch, plan.task.training.batch_size, workers)
     arrange = partial(window_shuffle, counts=train.images.counts, window=window)
     return StreamingLoader(sampler(torch.device("cpu"), arrange), train, train.images, rows, workers)
 

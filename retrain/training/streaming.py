@@ -1,9 +1,11 @@
 """Batches that worker processes decode from prefetched shards."""
 
+import math
 import os
 import signal
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from mmap import mmap
 from typing import Any, NamedTuple
@@ -16,11 +18,50 @@ from retrain.data.augment import Rows
 from retrain.data.samples import Samples, move_to
 from retrain.data.stream.held_shards import HeldShards
 from retrain.data.stream.pixels import ShardPixels
-from retrain.errors import UserError
+from retrain.data.stream.shard_cache import SHARDS_AHEAD
+from retrain.errors import TaskError, UserError
 from retrain.training.loaders import Batch, EpochSampler, Position
+from retrain.utils.processes import WorkerCrashed
 
 BATCHES_AHEAD = 4
 """Number of batches that each worker decodes ahead."""
+
+
+def check_room(pixels: ShardPixels, window: int, epoch: float, batch_size: int, workers: int) -> None:
+    """Raise `TaskError` unless the cache has room for the shards of all batches that are in progress at once.
+
+    `epoch` is the number of samples in an epoch. Its order needs `window` shards at once and moves on by one shard for
+    every `epoch / shards` samples (`window_shuffle`).
+    """
+    in_progress = (workers * BATCHES_AHEAD + 1) * batch_size
+    shards, largest = len(pixels.shards), max(ref.shard.size for ref in pixels.shards)
+    held = min(shards, window + 1 + math.ceil(in_progress * shards / epoch))
+    enough = min(shards, held + 1 + SHARDS_AHEAD) * largest
+    if pixels.cache.limit < held * largest:
+        raise TaskError(
+            f"data.stream.cache: {pixels.cache.limit:,} bytes are too small for the {held} shards of up to "
+            f"{largest:,} bytes that the batches in progress need: set it to {enough:,} bytes or more, or reduce "
+            f"data.stream.workers ({workers}), data.stream.shuffle_shards ({window}) or training.batch_size "
+            f"({batch_size})"
+        )
+
+
+@contextmanager
+def explain_lost_worker() -> Iterator[None]:
+    """Raise `WorkerCrashed` if torch reports within the context that a worker was killed.
+
+    torch raises this error from a signal handler, so it may interrupt any statement.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        cause = str(error).strip().rstrip(".")
+        raise WorkerCrashed(
+            f"a process that decodes images has ended: {cause}. If memory was short, reduce data.stream.workers, or "
+            "train with more memory (resources.memory)"
+        ) from error
 
 
 class _Sent(NamedTuple):

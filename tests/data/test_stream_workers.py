@@ -2,30 +2,40 @@
 
 import multiprocessing
 import os
+import re
 import signal
 from contextlib import closing
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+import pytest
 from support.processes import forkserver
 from support.streams import SETTING, streaming, two_drops
 from support.trainings import CPU
 
 from retrain.data.augment import Rows
 from retrain.data.stream.order import window_shuffle
+from retrain.data.stream.shard_cache import SHARDS_AHEAD
+from retrain.errors import TaskError, UserError
+from retrain.pipeline.stages import is_permanent
 from retrain.store import LocalStore
-from retrain.training.loaders import EpochSampler
-from retrain.training.streaming import BATCHES_AHEAD, StreamingLoader
+from retrain.training.loaders import EpochSampler, Position
+from retrain.training.streaming import BATCHES_AHEAD, StreamingLoader, check_room, explain_lost_worker
+from retrain.utils.processes import WorkerCrashed
 
 BATCH, WORKERS = 16, 2
+SHARD_FILE = 40_960
+"""Size of a full shard of the drops, in bytes."""
+BATCHES = 60
+"""Number of batches in three epochs."""
 
 
-def stream(folder: Path) -> StreamingLoader:
+def stream(folder: Path, cache: str = "2Mi") -> StreamingLoader:
     store = LocalStore(folder / "store")
     two_drops(store, folder)
-    train = streaming(store, folder / "cache", SETTING.model_copy(update={"cache": "2Mi"}))["train"]
-    arrange = partial(window_shuffle, counts=train.images.counts, window=3)
+    train = streaming(store, folder / "cache", SETTING.model_copy(update={"cache": cache}))["train"]
+    arrange = partial(window_shuffle, counts=train.images.counts, window=SETTING.shuffle_shards)
     sampler = EpochSampler(None, len(train), BATCH, 7, CPU, arrange)
     return StreamingLoader(sampler, train, train.images, Rows(0, BATCH, BATCH), WORKERS)
 
@@ -65,3 +75,41 @@ def test_process_that_loses_a_worker_ends(tmp_path: Path) -> None:
     process.start()
     process.join()
     assert process.exitcode == 1
+
+
+def explain_and_retry(folder: Path) -> None:
+    """Lose a worker. Write the error and whether the run is retried after it."""
+    try:
+        with explain_lost_worker():
+            lose_a_worker(folder)
+    except WorkerCrashed as error:
+        (folder / "error").write_text(f"{error}\n{not is_permanent(error)}")
+
+
+def test_lost_worker_gives_advice_and_allows_a_retry(tmp_path: Path) -> None:
+    process = forkserver().Process(target=explain_and_retry, args=(tmp_path,))
+    process.start()
+    process.join()
+    message, is_retried = (tmp_path / "error").read_text().splitlines()
+    assert re.match(r"a process that decodes images has ended: DataLoader worker .*data\.stream\.workers", message)
+    assert is_retried == "True"
+
+
+def take(loader: StreamingLoader, batches: int) -> None:
+    for _ in range(batches):
+        loader.next()
+
+
+def test_smallest_allowed_cache_holds_all_batches_in_progress(tmp_path: Path) -> None:
+    """A cache that has room only for the shards that are shuffled together and prefetched is too small."""
+    small = stream(tmp_path, f"{(SETTING.shuffle_shards + 1 + SHARDS_AHEAD) * SHARD_FILE}")
+    room = small.pixels, SETTING.shuffle_shards, len(small.train), BATCH, WORKERS
+    with closing(small), pytest.raises(UserError, match="no room"):
+        take(small, BATCHES)
+    with pytest.raises(TaskError, match=r"data\.stream\.cache: .* too small for the 20 shards .*workers \(2\)"):
+        check_room(*room)
+    small.pixels.cache.limit = 20 * SHARD_FILE
+    check_room(*room)
+    small.seek(Position(0, 0))
+    with closing(small):
+        take(small, BATCHES)

@@ -39,12 +39,11 @@ class HeldShards:
         shards = set(shard_of(rows, self.pixels.counts).tolist())
         self._ahead.reach(max(self._places[shard] for shard in shard_of(of_this_epoch, self.pixels.counts).tolist()))
         self._batches += 1
-        for shard in shards:
-            if shard not in self._held:
-                self._held[shard] = self.pixels.cache.hold(self.pixels.shards[shard])
-            self._needed[shard] = self._batches
+        self._needed.update(dict.fromkeys(shards, self._batches))
         for shard in [shard for shard in self._held if self._needed[shard] < self._batches - self.decoding]:
             self._held.pop(shard).close()
+        for shard in shards - self._held.keys():
+            self._held[shard] = self.pixels.cache.hold(self.pixels.shards[shard])
 
     def close(self) -> None:
         """Close all shards, and stop fetching."""
