@@ -1,6 +1,6 @@
 """One split of a dataset, with its labels on the training device and its pixels there or elsewhere."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -75,10 +75,10 @@ def move_to(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def labels_of(dataset: Dataset, drop: Drop) -> Tensor:
-    """Return the index of each of a drop's classes among the dataset's classes, int64."""
+def labels_of(dataset: Dataset, drops: Iterable[Drop]) -> list[Tensor]:
+    """Return, for each drop, the index of each of its classes among the dataset's classes, int64."""
     label_of = {name: label for label, name in enumerate(dataset.classes)}
-    return torch.tensor([label_of[name] for name in drop.classes])
+    return [torch.tensor([label_of[name] for name in drop.classes]) for drop in drops]
 
 
 def load_in_memory(
@@ -101,8 +101,8 @@ def load_in_memory(
     shape = image_shape(image_size)
     images = {split: torch.empty(sum(sizes[split]), *shape, dtype=torch.uint8, device=pixels_on) for split in splits}
     labels: dict[Split, list[Tensor]] = {split: [] for split in splits}
-    for position, drop in enumerate(drops):
-        arrays, label_of = load_decoded(drop, store, image_size, cache_dir, splits), labels_of(dataset, drop)
+    for position, (drop, label_of) in enumerate(zip(drops, labels_of(dataset, drops), strict=True)):
+        arrays = load_decoded(drop, store, image_size, cache_dir, splits)
         for split in splits:
             start = sum(sizes[split][:position])
             images[split][start : start + sizes[split][position]] = arrays[split].images

@@ -44,12 +44,13 @@ def load_streamed(
     cache = ShardCache(store.objects, cache_dir / "shards", parse_bytes(setting.cache))
     _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
     found = [load_catalogue(drop, cache, store, image_size, cache_dir) for drop in drops]
+    label_maps = labels_of(dataset, drops)
     train = _training_pixels(list(chain.from_iterable(shards)), found, cache, image_size)
 
     def samples(split: Split) -> Samples:
         held_out = [one.held_out[split] for one in found if split in one.held_out]
         pixels = train if split == "train" else FilePixels(held_out, image_size, hold)
-        labels = [labels_of(dataset, drop)[one.labels[split]] for drop, one in zip(drops, found, strict=True)]
+        labels = [label_of[one.labels[split]] for label_of, one in zip(label_maps, found, strict=True)]
         return Samples.of(pixels, torch.cat(labels).to(device), [len(part) for part in labels])
 
     return {split: samples(split) for split in splits}
