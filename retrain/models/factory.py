@@ -21,6 +21,11 @@ from retrain.models.pretrained import TIMM, body_weights, timm_config
 from retrain.models.resnets import RESNETS, check_width, resnet_factory
 from retrain.utils.text import did_you_mean
 
+ELEMENTWISE = (
+    nn.Flatten | nn.Identity | nn.Dropout | nn.Tanh | nn.Sigmoid | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU
+)
+"""Layers of a perceptron that have no weights and do not mix features."""
+
 
 def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
     """Return a newly initialized network, [N, 3, height, width] -> [N, classes] logits.
@@ -101,14 +106,16 @@ def weight_scale(network: nn.Module) -> float | None:
 def output_change(network: nn.Module) -> float | None:
     """Return the relative change of a perceptron's outputs if all its weights change by one. None for other networks.
 
-    A perceptron is a network of linear layers. The inputs of a layer may all change its outputs in the same direction.
-    n inputs then change the outputs by n times the change of a weight. The outputs themselves have the size of
-    sqrt(n) times the root mean square of the weights. The changes of all layers add up. None if a weight is not finite.
+    A perceptron is a sequence of linear layers and of the layers in `ELEMENTWISE`. The inputs of a layer may all change
+    its outputs in the same direction. n inputs then change the outputs by n times the change of a weight. The outputs
+    themselves have the size of sqrt(n) times the root mean square of the weights. The changes of all layers add up.
+    None if a weight is not finite.
     """
-    owners = [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
-    if not owners or not all(isinstance(module, nn.Linear) for module in owners):
+    modules = [module for module in network.modules() if not isinstance(module, nn.Sequential)]
+    layers = [module for module in modules if isinstance(module, nn.Linear)]
+    is_sequence = isinstance(network, nn.Sequential | nn.Linear)
+    if not layers or not is_sequence or not all(isinstance(each, nn.Linear | ELEMENTWISE) for each in modules):
         return None
-    layers = [module for module in owners if isinstance(module, nn.Linear)]
     scales = [(layer.in_features, float(layer.weight.detach().square().mean().sqrt())) for layer in layers]
     if not all(math.isfinite(scale) and scale for _, scale in scales):
         return None

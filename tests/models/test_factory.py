@@ -266,7 +266,8 @@ def test_output_change_adds_up_the_layers_of_a_perceptron() -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)),
+        nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3, elementwise_affine=False), nn.Linear(3, 2)),
+        nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 2)]),  # its own code could do anything between the layers
         nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2)),
         nn.Identity(),
     ],
