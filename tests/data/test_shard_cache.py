@@ -142,6 +142,29 @@ def test_processes_with_different_shards_stay_within_the_limit(
     assert sizes(cache) <= cache.limit
 
 
+def test_shard_whose_download_ends_meanwhile_is_counted(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cache_of(store, tmp_path, 2, shards)
+    other = ShardCache(store, cache.folder, cache.limit)
+    part = cache.path(shards[1]).with_suffix(".part")
+    list_folder = Path.iterdir
+
+    def listed_before_the_end_of_a_download(folder: Path) -> Iterator[Path]:
+        listed = list(list_folder(folder))
+        if part in listed:  # as another process does when its download ends
+            part.unlink()
+            store.download(shards[1].key, cache.path(shards[1]))
+        return iter(listed)
+
+    with cache.hold(shards[0]):
+        part.write_bytes(bytes(shards[1].shard.size))
+        monkeypatch.setattr(Path, "iterdir", listed_before_the_end_of_a_download)
+        other.hold(shards[2]).close()
+        monkeypatch.undo()
+        assert sizes(cache) <= cache.limit
+
+
 class Crowded(LocalStore):
     """A local store whose first download disappears immediately, as if another process needed the space."""
 

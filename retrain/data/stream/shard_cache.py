@@ -122,11 +122,17 @@ class ShardCache:
         return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield the files that count against the limit. A shard with a `.tar` and a `.part` file counts once."""
-        for path in self.folder.iterdir():
-            with suppress(FileNotFoundError):
-                if path.suffix == WHOLE or (path.suffix == FETCHING and not path.with_suffix(WHOLE).exists()):
+        """Yield the files that count against the limit. A shard with a `.tar` and a `.part` file counts once.
+
+        Its download may end meanwhile: the `.tar` file appears, and the `.part` file is removed. The last look at the
+        `.tar` file then finds it.
+        """
+        for digest in {path.stem for path in self.folder.iterdir() if path.suffix in (WHOLE, FETCHING)}:
+            for suffix in (WHOLE, FETCHING, WHOLE):
+                path = self.folder / f"{digest}{suffix}"
+                with suppress(FileNotFoundError):
                     yield path, path.stat()
+                    break
 
 
 @contextmanager
