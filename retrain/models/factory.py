@@ -99,7 +99,7 @@ def weight_scale(network: nn.Module) -> float | None:
     learning rate, so relative to its weights they change this layer most.
     """
     layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd))
-    scales = [float(layer.weight.detach().square().mean().sqrt()) for layer in layers]
+    scales = [_scale(layer) for layer in layers]
     return min(scales) if scales and all(map(math.isfinite, scales)) else None
 
 
@@ -109,17 +109,21 @@ def output_change(network: nn.Module) -> float | None:
     A perceptron is a sequence of linear layers and of the layers in `ELEMENTWISE`. The inputs of a layer may all change
     its outputs in the same direction. n inputs then change the outputs by n times the change of a weight. The outputs
     themselves have the size of sqrt(n) times the root mean square of the weights. The changes of all layers add up.
-    None if a weight is not finite.
+    None if a weight is not finite, or if all weights of a layer are zero.
     """
     modules = [module for module in network.modules() if not isinstance(module, nn.Sequential)]
     layers = [module for module in modules if isinstance(module, nn.Linear)]
-    is_sequence = isinstance(network, nn.Sequential | nn.Linear)
-    if not layers or not is_sequence or not all(isinstance(each, nn.Linear | ELEMENTWISE) for each in modules):
+    if not layers or not all(isinstance(module, nn.Linear | ELEMENTWISE) for module in modules):
         return None
-    scales = [(layer.in_features, float(layer.weight.detach().square().mean().sqrt())) for layer in layers]
-    if not all(math.isfinite(scale) and scale for _, scale in scales):
+    scales = [_scale(layer) for layer in layers]
+    if not all(scale and math.isfinite(scale) for scale in scales):
         return None
-    return sum(math.sqrt(inputs) / scale for inputs, scale in scales)
+    return sum(math.sqrt(layer.in_features) / scale for layer, scale in zip(layers, scales, strict=True))
+
+
+def _scale(layer: nn.Linear | nn.modules.conv._ConvNd) -> float:
+    """Return the root mean square of a layer's weights."""
+    return float(layer.weight.detach().square().mean().sqrt())
 
 
 def is_installed(model: Model) -> bool:

@@ -121,10 +121,12 @@ def _same_step_rate(fitted: float, alpha: float) -> float:
 def _rate(relative_step: float | None, output_step: float | None) -> float:
     """Return the factor on the learning rate of a network without BatchNorm."""
     if output_step is not None:
-        return round(min(PERCEPTRON_RATE, max(LOWERED_RATE, OUTPUT_STEP / output_step)), 2)
-    if relative_step is None:
+        factor, largest = OUTPUT_STEP / output_step, PERCEPTRON_RATE
+    elif relative_step is not None:
+        factor, largest = STEP / relative_step, RAISED_RATE
+    else:
         return 1.0
-    return round(min(RAISED_RATE, max(LOWERED_RATE, STEP / relative_step)), 2)
+    return round(min(largest, max(LOWERED_RATE, factor)), 2)
 
 
 def _describe(start: ShrinkPerturb, why: str) -> str:

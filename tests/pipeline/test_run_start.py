@@ -1,13 +1,10 @@
 """A plan chooses the start of a run from the record of its parent."""
 
 import pytest
-from support.histories import drop, one_drop
+from support.histories import DEFAULT_TASK, drop, one_drop
 
 from retrain.config.optimizers import Adam
 from retrain.config.task import Task
-
-DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
-"""The task of the histories with default settings."""
 
 
 @pytest.mark.parametrize(
@@ -28,7 +25,7 @@ DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch
 def test_start_is_chosen_by_the_parents_record(
     changes: dict[str, object], network: str, alpha: float, reason: str
 ) -> None:
-    task = DEFAULT.model_copy(update={"model": DEFAULT.model.model_copy(update={"name": network})})
+    task = DEFAULT_TASK.model_copy(update={"model": DEFAULT_TASK.model.model_copy(update={"name": network})})
     past = one_drop(task).landed(drop(2))
     record = past.records[-1]
     past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=changes)})

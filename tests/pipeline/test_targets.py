@@ -6,7 +6,7 @@ The expected accuracy of a target is the estimated accuracy of scratch on the da
 import math
 
 import pytest
-from support.histories import CURVE, TASK, Past, drop, one_drop
+from support.histories import CURVE, DEFAULT_TASK, TASK, Past, drop, one_drop
 from support.trainings import target_at
 
 from retrain.config.task import Task
@@ -21,9 +21,6 @@ from retrain.pipeline.targets import (
     standard_error,
 )
 from retrain.records import Drop, Plan, ScratchEstimate
-
-DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
-"""The task of the histories with default settings."""
 
 
 def test_carried_target_uses_the_baselines_samples_and_classes() -> None:
@@ -64,7 +61,7 @@ def test_expected_accuracy_rises_with_images_per_class() -> None:
 
 
 def test_no_accuracy_is_expected_for_other_metrics() -> None:
-    task = Task.model_validate(DEFAULT.model_dump() | {"target": {"metric": "macro_f1"}})
+    task = Task.model_validate(DEFAULT_TASK.model_dump() | {"target": {"metric": "macro_f1"}})
     target = one_drop(task).landed(drop(2)).plan().target
     assert target.provenance == "carried"
     assert target.expected is None
@@ -159,14 +156,14 @@ def test_trial_without_any_baseline_has_a_typical_estimate() -> None:
 
 
 def default_plan(past: Past) -> Plan:
-    planned = past.next(task=DEFAULT)
+    planned = past.next(task=DEFAULT_TASK)
     assert not isinstance(planned, NoRunNeeded)
     return planned
 
 
 def default_past() -> Past:
     """Return a history with default settings: a champion from scratch on 500 images, and a second drop."""
-    return one_drop(DEFAULT).landed(drop(2))
+    return one_drop(DEFAULT_TASK).landed(drop(2))
 
 
 def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
@@ -176,7 +173,7 @@ def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
     """
     plan = default_past().plan()
     assert (plan.iterations, plan.recipe.schedule.name, plan.evaluate_every) == (1000, "constant", 67)
-    stopping, rule = DEFAULT.training.stopping, plan.stop_rule
+    stopping, rule = DEFAULT_TASK.training.stopping, plan.stop_rule
     assert rule.window == max(round(stopping.plateau_window * plan.scratch.iterations), 2 * 67)
     assert rule.patience == round(stopping.patience * rule.window)
     assert (rule.confirmations, rule.gain) == (stopping.confirmations, stopping.plateau_gain)
@@ -212,10 +209,10 @@ def test_evaluations_are_60_or_cost_a_tenth_of_the_training() -> None:
     """
     past = default_past()
     assert {past.plan(Request(method)).evaluate_every for method in ("scratch", "naive", "continuous")} == {67}
-    few = Past(DEFAULT).landed(with_val(1, 10))
+    few = Past(DEFAULT_TASK).landed(with_val(1, 10))
     assert few.plan().evaluate_every == round(500 / 60)
-    assert Past(DEFAULT).landed(drop(1, samples=3000)).plan().evaluate_every == 3000 / 60
-    many = Past(DEFAULT).landed(with_val(1, 400))
+    assert Past(DEFAULT_TASK).landed(drop(1, samples=3000)).plan().evaluate_every == 3000 / 60
+    many = Past(DEFAULT_TASK).landed(with_val(1, 400))
     assert many.plan().evaluate_every == math.ceil(10 * 400 / 3 / 10)
     assert Past(TASK).landed(with_val(1, 400)).plan().evaluate_every == 50
 

@@ -21,6 +21,8 @@ TASK = Task.model_validate(
         "baseline": {"refresh": {"on_miss": True}},
     }
 )
+DEFAULT_TASK = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
+"""The task with default settings."""
 CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
 """Curve of a scratch run: iterations, and accuracies at them. The run ends at an accuracy of 0.8. It reaches 99% of
 this accuracy at iteration 150, and 100% at iteration 200."""
