@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.rendered import feature, one
+from support.rendered import documents, feature, one, values_of
 
 
 def test_helm_test_requests_the_exporter() -> None:
@@ -20,6 +20,21 @@ def test_helm_test_reads_all_tasks_in_one_small_container() -> None:
         stores, exporter = one(feature(name), "Pod", "retrain-test")["spec"]["containers"]
         assert stores["command"][3:] == (["007", "flowers", "on"] if name == "tasks" else ["flowers"])
         assert stores["resources"] == exporter["resources"], "the watcher's GPU is not requested"
+
+
+def test_helm_test_pod_is_admitted_with_added_volumes_and_labels() -> None:
+    identity = {"azure.workload.identity/use": "true"}
+    volumes = {"extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}]}
+    mounts = {"extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}]}
+    values = values_of("azure")
+    values["watcher"] |= {"podAnnotations": {"sidecar.istio.io/inject": "false"}}
+    values["exporter"] |= volumes | mounts
+    pod = one(documents(values), "Pod", "retrain-test")
+    assert identity.items() <= pod["metadata"]["labels"].items(), "the webhook of Azure projects the identity's token"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test"
+    assert pod["metadata"]["annotations"].items() >= {"sidecar.istio.io/inject": "false", "helm.sh/hook": "test"}.items()
+    declared = {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert {mount["name"] for container in pod["spec"]["containers"] for mount in container["volumeMounts"]} == declared
 
 
 def test_helm_test_names_each_task_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
