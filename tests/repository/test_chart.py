@@ -198,6 +198,21 @@ def test_cron_job_can_replace_the_watcher() -> None:
     assert container["args"] == ["watch", "--task", "flowers", "--on", "kubeflow", "--once"]
 
 
+def test_names_of_a_long_release_are_valid() -> None:
+    longest = {"Service": 63, "CronJob": 52}
+    values: Document = {"fullnameOverride": "x" * 63, "cronJob": {"enabled": True}, "gc": {"enabled": True}}
+    found = documents(values_of("events") | values)
+    lengths = {doc["metadata"]["name"]: len(doc["metadata"]["name"]) - longest.get(doc["kind"], 63) for doc in found}
+    assert {name for name, excess in lengths.items() if excess > 0} == set()
+    assert sum(doc["kind"] == "CronJob" for doc in found) == 2
+
+
+def test_updated_watcher_that_trains_frees_its_gpu_first() -> None:
+    for executor, strategy in (("here", {"type": "Recreate"}), ("kubeflow", None)):
+        found = documents(values_of("default") | {"watcher": {"executor": executor}})
+        assert one(found, "Deployment", "retrain-watcher")["spec"].get("strategy") == strategy
+
+
 def test_monitors_select_exporter_and_watcher() -> None:
     found = feature("monitoring")
     service = one(found, "Service", "retrain-exporter")

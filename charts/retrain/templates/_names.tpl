@@ -13,6 +13,12 @@
 {{- end }}
 {{- end }}
 
+{{/* Kubernetes accepts at most 52 characters in the name of a CronJob. Argument: a list of the root and a suffix. */}}
+{{- define "retrain.cronJobName" -}}
+{{- $room := sub 51 (len (index . 1)) | int -}}
+{{ include "retrain.fullname" (index . 0) | trunc $room | trimSuffix "-" }}-{{ index . 1 }}
+{{- end }}
+
 {{- define "retrain.namespace" -}}
 {{- default .Release.Namespace .Values.namespaceOverride }}
 {{- end }}
