@@ -117,7 +117,7 @@ def parse_event(body: str) -> list[WrittenObject]:
         document = json.loads(body)
         batch = document if document and isinstance(document, list) else [document]
         return [written for event in batch for written in _parse_one(event)]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for JSON that is nested too deeply
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise EventError(f"not an event of an object store: {what}: {body[:200]!r}") from error
 

@@ -70,7 +70,9 @@ def test_event_of_a_removed_object_is_ignored() -> None:
     assert parse_event(notification("x", name="s3:ObjectCreated:Copy")) == [WrittenObject("lake", "x")]
 
 
-@pytest.mark.parametrize("body", ["", "hello", "[]", "{}", '{"Records": [{"eventName": "x"}]}', '{"Records": 1}'])
+@pytest.mark.parametrize(
+    "body", ["", "hello", "[]", "{}", '{"Records": [{"eventName": "x"}]}', '{"Records": 1}', 100_000 * "["]
+)
 def test_body_without_an_event_is_refused(body: str) -> None:
     with pytest.raises(EventError, match="not an event of an object store"):
         parse_event(body)
