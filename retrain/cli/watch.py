@@ -133,7 +133,8 @@ def notify(
     if dry_run:
         write_utf8()
         approvals = store.approvals.read(store.approvals.run_ids())
-        for event in collect_notifications(opened, store, store.ledger.read(), approvals, utc_now()):
+        quarantined = store.drops.quarantine_reports()
+        for event in collect_notifications(opened, store, store.ledger.read(), approvals, quarantined, utc_now()):
             typer.echo(cloud_event(store, event).decode())
         return
     if not opened.webhooks:

@@ -1,6 +1,6 @@
 """Derive a task's events from its store. The stable id of an event shows whether the event was already delivered."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from retrain.config.automation import EventKind
 from retrain.config.task import Task
 from retrain.pipeline.trigger import period_of, spent_budget
 from retrain.records import Approval, RunRecord
-from retrain.store.drops import FOREIGN_REPORT
+from retrain.store.drops import FOREIGN_REPORT, Quarantine
 from retrain.store.task_store import TaskStore
 
 
@@ -24,14 +24,21 @@ class Notification(NamedTuple):
 
 
 def collect_notifications(
-    task: Task, store: TaskStore, records: Sequence[RunRecord], approvals: Sequence[Approval], now: datetime
+    task: Task,
+    store: TaskStore,
+    records: Sequence[RunRecord],
+    approvals: Sequence[Approval],
+    quarantined: Mapping[str, Quarantine | None],
+    now: datetime,
 ) -> list[Notification]:
-    """Return every event of a task, oldest first, given the records of its ledger and all its approvals.
+    """Return every event of a task, oldest first.
+
+    The caller passes the records of its ledger, all its approvals, and its drops in quarantine with their reports.
 
     Events whose cause is over, such as an approval with a verdict, are included, because an endpoint may not have
     received them yet.
     """
-    found = [*_runs(records), *_champions(store), *_approvals(store, approvals, now), *_quarantined(store, now)]
+    found = [*_runs(records), *_champions(store), *_approvals(store, approvals, now), *_quarantined(quarantined, now)]
     found += _budget(task, records, now)
     return sorted(found, key=lambda event: (event.at, event.id))
 
@@ -75,8 +82,8 @@ def _approvals(store: TaskStore, approvals: Sequence[Approval], now: datetime) -
         yield Notification(f"approval-{approval.run_id}", kind, approval.run_id, approval.requested_at, data)
 
 
-def _quarantined(store: TaskStore, now: datetime) -> Iterator[Notification]:
-    for drop, report in store.drops.quarantine_reports().items():
+def _quarantined(reports: Mapping[str, Quarantine | None], now: datetime) -> Iterator[Notification]:
+    for drop, report in reports.items():
         at = report.found_at if report else now
         cause = report.cause if report else FOREIGN_REPORT
         # A drop whose report was deleted may be quarantined again, and this is another event.

@@ -92,6 +92,7 @@ class TaskWatch:
         self._covered: set[str] = set()
         self._deferred_until: datetime | None = None
         self._measured: set[tuple[str | None, str]] = set()
+        self._find_quarantined = True
 
     @property
     def oldest(self) -> datetime | None:
@@ -113,6 +114,7 @@ class TaskWatch:
         if drops is not None and not (drops := set(drops)):
             return  # most turns; `advance` lists the claims
         self.require_conditional_writes()
+        self._find_quarantined = True
         self._claims.refresh()
         found = list(self.store.objects.folders(self.store.keys.drops) if drops is None else drops)
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
@@ -155,9 +157,11 @@ class TaskWatch:
     def notify(self) -> None:
         """Deliver unconfirmed events to the task's webhooks and trackers.
 
-        A failure of one webhook or tracker does not delay the others.
+        A failure of one webhook or tracker does not delay the others. Quarantined drops are looked for after each check
+        of the drops only, because that takes a request for every 1,000 objects.
         """
-        deliveries = self._notifier.notify()
+        deliveries = self._notifier.notify(find_quarantined=self._find_quarantined)
+        self._find_quarantined = False
         self._health.set_failing_webhooks(self.task.name, sum(one.problem is not None for one in deliveries))
         self._tracker.follow()
 

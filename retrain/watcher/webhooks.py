@@ -11,7 +11,7 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from retrain.config.task import Task
 from retrain.errors import TaskError
 from retrain.records import Approval, Record, RunRecord
 from retrain.store.base import Conflict, read_record
+from retrain.store.drops import Quarantine
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, format_moment, utc_now
 from retrain.utils.parallel import map_ahead
@@ -56,7 +57,7 @@ class Delivery(NamedTuple):
 class Endpoint:
     """One webhook of one task. It signs and sends events, and records which events the receiver has confirmed.
 
-    After each failure, it pauses for longer.
+    After each failure, it pauses for longer. It asks the store only about events that it has not found confirmed yet.
     """
 
     def __init__(self, webhook: Webhook, store: TaskStore) -> None:
@@ -66,26 +67,32 @@ class Endpoint:
         self._pool = urllib3.PoolManager(retries=False)
         self._pause = FIRST_PAUSE
         self._not_before: datetime | None = None
+        self._since: datetime | None = None
+        self._confirmed: set[str] = set()
         self._prefix = store.keys.notifications(hashlib.sha256(webhook.url.encode()).hexdigest()[:16])
 
     def deliver(self, events: Sequence[Notification], now: datetime) -> Delivery:
         """Send the unconfirmed events, oldest first, until a delivery fails."""
         if self._not_before and now < self._not_before:
             return Delivery(0, f"will be tried again at {format_moment(self._not_before)}")
-        since = self._first_seen(now)
-        entries = self._store.objects.list(self._prefix)
-        confirmed = {entry.key.removeprefix(self._prefix).removesuffix(".json") for entry in entries}
-        wanted = [event for event in events if event.kind in self.webhook.events and event.at >= since]
+        self._since = self._since or self._first_seen(now)
+        wanted = [event for event in events if event.kind in self.webhook.events and event.at >= self._since]
         sent = 0
-        for event in wanted:
-            if event.id in confirmed:
-                continue
+        for event in self._unconfirmed(wanted):
             if (problem := self._send(event, now)) is not None:
                 self._back_off(problem, now)
                 return Delivery(sent, problem)
             self._record_delivery(event.id, now)
+            self._confirmed.add(event.id)
             self._pause, sent = FIRST_PAUSE, sent + 1
         return Delivery(sent)
+
+    def _unconfirmed(self, events: Sequence[Notification]) -> list[Notification]:
+        """Return the events that neither this process nor another one has recorded as confirmed."""
+        if any(event.id not in self._confirmed for event in events):
+            entries = self._store.objects.list(self._prefix)
+            self._confirmed |= {entry.key.removeprefix(self._prefix).removesuffix(".json") for entry in entries}
+        return [event for event in events if event.id not in self._confirmed]
 
     def _first_seen(self, now: datetime) -> datetime:
         """Return the time of the first delivery to this endpoint. Earlier events are not sent."""
@@ -172,9 +179,14 @@ class Notifier:
         self._endpoints = [Endpoint(webhook, store) for webhook in task.webhooks]
         self._records: dict[str, RunRecord] = {}
         self._approvals: dict[str, Approval] = {}
+        self._quarantined: Mapping[str, Quarantine | None] = {}
 
-    def notify(self) -> list[Delivery]:
-        """Deliver the unconfirmed events to each endpoint. Raises `StoreError`."""
+    def notify(self, find_quarantined: bool = True) -> list[Delivery]:
+        """Deliver the unconfirmed events to each endpoint. Raises `StoreError`.
+
+        To find drops in quarantine, all objects of the drops are listed. Without `find_quarantined`, the drops of the
+        last listing count.
+        """
         if not self._endpoints:
             return []
         now = self._clock()
@@ -185,5 +197,8 @@ class Notifier:
         decided = {approval.run_id for approval in self._approvals.values() if approval.verdict}
         for approval in self._store.approvals.read(self._store.approvals.run_ids() - decided):
             self._approvals[approval.run_id] = approval
-        events = collect_notifications(self._task, self._store, records, list(self._approvals.values()), now)
+        if find_quarantined:
+            self._quarantined = self._store.drops.quarantine_reports()
+        approvals = list(self._approvals.values())
+        events = collect_notifications(self._task, self._store, records, approvals, self._quarantined, now)
         return [endpoint.deliver(events, now) for endpoint in self._endpoints]

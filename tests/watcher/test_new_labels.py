@@ -88,7 +88,8 @@ def test_upload_of_new_labels_becomes_an_amendment(
     assert len(recorder.runs) == 1
     status = read_status(watched.task, watched.store)
     assert status.newest_amendments == (AMENDED,)
-    events = collect_notifications(watched.task, watched.store, [], [], utc_now())
+    reports = watched.store.drops.quarantine_reports()
+    events = collect_notifications(watched.task, watched.store, [], [], reports, utc_now())
     assert [event for event in events if event.kind == "drop.quarantined"] == []
     with pytest.raises(
         DropError, match=rf"second is not a drop: it had only new labels, and became {re.escape(AMENDED)}"

@@ -22,6 +22,7 @@ from retrain.errors import TaskError
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.records import Approval, Verdict
 from retrain.store import LocalStore
+from retrain.store.base import Entry
 from retrain.store.champions import Author
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
@@ -182,6 +183,35 @@ def test_second_quarantine_of_a_drop_is_sent(notified: NotifiedTask, receiver: R
             notified.notifier().notify()
         notified.store.objects.delete(notified.store.keys.quarantine("d-9"))
     assert [json.loads(body)["data"]["cause"] for _, body in receiver.received] == ["torn", "no label"]
+
+
+def test_turn_without_news_lists_neither_drops_nor_deliveries(notified: NotifiedTask, receiver: Receiver) -> None:
+    """These listings grow with the age of the task, and the watcher takes a turn every 20 seconds."""
+    listed: list[str] = []
+
+    class RecordingStore(LocalStore):
+        def list(self, prefix: str = "") -> Iterator[Entry]:
+            listed.append(prefix)
+            return super().list(prefix)
+
+    notified.store.ledger.write(known_ledger.pets()[0])
+    notified.store = TaskStore(RecordingStore(notified.store.objects.root), "pets")
+    notifier = notified.notifier()
+    assert notifier.notify()[0].confirmed == 1
+    listed.clear()
+    assert notifier.notify(find_quarantined=False)[0] == (0, None)
+    assert listed == [notified.store.keys.ledger, notified.store.keys.approvals]
+
+
+def test_watcher_looks_for_quarantine_after_checking_drops(notified: NotifiedTask, receiver: Receiver) -> None:
+    watch = TaskWatch(notified.task, InProcessExecutor("cpu"), Health(["pets"]), clock=lambda: notified.now)
+    watch.notify()
+    notified.store.drops.quarantine("d-9", "torn")
+    watch.notify()
+    assert receiver.received == []
+    watch.check_drops()
+    watch.notify()
+    assert [event.rpartition("-")[0] for event in receiver.ids] == ["quarantine-d-9"]
 
 
 def test_events_before_the_first_delivery_are_not_sent(tmp_path: Path, receiver: Receiver) -> None:
