@@ -10,19 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrain.config.frame import Size
-from retrain.data.images import FORMATS, OpenedImage, Pixels, open_image, pixels_of
+from retrain.data.images import FEW_PIXELS, FORMATS, LEAST_GREY, OpenedImage, Pixels, open_image, pixels_of
 from retrain.errors import DropError
 
 CONTENT_BYTES = 16
 """Number of bytes of SHA-256 in a digest. Among 10^12 images, two agree by chance with a probability below 10^-14."""
-
-FEW_PIXELS = 128 * 128
-"""A JPEG with up to this many pixels is identified by its pixels. A larger JPEG is identified by its coded data,
-because decoding it at full size would take several times as long as packing it."""
-
-LEAST_GREY = 128
-"""Smallest length of the shorter side of the grey image from which the parts are computed, in pixels. A larger image is
-first reduced by a whole factor, which is faster and changes the parts by a few grey values at most."""
 
 END, COMMENT, ADOBE, APPLICATION = 0xD9, 0xFE, 0xEE, range(0xE0, 0xF0)
 """Second bytes of JPEG markers."""
@@ -45,8 +37,8 @@ class ImageFacts(NamedTuple):
 
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
-    """Decode an image at the size that training needs, and return its facts. Raises `DropError` like `decode_image`."""
-    with open_image(data, size, grey_above=FEW_PIXELS) as opened:
+    """Return an image's facts. Raises `DropError` for the images for which `decode_image` raises it."""
+    with open_image(data, size, is_kept=False) as opened:
         opened.check()
         return _facts(data, opened)
 
@@ -76,7 +68,7 @@ def _facts(data: bytes, opened: OpenedImage) -> ImageFacts:
     else:
         content = _pixel_digest(image)
     factor = max(1, min(image.size) // LEAST_GREY)
-    grey, box = image.convert("L").reduce(factor), (0, 0, image.width / factor, image.height / factor)
+    grey, box = image.convert("L").reduce(factor), (0, 0, opened.width / factor, opened.height / factor)
     parts = grey.resize((9, 8), Image.Resampling.BOX, box).tobytes()
     thumbnail = grey.resize((8, 8), Image.Resampling.BOX, box).tobytes()
     return ImageFacts(content, width, height, parts, thumbnail)

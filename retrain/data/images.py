@@ -1,7 +1,6 @@
 """Decode one image: from the bytes of a file to pixels of the task's size."""
 
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +51,14 @@ UPRIGHT, FIRST_TURNED = 1, 5
 GAP = 2
 """A JPEG may be decoded at a smaller scale if it is still at least this many times as large as requested. The effect of
 the decoder's averaging is then hardly visible. Pillow's own `thumbnail` does the same."""
+
+FEW_PIXELS = 128 * 128
+"""A JPEG with up to this many pixels is identified by its pixels. A larger JPEG is identified by its coded data,
+because decoding it at full size would take several times as long as packing it."""
+
+LEAST_GREY = 64
+"""Smallest length of the shorter side of the grey image that is compared with other images, in pixels. A larger image
+is first reduced, which is faster and changes the mean grey values of its parts by a few at most."""
 
 # Pillow warns of the damaged metadata that many cameras write, and decodes the image anyway. Only its warning of a
 # decompression bomb is an error. The filters are set once, because catch_warnings is not thread-safe.
@@ -111,10 +118,12 @@ class OpenedImage(NamedTuple):
     def check(self) -> None:
         """Decode the image, and turn it upright by its EXIF orientation. These are the steps that can fail.
 
-        An image that is stored upright is not resized, because resizing cannot fail and takes longer than decoding.
+        An image that is stored upright is not resized, because resizing cannot fail and takes longer than decoding. The
+        same applies to the conversion of grey values to RGB.
         """
         self.image.load()
-        if _rgb(self.image, self.frame.background).getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        image = self.image if self.image.mode == "L" else _rgb(self.image, self.frame.background)
+        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
             self.fitted()
 
     def fitted(self) -> Image.Image:
@@ -125,19 +134,22 @@ class OpenedImage(NamedTuple):
 
 
 @contextmanager
-def open_image(data: bytes, size: Size, grey_above: float = math.inf) -> Iterator[OpenedImage]:
+def open_image(data: bytes, size: Size, is_kept: bool = True) -> Iterator[OpenedImage]:
     """Open an image. It will be decoded no smaller than `size`. Errors within the context become `DropError`.
 
-    A JPEG with more than `grey_above` pixels is decoded to grey values only. This takes less time. It fails for the
-    same files, because the whole file is still read.
+    If the pixels are not kept, a JPEG with more than `FEW_PIXELS` is decoded to grey values only, with at least
+    `LEAST_GREY` pixels a side. This takes less time. It fails for the same files, because the whole file is still read.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             full_size = image.size
             frame = _frame_as_stored(image, as_frame(size))
-            mode = "L" if full_size[0] * full_size[1] > grey_above else None
-            drafted = image.draft(mode, (GAP * frame.width, GAP * frame.height))
+            drafted = None
+            if is_kept:
+                drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
+            elif image.width * image.height > FEW_PIXELS:
+                drafted = image.draft("L", (LEAST_GREY, LEAST_GREY))
             width, height = drafted[1][2:] if drafted else image.size
             yield OpenedImage(image, full_size, frame, width, height)
     except MemoryError:  # the image may be good

@@ -20,6 +20,8 @@ from retrain.utils.text import pluralize
 
 SHARD_BYTES = 64_000_000
 """Number of bytes of images after which a shard ends."""
+BUFFER_BYTES = 1 << 20
+"""Number of bytes that are written to a shard at once. Each write may wait for a thread that decodes images."""
 READ = EXTENSIONS | {"cls"}
 """Extensions of a sample's files that are read. Producers may add other files."""
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
@@ -77,7 +79,7 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
     try:
-        with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
+        with path.open("wb", BUFFER_BYTES) as file, TarWriter(file, encoder=False, **fixed) as tar:
             for sample in samples:
                 tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
                 written += 1
