@@ -15,16 +15,17 @@ from retrain.utils.logs import LOGGER
 def exporter(
     task: TaskNames,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9109,
-    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 allows other machines.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. :: allows other machines.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between reads of the stores.")] = 30,
     overrides: Overrides = NONE,
 ) -> None:
     """Serve /metrics, a page for each task and a page for all tasks, until stopped."""
     from retrain.config.loading import load_tasks
     from retrain.monitoring.server import serve_exporter, stop_on_signals
+    from retrain.monitoring.web import url_host
 
     tasks = load_tasks(task, overrides)
-    LOGGER.info("serving /metrics, /healthz and the pages on http://%s:%d/", host, port)
+    LOGGER.info("serving /metrics, /healthz and the pages on http://%s:%d/", url_host(host), port)
     serve_exporter(tasks, host, port, every, stop_on_signals())
 
 

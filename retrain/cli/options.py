@@ -73,7 +73,7 @@ MetricsPort = Annotated[
     ),
 ]
 MetricsHost = Annotated[
-    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Address of --metrics-port. 0.0.0.0 allows other machines.")
+    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Address of --metrics-port. :: allows other machines.")
 ]
 KubeflowHost = Annotated[
     str | None, typer.Option("--host", help="Address of Kubeflow Pipelines (default: kubeflow.host of the task).")

@@ -37,13 +37,13 @@ def watch(
     ] = None,
     device: Device = "auto",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz and /metrics.")] = 9110,
-    listen: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 allows other machines.")] = "127.0.0.1",
+    listen: Annotated[str, typer.Option(help="Address to listen on. :: allows other machines.")] = "127.0.0.1",
     overrides: Overrides = NONE,
 ) -> None:
     """Watch the stores, and retrain when drops land."""
     from retrain.config.loading import load_tasks
     from retrain.errors import UserError
-    from retrain.monitoring.web import Posts, serving
+    from retrain.monitoring.web import Posts, serving, url_host
     from retrain.training.preemption import Preempted
     from retrain.watcher.health import Health, health_app
     from retrain.watcher.receiver import BODY_BYTES, PATH, TOKEN_VARIABLE, receiver_from_environment
@@ -64,7 +64,7 @@ def watch(
             raise typer.Exit(0 if watcher.once() else TASK_FAILED)
         with serving(listen, port, health_app(health, receiver.answer if receiver else None), posts) as bound:
             what = "/healthz, /readyz, /metrics and /events" if receiver else "/healthz, /readyz and /metrics"
-            LOGGER.info("serving %s on http://%s:%d/", what, listen, bound)
+            LOGGER.info("serving %s on http://%s:%d/", what, url_host(listen), bound)
             watcher.run()
     except (Preempted, KeyboardInterrupt):
         LOGGER.info("stopped")

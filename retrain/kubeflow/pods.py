@@ -20,7 +20,7 @@ CACHE = "/cache"
 """Path at which a step's cache volume is mounted."""
 METRICS_PORT = 9108
 """Port of /metrics in a training pod. A PodMonitor finds the pod by `LABELS`."""
-METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "0.0.0.0"}
+METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "::"}
 LABELS = {"app.kubernetes.io/name": "retrain", "app.kubernetes.io/component": "training"}
 CREDENTIALS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"),

@@ -29,6 +29,8 @@ ANSWER_BYTES = 1 << 28
 """Bytes of a reply that are buffered in memory for a slow client. Further bytes go to a temporary file."""
 IDLE_SECONDS = 30
 """Seconds after which an idle connection is closed."""
+EVERYWHERE = "::"
+"""Address on which a server accepts connections to every address of this machine, with IPv6 and IPv4."""
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -48,9 +50,11 @@ class WebServer:
     """Serves an application in a separate thread until `close`."""
 
     def __init__(self, host: str, port: int, application: App, posts: Posts | None = None) -> None:
-        """Listen on an address. Port 0 selects a free port. Raises `OSError` if the address cannot be opened."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
+        """Listen on an address. Port 0 selects a free port. Raises `OSError` if the address cannot be opened.
+
+        The address `::` stands for all addresses of this machine, with IPv4 too.
+        """
+        listening = _open_socket(host, port)
         self.port: int = listening.getsockname()[1]
         self._map: dict[int, Any] = {}
         self._server: Any = create_server(
@@ -81,6 +85,19 @@ class WebServer:
     def _serve(self) -> None:
         while not self._ended.is_set():
             loop(timeout=1, use_poll=True, map=self._map, count=1)
+
+
+def _open_socket(host: str, port: int) -> socket.socket:
+    if host == EVERYWHERE:  # a kernel without IPv6 has only the IPv4 addresses
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        return socket.create_server((host if both else "", port), family=family, dualstack_ipv6=both)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def url_host(host: str) -> str:
+    """Return a host as it is written in a URL: with brackets around an address of IPv6."""
+    return f"[{host}]" if ":" in host else host
 
 
 @contextmanager

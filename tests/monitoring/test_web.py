@@ -181,6 +181,16 @@ def test_server_listens_only_on_its_configured_address(host: str, others: bool) 
             assert is_open("127.0.0.2", listening) is others
 
 
+@pytest.mark.parametrize("without_ipv6", [False, True])
+def test_server_listens_with_both_protocols(without_ipv6: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probes of a cluster with IPv6 only connect to the pod's IPv6 address."""
+    if without_ipv6:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with serving("::", 0, ok) as port:
+        for host in ("127.0.0.1", *(() if without_ipv6 else ("[::1]",))):
+            assert monitoring.get(f"http://{host}:{port}/") == "ok\n"
+
+
 def test_server_listens_on_ipv6() -> None:
     with serving("::1", 0, ok) as port:
         assert monitoring.get(f"http://[::1]:{port}/") == "ok\n"

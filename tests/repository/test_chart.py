@@ -233,12 +233,14 @@ def test_training_pod_monitor_selects_the_pipelines_pods() -> None:
 
     monitor = one(feature("monitoring"), "PodMonitor", "retrain-training")["spec"]
     assert monitor["selector"]["matchLabels"] == LABELS
-    keep, first, *_ = monitor["podMetricsEndpoints"][0]["relabelings"]
+    keep, first, _, *addresses = monitor["podMetricsEndpoints"][0]["relabelings"]
     assert all(re.fullmatch(keep["regex"], container) for container in ("main", trainjob.NODE))
     assert first["sourceLabels"] == ["__meta_kubernetes_pod_label_batch_kubernetes_io_job_completion_index"]
     kept = {index for index in ("", "0", "1", "10") if re.fullmatch(first["regex"], index)}
     assert (kept, first["action"]) == ({"", "0"}, "keep"), "pods of pipelines, and rank 0 of a TrainJob"
-    assert monitor["podMetricsEndpoints"][0]["relabelings"][-1]["replacement"] == f"${{1}}:{METRICS_PORT}"
+    for ip, address in (("10.0.0.7", f"10.0.0.7:{METRICS_PORT}"), ("fd00::7", f"[fd00::7]:{METRICS_PORT}")):
+        fitting = [rule["replacement"] for rule in addresses if re.fullmatch(rule["regex"], ip)]
+        assert fitting[-1].replace("${1}", ip) == address
 
 
 def linked(text: str) -> str:
