@@ -3,7 +3,7 @@
 A lease lets one commit run at a time, because the samples that a drop adds depend on the drops before it."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -124,6 +124,7 @@ class DropCommitter:
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
         resolved.respelt = respelt_classes(resolved.table, self.known)
+        resolved.renamed = renamed_classes(resolved.table, self.known, data.aliases)
         if resolved.unseen and data.unseen_classes == "refuse":
             named = join_names(resolved.unseen[:10])
             raise DropError(
@@ -262,3 +263,12 @@ def respelt_classes(table: SampleTable, known: KnownContent) -> dict[str, str]:
     folded = {name.casefold(): name for name in sorted(before)}
     new = (name for name in table.classes if name not in before)
     return {name: folded[name.casefold()] for name in new if name.casefold() in folded}
+
+
+def renamed_classes(table: SampleTable, known: KnownContent, aliases: Mapping[str, str]) -> dict[str, str]:
+    """Return the classes of known drops that have an alias, each with its alias, if this drop has a class so named.
+
+    An alias applies to new drops only, so the model will have both classes.
+    """
+    before = known.trained_classes() if aliases else set()
+    return {name: alias for name, alias in aliases.items() if name in before and alias in table.classes}

@@ -137,6 +137,8 @@ class Resolved:
     """Classes that have held-out samples but no training samples in any drop."""
     respelt: dict[str, str] = field(default_factory=dict)
     """Classes that differ only in upper and lower case from a class of earlier drops, each with that class."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Classes of earlier drops that `data.aliases` renames in new drops, each with its new name."""
     conflicts: list[str] = field(default_factory=list)
     """Sentences that describe images with two classes."""
     outdated: list[str] = field(default_factory=list)
@@ -178,6 +180,11 @@ class Resolved:
             yield (
                 f"class {name} differs only in upper and lower case from {earlier} of earlier drops; if they are one "
                 "class, set data.aliases before packing, or correct the samples with `retrain drop amend`"
+            )
+        for name, alias in self.renamed.items():
+            yield (
+                f"earlier drops still have the class {name}, because data.aliases renames it to {alias} in new drops "
+                "only. The model will have both classes: correct the samples with `retrain drop amend`"
             )
 
 

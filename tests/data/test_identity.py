@@ -237,6 +237,19 @@ def test_class_that_differs_only_in_case_is_reported(task: Task, store: TaskStor
     assert note.startswith("class Cat differs only in upper and lower case from cat of earlier drops; ")
 
 
+def test_alias_of_a_class_of_earlier_drops_is_reported(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    aliases = task.model_copy(update={"data": task.data.model_copy(update={"aliases": {"cat": "kitten"}})})
+    notes: list[str] = []
+    for first, chosen in ((0, task), (40, aliases)):
+        for number in range(first, first + 40):
+            path = tmp_path / f"source-{first}" / "cat" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(number))
+        pack(tmp_path / f"source-{first}", chosen, store, tell=notes.append)
+    [note] = [note for note in notes if "data.aliases" in note]
+    assert note.startswith("earlier drops still have the class cat, because data.aliases renames it to kitten")
+
+
 def test_single_image_of_a_class_is_trained_on(ingest_files: IngestFunction, task: Task, store: TaskStore) -> None:
     lone = {f"class-{number}/{number}.png": png(number) for number in range(100, 110)}
     found = placed(store, ingest_files(task, store, "first", images(range(60)) | lone))
