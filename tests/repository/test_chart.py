@@ -120,6 +120,8 @@ def test_names_like_yaml_numbers_or_booleans_stay_strings() -> None:
     (container,) = watcher["spec"]["template"]["spec"]["containers"]
     assert container["args"][:7] == ["watch", "--task", "007", "--task", "flowers", "--task", "on"]
     assert render({"tasks": {"on": {"store": "s3://bucket"}}})["tasks-configmap.yaml"].count("on.yaml: |") == 1
+    found = documents(values_of("tasks") | {"nameOverride": "1e3"})
+    assert {doc["metadata"]["labels"]["app.kubernetes.io/name"] for doc in found} == {"1e3"}
 
 
 def test_only_a_changed_task_restarts_pods() -> None:
@@ -207,10 +209,8 @@ def test_names_of_a_long_release_are_valid() -> None:
     assert sum(doc["kind"] == "CronJob" for doc in found) == 2
 
 
-def test_updated_watcher_that_trains_frees_its_gpu_first() -> None:
-    for executor, strategy in (("here", {"type": "Recreate"}), ("kubeflow", None)):
-        found = documents(values_of("default") | {"watcher": {"executor": executor}})
-        assert one(found, "Deployment", "retrain-watcher")["spec"].get("strategy") == strategy
+def test_updated_watcher_stops_before_its_successor_starts() -> None:
+    assert one(feature("default"), "Deployment", "retrain-watcher")["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def test_monitors_select_exporter_and_watcher() -> None:
