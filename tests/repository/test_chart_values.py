@@ -1,7 +1,10 @@
 """Every mistake in the chart's values is refused when the chart is installed."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +133,17 @@ def test_schedules_that_retrain_can_read_are_accepted(cron: str) -> None:
 def test_install_refuses_wrong_values() -> None:
     with pytest.raises(HelmValuesError, match="additional properties 'epochs' not allowed"):
         documents({"tasks": {"flowers": {"store": STORE, "epochs": 3}}})
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_chart_can_be_a_conditional_dependency(enabled: bool, tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / "retrain")
+    condition = {"name": "retrain", "version": "*", "condition": "retrain.enabled"}
+    metadata = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [condition]}
+    (tmp_path / "Chart.yaml").write_text(json.dumps(metadata))
+    with Chart.load(tmp_path) as platform:
+        rendered = platform.render(values={"retrain": {"enabled": enabled, "tasks": FLOWERS}}, name="p", namespace="ml")
+    assert any("kind: Deployment" in text for text in rendered.values()) is enabled
 
 
 def test_install_refuses_a_watched_task_on_several_nodes() -> None:

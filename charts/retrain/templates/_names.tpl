@@ -42,7 +42,7 @@
 
 {{- define "retrain.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ include "retrain.name" . }}
+app.kubernetes.io/name: {{ include "retrain.name" . | quote }}
 app.kubernetes.io/instance: {{ quote .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -51,7 +51,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* Argument: a list of the root and a component. */}}
 {{- define "retrain.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "retrain.name" $root }}
+app.kubernetes.io/name: {{ include "retrain.name" $root | quote }}
 app.kubernetes.io/instance: {{ quote $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
