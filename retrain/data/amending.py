@@ -1,7 +1,6 @@
 """Correct committed drops: turn a table of corrections into an amendment that the next run uses."""
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from retrain.data.finding import Search, Selection, parse_content
 from retrain.data.identity import NAMED
 from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import SampleTable
+from retrain.data.tables import cell_text, open_csv
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
 from retrain.records.drop import clean_class_name
@@ -65,8 +65,8 @@ def _apply_to_all(function: Callable[[T], R], lines: Iterable[T]) -> list[R]:
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return the lines of a CSV, or of JSON lines, each with its number. A line may lack some of the `columns`.
 
-    All values are strings. An absent value is an empty string. Raises `DropError` for a wrong line. The message names
-    the line.
+    All values are strings. An absent value is an empty string. Raises `DropError` for a wrong line, or for a value that
+    is neither text nor a whole number. The message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -77,18 +77,18 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
     read = _read_json_lines if path.suffix.lower() in (".jsonl", ".ndjson", ".json") else _read_csv
     try:
         found = [
-            (line, {name: "" if (value := row.get(name)) is None else str(value).strip() for name in columns})
+            (line, {name: cell_text(row.get(name), name, f"{path}: line {line}").strip() for name in columns})
             for line, row in read(text, path, columns)
         ]
     except csv.Error as error:
-        raise DropError(f"{path}: cannot be read: {error}") from error
+        raise DropError(f"{path}: cannot be read: {error}; check its quotation marks") from error
     if not found:
         raise DropError(f"{path}: has no line with a sample; expected columns {', '.join(columns)}")
     return found
 
 
 def _read_csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = open_csv(text, str(path))
     if unknown := set(reader.fieldnames or ()) - set(columns):
         raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(columns)}")
     for row in reader:
@@ -106,7 +106,7 @@ def _read_json_lines(text: str, path: Path, columns: Sequence[str]) -> Iterator[
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DropError(f"{path}: line {number}: not JSON: {error}") from error
         if not isinstance(row, dict) or (set(row) - set(columns)):
             raise DropError(f"{path}: line {number}: expected an object with fields of {', '.join(columns)}")

@@ -95,13 +95,21 @@ def _decoded(data: bytes, where: str) -> str:
         raise DropError(f"{where}: not text in UTF-8: convert it to UTF-8") from error
 
 
+def open_csv(text: str, where: str) -> "csv.DictReader[str]":
+    """Return a reader of a CSV's rows. It raises `csv.Error`, for example for a quotation mark that is not closed.
+
+    Raises `DropError`, with `where`, if two columns have the same name.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    names = reader.fieldnames or ()
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise DropError(f"{where}: two columns are called {twice[0]!r}: rename or remove one of them")
+    return reader
+
+
 def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
     try:
-        reader = csv.DictReader(io.StringIO(_decoded(data, where), newline=""), strict=True)
-        names = reader.fieldnames or ()
-        if twice := sorted({name for name in names if name and names.count(name) > 1}):
-            raise DropError(f"{where}: two columns are called {twice[0]!r}: rename or remove one of them")
-        for number, row in enumerate(reader, 1):
+        for number, row in enumerate(open_csv(_decoded(data, where), where), 1):
             if None in row:
                 raise DropError(
                     f"{where}: row {number} has more values than there are columns; put quotation marks around a value "
@@ -109,7 +117,7 @@ def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
                 )
             yield row
     except csv.Error as error:
-        raise DropError(f"{where}: cannot be read: {error}") from error
+        raise DropError(f"{where}: cannot be read: {error}; check its quotation marks") from error
 
 
 def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:

@@ -126,6 +126,8 @@ def test_removed_image_that_was_uploaded_again_is_restored(task: Task, tmp_path:
         ("key,class\n" + "x,dog\n" * 12, r"line 11: x matches no .*\nand 2 more wrong lines$"),
         ("key,class\n", "has no line with a sample; expected columns"),
         (f"key,class\n{'x' * 200_000},dog\n", r"corrections\.csv: cannot be read: field larger than"),
+        ('key,class,reason\ncat/001,dog,"was cat\ncat/002,dog,\n', "cannot be read: unexpected end of data; check its"),
+        ("key,class,class\ncat/001,cat,dog\n", "two columns are called 'class': rename or remove one of them"),
     ],
 )
 def test_wrong_correction_is_refused_and_changes_nothing(
@@ -134,6 +136,22 @@ def test_wrong_correction_is_refused_and_changes_nothing(
     with pytest.raises(DropError, match=message):
         amend(task, store, tmp_path, text)
     assert store.drops.amendments.read() == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"key": "cat/001", "class": ["dog"]}', r"line 1: class is \['dog'\]; expected text or a whole number"),
+        ('{"key": "cat/001", "class": 1.5}', r"line 1: class is 1\.5; expected text or a whole number"),
+        ('{"key": "cat/001", "class": NaN}', "line 1: has neither a class nor remove: yes"),
+        ("[" * 100_000, "line 1: not JSON: maximum recursion depth exceeded"),
+    ],
+)
+def test_json_value_that_is_no_text_is_refused(
+    task: Task, store: TaskStore, tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(DropError, match=message):
+        amend(task, store, tmp_path, text, "corrections.jsonl")
 
 
 def test_one_table_may_correct_every_sample(task: Task, store: TaskStore, tmp_path: Path) -> None:
