@@ -1,8 +1,9 @@
 """Render the tasks' pages in a subprocess. The memory for drawing is freed when the subprocess ends."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Lock
 
 from retrain.config.task import Task
 from retrain.errors import UserError
@@ -14,7 +15,10 @@ FRESH_SECONDS = 60.0
 DRAW_SECONDS = 300.0
 """Seconds that the rendering of a page may take, including the reading of the ledger."""
 WAIT_SECONDS = 20.0
-"""Seconds that a request waits while another page is rendered. Waiting requests occupy the exporter's threads."""
+"""Seconds that a request waits while another page is rendered."""
+REQUESTS = 8
+"""Largest number of requests that render a page or wait. Others are refused, because each of these requests occupies
+one of the exporter's threads, and probes and scrapes need the other threads."""
 
 
 def draw_page(task: Task) -> bytes:
@@ -38,7 +42,7 @@ class Pages:
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self.tasks = tasks
         self._pages: dict[str | None, tuple[float, bytes]] = {}
-        self._lock = Lock()
+        self._lock, self._requests = Lock(), BoundedSemaphore(REQUESTS)
 
     def get(self, name: str) -> bytes:
         """Return a task's page, at most `FRESH_SECONDS` old.
@@ -56,13 +60,30 @@ class Pages:
         return self._drawn(None, "all tasks", draw_fleet, list(self.tasks.values()), prefix)
 
     def _drawn(self, key: str | None, name: str, draw: Callable[..., bytes], *arguments: object) -> bytes:
-        if not self._lock.acquire(timeout=WAIT_SECONDS):
-            raise UserError(f"{name}: another page is still being drawn; reload this one in a minute")
-        try:
-            drawn_at, page = self._pages.get(key, (float("-inf"), b""))
-            if time.monotonic() - drawn_at > FRESH_SECONDS:
+        if (page := self._fresh(key)) is not None:
+            return page
+        with self._turn(name):
+            if (page := self._fresh(key)) is None:
                 page = run_in_subprocess(f"drawing the page of {name}", DRAW_SECONDS, draw, *arguments)
                 self._pages[key] = time.monotonic(), page
-        finally:
-            self._lock.release()
         return page
+
+    def _fresh(self, key: str | None) -> bytes | None:
+        drawn_at, page = self._pages.get(key, (float("-inf"), b""))
+        return page if time.monotonic() - drawn_at <= FRESH_SECONDS else None
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Hold the right to draw inside the context. Raises `UserError` if it is not free in time."""
+        busy = UserError(f"{name}: another page is still being drawn; reload this one in a minute")
+        if not self._requests.acquire(blocking=False):
+            raise busy
+        try:
+            if not self._lock.acquire(timeout=WAIT_SECONDS):
+                raise busy
+            try:
+                yield
+            finally:
+                self._lock.release()
+        finally:
+            self._requests.release()

@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from retrain.monitoring import pages
 from retrain.monitoring.exporter import Exporter
 from retrain.monitoring.pages import Pages
 from retrain.monitoring.server import exporter_app
-from retrain.monitoring.web import serving
+from retrain.monitoring.web import THREADS, serving
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
 
@@ -80,6 +81,37 @@ def test_request_during_a_slow_page_rendering_is_refused(
         for process in drawing():
             process.kill()
         assert first.result()[0] == 503
+
+
+def test_health_is_answered_while_many_requests_want_a_page(
+    port: int, hanging: Path, drawing: Callable[[], list[BaseProcess]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "WAIT_SECONDS", 600)
+    wanted = 2 * THREADS
+    with ThreadPoolExecutor(wanted) as threads:
+        asked = [threads.submit(page, port) for _ in range(wanted)]
+        refused = [future.result() for future in islice(as_completed(asked, timeout=60), wanted - pages.REQUESTS)]
+        assert {status for status, _ in refused} == {503}
+        assert send_request(port, "/healthz").status == 200
+        hanging.unlink()
+        for process in drawing():
+            process.kill()
+        assert sorted(future.result()[0] for future in asked)[: pages.REQUESTS - 1] == [200] * (pages.REQUESTS - 1)
+
+
+def test_fresh_page_is_served_while_another_page_is_drawn(
+    tmp_path: Path, hanging: Path, drawing: Callable[[], list[BaseProcess]]
+) -> None:
+    tasks = {name: Task(name=name, store=str(tmp_path / "store")) for name in ("dogs", "pets")}
+    both = Pages(tasks)
+    fresh = both.get("dogs")
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(both.get, "pets")
+        monitoring.wait_for(drawing, "the process that draws")
+        assert both.get("dogs") == fresh
+        assert not slow.done()
+        for process in drawing():
+            process.kill()
 
 
 def test_hanging_page_renderer_is_killed(
