@@ -62,7 +62,10 @@ class DropCommitter:
         self._usable = frozenset[str]()
 
     def refresh(self) -> None:
-        """Read the drops that were committed or amended since the last call. Quarantine damaged drops."""
+        """Read the drops that were committed, amended, erased or quarantined since the last call.
+
+        Quarantine damaged drops.
+        """
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
         changes = changes_by_drop(amendments)
@@ -74,13 +77,12 @@ class DropCommitter:
                     drops[drop_id] = amend(drop, changes.get(drop_id, ()))
             except DamagedDrop as damaged:
                 self._quarantine(damaged)
-        if drops.keys() == self._drops.keys() and all(
-            drop.digest == self._drops[key].digest for key, drop in drops.items()
-        ):
+        usable = frozenset(found.usable) & drops.keys()
+        if usable == self._usable and _versions(drops) == _versions(self._drops):
             return
-        self.known, self._drops, self._usable = KnownContent(), drops, frozenset(found.usable) & drops.keys()
+        self.known, self._drops, self._usable = KnownContent(), drops, usable
         self.known.corrected = corrected
-        kept = {drop.decoded_digest for drop in drops.values()}
+        kept = _versions(drops).values()
         self._tables = {name: table for name, table in self._tables.items() if name in kept}
         for drop in sorted(drops.values(), key=lambda drop: (drop.committed_at, drop.id)):
             with suppress(DamagedDrop):
@@ -247,6 +249,11 @@ class DropCommitter:
             store.objects.create(store.keys.manifest(drop.id), drop.to_bytes())
         except Conflict as error:
             raise DropError(f"drop {drop.id} has just been committed by another process; choose another id") from error
+
+
+def _versions(drops: Mapping[str, Drop]) -> dict[str, str]:
+    """Return a digest of each drop's samples. It changes with every amendment and erasure."""
+    return {drop_id: drop.decoded_digest for drop_id, drop in drops.items()}
 
 
 def unseen_classes(table: SampleTable, known: KnownContent) -> list[str]:

@@ -15,7 +15,7 @@ from retrain.config import SPLITS, Split
 from retrain.data.content import CONTENT_BYTES
 from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES, SampleTable, Use
-from retrain.errors import DropError
+from retrain.errors import DropError, StoreError
 from retrain.records import Amendment, Change
 from retrain.utils.text import join_names, name_some, pluralize
 
@@ -221,7 +221,8 @@ class Resolver:
     def resolve(self, table: SampleTable) -> Resolved:
         """Return a drop's table with its final uses. The given table has the uses that the source states.
 
-        Raises `DropError` if classes conflict and the task refuses such drops.
+        Raises `DropError` if classes conflict and the task refuses such drops. Raises `StoreError` if an image was not
+        packed, but no run uses its copy in an earlier drop any longer.
         """
         use = table.use.copy()
         stated = table.content[(use == USES.index("val")) | (use == USES.index("test"))]
@@ -232,7 +233,12 @@ class Resolver:
             self._resolve_copies(table, rows, use, resolved)
         for row in np.flatnonzero(table.is_used() & self._known.has(table.content)).tolist():
             self._resolve_known(table, row, use, resolved)
-        use[(table.shard < 0) & (use < len(SPLITS))] = USES.index("duplicate")
+        if lost := np.count_nonzero((table.shard < 0) & (use < len(SPLITS))):
+            raise StoreError(
+                f"{pluralize(lost, 'image')} of drop {self._drop_id} {'was' if lost == 1 else 'were'} not packed, because "
+                "an earlier drop had the same picture, but meanwhile this drop was quarantined or amended: run the "
+                "command again"
+            )
         val, test = (table.content[use == USES.index(split)] for split in ("val", "test"))
         resolved.in_val_and_test = len(np.intersect1d(val, test))
         self._train_on_lone_classes(table, use, drawn)

@@ -13,12 +13,13 @@ import pytest
 from support.pictures import folder, png, shard_bytes, two_classes
 from support.terminal import retrain
 
+from retrain.config import SPLITS
 from retrain.config.task import Data, Task
 from retrain.data.committing import Packed
 from retrain.data.packing import pack, pack_by_shards
 from retrain.data.source import survey_source
 from retrain.data.staging import Staging
-from retrain.errors import DropError, UserError
+from retrain.errors import DropError, StoreError, UserError
 from retrain.store import LocalStore, ObjectStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
@@ -299,3 +300,22 @@ def test_earlier_drops_are_read_once_for_all_parts(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(LocalStore, "read", counted)
     pack(two_classes(tmp_path / "new", first=9000), TASK, store, staging=Staging.parse("share", "50+50"))
     assert {key: reads[key] for key in before} == dict.fromkeys(before, 1)
+
+
+def test_known_image_is_not_lost_if_its_drop_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TaskStore(LocalStore(tmp_path / "store"), "pets")
+    pack(two_classes(tmp_path / "first"), TASK, store, drop_id="first")
+    pack(folder(tmp_path / "second", "cat/x.png", first=500), TASK, store, drop_id="second")
+    third = folder(folder(tmp_path / "third", "cat/x.png", first=500), "dog/y.png", first=600)
+    upload = LocalStore.upload
+
+    def quarantine_meanwhile(objects: LocalStore, path: Path, key: str) -> None:
+        upload(objects, path, key)
+        store.drops.quarantine("second", "it is damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "upload", quarantine_meanwhile)
+        with pytest.raises(StoreError, match="1 image of drop third was not packed, .*: run the command again$"):
+            pack(third, TASK, store, drop_id="third")
+    (packed,) = pack(third, TASK, store, drop_id="third")
+    assert sum(map(packed.drop.samples, SPLITS)) == 2
