@@ -23,7 +23,7 @@ def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, 
     if missing := [drop_id for drop_id in known if drop_id not in by_id]:
         raise DropError(describe_removed(missing[0]))
     new = sorted(
-        (drop for drop in by_id.values() if drop.id not in known), key=lambda drop: (drop.committed_at, drop.id)
+        (by_id[drop_id] for drop_id in by_id.keys() - set(known)), key=lambda drop: (drop.committed_at, drop.id)
     )
     return (*(by_id[drop_id] for drop_id in known), *new)
 

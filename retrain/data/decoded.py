@@ -101,7 +101,8 @@ class DecodedSamples:
         if not self._kept:
             return
         place = np.cumsum((table.width > 0) & (table.shard != NOWHERE)) - 1
-        label_of = np.array([drop.classes.index(name) if name in drop.classes else -1 for name in table.classes])
+        positions = {name: position for position, name in enumerate(drop.classes)}
+        label_of = np.array([positions.get(name, NOWHERE) for name in table.classes])
         images = np.memmap(self._file, np.uint8, "r", shape=(int(place[-1]) + 1, *self._shape))
         try:
             for position, split in enumerate(SPLITS):

@@ -7,6 +7,7 @@ therefore completes an interrupted erasure.
 import hashlib
 import tarfile
 import tempfile
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,10 @@ from retrain.data.table_making import read_or_make_table
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
-from retrain.records.drop import ERASED, Erased, amend, drop_digest
+from retrain.records.drop import ERASED, Changes, Erased, amend, drop_digest
 from retrain.store.keys import name_shard
 from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import map_ahead
 
 
 def select_image(path: Path, frame: Frame) -> Selection:
@@ -243,31 +245,31 @@ def _copy_members(stream: HashingReader, path: Path, without: Collection[str], w
             copy.addfile(member, stream)  # type: ignore[arg-type]  # it only reads as many bytes as the member has
 
 
-def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
-    """Yield the digests that a drop's versions had before its erasures. Caches may contain such versions.
-
-    Yield none if the drop's manifest is missing or damaged. No run can use such a drop.
-    """
-    drop, changes = store.drops.find_undamaged(drop_id), store.drops.amendments.of_drop(drop_id)
-    if drop is None:
-        return
-    versions = {amend(drop, changes[:number]).digest for number in range(len(changes) + 1)}
-    yield from versions
-    erased = set[int]()
-    for erasure in store.erasures.read():
-        erased |= erasure.rows().get(drop_id, set())
-        if drop.erased and erased != set(drop.erased.rows):
-            yield from (digest([version, sorted(erased)]) for version in versions)
-
-
 def clear_cache(cache: Path, store: TaskStore) -> None:
     """Delete from this machine's cache all data of drops from before their erasures."""
-    erasures = store.erasures.read()
-    stale = {
-        one for drop_id in {drop for each in erasures for drop in each.rows()} for one in stale_digests(drop_id, store)
-    }
+    erasures, changes = store.erasures.read(), store.drops.amendments.by_drop()
+    rows = defaultdict[str, list[set[int]]](list)
+    for erasure in erasures:
+        for drop_id, erased in erasure.rows().items():
+            rows[drop_id].append(erased)
+    drops = filter(None, map_ahead(store.drops.find_undamaged, rows))  # no run can use a damaged drop
+    stale = {one for drop in drops for one in _stale_digests(drop, rows[drop.id], changes.get(drop.id, ()))}
     for path in cache.glob("*.*"):
         if path.name[:64] in stale:
             path.unlink(missing_ok=True)
     for sha256 in {shard for each in erasures for shard in each.shards}:
         (cache / "shards" / f"{sha256}.tar").unlink(missing_ok=True)
+
+
+def _stale_digests(drop: Drop, erasures: Iterable[Collection[int]], changes: Changes) -> Iterator[str]:
+    """Yield the digests that a drop's versions had before its erasures. Caches may contain such versions.
+
+    `erasures` has the rows that each erasure has removed, and `changes` has the drop's changes by amendment.
+    """
+    versions = {amend(drop, changes[:number]).digest for number in range(len(changes) + 1)}
+    yield from versions
+    erased = set[int]()
+    for rows in erasures:
+        erased.update(rows)
+        if drop.erased and erased != set(drop.erased.rows):
+            yield from (digest([version, sorted(erased)]) for version in versions)

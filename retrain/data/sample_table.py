@@ -180,12 +180,13 @@ def amend_table(table: SampleTable, drop: Drop) -> SampleTable:
     """Return a table with a drop's amendments applied. Erased samples get the use `removed`."""
     named = [change.after for change in drop.changes if change.after is not None]
     classes = tuple(dict.fromkeys([*table.classes, *named]))
+    label_of = {name: label for label, name in enumerate(classes)}
     label, use = table.label.copy(), table.use.copy()
     for change in drop.changes:
         if change.after is None:
             use[change.row] = USES.index("removed")
         else:
-            label[change.row] = classes.index(change.after)
+            label[change.row] = label_of[change.after]
     if drop.erased:
         use[list(drop.erased.rows)] = USES.index("removed")
     return replace(table, classes=classes, label=label, use=use)

@@ -1,6 +1,7 @@
 """An erasure removes samples from all files of the store, for every route of ingestion and after an interruption."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -285,6 +286,26 @@ def test_cache_is_cleared_without_the_manifest_of_a_drop(tmp_path: Path, manifes
     key = where.store.keys.manifest(drop.id)
     where.store.objects.write(key, manifest) if manifest else where.store.objects.delete(key)
     clear_cache(tmp_path / "cache", where.store)
+
+
+def test_clearing_the_cache_reads_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, _ = ingest_layout("pack", "tree", tmp_path)
+    for number in range(2):
+        (tmp_path / f"more-{number}/cat").mkdir(parents=True)
+        (tmp_path / f"more-{number}/cat/x.png").write_bytes(png(8000 + number))
+        (tmp_path / f"more-{number}/cat/y.png").write_bytes(png(9000 + number))
+        pack(tmp_path / f"more-{number}", TASK, where.store, drop_id=f"more-{number}")
+        assert forget(where.store, tmp_path, Selection("--key", f"more-{number}", "cat/x", "")) == 1
+    read, reads = LocalStore.read, Counter[str]()
+
+    def counted(objects: LocalStore, key: str) -> tuple[bytes, str]:
+        reads[key] += 1
+        return read(objects, key)
+
+    monkeypatch.setattr(LocalStore, "read", counted)
+    clear_cache(tmp_path / "cache", TaskStore(where.store.objects, TASK.name))
+    assert len(reads) == 6, "two erasures, two amendments and two manifests"
+    assert set(reads.values()) == {1}
 
 
 def test_erasing_an_ambiguous_key_names_its_drops(tmp_path: Path) -> None:
