@@ -196,7 +196,7 @@ def _forget(bad: LeftOut) -> LeftOut:
 
 def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Uploaded:
     """Return the number and size of the producer's files that remain after the erasure."""
-    before = store.drops.committed().uploaded.get(drop.id, Uploaded(files=0, size=0))
+    before = store.drops.committed([drop.id]).uploaded.get(drop.id, Uploaded(files=0, size=0))
     names = {shard.name for shard in shards}
     deleted = [shard for shard in drop.shards if shard.name not in names and not shard.name.startswith(PACKED_FOLDER)]
     return Uploaded(files=before.files - len(deleted), size=before.size - sum(shard.size for shard in deleted))

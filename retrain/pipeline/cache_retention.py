@@ -61,9 +61,8 @@ def _find_needed(tasks: OpenTasks, since: datetime) -> set[str]:
     """Return the names of cached files that the next run and the unfinished runs of these tasks may read."""
     names = set[str]()
     for task, store in tasks:
-        for drop_id in store.drops.committed().usable:
-            with suppress(DamagedDrop):  # no run can read a damaged drop
-                names |= _names(store.drops.read(drop_id), task)
+        for drop in store.drops.readable():  # no run can read a damaged drop
+            names |= _names(drop, task)
         for plan in find_unfinished_plans(store, since):
             with suppress(DamagedDrop):
                 for drop in store.drops.read_versions(plan.dataset.drops):

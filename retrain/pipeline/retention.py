@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from retrain.errors import DamagedDrop
 from retrain.records import Plan, Removal, Removed, Retention, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store import champions
@@ -26,6 +25,9 @@ LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
 """Files that mark a run's other files as complete. If a run has no record, they are removed first. The run can then
 restart."""
+
+WRITTEN_SHARD = re.compile(rf"(packed/)?{OWN_SHARD}")
+"""Names of the shards that `retrain` writes into a drop's folder."""
 
 log = logging.getLogger("retrain")
 
@@ -191,21 +193,20 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
-    """Yield the shards that an interrupted `retrain drop pack` left behind: no manifest lists them.
+    """Yield the shards that an interrupted or refused packing of a drop left behind: its manifest does not list them.
 
-    Shards that producers upload have other names than the shards of `retrain drop pack`, and are never removed.
+    Shards that producers upload have other names than the shards that `retrain` writes, and are never removed.
     """
-    for drop_id in store.drops.committed().usable:
-        try:
-            drop = store.drops.read(drop_id)
-        except DamagedDrop:
-            continue
-        prefix = store.keys.drop_file(drop_id, "")
+    written = defaultdict[str, list[tuple[str, Entry]]](list)
+    for entry in store.objects.list(store.keys.drops):
+        drop_id, _, name = entry.key.removeprefix(store.keys.drops).partition("/")
+        if WRITTEN_SHARD.fullmatch(name):
+            written[drop_id].append((name, entry))
+    usable = (drop_id for drop_id in store.drops.committed().usable if drop_id in written)
+    for drop in filter(None, map_ahead(store.drops.find_undamaged, usable)):
         named = {shard.name for shard in drop.shards}
-        found = [(entry.key.removeprefix(prefix), entry) for entry in store.objects.list(prefix)]
-        orphans = [entry for name, entry in found if re.fullmatch(OWN_SHARD, name) and name not in named]
-        if orphans:
-            yield _make_removal(f"drops/{drop_id}", "its manifest does not name them", orphans)
+        if orphans := [entry for name, entry in written[drop.id] if name not in named]:
+            yield _make_removal(f"drops/{drop.id}", "its manifest does not name them", orphans)
 
 
 def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:

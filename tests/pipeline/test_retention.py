@@ -176,15 +176,16 @@ def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
     [record] = workspace.store.ledger.read()
     [drop] = record.drops
     orphan = workspace.store.keys.drop_file(drop, "train-000009-0123abcd.tar")
+    packed = workspace.store.keys.drop_file(drop, "packed/train-000009-0123abcd.tar")
     foreign = workspace.store.keys.drop_file(drop, "train-theirs.tar")
-    for key in (orphan, foreign):
+    for key in (orphan, packed, foreign):
         workspace.store.objects.write(key, b"left behind")
     for name in (drop, "gone"):
         workspace.store.objects.write(
             workspace.store.keys.claim(name), Claim(drop=name, run_id=record.run_id).to_bytes()
         )
     assert [removal.keys for removal in collect(workspace).removals] == [
-        (orphan,),
+        (packed, orphan),
         (workspace.store.keys.claim("gone"),),
     ]
     assert foreign in workspace.contents()
