@@ -233,11 +233,11 @@ class Resolver:
             self._resolve_copies(table, rows, use, resolved)
         for row in np.flatnonzero(table.is_used() & self._known.has(table.content)).tolist():
             self._resolve_known(table, row, use, resolved)
-        if lost := np.count_nonzero((table.shard < 0) & (use < len(SPLITS))):
+        if lost := int(np.count_nonzero((table.shard < 0) & (use < len(SPLITS)))):
             raise StoreError(
-                f"{pluralize(lost, 'image')} of drop {self._drop_id} {'was' if lost == 1 else 'were'} not packed, because "
-                "an earlier drop had the same picture, but meanwhile this drop was quarantined or amended: run the "
-                "command again"
+                f"{pluralize(lost, 'image')} of drop {self._drop_id} {'was' if lost == 1 else 'were'} not packed, "
+                "because an earlier drop had the same picture, but meanwhile this drop was quarantined or amended: run "
+                "the command again"
             )
         val, test = (table.content[use == USES.index(split)] for split in ("val", "test"))
         resolved.in_val_and_test = len(np.intersect1d(val, test))

@@ -315,7 +315,7 @@ def test_known_image_is_not_lost_if_its_drop_is_quarantined(tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(LocalStore, "upload", quarantine_meanwhile)
-        with pytest.raises(StoreError, match="1 image of drop third was not packed, .*: run the command again$"):
+        with pytest.raises(StoreError, match=r"1 image of drop third was not packed, .*: run the command again$"):
             pack(third, TASK, store, drop_id="third")
     (packed,) = pack(third, TASK, store, drop_id="third")
     assert sum(map(packed.drop.samples, SPLITS)) == 2

@@ -25,7 +25,7 @@ CLASSES, KEYS = 100_000, TaskKeys("pets")
 
 
 def commit_and_measure(task: Task, drop: str, cache: Path) -> tuple[str | None, int, float]:
-    """Commit a drop, and return the cause of a refusal, and the peak memory (kB) and processor time (s) of this process.
+    """Commit a drop. Return the cause of a refusal, and the peak memory (kB) and processor time (s) of this process.
 
     `getrusage` is not used, because its peak includes the memory of the parent process. The process uses one core. With
     more cores, its threads wait for each other after each tiny image, and this takes a third of the processor time.
