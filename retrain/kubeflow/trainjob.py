@@ -94,7 +94,7 @@ def _patch(resources: Resources) -> Manifest:
 
 
 def _cache(cache: Cache) -> Manifest:
-    if cache.storage_class is None:
+    if not cache.storage_class:
         return {"name": "cache", "emptyDir": {"sizeLimit": cache.size}}
     claim = {
         "accessModes": ["ReadWriteOnce"],

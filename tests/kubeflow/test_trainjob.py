@@ -104,6 +104,14 @@ def test_trainjob_pods_have_pool_secrets_cache_and_shared_memory() -> None:
     assert parse_task(container["args"][1], "argument") == FLOWERS
 
 
+@pytest.mark.parametrize("empty", [None, ""])
+def test_trainjob_cache_without_storage_class_is_on_the_node(empty: str | None) -> None:
+    """Kubernetes creates no volume for the storage class with the empty name, so the pod would never start."""
+    pool = POOL.model_copy(update={"cache": Cache(size="200Gi", storage_class=empty)})
+    cache, _ = pod_of(manifest(FLOWERS.model_copy(update={"resources": pool})))["spec"]["volumes"]
+    assert cache == {"name": "cache", "emptyDir": {"sizeLimit": "200Gi"}}
+
+
 def test_trainjob_pods_meet_the_restricted_pod_security_standard() -> None:
     """Trainer and its runtime do not set these fields. A cluster that enforces the standard refuses such pods."""
     spec = pod_of(manifest(FLOWERS))["spec"]
