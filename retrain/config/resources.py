@@ -49,12 +49,17 @@ class Toleration(ConfigModel):
 
     key: str
     """The taint's key."""
-    operator: Literal["Exists", "Equal"] = "Exists"
-    """Exists tolerates any value, and Equal only this value."""
+    operator: Literal["Exists", "Equal"] | None = None
+    """Exists tolerates any value, and Equal only this value (default: Equal if there is a value, else Exists)."""
     value: str | None = None
     """The taint's value, for Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The effect that is tolerated (default: all effects)."""
+
+    def manifest(self) -> dict[str, str]:
+        """Return the toleration as Kubernetes reads it. Kubernetes refuses a value with the operator Exists."""
+        operator = self.operator or ("Equal" if self.value else "Exists")
+        return self.model_dump(exclude_none=True) | {"operator": operator}
 
 
 class Queue(ConfigModel):

@@ -86,7 +86,7 @@ def _configure_pool(step: "PipelineTask", resources: Resources) -> None:
     for label, value in resources.node_selector.items():
         kubernetes.add_node_selector(step, label, value)
     for toleration in resources.tolerations:
-        kubernetes.add_toleration(step, **toleration.model_dump())
+        kubernetes.add_toleration(step, **toleration.manifest())
     for label, value in (LABELS | queue_labels(resources.queue)).items():
         kubernetes.add_pod_label(step, label, value)
     for name, value in METRICS.items():

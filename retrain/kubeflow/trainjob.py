@@ -80,7 +80,7 @@ def _patch(resources: Resources) -> Manifest:
     mounts = [{"name": "cache", "mountPath": CACHE}, {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}]
     pod: Manifest = {
         "nodeSelector": resources.node_selector,
-        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in resources.tolerations],
+        "tolerations": [toleration.manifest() for toleration in resources.tolerations],
         "volumes": [_cache(resources.cache), _shared_memory(resources)],
         "securityContext": POD_SECURITY,
         "containers": [{"name": NODE, "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY}],

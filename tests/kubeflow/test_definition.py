@@ -35,7 +35,7 @@ POOL = Resources(
     node_selector={"cloud.example/gpu": "h100", "pool": "spot"},
     tolerations=(
         Toleration(key="nvidia.com/gpu"),
-        Toleration(key="spot", operator="Equal", value="true", effect="NoSchedule"),
+        Toleration(key="spot", value="true", effect="NoSchedule"),
     ),
     queue=Queue(name="training", priority_class="nightly"),
     timeout_seconds=7200,

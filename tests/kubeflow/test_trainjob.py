@@ -35,7 +35,7 @@ POOL = Resources(
     shared_memory="32Gi",
     cache=Cache(size="200Gi", storage_class="fast"),
     node_selector={"pool": "spot"},
-    tolerations=(Toleration(key="spot", operator="Equal", value="true", effect="NoSchedule"),),
+    tolerations=(Toleration(key="spot", value="true", effect="NoSchedule"),),
     queue=Queue(name="training", priority_class="nightly"),
 )
 FLOWERS = Task(name="flowers", store="s3://bucket/x", resources=POOL, kubeflow=Kubeflow(namespace="ml"))
