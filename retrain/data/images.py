@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from retrain.config.frame import Background, Frame, Size, as_frame
 from retrain.errors import DropError
@@ -47,6 +47,16 @@ LFS_POINTER = b"version https://git-lfs.github.com/"
 
 UPRIGHT, FIRST_TURNED = 1, 5
 """EXIF's orientation of an upright image, and the first orientation that turns an image by 90 degrees."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The operation that turns an image upright, by its EXIF orientation."""
 
 GAP = 2
 """A JPEG may be decoded at a smaller scale if it is still at least this many times as large as requested. The effect of
@@ -86,9 +96,10 @@ def fit_opened_image(image: Image.Image, size: Size) -> Pixels:
     """
     try:
         _check_pixels(image)
-        copy = image.copy()  # because `fitted` may rotate the image in place
-        copy.info["exif"] = image.getexif().tobytes()
-        return pixels_of(OpenedImage(copy, copy.size, _frame_as_stored(copy, as_frame(size)), *copy.size).fitted())
+        image.load()
+        orientation = _orientation(image)
+        frame = _frame_as_stored(orientation, as_frame(size))
+        return pixels_of(OpenedImage(image, image.size, frame, orientation, *image.size).fitted())
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers may raise any error
@@ -112,25 +123,25 @@ class OpenedImage(NamedTuple):
     """Width and height from its header."""
     frame: Frame
     """Target shape, method of resizing and background, for the image as stored, before it is turned upright."""
+    orientation: int
     width: float
     height: float
 
     def check(self) -> None:
-        """Decode the image, and turn it upright by its EXIF orientation. These are the steps that can fail.
+        """Decode the image, and convert it to RGB. These are the steps that can fail.
 
-        An image that is stored upright is not resized, because resizing cannot fail and takes longer than decoding. The
-        same applies to the conversion of grey values to RGB.
+        The image is neither resized nor turned upright, because these steps cannot fail, and resizing takes longer than
+        decoding. The same applies to the conversion of grey values to RGB.
         """
         self.image.load()
-        image = self.image if self.image.mode == "L" else _rgb(self.image, self.frame.background)
-        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
-            self.fitted()
+        if self.image.mode != "L":
+            _rgb(self.image, self.frame.background)
 
     def fitted(self) -> Image.Image:
         """Return the image in RGB, upright, and resized to the target shape."""
         fitted = _fit(_rgb(self.image, self.frame.background), self.frame, self.width, self.height)
-        ImageOps.exif_transpose(fitted, in_place=True)
-        return fitted
+        turn = TURNS.get(self.orientation)
+        return fitted if turn is None else fitted.transpose(turn)
 
 
 @contextmanager
@@ -143,15 +154,15 @@ def open_image(data: bytes, size: Size, is_kept: bool = True) -> Iterator[Opened
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
-            full_size = image.size
-            frame = _frame_as_stored(image, as_frame(size))
+            orientation = _orientation(image)
+            full_size, frame = image.size, _frame_as_stored(orientation, as_frame(size))
             drafted = None
             if is_kept:
                 drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             elif image.width * image.height > FEW_PIXELS:
                 drafted = image.draft("L", (LEAST_GREY, LEAST_GREY))
             width, height = drafted[1][2:] if drafted else image.size
-            yield OpenedImage(image, full_size, frame, width, height)
+            yield OpenedImage(image, full_size, frame, orientation, width, height)
     except MemoryError:  # the image may be good
         raise
     except UnidentifiedImageError as error:  # its own message shows only an address in memory
@@ -177,14 +188,29 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} are allowed: reduce the image")
 
 
-def _frame_as_stored(image: Image.Image, frame: Frame) -> Frame:
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image as Pillow loads it. It is `UPRIGHT` if the EXIF data are damaged.
+
+    Only a JPEG may be loaded later, at a smaller scale. A PNG may have its EXIF data after its pixels, and Pillow turns
+    a TIFF upright when it loads it.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        image.load()
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's parsers may raise any error
+        return UPRIGHT
+    return found if found in TURNS else UPRIGHT
+
+
+def _frame_as_stored(orientation: int, frame: Frame) -> Frame:
     """Return the frame in the orientation in which the image is stored.
 
     Its sides are swapped if the image will be turned by 90 degrees.
     """
-    if frame.height == frame.width or image.getexif().get(ExifTags.Base.Orientation, 1) < FIRST_TURNED:
-        return frame
-    return frame._replace(height=frame.width, width=frame.height)
+    return frame if orientation < FIRST_TURNED else frame._replace(height=frame.width, width=frame.height)
 
 
 def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image.Image:
@@ -206,7 +232,6 @@ def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height:
     scale = min(shape[0] / width, shape[1] / height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = Image.new("RGB", shape)
-    canvas.info = dict(image.info)  # keeps the EXIF orientation
     resized = image.resize(inner, Image.Resampling.BICUBIC, (0, 0, width, height))
     canvas.paste(resized, ((shape[0] - inner[0]) // 2, (shape[1] - inner[1]) // 2))
     return canvas
@@ -218,9 +243,7 @@ def _rgb(image: Image.Image, background: Background) -> Image.Image:
             f"its pixels are numbers of 32 bits (mode {image.mode}) of unknown range; convert the image to 8 bits"
         )
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 where it should scale
-        scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # a 16-bit value
-        image = scaled
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data and background != "none":
         return _on_background(image, background)
     if image.mode == "P":  # Pillow keeps a palette's transparency only in RGBA
@@ -231,8 +254,4 @@ def _rgb(image: Image.Image, background: Background) -> Image.Image:
 def _on_background(image: Image.Image, colour: str) -> Image.Image:
     canvas = Image.new("RGBA", image.size, colour)
     canvas.alpha_composite(image.convert("RGBA"))
-    flat = canvas.convert("RGB")
-    flat.info = {
-        name: value for name, value in image.info.items() if name != "transparency"
-    }  # keeps the EXIF orientation
-    return flat
+    return canvas.convert("RGB")

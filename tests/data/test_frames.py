@@ -45,16 +45,24 @@ def test_stretch_fills_the_frame_with_all_of_the_image() -> None:
     np.testing.assert_array_equal(decode_image(encoded(image), Frame(8, 24, "stretch")), expected)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
-def test_frame_applies_to_the_image_turned_upright(fit: str) -> None:
+def test_frame_applies_to_the_image_turned_upright(fit: str, kind: str) -> None:
     """An image that is stored on its side, with an EXIF orientation, decodes like the same image stored upright."""
     upright = image_of(48, 32)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
-    lying = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif.tobytes())
+    lying = encoded(upright.transpose(Image.Transpose.ROTATE_90), kind, exif=exif)
     frame = Frame(12, 20, fit)
     difference = decode_image(lying, frame).astype(int) - decode_image(encoded(upright), frame)
     assert np.abs(difference).max() <= 2
+
+
+def test_orientation_that_exif_does_not_define_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    image, frame = image_of(32, 48), Frame(12, 20)
+    np.testing.assert_array_equal(decode_image(encoded(image, exif=exif), frame), decode_image(encoded(image), frame))
 
 
 def test_text_of_a_frame_states_its_size_and_fit() -> None:

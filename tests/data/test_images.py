@@ -150,6 +150,11 @@ def corrupt_exif() -> bytes:
     return encoded(Image.fromarray(picture(1)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
 
 
+def exif_without_header() -> bytes:
+    """Return a JPEG whose EXIF does not begin as a TIFF file does."""
+    return encoded(Image.fromarray(picture(1)), "JPEG", exif=b"Exif\0\0XX*\0\x08\0\0\0")
+
+
 def broken_mpo() -> bytes:
     """Return a JPEG whose list of further pictures (MPO) is damaged. Pillow warns, and reads the first picture."""
     frames = [Image.fromarray(picture(number)) for number in (1, 2)]
@@ -157,11 +162,11 @@ def broken_mpo() -> bytes:
     return whole.replace(b"MPF\0II*\0", b"MPF\0II*\1")
 
 
-@pytest.mark.parametrize("image", [corrupt_exif, broken_mpo])
+@pytest.mark.parametrize("image", [corrupt_exif, exif_without_header, broken_mpo])
 def test_image_with_damaged_metadata_is_decoded(tmp_path: Path, image: Callable[[], bytes]) -> None:
     path = tmp_path / "warns.jpg"
     path.write_bytes(image())
-    code = f"from retrain.data.images import decode_image; decode_image(open({str(path)!r}, 'rb').read(), 8)"
+    code = f"from retrain.data.images import decode_image; decode_image(open({str(path)!r}, 'rb').read(), 16)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (process.returncode, process.stderr) == (0, "")
 
@@ -190,7 +195,7 @@ def test_pixels_without_a_stated_range_are_refused() -> None:
         decode_image(encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), 8)
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("orientation", [1, 6, 9])
 @pytest.mark.parametrize(("kind", "most"), [("JPEG", 2), ("PNG", 0)])
 def test_examine_image_and_examine_decoded_agree(kind: str, most: int, orientation: int) -> None:
     exif = Image.Exif()
