@@ -75,7 +75,11 @@ def survey_source(source: Path, data: Data) -> Source:
     Raises `DropError` if there is no such path or no image in it, if it contains links, damaged archives or duplicate
     keys, or if several label rules are possible. `docs/your-data.md` describes every layout.
     """
-    if not source.exists():
+    try:
+        is_there = source.exists()
+    except OSError as error:  # for example, its name is too long
+        raise DropError(f"{source}: cannot be read: {error.strerror}") from error
+    if not is_there:
         is_remote = is_address(str(source))
         what = "not a path on this machine: download it first, or upload it as a drop (docs/your-data.md)"
         raise DropError(f"{source}: {what if is_remote else 'no such file or folder'}")
@@ -194,7 +198,7 @@ def _survey_table(table: Path, extension: str, data: Data) -> Source:
     found = FoundFiles(str(table))
     open_bucket = cache(open_store)
     labelled: list[Labelled] = []
-    for row in read_table(table.read_bytes(), extension, str(table)):
+    for row in read_table(_read_local(table), extension, str(table)):
         file = _file_of_row(row, table, open_bucket)
         if file.problem:
             found.unread.append(Unread(f"{table}: row {row.number}", f"row {row.number}", file.problem))
@@ -203,6 +207,13 @@ def _survey_table(table: Path, extension: str, data: Data) -> Source:
         labelled.append((file, row.split, row.label, "/".join(map(escape, [row.id] if row.id else parts))))
     found.not_samples[f"{table.name} (labels)"] = 1
     return _arrange(found, LabelRule("csv"), labelled, data.aliases)
+
+
+def _read_local(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DropError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 NO_PARTS = ("/", "..", "s3:", "gs:", "az:")
@@ -230,7 +241,10 @@ def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore
         problem = f"{row.path!r} is not allowed: write a file's path, or an address with s3://, gs:// or az://"
         return SourceFile(where, name, False, 0, bytes, problem=problem)
     path = table.parent / row.path
-    problem = "" if path.is_file() else f"there is no file {row.path!r}"
+    try:
+        problem = "" if path.is_file() else f"there is no file {row.path!r}"
+    except OSError as error:
+        problem = f"{row.path!r} cannot be read: {error.strerror}"
     return SourceFile(where, name, False, 0, path.read_bytes, problem=problem)
 
 

@@ -1,6 +1,8 @@
 """Tables next to images give labels and splits, by pack and by upload. Errors name the row or column."""
 
 import json
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -107,4 +109,23 @@ def test_table_without_rows_is_refused(local_route: IngestRoute, table: str) -> 
 def test_table_with_a_web_address_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\nhttps://a.org/0.png,cat\n")
     with pytest.raises(DropError, match=r"row 1: 'https://a\.org/0\.png' is not allowed: write a file's path, or an"):
+        survey_source(tmp_path / "labels.csv", Data())
+
+
+def test_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    name = f"{'x' * 300}.png"
+    (tmp_path / "labels.csv").write_text(f"path,label\n{name},cat\n")
+    with pytest.raises(DropError, match=f"row 1: '{name}' cannot be read: File name too long"):
+        survey_source(tmp_path / "labels.csv", Data())
+    with pytest.raises(DropError, match=f"{name}: cannot be read: File name too long"):
+        survey_source(tmp_path / name, Data())
+
+
+def test_table_without_permission_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    (tmp_path / "labels.csv").write_text("path,label\n1.png,cat\n")
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read every file
+    with pytest.raises(DropError, match=r"labels\.csv: cannot be read: Permission denied"):
         survey_source(tmp_path / "labels.csv", Data())
