@@ -56,7 +56,7 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
     committer.refresh()
     samples = find_samples(selections, committer)
     return Erasure(
-        sequence=len(store.erasures.read()) + 1,
+        sequence=store.erasures.next_sequence(),
         at=datetime.now(UTC),
         author=author,
         reason=reason,

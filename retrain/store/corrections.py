@@ -39,7 +39,7 @@ class Amendments:
 
     def prepare(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Return the amendment that `append` would write now."""
-        return Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes), upload=upload)
+        return Amendment(sequence=_next(self.newest()), at=datetime.now(UTC), changes=tuple(changes), upload=upload)
 
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Write an amendment. `upload` is the id of the upload that becomes this amendment, if any.
@@ -84,6 +84,10 @@ class Erasures:
         keys = [entry.key for entry in self._objects.list(self._keys.erasures)]
         return read_record(self._objects, max(keys), Erasure)[0] if keys else None
 
+    def next_sequence(self) -> int:
+        """Return the number of the next erasure. Raises the same errors as `read`."""
+        return _next(self.newest())
+
     def count(self) -> int:
         """Return the number of erasures, complete or not."""
         return sum(1 for _ in self._objects.list(self._keys.erasures))
@@ -101,3 +105,8 @@ class Erasures:
         key = self._keys.erasure(erasure.sequence)
         self._objects.replace(key, erasure.to_bytes(), self._objects.read(key)[1])
         return erasure
+
+
+def _next(newest: Amendment | Erasure | None) -> int:
+    """Return the number after the newest record. Earlier records may be missing in a restored store."""
+    return newest.sequence + 1 if newest else 1

@@ -154,6 +154,14 @@ def test_json_value_that_is_no_text_is_refused(
         amend(task, store, tmp_path, text, "corrections.jsonl")
 
 
+def test_amendment_follows_the_newest_if_one_is_missing(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    for number in range(3):
+        assert amend(task, store, tmp_path, f"key,class\ncat/00{number},dog\n")
+    store.objects.delete(store.keys.amendment(2))
+    assert amend(task, store, tmp_path, "key,class\ncat/009,dog\n")
+    assert [one.sequence for one in store.drops.amendments.read()] == [1, 3, 4]
+
+
 def test_one_table_may_correct_every_sample(task: Task, store: TaskStore, tmp_path: Path) -> None:
     keys = [key for key, (use, _) in uses(store).items() if use < 3]
     assert amend(task, store, tmp_path, "key,class\n" + "".join(f"{key},bird\n" for key in keys))

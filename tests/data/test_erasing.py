@@ -17,6 +17,7 @@ from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.cache import decode_drop
 from retrain.data.erasing import Selection, clear_cache, select_image
 from retrain.data.packing import pack
+from retrain.data.table_making import read_or_make_table
 from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
 from retrain.pipeline.erasure import erase
@@ -286,6 +287,16 @@ def test_cache_is_cleared_without_the_manifest_of_a_drop(tmp_path: Path, manifes
     key = where.store.keys.manifest(drop.id)
     where.store.objects.write(key, manifest) if manifest else where.store.objects.delete(key)
     clear_cache(tmp_path / "cache", where.store)
+
+
+def test_erasure_follows_the_newest_if_one_is_missing(tmp_path: Path) -> None:
+    where, _ = ingest_layout("pack", "tree", tmp_path)
+    keys = sorted(read_or_make_table(where.store.drops.all()[0], where.store).keys)[:3]
+    for key in keys[:2]:
+        assert forget(where.store, tmp_path, Selection("--key", "", key, "")) == 1
+    where.store.objects.delete(where.store.keys.erasure(1))
+    assert forget(where.store, tmp_path, Selection("--key", "", keys[2], "")) == 1
+    assert [one.sequence for one in where.store.erasures.read()] == [2, 3]
 
 
 def test_clearing_the_cache_reads_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
