@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -19,7 +20,7 @@ from retrain.data.sample_table import SampleTable
 from retrain.data.tables import cell_text, open_csv
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
-from retrain.records.drop import clean_class_name
+from retrain.records.drop import canonical_class_name, clean_class_name
 from retrain.store.task_store import TaskStore
 from retrain.utils.text import pluralize
 
@@ -141,10 +142,10 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
     Raises `DropError` if a corrected sample is in no drop, if several samples have its key, or if an earlier line
     corrects it differently. The message names the lines, and nothing is amended.
     """
-    corrections = list(corrections)
     committer = DropCommitter(task, store)
     with store.lock_commits() as guarded:
         committer.refresh()
+        corrections = _apply_to_all(partial(_spell_class, committer.known.classes()), corrections)
         search = Search([one.sample for one in corrections], committer.tables())
         places = [_Place.of(*one) for one in search.drops]
         made: dict[tuple[str, int], tuple[Correction, Change]] = {}
@@ -167,6 +168,16 @@ def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore)
             or (change.after is not None and (at in removed or change.after != change.before))
         ]
         return guarded.drops.amendments.append(needed) if needed else None
+
+
+def _spell_class(known: Collection[str], correction: Correction) -> Correction:
+    """Return a correction without invisible characters in its class, unless a drop has a class of exactly this name."""
+    if correction.class_name is None or correction.class_name in known:
+        return correction
+    try:
+        return correction._replace(class_name=canonical_class_name(correction.class_name))
+    except DropError as error:
+        raise DropError(f"{correction.sample.where}: {error}") from error
 
 
 class _Place(NamedTuple):

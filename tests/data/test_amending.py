@@ -154,6 +154,13 @@ def test_json_value_that_is_no_text_is_refused(
         amend(task, store, tmp_path, text, "corrections.jsonl")
 
 
+def test_invisible_characters_in_a_correction_are_removed(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    assert amend(task, store, tmp_path, "key,class\ncat/001,dog\u200b\ncat/002,big\u00a0dog\n")
+    assert store.drops.read("first").classes == ("cat", "dog", "big dog")
+    with pytest.raises(DropError, match="line 2: its class has no name"):
+        amend(task, store, tmp_path, "key,class\ncat/003,\u200b\n")
+
+
 def test_amendment_follows_the_newest_if_one_is_missing(task: Task, store: TaskStore, tmp_path: Path) -> None:
     for number in range(3):
         assert amend(task, store, tmp_path, f"key,class\ncat/00{number},dog\n")

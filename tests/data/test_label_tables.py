@@ -1,7 +1,7 @@
 """Tables next to images give labels and splits, by pack and by upload. Errors name the row or column."""
 
-import json
 import errno
+import json
 import os
 from pathlib import Path
 
