@@ -5,13 +5,15 @@ another watcher began. No watcher needs to know which process has died.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from retrain.records import Plan, Record
-from retrain.store.base import Conflict, ObjectStore, read_record
+from retrain.store.base import Conflict, Missing, ObjectStore, read_record
 from retrain.store.champions import ChampionPointer
 from retrain.store.keys import TaskKeys
 from retrain.store.ledger import Ledger
 from retrain.store.runs import RunFiles
+from retrain.utils.parallel import map_ahead
 
 CORRECTION = "_"
 """First character of the names under which amendments and erasures are claimed. No drop's id begins with it."""
@@ -39,7 +41,9 @@ class Claims:
         """Read the new claims, and forget the withdrawn claims."""
         keys = [entry.key for entry in self._objects.list(self._keys.claims)]
         drops = [key.removeprefix(self._keys.claims).removesuffix(".json") for key in keys]
-        self._owners = {drop: self._owners.get(drop) or self._owner(drop) for drop in drops}
+        new = [drop for drop in drops if drop not in self._owners]
+        owners = self._owners | dict(zip(new, map_ahead(self._find_owner, new), strict=True))
+        self._owners = {drop: owner for drop in drops if (owner := owners[drop])}
 
     def claimed(self, drop: str) -> bool:
         """Return whether a run has claimed this drop."""
@@ -96,6 +100,12 @@ class Claims:
         for drop in drops:
             self._objects.delete(self._keys.claim(drop))
         self._owners = {drop: owner for drop, owner in self._owners.items() if owner != run_id}
+
+    def _find_owner(self, drop: str) -> str | None:
+        """Return the run that has claimed a drop. Return None if the claim has just been withdrawn."""
+        with suppress(Missing):
+            return self._owner(drop)
+        return None
 
     def _owner(self, drop: str) -> str:
         return read_record(self._objects, self._keys.claim(drop), Claim)[0].run_id

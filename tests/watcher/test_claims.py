@@ -10,6 +10,7 @@ from retrain.config.task import Task
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
+from retrain.store import LocalStore
 from retrain.store.claims import Claims
 
 
@@ -73,6 +74,23 @@ def test_claims_before_a_conflict_are_withdrawn(watched: TaskUnderTest, tmp_path
     assert claims(watched).claim(second)
     assert not claims(watched).claim(both)
     assert watched.owners() == {"b": second.run_id}
+
+
+def test_claim_withdrawn_after_its_listing_is_left_out(
+    watched: TaskUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.land(tmp_path / "in", "a")
+    plan = planned(watched)
+    assert claims(watched).claim(plan)
+    opened, read = watched.store.claims(), LocalStore.read
+
+    def withdraw_first(objects: LocalStore, key: str) -> tuple[bytes, str]:
+        watched.store.objects.delete(watched.store.keys.claim("a"))
+        return read(objects, key)
+
+    monkeypatch.setattr(LocalStore, "read", withdraw_first)
+    opened.refresh()
+    assert not opened.claimed("a")
 
 
 def test_watcher_completes_the_claims_of_a_killed_watcher(watched: TaskUnderTest, tmp_path: Path) -> None:
