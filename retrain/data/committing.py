@@ -47,12 +47,16 @@ class DropCommitter:
         store: TaskStore,
         tell: Callable[[str], None] = log.info,
         compare_with: Collection[str] | None = None,
+        *,
+        dry_run: bool = False,
     ) -> None:
         """Create a committer that has read no drop yet. It calls `tell` with its findings, in sentences.
 
-        It reads only drops whose ids are in `compare_with`, or all drops if that is None.
+        It reads only drops whose ids are in `compare_with`, or all drops if that is None. With `dry_run`, it does not
+        quarantine damaged drops.
         """
         self.task, self.store, self._tell, self._compare_with = task, store, tell, compare_with
+        self._dry_run = dry_run
         self.known = KnownContent()
         self.written: SampleTable | None = None
         """The samples of the last committed drop."""
@@ -107,8 +111,11 @@ class DropCommitter:
             raise
 
     def _quarantine(self, damaged: DamagedDrop) -> None:
-        log.warning("%s. The drop is quarantined.", damaged)
-        self.store.drops.quarantine_damaged(damaged)
+        if self._dry_run:
+            log.warning("%s. The next retraining quarantines the drop.", damaged)
+        else:
+            log.warning("%s. The drop is quarantined.", damaged)
+            self.store.drops.quarantine_damaged(damaged)
         self._usable -= {damaged.drop}
 
     def tables(self, *, quarantined: bool = False) -> Iterator[tuple[Drop, SampleTable]]:

@@ -74,7 +74,7 @@ def pack(
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
     check_drop_id(drop_id, len(chosen))
-    committer = DropCommitter(task, store, tell, compare_with)
+    committer = DropCommitter(task, store, tell, compare_with, dry_run=dry_run)
     committer.refresh()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         read = []

@@ -52,7 +52,7 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
     The erasure has no samples if all selected samples are already erased. Raises `DropError` for a selection that
     matches no sample.
     """
-    committer = DropCommitter(task, store)
+    committer = DropCommitter(task, store, dry_run=True)
     committer.refresh()
     samples = find_samples(selections, committer)
     return Erasure(

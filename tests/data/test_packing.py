@@ -302,6 +302,18 @@ def test_earlier_drops_are_read_once_for_all_parts(tmp_path: Path, monkeypatch: 
     assert {key: reads[key] for key in before} == dict.fromkeys(before, 1)
 
 
+def test_dry_run_does_not_quarantine_a_damaged_drop(tmp_path: Path, local: LocalStore) -> None:
+    store = TaskStore(local, "pets")
+    (first,) = pack(two_classes(tmp_path / "first"), TASK, store, drop_id="first")
+    assert first.drop.sample_list
+    local.write(KEYS.drop_file("first", first.drop.sample_list.name), b"damaged")
+    before = {entry.key for entry in local.list()}
+    for dry_run in (True, False):
+        pack(two_classes(tmp_path / "second", first=500), TASK, store, drop_id="second", dry_run=dry_run)
+        assert ({entry.key for entry in local.list()} == before) == dry_run
+    assert store.drops.quarantine_cause("first")
+
+
 def test_known_image_is_not_lost_if_its_drop_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TaskStore(LocalStore(tmp_path / "store"), "pets")
     pack(two_classes(tmp_path / "first"), TASK, store, drop_id="first")
