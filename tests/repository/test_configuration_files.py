@@ -65,3 +65,13 @@ def test_build_context_has_only_files_of_the_image() -> None:
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert sent == {name for names in copied for name in names.split()}
     assert all((ROOT / name).exists() for name in sent)
+
+
+def test_documented_images_install_with_the_base_images_pip() -> None:
+    """The image's PATH begins with an environment that was made without pip."""
+    image = (ROOT / "Dockerfile").read_text()
+    assert "-m venv --without-pip /opt/retrain" in image
+    assert "PATH=/opt/retrain/bin:$PATH" in image
+    for path in (ROOT / "k8s" / "examples" / "kserve-sdk" / "Dockerfile", ROOT / "docs" / "operations.md"):
+        commands = re.findall(r"RUN (\S+) -m pip --python /opt/retrain/bin/python install", path.read_text())
+        assert commands == ["/usr/local/bin/python3"]
