@@ -5,22 +5,26 @@ from datetime import datetime, timedelta
 
 from retrain.config.automation import Tracking
 from retrain.config.task import Task
-from retrain.store.task_store import TaskStore
+from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.clock import Clock, utc_now
 from retrain.utils.logs import LOGGER
+from retrain.utils.processes import run_in_subprocess
 
 PAUSE = timedelta(minutes=5)
 """Time to wait after a failed export."""
+EXPORT_SECONDS = 3600.0
+"""Seconds that an export to MLflow may take in a subprocess. The next export completes an interrupted one."""
 
 
-def update_trackers(task: Task, store: TaskStore) -> bool:
+def update_trackers(task: Task, store: TaskStore, *, subprocess: bool = False) -> bool:
     """Export new records and promotions to the trackers of the task's `tracking`.
 
-    If an export fails, log it and return False. The next call exports the missing runs.
+    If an export fails, log it and return False. The next call exports the missing runs. With `subprocess`, the export
+    to MLflow uses a subprocess, because torch and MLflow's client take 0.7 GB of memory.
     """
     exports: dict[str, Callable[[Task, TaskStore], object]] = {}
     if task.tracking.mlflow:
-        exports["MLflow"] = _update_mlflow
+        exports["MLflow"] = _update_mlflow_in_subprocess if subprocess else _update_mlflow
     if task.tracking.model_registry:
         exports["the Model Registry"] = _update_registry
     results = [_try_export(name, export, task, store) for name, export in exports.items()]
@@ -41,6 +45,14 @@ def _update_mlflow(task: Task, store: TaskStore) -> object:
     from retrain.tracking.mlflow_server import export_to_mlflow
 
     return export_to_mlflow(Source(store, task.allowed_factories))
+
+
+def _update_mlflow_in_subprocess(task: Task, _: TaskStore) -> object:
+    return run_in_subprocess(f"exporting {task.name} to MLflow", EXPORT_SECONDS, _open_and_update_mlflow, task)
+
+
+def _open_and_update_mlflow(task: Task) -> None:
+    _update_mlflow(task, open_task_store(task))
 
 
 def _update_registry(_: Task, store: TaskStore) -> object:
@@ -66,7 +78,7 @@ class TrackerUpdates:
         state = self._store.ledger.run_ids(), champion.history if champion else ()
         if state == self._exported:
             return
-        if update_trackers(self._task, self._store):
+        if update_trackers(self._task, self._store, subprocess=True):
             self._exported, self._not_before = state, None
         else:
             self._not_before = now + PAUSE

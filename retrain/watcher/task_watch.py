@@ -163,6 +163,7 @@ class TaskWatch:
         deliveries = self._notifier.notify(find_quarantined=self._find_quarantined)
         self._find_quarantined = False
         self._health.set_failing_webhooks(self.task.name, sum(one.problem is not None for one in deliveries))
+        self._health.heartbeat(working=True)  # the first export of a long ledger may take an hour
         self._tracker.follow()
 
     def _needs_check(self, plan: Plan) -> bool:

@@ -6,6 +6,8 @@ server if one can be started.
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from retrain.cli import app
+from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.inference.loading import Source
 from retrain.pipeline import stages
@@ -168,12 +171,42 @@ def test_rollback_moves_the_alias_back(workspace: Workspace, address: str, mlflo
     assert mlflow.champion() == first
 
 
+def tracked(workspace: Workspace) -> Task:
+    """Return the workspace's task with MLflow as its tracker."""
+    return make_task(tracking={"mlflow": True}, store=workspace.store.url)
+
+
+def test_watchers_export_leaves_torch_and_mlflow_out_of_its_memory(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory limit of the watcher's container has no room for them."""
+    address = (tmp_path / "mlruns").as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    task = tmp_path / "pets.json"
+    task.write_text(tracked(workspace).model_dump_json(exclude_defaults=True))
+    program = """
+import sys
+from retrain.config.loading import load_task
+from retrain.store.task_store import open_task_store
+from retrain.tracking.hook import TrackerUpdates
+if __name__ == "__main__":
+    task = load_task(sys.argv[1])
+    TrackerUpdates(task, open_task_store(task)).follow()
+    print({"torch", "mlflow"} & sys.modules.keys())
+"""
+    (tmp_path / "watcher.py").write_text(program)
+    ended = subprocess.run([sys.executable, tmp_path / "watcher.py", task], capture_output=True, text=True)
+    assert ended.stdout == "set()\n", ended.stderr
+    assert MlflowContent(address).champion() == workspace.store.champion.read().run_id
+
+
 def test_watcher_waits_before_it_retries_a_failed_export(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The watcher logs the error once, and waits before it retries."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
+    updates = TrackerUpdates(tracked(workspace), workspace.store)
     updates.follow()
     updates.follow()
     assert caplog.text.count("pets is not up to date in MLflow; `retrain track` exports it again") == 1
@@ -205,7 +238,7 @@ def test_watcher_exports_runs_and_promotions_once(
     """The watcher contacts the server again only after a change of runs or champion."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MLFLOW_TRACKING_URI", address)
-        updates = TrackerUpdates(make_task(tracking={"mlflow": True}), workspace.store)
+        updates = TrackerUpdates(tracked(workspace), workspace.store)
         updates.follow()
         assert mlflow.champion() == workspace.store.champion.read().run_id
         patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
