@@ -41,10 +41,10 @@ def review(
     if csv:
         with output_errors(csv, "--csv"):
             write_corrections([*found.trained, *found.held_out], csv)
-    leaks = sum(pair.leaks for pair in found.alike)
+    leaks = pluralize(found.alike.leaks, "pair")
     typer.echo(
         f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out samples to review; "
-        f"{pluralize(len(found.alike), 'pair')} of near-duplicates, including {pluralize(leaks, 'pair')} of a "
-        "training and a held-out sample"
+        f"{pluralize(len(found.alike), 'pair')} of near-duplicates, including {leaks} of a training and a held-out "
+        "sample"
     )
     typer.echo(output.resolve().as_uri())

@@ -5,8 +5,8 @@ Near-duplicates are reported, but stay in their splits. The reason is that two p
 similar as an image and a copy that was saved again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,13 +67,44 @@ class Alike(NamedTuple):
         return f"{self.first} looks like {self.second}"
 
 
-def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> list[Alike]:
-    """Return the near-duplicates among the used samples of drops. Pairs of a training and a held-out sample come first.
+@dataclass(frozen=True, eq=False)
+class AlikePairs:
+    """P near-duplicates. Pairs of a training and a held-out sample come first, and then the most similar pairs.
+
+    The samples are named when they are read, because frames of a video can form millions of pairs.
+    """
+
+    tables: Sequence[tuple[str, SampleTable]]
+    places: NDArray[np.int64]
+    """int64 [P, 2, 2]: for both samples of each pair, the position of the table, and the row in it."""
+    distance: NDArray[np.float32]
+    """float32 [P]. See `Alike`."""
+    leaks: int
+    """Number of pairs of a training and a held-out sample."""
+
+    def __len__(self) -> int:
+        return len(self.distance)
+
+    def __iter__(self) -> Iterator[Alike]:
+        return iter(self.first(len(self)))
+
+    def first(self, most: int) -> list[Alike]:
+        """Return the first pairs, at most this number."""
+        found = zip(self.places[:most].tolist(), self.distance[:most].tolist(), strict=True)
+        return [Alike(self._name(*first), self._name(*second), far) for (first, second), far in found]
+
+    def _name(self, position: int, row: int) -> Likeness:
+        drop_id, table = self.tables[position]
+        return Likeness(drop_id, table.keys[row], USES[table.use[row]], table.class_of(row))
+
+
+def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> AlikePairs:
+    """Return the near-duplicates among the used samples of drops.
 
     At least one sample of each pair is in the drops from position `since` on. Samples with equal content form no pair.
     """
     if not tables:
-        return []
+        return AlikePairs((), np.empty((0, 2, 2), np.int64), np.empty(0, np.float32), 0)
     rows = [
         np.flatnonzero(table.is_used() & (np.minimum(table.width, table.height) >= SMALLEST)) for _, table in tables
     ]
@@ -82,25 +113,20 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> lis
         return np.concatenate([of(table)[used] for (_, table), used in zip(tables, rows, strict=True)])
 
     drop = np.repeat(np.arange(len(tables)), [len(each) for each in rows])
-    row, hashes, content = np.concatenate(rows), column(hash_values), column(lambda table: table.content)
+    hashes, content = column(hash_values), column(lambda table: table.content)
     pairs = candidates(hashes)
     pairs = pairs[(drop[pairs].max(1) >= since) & (content[pairs[:, 0]] != content[pairs[:, 1]])]
     distance = distances(column(lambda table: table.thumbnail), pairs)
     no_thumbnail = np.isnan(distance)
     brightness = column(lambda table: table.brightness).astype(np.int64)[pairs]
     likely = (differing_bits(hashes, pairs) <= MOST_BITS_ALONE) & (np.ptp(brightness, axis=1) <= MOST_BRIGHTNESS)
-
-    def named(number: int) -> Likeness:
-        drop_id, table = tables[drop[number]]
-        place = int(row[number])
-        return Likeness(drop_id, table.keys[place], USES[table.use[place]], table.class_of(place))
-
-    found = [
-        Alike(named(one), named(other), float(far))
-        for (one, other), far in zip(pairs, np.where(no_thumbnail, 0.0, distance), strict=True)
-    ]
     close = np.where(no_thumbnail, likely, distance <= MOST_DISTANCE)
-    return sorted(compress(found, close), key=lambda pair: (not pair.leaks, pair.distance, pair.first, pair.second))
+    pairs, distance = pairs[close], np.where(no_thumbnail, np.float32(0), distance)[close]
+    is_trained = column(lambda table: table.use) == USES.index("train")
+    leaks = is_trained[pairs].sum(1) == 1
+    order = np.lexsort((distance, ~leaks))
+    places = np.stack((drop, np.concatenate(rows)), 1)
+    return AlikePairs(tables, places[pairs[order]], distance[order], int(leaks.sum()))
 
 
 def hash_values(table: SampleTable) -> NDArray[np.uint64]:
@@ -152,16 +178,15 @@ def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
     return found
 
 
-def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
+def describe_alike(pairs: AlikePairs, most: int) -> Iterator[str]:
     """Yield a sentence for each of the first `most` pairs of a training and a held-out sample.
 
     Then yield the number of all other pairs.
     """
-    pairs = list(pairs)
-    leaks = [pair for pair in pairs if pair.leaks]
-    yield from (f"near-duplicates, one of them held out: {pair}" for pair in leaks[:most])
-    if len(leaks) > most:
-        yield f"near-duplicates, one of them held out: {pluralize(len(leaks) - most, 'more pair')}"
-    if others := len(pairs) - len(leaks):
+    leaks = pairs.leaks
+    yield from (f"near-duplicates, one of them held out: {pair}" for pair in pairs.first(min(most, leaks)))
+    if leaks > most:
+        yield f"near-duplicates, one of them held out: {pluralize(leaks - most, 'more pair')}"
+    if others := len(pairs) - leaks:
         names = f"`retrain data review` names {'it' if others == 1 else 'them'}"
         yield f"near-duplicates, both in training or both held out: {pluralize(others, 'pair')}; {names}"

@@ -20,7 +20,7 @@ from retrain.config import Split
 from retrain.config.frame import Frame
 from retrain.config.task import Task
 from retrain.data.augment import Normalize
-from retrain.data.likeness import Alike, find_alike
+from retrain.data.likeness import AlikePairs, find_alike
 from retrain.data.sample_keys import name_in_drop, readable_key
 from retrain.data.sample_table import USES, SampleTable
 from retrain.data.samples import Samples
@@ -63,7 +63,7 @@ class Review(NamedTuple):
     """Training samples, the most likely label errors first."""
     held_out: list[Suspect]
     """Samples of val and test, the most likely label errors first."""
-    alike: list[Alike]
+    alike: AlikePairs
     """Near-duplicates."""
     odd: list[str]
     """A sentence for each odd image: nearly black, nearly white, small or narrow."""

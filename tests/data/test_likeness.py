@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from support.ingest_routes import open_route
 from support.pictures import encoded
 
-from retrain.data.content import difference_hash, mean_brightness
+from retrain.data.content import ImageFacts, difference_hash, mean_brightness
 from retrain.data.likeness import MOST_BITS, candidates, distances, find_alike, hash_values
+from retrain.data.sample_table import SampleRow, SampleTable
 from retrain.data.table_making import read_or_make_table
 
 
@@ -20,6 +21,14 @@ def photograph(number: int, size: int = 64) -> Image.Image:
     """Return a smooth image that is different for each number."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def facts_of(pixels: np.ndarray, number: int) -> ImageFacts:
+    """Return the facts of an image of 64 x 64 pixels. `number` changes one grey value of its thumbnail."""
+    thumbnail = pixels.astype(np.uint8).ravel()
+    thumbnail[number % 64] ^= 1 + number // 64 % 16
+    parts = np.repeat(pixels, 2, axis=1)[:, :9].astype(np.uint8)
+    return ImageFacts(number.to_bytes(16, "little"), 64, 64, parts.tobytes(), thumbnail.tobytes())
 
 
 def files() -> dict[str, bytes]:
@@ -119,3 +128,20 @@ def test_only_pairs_of_the_new_drop_are_reported(tmp_path: Path) -> None:
     table = read_or_make_table(drop, where.store)
     again = [(drop.id, table), ("other", table)]
     assert all(pair.second.drop == "other" or pair.first.drop == "other" for pair in find_alike(again, since=1))
+
+
+def test_frames_of_a_video_are_named_only_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame looks like all others. The most similar pairs of a training and a held-out sample come first."""
+    pixels = np.random.default_rng(0).integers(20, 230, (8, 8))
+    rows = [
+        SampleRow(f"cat/{number}", "cat", "test" if number % 10 == 0 else "train", 0, facts_of(pixels, number))
+        for number in range(200)
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(SampleTable, "class_of", None)
+        pairs = find_alike([("video", SampleTable.of(rows))])
+    assert len(pairs) > 30 * len(rows)
+    assert [pair.leaks for pair in pairs] == [True] * pairs.leaks + [False] * (len(pairs) - pairs.leaks)
+    assert pairs.first(2 * len(pairs)) == list(pairs)
+    far = [pair.distance for pair in pairs.first(pairs.leaks)]
+    assert far == sorted(far)
