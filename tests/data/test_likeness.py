@@ -140,7 +140,7 @@ def test_frames_of_a_video_are_named_only_when_read(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr(SampleTable, "class_of", None)
         pairs = find_alike([("video", SampleTable.of(rows))])
-    assert len(pairs) > 30 * len(rows)
+    assert len(pairs) > 20 * len(rows)
     assert [pair.leaks for pair in pairs] == [True] * pairs.leaks + [False] * (len(pairs) - pairs.leaks)
     assert pairs.first(2 * len(pairs)) == list(pairs)
     far = [pair.distance for pair in pairs.first(pairs.leaks)]
