@@ -1,6 +1,7 @@
 """Read a source: find its samples with their labels, and report all other files."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from retrain.data.sample_keys import escape, readable_key
 from retrain.data.tables import FORMATS, Row, read_table
 from retrain.errors import DropError
 from retrain.records import Reading
+from retrain.records.drop import compose
 from retrain.store import open_store
 from retrain.store.base import Missing, ObjectStore
 from retrain.utils.text import is_address
@@ -163,11 +165,14 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
             "with another name, pass its path instead of the folder's"
         )
     images = {(image.archive, str(image.name)): image for image in found.images}
+    composed = {(archive, compose(name)): (archive, name) for archive, name in images}
     named, rows = set[tuple[str, str]](), 0
     for table in found.tables:
         for row in read_table(table.read(), table.name.suffix[1:], str(table)):
             rows += 1
             place = table.archive, str(table.name.parent / row.path)
+            if place not in images:  # some systems write é as one character, and others as two
+                place = composed.get((place[0], compose(place[1])), place)
             row_place = f"{table.place}: row {row.number}"
             if place not in images or place in named:
                 cause = f"{row.path!r} is named a second time" if place in named else _why_absent(row.path)
@@ -240,12 +245,13 @@ def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore
     if is_address(row.path):
         problem = f"{row.path!r} is not allowed: write a file's path, or an address with s3://, gs:// or az://"
         return SourceFile(where, name, False, 0, bytes, problem=problem)
-    path = table.parent / row.path
+    forms = (row.path, *(unicodedata.normalize(form, row.path) for form in ("NFC", "NFD")))  # é may be two characters
     try:
-        problem = "" if path.is_file() else f"there is no file {row.path!r}"
+        path = next((path for form in forms if (path := table.parent / form).is_file()), None)
+        problem = "" if path else f"there is no file {row.path!r}"
     except OSError as error:
-        problem = f"{row.path!r} cannot be read: {error.strerror}"
-    return SourceFile(where, name, False, 0, path.read_bytes, problem=problem)
+        path, problem = None, f"{row.path!r} cannot be read: {error.strerror}"
+    return SourceFile(where, name, False, 0, path.read_bytes if path else bytes, problem=problem)
 
 
 def _read_url(open_bucket: Callable[[str], ObjectStore], address: str, key: str) -> bytes:

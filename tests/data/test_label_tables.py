@@ -9,6 +9,7 @@ import pytest
 from support.ingest_routes import IngestRoute, open_route
 from support.pictures import png
 
+from retrain.config import SPLITS
 from retrain.config.task import Data
 from retrain.data.source import survey_source
 from retrain.errors import DropError
@@ -42,6 +43,19 @@ def test_imagefolder_with_metadata_in_each_split_is_read(local_route: IngestRout
         files[f"{split}/metadata.jsonl"] = "\n".join(rows).encode()
     drop = local_route.ingest(files)
     assert (drop.classes, drop.samples("train"), drop.samples("val"), drop.samples("test")) == (("0", "1"), 20, 3, 5)
+
+
+def test_table_names_an_image_in_any_unicode_form(local_route: IngestRoute, tmp_path: Path) -> None:
+    """A zip from macOS has \u00e9 as two characters, and most editors write it as one."""
+    two, one = "cafe\u0301-{}.png", "caf\u00e9-{}.png"
+    files = {two.format(number): png(number) for number in range(24)}
+    rows = "\n".join(["file_name,label", *(f"{one.format(number)},cat" for number in range(24))]).encode()
+    drop = local_route.ingest({**files, "metadata.csv": rows})
+    assert sum(map(drop.samples, SPLITS)) == 24
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / two.format(0)).write_bytes(png(0))
+    (tmp_path / "labels.csv").write_text(f"path,label\ntwo/{one.format(0)},cat\n")
+    assert survey_source(tmp_path / "labels.csv", Data()).samples[0].entry.read() == png(0)
 
 
 @pytest.mark.parametrize(
