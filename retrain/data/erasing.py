@@ -28,6 +28,7 @@ from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
 from retrain.records.drop import ERASED, Changes, Erased, amend, drop_digest
+from retrain.store.drops import OWN_FILES
 from retrain.store.keys import name_shard
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
@@ -198,7 +199,7 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
     """Return the number and size of the producer's files that remain after the erasure."""
     before = store.drops.committed([drop.id]).uploaded.get(drop.id, Uploaded(files=0, size=0))
     names = {shard.name for shard in shards}
-    deleted = [shard for shard in drop.shards if shard.name not in names and not shard.name.startswith(PACKED_FOLDER)]
+    deleted = [shard for shard in drop.shards if shard.name not in names and not OWN_FILES.fullmatch(shard.name)]
     return Uploaded(files=before.files - len(deleted), size=before.size - sum(shard.size for shard in deleted))
 
 

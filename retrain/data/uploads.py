@@ -34,6 +34,7 @@ from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError
 from retrain.records import Amendment, Drop, LeftOut, Reading, Shard, Uploaded
 from retrain.records.drop import canonical_class_name, clean_class_name
+from retrain.store.drops import OWN_FILES
 from retrain.store.keys import OWN_SHARD
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
@@ -70,7 +71,8 @@ def ingest_drop(
     entries = list(list_store(store.objects, prefix))
     excluded = {str(entry.name) for entry in entries if NOT_UPLOADED.fullmatch(str(entry.name))}
     files = [entry for entry in entries if str(entry.name) not in excluded]
-    uploaded = Uploaded(files=len(files), size=sum(entry.size for entry in files))
+    counted = [entry.size for entry in files if not OWN_FILES.fullmatch(str(entry.name))]  # as `late_files` counts them
+    uploaded = Uploaded(files=len(counted), size=sum(counted))
     shards = [entry for entry in files if litter_kind(entry.name) is None]
     if any(f"{entry.name}/" == PACKED_FOLDER for entry in files):
         raise DropError(f"drop {drop_id}: {PACKED_FOLDER} is the folder of the packed shards: rename the file `packed`")

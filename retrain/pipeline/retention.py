@@ -195,7 +195,7 @@ def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: b
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
     """Yield the shards that an interrupted or refused packing of a drop left behind: its manifest does not list them.
 
-    Shards that producers upload have other names than the shards that `retrain` writes, and are never removed.
+    A producer's shards are never removed: in the folder of an upload, `retrain` writes shards only into `packed/`.
     """
     written = defaultdict[str, list[tuple[str, Entry]]](list)
     for entry in store.objects.list(store.keys.drops):
@@ -205,7 +205,8 @@ def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
     usable = (drop_id for drop_id in store.drops.committed().usable if drop_id in written)
     for drop in filter(None, map_ahead(store.drops.find_undamaged, usable)):
         named = {shard.name for shard in drop.shards}
-        if orphans := [entry for name, entry in written[drop.id] if name not in named]:
+        folder = "packed/" if drop.uploaded else ""
+        if orphans := [entry for name, entry in written[drop.id] if name not in named and name.startswith(folder)]:
             yield _make_removal(f"drops/{drop.id}", "its manifest does not name them", orphans)
 
 

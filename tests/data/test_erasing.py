@@ -37,6 +37,7 @@ LAYOUTS = {
     "shards": {
         "train-0.tar": shard([*good(40), (f"{NAME}.png", VICTIM), (f"{NAME}.cls", b"cat"), (f"{NAME}.json", b"{}")])
     },
+    "copied": {"train-000000-0123abcd.tar": shard([*good(40), (f"{NAME}.png", VICTIM), (f"{NAME}.cls", b"cat")])},
     "table": {
         **{f"{number}.png": png(number) for number in range(40)},
         f"{NAME}.png": VICTIM,

@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.terminal import Ran, retrain
 from support.trainings import RecordingObserver
+from support.uploads import good, shard, task_in, upload
 from support.workspaces import Workspace, make_task
 
+from retrain.data.uploads import ingest_drop
 from retrain.errors import RunError, StoreError
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.monitoring.report import read_sources, render_page
@@ -26,6 +28,7 @@ from retrain.records.ledger import total_savings
 from retrain.store import LocalStore, champions
 from retrain.store.claims import Claim
 from retrain.store.keys import TaskKeys
+from retrain.store.task_store import open_task_store
 from retrain.training.progress import Progress
 from retrain.utils.clock import utc_now
 
@@ -190,6 +193,20 @@ def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
     ]
     assert foreign in workspace.contents()
     assert workspace.store.keys.claim(drop) in workspace.contents()
+
+
+def test_gc_keeps_uploads_that_are_named_like_packed_shards(tmp_path: Path) -> None:
+    """The upload has shards that `retrain` packed for another task. They are packed again, because of an alias."""
+    task = task_in(tmp_path, aliases={"cat": "lion"})
+    store = open_task_store(task)
+    upload(store.objects, "week", {"train-000000-0123abcd.tar": shard(good())})
+    ingest_drop("week", task, store)
+    uploaded = store.keys.drop_file("week", "train-000000-0123abcd.tar")
+    orphan = store.keys.drop_file("week", "packed/train-000009-0123abcd.tar")
+    store.objects.write(orphan, b"left behind")
+    [removal] = retention.plan_removal(store, 0, AGE, utc_now()).removals
+    assert removal.keys == (orphan,)
+    assert store.objects.read(uploaded)
 
 
 def test_rollback_names_the_removed_model(tmp_path: Path) -> None:
