@@ -19,6 +19,16 @@ Levels = Sequence[Sequence[Plan]]
 """Plans by the number of drops that they train on. A run may continue from a run of the previous level."""
 
 
+def _for_step(task: Task) -> str:
+    """Return the part of a task that a step needs to open the store and to build the network, as JSON.
+
+    The plan in the store has the other parts. Kubernetes stores the arguments of all steps in one object of at most 1.5
+    MB, so it must be short.
+    """
+    shared = {"name": True, "store": True, "endpoint_url": True, "factories": True}
+    return task.model_dump_json(include={**shared, "model": {"name"}})
+
+
 def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
     """Submit the runs of a study, with the pod settings and the Kubeflow server of a task.
 
@@ -46,7 +56,7 @@ def define_study(name: str, levels: Levels, image: str, configure: ConfigurePod)
 
 def _level(number: int, plans: Sequence[Plan], image: str, configure: ConfigurePod) -> GraphComponent:
     step = step_factory(image, configure)
-    trials = [{"text": plan.task.model_dump_json(), "run_id": plan.run_id} for plan in plans]
+    trials = [{"text": _for_step(plan.task), "run_id": plan.run_id} for plan in plans]
 
     def level(device: str) -> None:
         with dsl.ParallelFor(trials) as trial:

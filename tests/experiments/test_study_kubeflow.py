@@ -80,6 +80,8 @@ def test_study_is_submitted_once_as_successive_loops(
         if "parameterIterator" in task
     ]
     assert sorted(map(len, loops)) == [1, 3]
+    longest = max(len(json.dumps(trial)) for loop in loops for trial in loop)
+    assert longest < 200 + len(str(tmp_path)), "Kubernetes stores thousands of trials in one object of at most 1.5 MB"
 
 
 def submit(server: KfpServer, study: Path, study_root: Path, folder: Path) -> str:
