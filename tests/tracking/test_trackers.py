@@ -176,7 +176,7 @@ def tracked(workspace: Workspace) -> Task:
     return make_task(tracking={"mlflow": True}, store=workspace.store.url)
 
 
-def test_watchers_export_leaves_torch_and_mlflow_out_of_its_memory(
+def test_watchers_export_keeps_torch_out_of_its_memory(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory limit of the watcher's container has no room for them."""
