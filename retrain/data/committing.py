@@ -4,7 +4,6 @@ A lease lets one commit run at a time, because the samples that a drop adds depe
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import NamedTuple
 
 from retrain.config import SPLITS
@@ -16,15 +15,20 @@ from retrain.data.sample_table import SampleTable, name_table
 from retrain.data.table_making import read_or_make_table
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Amendment, Drop
-from retrain.records.drop import amend, changes_by_drop
+from retrain.records.drop import Changes, amend, changes_by_drop
 from retrain.store.base import Conflict
+from retrain.store.drops import CommittedDrops
 from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import map_ahead
 from retrain.utils.text import join_names
 
 log = logging.getLogger("retrain")
 
 
 NOTHING_NEW = "the source has no new image"
+TABLES_AHEAD = 8
+"""Number of sample tables that are read at the same time. For a drop of an early version, a table is made from the
+shards, and this takes memory."""
 
 
 class Packed(NamedTuple):
@@ -70,45 +74,62 @@ class DropCommitter:
 
         Quarantine damaged drops.
         """
-        found, drops = self.store.drops.committed(), {}
-        amendments = self.store.drops.amendments.read()
-        changes = changes_by_drop(amendments)
-        corrected = self.known.corrected = corrected_classes(amendments)
-        committed = {*found.usable, *found.quarantined}
-        for drop_id in sorted(committed if self._compare_with is None else committed.intersection(self._compare_with)):
-            try:
-                if drop := self._read_manifest(drop_id, found.arrivals[drop_id].manifest_version):
-                    drops[drop_id] = amend(drop, changes.get(drop_id, ()))
-            except DamagedDrop as damaged:
-                self._quarantine(damaged)
+        found, amendments = self.store.drops.committed(), self.store.drops.amendments.read()
+        drops = self._read_drops(found, changes_by_drop(amendments))
         usable = frozenset(found.usable) & drops.keys()
-        if usable == self._usable and _versions(drops) == _versions(self._drops):
-            return
-        self.known, self._drops, self._usable = KnownContent(), drops, usable
-        self.known.corrected = corrected
-        kept = _versions(drops).values()
-        self._tables = {name: table for name, table in self._tables.items() if name in kept}
-        for drop in sorted(drops.values(), key=lambda drop: (drop.committed_at, drop.id)):
-            with suppress(DamagedDrop):
-                self._add(drop, is_present=drop.id in found.usable)
+        if usable != self._usable or _versions(drops) != _versions(self._drops):
+            self._drops, self._usable = drops, usable
+            self._read_tables()
+        self.known.corrected = corrected_classes(amendments)
 
-    def _read_manifest(self, drop_id: str, version: object) -> Drop | None:
-        """Return a drop's manifest. It is read again only after an erasure has rewritten it."""
+    def _read_drops(self, found: CommittedDrops, changes: Mapping[str, Changes]) -> dict[str, Drop]:
+        """Return the drops whose manifests are not damaged. Quarantine the others."""
+        committed, drops = {*found.usable, *found.quarantined}, dict[str, Drop]()
+        ids = sorted(committed if self._compare_with is None else committed.intersection(self._compare_with))
+        versions = [found.arrivals[drop_id].manifest_version for drop_id in ids]
+        for drop_id, drop in zip(ids, map_ahead(self._read_manifest, zip(ids, versions, strict=True)), strict=True):
+            if isinstance(drop, DamagedDrop):
+                self._quarantine(drop)
+            elif drop:
+                drops[drop_id] = amend(drop, changes.get(drop_id, ()))
+        return drops
+
+    def _read_tables(self) -> None:
+        """Read the samples of the drops, in the order of their commits. Quarantine the drops with damaged samples."""
+        self.known, tables, usable = KnownContent(), dict[str, SampleTable](), self._usable
+        ordered = sorted(self._drops.values(), key=lambda drop: (drop.committed_at, drop.id))
+        for drop, table in zip(ordered, map_ahead(self._read_table, ordered, TABLES_AHEAD), strict=True):
+            if isinstance(table, DamagedDrop):
+                self._quarantine(table)
+            else:
+                tables[drop.decoded_digest] = table
+                self.known.add(drop.id, table, is_present=drop.id in usable)
+        self._tables = tables
+
+    def _read_manifest(self, place: tuple[str, object]) -> Drop | DamagedDrop | None:
+        """Return a drop's manifest, or the error if it is damaged. `place` is the drop's id and its manifest's version.
+
+        A manifest is read again only after an erasure has rewritten it.
+        """
+        drop_id, version = place
         if (known := self._manifests.get(drop_id)) and known[0] == version:
             return known[1]
-        drop = self.store.drops.find_manifest(drop_id)
+        try:
+            drop = self.store.drops.find_manifest(drop_id)
+        except DamagedDrop as damaged:
+            return damaged
         if drop:
             self._manifests[drop_id] = version, drop
         return drop
 
-    def _add(self, drop: Drop, is_present: bool) -> None:
+    def _read_table(self, drop: Drop) -> SampleTable | DamagedDrop:
+        """Return a drop's samples, or the error if they cannot be read."""
+        if (known := self._tables.get(drop.decoded_digest)) is not None:
+            return known
         try:
-            if drop.decoded_digest not in self._tables:
-                self._tables[drop.decoded_digest] = read_or_make_table(drop, self.store)
-            self.known.add(drop.id, self._tables[drop.decoded_digest], is_present=is_present)
+            return read_or_make_table(drop, self.store)
         except DamagedDrop as damaged:
-            self._quarantine(damaged)
-            raise
+            return damaged
 
     def _quarantine(self, damaged: DamagedDrop) -> None:
         if self._dry_run:

@@ -302,6 +302,21 @@ def test_earlier_drops_are_read_once_for_all_parts(tmp_path: Path, monkeypatch: 
     assert {key: reads[key] for key in before} == dict.fromkeys(before, 1)
 
 
+def test_earlier_drops_are_read_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TaskStore(LocalStore(tmp_path / "store"), "pets")
+    for number in range(3):
+        pack(two_classes(tmp_path / str(number), first=1000 * number), TASK, store, drop_id=f"d{number}")
+    read, together = LocalStore.read, threading.Barrier(3, timeout=60)
+
+    def wait_for_the_others(objects: LocalStore, key: str) -> tuple[bytes, str]:
+        if "/drops/" in key:
+            together.wait()
+        return read(objects, key)
+
+    monkeypatch.setattr(LocalStore, "read", wait_for_the_others)
+    pack(two_classes(tmp_path / "new", first=9000), TASK, store)
+
+
 def test_dry_run_does_not_quarantine_a_damaged_drop(tmp_path: Path, local: LocalStore) -> None:
     store = TaskStore(local, "pets")
     (first,) = pack(two_classes(tmp_path / "first"), TASK, store, drop_id="first")
