@@ -114,8 +114,8 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> Ali
 
     drop = np.repeat(np.arange(len(tables)), [len(each) for each in rows])
     hashes, content = column(hash_values), column(lambda table: table.content)
-    pairs = candidates(hashes)
-    pairs = pairs[(drop[pairs].max(1) >= since) & (content[pairs[:, 0]] != content[pairs[:, 1]])]
+    pairs = candidates(hashes, int(np.searchsorted(drop, since)))
+    pairs = pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
     distance = distances(column(lambda table: table.thumbnail), pairs)
     no_thumbnail = np.isnan(distance)
     brightness = column(lambda table: table.brightness).astype(np.int64)[pairs]
@@ -134,10 +134,11 @@ def hash_values(table: SampleTable) -> NDArray[np.uint64]:
     return np.ascontiguousarray(table.likeness).view(">u8").ravel().astype(np.uint64)
 
 
-def candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+def candidates(hashes: NDArray[np.uint64], first: int = 0) -> NDArray[np.int64]:
     """Return the pairs of hashes, uint64 [N], that share a part and differ in `MOST_BITS` bits at most: int64 [P, 2].
 
-    If more than `NEIGHBOURS` images share a part of their hash, some pairs among them may be missed.
+    At least one hash of each pair is at position `first` or later. If more than `NEIGHBOURS` images share a part of
+    their hash, some pairs among them may be missed.
     """
     set_bits = np.bitwise_count(hashes)
     compared = np.flatnonzero((set_bits >= PLAIN_BITS) & (set_bits <= 64 - PLAIN_BITS))
@@ -145,9 +146,12 @@ def candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     for band in range(BANDS):
         part = (hashes[compared] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = np.lexsort((hashes[compared], part))
+        is_new = compared[order] >= first
         for offset in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-            same = part[order[offset:]] == part[order[:-offset]]
-            pairs = compared[np.stack((order[:-offset][same], order[offset:][same]), 1)]
+            places = np.flatnonzero(is_new[:-offset] | is_new[offset:])
+            ones, others = order[places], order[places + offset]
+            same = part[ones] == part[others]
+            pairs = compared[np.stack((ones[same], others[same]), 1)]
             found.append(pairs[differing_bits(hashes, pairs) <= MOST_BITS])
     one, other = np.sort(np.concatenate(found), 1).T
     return np.stack(np.divmod(np.unique(one * len(hashes) + other), max(1, len(hashes))), 1)
@@ -166,6 +170,8 @@ def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
     the root mean square of the differences. It is infinite if a thumbnail is plain, and NaN if one is missing (all
     zero).
     """
+    used, places = np.unique(pairs, return_inverse=True)
+    thumbnails, pairs = thumbnails[used], places.reshape(-1, 2)
     grey = thumbnails.astype(np.float32) - thumbnails.mean(1, dtype=np.float32, keepdims=True)
     deviation = grey.std(1, keepdims=True)
     grey /= np.maximum(deviation, LEAST_CONTRAST)

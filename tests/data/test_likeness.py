@@ -2,6 +2,7 @@
 
 import itertools
 import string
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def test_pairs_match_a_naive_search() -> None:
     }
     assert len(expected) > 150
     assert {tuple(pair) for pair in candidates(every).tolist()} == expected
+    with_new = {pair for pair in expected if max(pair) >= 520}
+    assert {tuple(pair) for pair in candidates(every, 520).tolist()} == with_new
 
 
 def test_candidates_per_image_are_limited() -> None:
@@ -86,6 +89,16 @@ def test_candidates_per_image_are_limited() -> None:
     assert len(candidates(same_part)) < 5000 * 4 * 32
     plain = np.zeros(5000, np.uint64)
     assert len(candidates(plain)) == 0
+
+
+def test_few_new_images_take_little_memory_for_comparison() -> None:
+    """Only images that may look alike need their thumbnails as floating-point numbers."""
+    thumbnails = np.ones((50_000, 64), np.uint8)
+    tracemalloc.start()
+    assert distances(thumbnails, np.array([[0, 1]])).tolist() == [np.inf]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < thumbnails.nbytes
 
 
 def test_distance_ignores_brightness_and_contrast() -> None:
