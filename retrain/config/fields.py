@@ -22,17 +22,18 @@ def _refuse_credentials(value: object) -> object:
 NoCredentials = BeforeValidator(_refuse_credentials)
 """Validator that refuses addresses with credentials."""
 
-Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
-"""A quantity of bytes, such as 512Mi or 16Gi."""
+Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*(k|Ki|[MGTPE]i?)?$")]
+"""A quantity of bytes in the notation of Kubernetes, such as 512Mi or 16Gi. 1000 bytes are 1k, because Kubernetes
+refuses 1K."""
 
-UNITS = "KMGTPE"
+UNITS = "kMGTPE"
 """First letters of the units of bytes, by ascending power."""
 
 
 def parse_bytes(quantity: Bytes) -> int:
-    """Return a quantity in bytes. Ki, Mi, ... are powers of 1024, and K, M, ... are powers of 1000."""
-    number = quantity.rstrip(f"{UNITS}i")
-    unit = quantity.removeprefix(number)
+    """Return a quantity in bytes. Ki, Mi, ... are powers of 1024, and k, M, ... are powers of 1000."""
+    number = quantity.rstrip(f"{UNITS}Ki")
+    unit = quantity.removeprefix(number).replace("K", "k")
     base, power = (1024 if unit.endswith("i") else 1000), (UNITS.index(unit[0]) + 1 if unit else 0)
     return int(number) * int(base**power)
 

@@ -303,10 +303,8 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
         ),
         ("name: a\ntraining:\n  epochs: 1\n  epochs: 1\n", "line 4, column 3: duplicate key 'epochs'"),
         ("name: [a\n", "line 2, column 1: expected ',' or ']', but got '<stream end>'"),
-        (
-            "name: !!python/object/apply:os.getcwd []\n",
-            "line 1, column 7: could not determine a constructor for the tag",
-        ),
+        ("name: a\nresources: {memory: 500K}\n", "resources.memory: is not valid"),
+        ("name: !!python/object/apply:os.getcwd []\n", "line 1, column 7: could not determine a constructor for"),
         ("name: 2026-02-31\n", "day is out of range for month"),
         ("", "must be a mapping of fields, such as 'name: flowers'"),
         ("- name\n", "must be a mapping of fields, such as 'name: flowers'"),
