@@ -130,8 +130,10 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
         raise DropError(f"{where}: not a complete zip ({error}): pack or upload it again") from error
     for info in archive.infolist():
         name = plain_name(_decode_name(info), where)
-        mode = info.external_attr >> 16
-        if not info.is_dir() and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        mode, is_folder = info.external_attr >> 16, info.filename.endswith("/")
+        if not name.parts and not is_folder:
+            raise DropError(f"{where}: a file in it has no name: pack the files again")
+        if not is_folder and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise DropError(f"{where}: {name}: a link or a special file; replace it by a regular file, or remove it")
         if info.flag_bits & 1:
             raise DropError(f"{where}: {name}: encrypted; upload it without a password")
@@ -139,7 +141,8 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
             raise DropError(
                 f"{where}: {name}: {info.file_size:,} bytes; at most {MAX_FILE:,} are allowed: remove this file"
             )
-        yield Member(name, info.is_dir(), info.file_size, partial(_read_zipped, archive, info, where))
+        if name.parts:
+            yield Member(name, is_folder, info.file_size, partial(_read_zipped, archive, info, where))
 
 
 def _decode_name(info: zipfile.ZipInfo) -> str:
