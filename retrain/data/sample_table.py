@@ -3,7 +3,7 @@
 The file is next to the shards, and the manifest contains the file's digest."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -26,6 +26,20 @@ the drop has the image with two classes; bad: it cannot be read; removed: an ame
 USES: tuple[Use, ...] = get_args(Use)
 NOWHERE = -1
 """Shard of a sample that is in no shard, and class of a sample that has none."""
+
+
+COLUMNS: Mapping[str, tuple[str, *tuple[int, ...]]] = {
+    "content": (f"S{CONTENT_BYTES}",),
+    "likeness": ("uint8", 8),
+    "label": ("int32",),
+    "use": ("uint8",),
+    "shard": ("int32",),
+    "width": ("int32",),
+    "height": ("int32",),
+    "brightness": ("uint8",),
+    "thumbnail": ("uint8", 64),
+}
+"""Type of each column of a sample table, and the number of its values per sample if it has several."""
 
 
 class SampleRow(NamedTuple):
@@ -136,9 +150,17 @@ class SampleTable:
             )
         except (SafetensorError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a sample table: {error}") from error
-        if any(len(getattr(table, field.name)) != len(table) for field in fields(table)[2:]):
-            raise ValueError("contains columns of different lengths")
+        table._check()
         return table
+
+    def _check(self) -> None:
+        """Raise `ValueError` if a column has another type or shape, or a number that names no class or no use."""
+        for name, (kind, *width) in COLUMNS.items():
+            column = getattr(self, name)
+            if column.dtype != kind or column.shape != (len(self), *width):
+                raise ValueError(f"its column {name} is {column.dtype} {column.shape}, with {len(self):,} samples")
+        if np.any((self.label < NOWHERE) | (self.label >= len(self.classes))) or np.any(self.use >= len(USES)):
+            raise ValueError("a sample has the number of a class, or of a use, that does not exist")
 
 
 def _as_bytes(content: NDArray[np.bytes_]) -> NDArray[np.uint8]:
@@ -169,7 +191,10 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
             raise DamagedDrop(
                 drop.id, f"{where}: its SHA-256 differs from the manifest's. Restore the file from a copy of the store"
             )
-        return amend_table(SampleTable.from_bytes(data), drop)
+        table = SampleTable.from_bytes(data)
+        if np.any((table.shard < NOWHERE) | (table.shard >= len(drop.shards))):
+            raise ValueError("a sample is in a shard that the manifest does not name")
+        return amend_table(table, drop)
     except Missing as error:
         raise DamagedDrop(drop.id, f"{where} is missing: restore the file from a copy of the store") from error
     except ValueError as error:
