@@ -191,4 +191,4 @@ def read_scratch_run(store: TaskStore, task: Task, record: RunRecord) -> Scratch
     files = store.run(record.run_id)
     if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None
-    return ScratchRun(record, record.result, files.curve(), plan.dataset.classes)
+    return ScratchRun(record, record.result, files.curve(), plan.dataset)

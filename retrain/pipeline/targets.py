@@ -58,8 +58,12 @@ class ScratchRun(NamedTuple):
     record: RunRecord
     result: Result
     curve: Curve
-    classes: tuple[str, ...]
-    """Classes of the run's dataset, in order."""
+    dataset: Dataset
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes of the run's dataset, in order."""
+        return self.dataset.classes
 
     @property
     def s_scratch(self) -> int:

@@ -80,6 +80,28 @@ def test_amendment_starts_a_run_with_adapted_counters(workspace: Workspace) -> N
     assert not read_status(task, workspace.store).is_amended
 
 
+def test_plan_warns_of_corrected_validation_images(workspace: Workspace) -> None:
+    """Only corrections of val count, and only until a scratch run measures the baseline on the corrected drop."""
+    task = make_task()
+    first = stages.run_task(workspace.context, task, Request())
+    assert isinstance(first, RunRecord)
+    [drop] = workspace.store.drops.all()
+    use = read_or_make_table(drop, workspace.store).use.tolist()
+
+    def warned() -> list[str]:
+        plan = next_run.plan_next_run(workspace.store, task, Request())
+        assert isinstance(plan, Plan)
+        return [warning for warning in plan.warnings if "have been corrected or removed since" in warning]
+
+    change(workspace, use.index(0), None)
+    assert not warned()
+    change(workspace, use.index(1), None)
+    [warning] = warned()
+    assert warning.startswith(f"up to 1 of the {drop.samples('val')} validation images that {first.run_id} measured")
+    assert isinstance(stages.run_task(workspace.context, task, Request(purpose="calibrate")), RunRecord)
+    assert not warned()
+
+
 def test_correction_waits_at_most_for_max_wait(workspace: Workspace) -> None:
     """The time counts from the correction, and not from the drop or from the next one."""
     task = make_task(trigger={"min_samples": 1, "max_wait": "2d"})

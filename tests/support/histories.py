@@ -149,7 +149,7 @@ class Past:
         if promoted:
             self.champion = plan
         if is_baseline(record) and ended:
-            self.scratch_runs.insert(0, ScratchRun(record, ended, curve(), plan.dataset.classes))
+            self.scratch_runs.insert(0, ScratchRun(record, ended, curve(), plan.dataset))
         return record
 
 
