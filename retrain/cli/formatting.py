@@ -316,8 +316,7 @@ def _quality_rows(record: RunRecord) -> Rows:
             f"{METRIC_NAMES[evaluation.metric]} on test",
             f"{format_percent(evaluation.score)}{by_part}, {pluralize(evaluation.samples, 'sample')}",
         )
-        if missed := evaluation.describe_missed_classes():
-            yield "missed classes", missed
+        yield from evaluation.weaknesses()
         if comparison := evaluation.comparison:
             difference = comparison.difference
             interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
@@ -347,8 +346,7 @@ def _status_rows(status: Status) -> Rows:
     if champion and champion.evaluation and status.champion_since:
         score = _format_score(champion.evaluation.score, champion.metric)
         yield "", f"{score} on test, champion since {status.champion_since:%Y-%m-%d %H:%M} UTC"
-        if missed := champion.evaluation.describe_missed_classes():
-            yield "", missed
+        yield from (("", sentence) for _, sentence in champion.evaluation.weaknesses())
     if baseline and baseline.result:
         yield "baseline", f"{baseline.run_id}, {_format_score(baseline.result.final_score, baseline.metric)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"

@@ -1,5 +1,6 @@
 """The records of an ended run: curve, cost, result, evaluation, and decision."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
@@ -143,6 +144,10 @@ class Comparison(Record):
     """Share of test samples that the champion classifies correctly and the candidate does not."""
 
 
+FAR_LOWER = 0.05
+"""Difference of the scores on earlier and on new drops from which a summary names it."""
+
+
 class Evaluation(Record):
     """Accuracy and score on the held-out test split, `evaluation.json`.
 
@@ -161,18 +166,24 @@ class Evaluation(Record):
     """Accuracy on the images of each class."""
     comparison: Comparison | None
 
-    def describe_missed_classes(self) -> str | None:
-        """Return a sentence about the classes without any correctly classified test image, or None if there are none.
+    def weaknesses(self) -> Iterator[tuple[str, str]]:
+        """Yield weaknesses that the score on all images hides, each as a name and a sentence.
 
-        The accuracy on all images hides such classes if they are small.
+        They are classes without any correctly classified test image, and new drops on which the score is far lower.
         """
-        missed = [name for name, accuracy in self.by_class.items() if accuracy == 0]
-        if not missed:
-            return None
-        return (
-            f"no test image of {pluralize(len(missed), 'class')} is classified correctly: {name_some(missed)}; "
-            "gate.min_class_accuracy refuses such a model"
-        )
+        if missed := [name for name, accuracy in self.by_class.items() if accuracy == 0]:
+            yield (
+                "missed classes",
+                f"no test image of {pluralize(len(missed), 'class')} is classified correctly: {name_some(missed)}; "
+                "gate.min_class_accuracy refuses such a model",
+            )
+        if self.old is not None and self.new is not None and self.old - self.new >= FAR_LOWER:
+            yield (
+                "weak on new drops",
+                f"the score is {100 * (self.old - self.new):.1f} points lower on new drops than on earlier ones. A "
+                "target that was measured on earlier drops does not cover them, so scratch may be better on them: "
+                "`retrain baseline` trains it for comparison",
+            )
 
 
 class Decision(Record):
