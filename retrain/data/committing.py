@@ -4,6 +4,7 @@ A lease lets one commit run at a time, because the samples that a drop adds depe
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from retrain.config import SPLITS
@@ -151,6 +152,10 @@ class DropCommitter:
         Raises `DropError` if the task's settings refuse the drop.
         """
         data = self.task.data
+        if read.table.differs_from(chain.from_iterable(self.store.drops.amendments.of_drop(drop_id))):
+            raise DropError(
+                f"drop {drop_id}: amendments correct other images of a former drop with this id: choose another id"
+            )
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
         resolved.respelt = respelt_classes(resolved.table, self.known)

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from retrain.config import SPLITS, Split
 from retrain.data.content import CONTENT_BYTES, ImageFacts, difference_hash, mean_brightness
 from retrain.errors import DamagedDrop
-from retrain.records import Drop, SampleList
+from retrain.records import Change, Drop, SampleList
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
@@ -114,6 +114,10 @@ class SampleTable:
         """Return whether each row is in a split, bool [N]."""
         return self.use < len(SPLITS)
 
+    def differs_from(self, changes: Iterable[Change]) -> bool:
+        """Return whether a change is of another image than the image in its row."""
+        return any(one.row >= len(self) or self.digest_of(one.row) != one.content for one in changes)
+
     def counts(self) -> dict[Split, dict[str, int]]:
         """Return the number of samples of each class in each split."""
         counted: dict[Split, dict[str, int]] = {}
@@ -194,6 +198,12 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
         table = SampleTable.from_bytes(data)
         if np.any((table.shard < NOWHERE) | (table.shard >= len(drop.shards))):
             raise ValueError("a sample is in a shard that the manifest does not name")
+        if table.differs_from(drop.changes):
+            raise DamagedDrop(
+                drop.id,
+                f"{where}: amendments correct other images than this drop has, so it was replaced under its id. "
+                "Restore its files from a copy of the store, or delete them and upload the new images under another id",
+            )
         return amend_table(table, drop)
     except Missing as error:
         raise DamagedDrop(drop.id, f"{where} is missing: restore the file from a copy of the store") from error

@@ -13,7 +13,8 @@ from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.packing import pack
 from retrain.data.table_making import read_or_make_table
 from retrain.data.uploads import ingest_drop
-from retrain.errors import DropError
+from retrain.errors import DamagedDrop, DropError
+from retrain.store import LocalStore
 from retrain.store.task_store import TaskStore, open_task_store
 
 
@@ -152,6 +153,25 @@ def test_json_value_that_is_no_text_is_refused(
 ) -> None:
     with pytest.raises(DropError, match=message):
         amend(task, store, tmp_path, text, "corrections.jsonl")
+
+
+def test_corrections_do_not_apply_to_another_drop_of_the_same_id(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    assert amend(task, store, tmp_path, "key,class\ncat/001,dog\n")
+    prefix = store.keys.drop_file("first", "")
+    shutil.rmtree(tmp_path / "store" / prefix)
+    other = two_classes(tmp_path / "other", first=500)
+    with pytest.raises(
+        DropError, match="amendments correct other images of a former drop with this id: choose another"
+    ):
+        pack(other, task, store, drop_id="first")
+    elsewhere = TaskStore(LocalStore(tmp_path / "elsewhere"), "pets")
+    pack(other, task, elsewhere, drop_id="first")
+    shutil.copytree(tmp_path / "elsewhere" / prefix, tmp_path / "store" / prefix, dirs_exist_ok=True)
+    with pytest.raises(DamagedDrop, match="so it was replaced under its id"):
+        uses(store)
+    shutil.rmtree(tmp_path / "store" / prefix)
+    pack(tmp_path / "pets", task, store, drop_id="first")
+    assert uses(store)["cat/001"][1] == "dog"
 
 
 def test_invisible_characters_in_a_correction_are_removed(task: Task, store: TaskStore, tmp_path: Path) -> None:
