@@ -126,10 +126,16 @@ class Reviewer:
     def suspects(self, split: Split, limit: int) -> Iterator[Suspect]:
         """Yield the `limit` most likely label errors of a split, each with the class that the champion proposes.
 
-        Yield none if there is only one class, because no other class can be proposed.
+        A held-out sample is no suspect if the champion classifies it as labelled. A training sample may be one, because
+        the champion may have memorized its wrong label. Yield none if there is only one class, because no other class
+        can be proposed.
         """
         ranked = self.rank_split(split)
-        chosen = [number for number in ranked.rank.tolist() if not self._is_changed(ranked.rows[number])][:limit]
+        order = ranked.rank
+        if ranked.probability is not None:
+            differs = ranked.probability.argmax(1) != ranked.samples.labels.cpu()
+            order = order[differs.numpy()[order]]
+        chosen = [number for number in order.tolist() if not self._is_changed(ranked.rows[number])][:limit]
         if not chosen or len(self._plan.dataset.classes) == 1:
             return
         rows = torch.tensor(chosen)
@@ -193,7 +199,9 @@ class Reviewer:
 
 def _explain_counters(counters: Counters, number: int) -> str:
     correct, seen = float(counters.correct[number]), float(counters.seen[number])
-    return f"in training, classified as the labelled class {correct:.3g} times out of {seen:.3g}"
+    return (
+        f"in training, classified as the labelled class in {correct / seen:.0%} of the cases; recent cases count more"
+    )
 
 
 def _explain_probability(own: Tensor, number: int) -> str:

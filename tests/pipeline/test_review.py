@@ -65,6 +65,12 @@ def test_review_lists_flipped_labels_first(workspace: Workspace) -> None:
     assert found.trained[0].why.startswith("in training, classified as the labelled class ")
 
 
+def test_review_leaves_out_held_out_labels_that_agree(workspace: Workspace) -> None:
+    found = review_data(workspace.context, TASK, 1000)
+    assert found.held_out
+    assert all(one.probability > one.own_probability for one in found.held_out)
+
+
 def test_corrections_are_read_by_amend(workspace: Workspace, tmp_path: Path) -> None:
     found = review_data(workspace.context, TASK, 4)
     write_corrections(found.trained, tmp_path / "fix.csv")
