@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.cli.erase import erase
-from retrain.cli.options import NONE, AsJson, Device, Overrides, TaskName, as_overrides, open_task
+from retrain.cli.options import (
+    NONE,
+    AsJson,
+    Author,
+    Device,
+    Overrides,
+    TaskName,
+    as_overrides,
+    decide_author,
+    open_task,
+)
 from retrain.errors import DropError
 from retrain.utils.text import pluralize
 
@@ -165,14 +175,16 @@ def amend(
         ),
     ],
     task: TaskName,
+    author: Author = None,
     overrides: Overrides = NONE,
 ) -> None:
     """Correct or remove samples of committed drops. Earlier runs do not change. The next run uses the corrections."""
-    from retrain.data.amending import amend_drops, read_corrections
+    from retrain.data.amending import amend_drops, name_author, read_corrections
 
     opened, store = open_task(task, overrides)
     known = {name for drop in store.drops.readable() for name in drop.classes}
-    amendment = amend_drops(read_corrections(corrections), opened, store)
+    found = name_author(read_corrections(corrections), lambda: decide_author(author))
+    amendment = amend_drops(found, opened, store)
     if amendment is None:
         typer.echo("nothing to amend: the samples already have these corrections")
         return

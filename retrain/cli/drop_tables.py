@@ -89,9 +89,9 @@ def class_table(drop: Drop) -> Table:
 
 
 def samples(drop: Drop) -> str:
-    """Return a text with the numbers of a drop's samples in each split, and of samples left out."""
-    left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
-    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in SPLITS), *left_out])
+    """Return a text with the numbers of a drop's samples in each split, and of bad samples."""
+    bad = [f"{len(drop.left_out):,} bad"] if drop.left_out else []
+    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in SPLITS), *bad])
 
 
 def erasure_details(erasure: Erasure) -> Table:

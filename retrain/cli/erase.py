@@ -72,6 +72,8 @@ def erase(
         if dry_run or not as_json:
             print_record(planned, erasure_details, as_json)
         if dry_run:
+            if not as_json:
+                typer.echo("dry run: nothing was erased")
             return
         confirm(f"Erase {pluralize(len(planned.samples), 'sample')} of {store.task} permanently?", yes)
     erased = erasure.erase(selections, opened, store, cache_folder(), by, reason)

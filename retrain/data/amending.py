@@ -39,6 +39,7 @@ class Correction(NamedTuple):
     """The new class, or None if the sample is removed."""
     reason: str
     author: str
+    """Empty if the line names none."""
 
 
 def read_corrections(path: Path) -> list[Correction]:
@@ -47,6 +48,11 @@ def read_corrections(path: Path) -> list[Correction]:
     Raises `DropError` if lines are no corrections. The message names the lines.
     """
     return _apply_to_all(lambda read: _parse(read[1], read[0], path), read_rows(path, COLUMNS))
+
+
+def name_author(corrections: Iterable[Correction], decide: Callable[[], str]) -> list[Correction]:
+    """Return corrections in which `decide` gives the author where none is named."""
+    return [one if one.author else one._replace(author=decide()) for one in corrections]
 
 
 def _apply_to_all(function: Callable[[T], R], lines: Iterable[T]) -> list[R]:
@@ -133,7 +139,7 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     sample = Selection(where, texts["drop"], texts["key"], texts["content"])
     if sample.content:
         parse_content(sample)
-    return Correction(sample, class_name, texts["reason"], texts["author"] or "unknown")
+    return Correction(sample, class_name, texts["reason"], texts["author"])
 
 
 def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore) -> Amendment | None:

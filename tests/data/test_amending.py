@@ -1,6 +1,7 @@
 """Corrections of committed drops are checked together, stored as an amendment, and used by every reader."""
 
 import shutil
+from getpass import getuser
 from pathlib import Path
 
 import pytest
@@ -215,10 +216,13 @@ def test_amend_command_prints_its_changes(store: TaskStore, tmp_path: Path, capf
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.url}\n")
     (tmp_path / "table.csv").write_text("key,class\ncat/001,dog\n")
     arguments = ["drop", "amend", str(tmp_path / "table.csv"), "--task", str(tmp_path / "pets.yaml")]
-    assert retrain(arguments, capfd).out == "amendment 1: 1 sample with another class, 0 removed\n"
+    assert (
+        retrain([*arguments, "--author", "ann"], capfd).out == "amendment 1: 1 sample with another class, 0 removed\n"
+    )
     assert "nothing to amend" in retrain(arguments, capfd).out
     (tmp_path / "table.csv").write_text("key,class\ncat/002,dgo\n")
     assert "new classes that no drop had: dgo; if one is misspelt" in retrain(arguments, capfd).out
     (tmp_path / "table.csv").unlink()
     assert retrain(arguments, capfd).err.endswith("table.csv: cannot be read: No such file or directory\n")
+    assert [one.changes[0].author for one in store.drops.amendments.read()] == ["ann", getuser()]
     assert "cat -> dog" in retrain(["drop", "show", "first", "--task", str(tmp_path / "pets.yaml")], capfd).out

@@ -337,6 +337,7 @@ def test_erase_command_reports_its_erasure(tmp_path: Path, capfd: pytest.Capture
     chosen = [*on, "--list", str(tmp_path / "who.csv"), "--author", "ann"]
     told = retrain([*chosen, "--dry-run"], capfd).out
     assert "none used these samples" in told
+    assert told.endswith("dry run: nothing was erased\n")
     assert where.store.erasures.read() == ()
     assert "erasure 1: 1 sample erased" in retrain(chosen, capfd).out
     assert retrain(on, capfd).out == "nothing to erase\n"
