@@ -16,7 +16,7 @@ import yaml
 
 import retrain
 from retrain.config.task import Task
-from retrain.config.validation import FieldPath, models_by_name_at, validate_document
+from retrain.config.validation import FieldPath, is_text_at, models_by_name_at, validate_document
 from retrain.errors import TaskError
 from retrain.utils.logs import LOGGER
 from retrain.utils.text import did_you_mean, name_some
@@ -115,12 +115,17 @@ class Override(NamedTuple):
 
 
 def parse_override(text: str) -> Override:
-    """Return the override in a string of the form `path=value`. Raises `TaskError` for other strings."""
+    """Return the override in a string of the form `path=value`. Raises `TaskError` for other strings.
+
+    YAML reads digits as a number. For a field that holds text, the value stays as it was written.
+    """
     path, equals, value = text.partition("=")
     steps = tuple(path.split("."))
     if not equals or not all(steps):
         raise TaskError(f"--set {text}: must be FIELD=VALUE, such as recipe.schedule.scale=0.5")
-    return Override(steps, load_yaml(value, f"--set {path}"))
+    read = load_yaml(value, f"--set {path}")
+    is_scalar = not isinstance(read, str | list | dict | None)
+    return Override(steps, value.strip() if is_scalar and is_text_at(steps) else read)
 
 
 def apply_overrides(document: Document, overrides: Iterable[Override]) -> Document:

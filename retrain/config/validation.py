@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from reprlib import repr as shortened
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -40,6 +40,18 @@ def models_by_name_at(path: FieldPath, model: type[ConfigModel] = Task) -> dict[
     if len(path) == 1:
         return models_by_name(field)
     return {name: kind for part in config_models(field) for name, kind in models_by_name_at(path[1:], part).items()}
+
+
+def is_text_at(path: FieldPath, model: type[ConfigModel] = Task) -> bool:
+    """Return whether the field at a path holds text and nothing else, except for null."""
+    field = model.model_fields.get(path[0])
+    if field is None:
+        return False
+    if len(path) > 1:
+        return any(is_text_at(path[1:], part) for part in config_models(field))
+    options = get_args(field.annotation) or (field.annotation,)
+    plain = {get_args(option)[0] if get_origin(option) is Annotated else option for option in options}
+    return plain - {type(None)} == {str}
 
 
 def fill_in_default_names(document: Mapping[Any, Any], model: type[ConfigModel] = Task) -> dict[Any, Any]:

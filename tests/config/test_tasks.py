@@ -238,7 +238,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("model.pretrained_sha256=AB", "must be a SHA-256 digest: 64 digits of 0-9 and a-f (got 'AB')"),
         ("training.epochs=true", "must be a number (got True)"),
         ("training.warmup=false", "must be a number (got False)"),
-        ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
+        ("gate.approval_timeout=[7]", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
     ],
 )
 def test_error_messages_use_the_terms_of_a_task_file(task_file: Path, setting: str, problem: str) -> None:

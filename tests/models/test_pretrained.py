@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from support.trainings import TASK, commit_drops, context_of, plan_of, samples
 from torchvision import models
 
+from retrain.config.loading import load_task
 from retrain.config.recipe import L2Init, Recipe, ShrinkPerturb, Warm
 from retrain.config.task import Data, Model, Task
 from retrain.errors import ModelError, TaskError
@@ -64,6 +65,13 @@ def test_pretrained_torchvision_networks_set_image_size(tmp_path: Path) -> None:
     task = resolve_task(given)
     assert (task.data.image_size, task.data.mean) == (224, (0.485, 0.456, 0.406))
     assert resolve_task(task_with(name="resnet18")).data == Data()
+
+
+@pytest.mark.parametrize(("given", "read"), [("0" * 64, "0" * 64), ("null", None)])
+def test_digest_of_digits_in_an_override_stays_text(tmp_path: Path, given: str, read: str | None) -> None:
+    (tmp_path / "pets.yaml").write_text("name: pets\n")
+    task = load_task(str(tmp_path / "pets.yaml"), [f"model.pretrained_sha256={given}"])
+    assert task.model.pretrained_sha256 == read
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet"])
