@@ -27,6 +27,10 @@ ELEMENTWISE = (
 """Layers of a perceptron that have no weights and do not mix features."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""Part of torch's message if the CPU's memory does not suffice. Torch has no type for this error."""
+
+
 def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
     """Return a newly initialized network, [N, 3, height, width] -> [N, classes] logits.
 
@@ -42,6 +46,7 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
         except Exception as error:  # a user's factory may raise any error
             if unknown := unknown_option(model, factory, error):
                 raise unknown from error
+            _explain_memory(model, image_size, error)
             what = f"options {model.options} do not fit" if model.options else "cannot be built"
             raise ModelError(f"model {model.name}: {what}: {error}") from error
         if not isinstance(network, nn.Module):
@@ -62,6 +67,7 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
         try:
             logits = network(torch.zeros(2, *image_shape(image_size)))
         except Exception as error:  # a user's network may raise any error
+            _explain_memory(model, image_size, error)
             raise ModelError(
                 f"model {model.name}: does not accept {frame.height}x{frame.width} images: {error}"
             ) from error
@@ -72,6 +78,17 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
         )
     if pretrained is not None:
         body_weights(network, pretrained)
+
+
+def _explain_memory(model: Model, image_size: Shape, error: Exception) -> None:
+    """Raise `ModelError`, with the settings to reduce, if a network failed because it needs too much memory."""
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        frame = as_frame(image_size)
+        options = f"model.options ({model.options}) or " if model.options else ""
+        raise ModelError(
+            f"model {model.name}: needs more memory than this machine has: reduce {options}"
+            f"data.image_size ({frame.height}x{frame.width}), or choose a smaller network in model.name"
+        ) from error
 
 
 def check_factory_allowed(model: Model, factories: Collection[str]) -> None:

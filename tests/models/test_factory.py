@@ -37,6 +37,11 @@ class Two(nn.Module):
         return images, images
 
 
+def huge(classes: int, image_size: int) -> nn.Module:
+    """Raise torch's error for a network that no machine has the memory for."""
+    return nn.Linear(10**16, classes)
+
+
 def two_outputs(classes: int, image_size: int) -> nn.Module:
     return Two()
 
@@ -188,6 +193,14 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         (Model(name="torch.nn:Lineal"), "model.name: cannot import 'torch.nn:Lineal': .*no attribute"),
         (Model(name=":factory"), "model.name: cannot import ':factory'"),
         (Model(name=f"{HERE}:HERE"), "is not callable: name a function"),
+        (
+            Model(name="mlp", options={"width": 10**13}),
+            r"needs more memory than this machine has: reduce model\.options \({'width': 10000000000000}\) or data",
+        ),
+        (
+            Model(name=f"{HERE}:huge"),
+            r"this machine has: reduce data\.image_size \(8x8\), or choose a smaller network in model\.name$",
+        ),
         (Model(name=f"{HERE}:divides_by_zero"), "divides_by_zero: cannot be built: integer division"),
         (Model(name=f"{HERE}:no_module"), "the factory returned str, not a torch.nn.Module"),
         (Model(name=f"{HERE}:two_outputs"), r"returns tuple for 2 images and 4 classes; it must return \[2, 4\]"),
