@@ -173,7 +173,7 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
             place = table.archive, str(table.name.parent / row.path)
             if place not in images:  # some systems write é as one character, and others as two
                 place = composed.get((place[0], compose(place[1])), place)
-            row_place = f"{table.place}: row {row.number}"
+            row_place = f"{table.place}: {row.place}"
             if place not in images or place in named:
                 cause = f"{row.path!r} is named a second time" if place in named else _why_absent(row.path)
                 found.unread.append(Unread(f"{table.root}: {row_place}", row_place, cause))
@@ -206,7 +206,7 @@ def _survey_table(table: Path, extension: str, data: Data) -> Source:
     for row in read_table(_read_local(table), extension, str(table)):
         file = _file_of_row(row, table, open_bucket)
         if file.problem:
-            found.unread.append(Unread(f"{table}: row {row.number}", f"row {row.number}", file.problem))
+            found.unread.append(Unread(f"{table}: {row.place}", row.place, file.problem))
             continue
         parts = [part for part in (*file.name.parts[:-1], file.name.stem) if part not in NO_PARTS]
         labelled.append((file, row.split, row.label, "/".join(map(escape, [row.id] if row.id else parts))))

@@ -20,9 +20,10 @@ LABEL = ("label", "class")
 
 
 class Row(NamedTuple):
-    """One row of a table. `number` counts from 1."""
+    """One row of a table."""
 
-    number: int
+    place: str
+    """The line of a text table, such as `line 2`, or the row of a Parquet file, such as `row 1`. Both count from 1."""
     path: str
     label: str
     split: Split | None
@@ -31,25 +32,29 @@ class Row(NamedTuple):
 
 
 def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
-    """Yield the rows of a table. Raises `DropError`, with `where` and the row, if it is no table or lacks a column."""
+    """Yield the rows of a table.
+
+    Raises `DropError`, with `where` and the row's place, if the data are no table or lack a column.
+    """
     path = label = ""
-    for number, row in enumerate(read_records(data, extension, where, (*PATH, *LABEL, "split", "id")), 1):
-        if number == 1:
+    for place, row in read_records(data, extension, where, (*PATH, *LABEL, "split", "id")):
+        if not path:
             path, label = _column(row, PATH, where), _column(row, LABEL, where)
-        of_row = f"{where}: row {number}"
+        of_row = f"{where}: {place}"
         texts = {name: cell_text(row.get(name), name, of_row) for name in (path, label, "split", "id")}
         split = split_called(texts["split"])
         if texts["split"] and not split:
             raise DropError(f"{of_row}: split {texts['split']!r}; allowed are {', '.join(SPLIT_NAMES)}")
-        yield Row(number, texts[path], texts[label], split, texts["id"])
+        yield Row(place, texts[path], texts[label], split, texts["id"])
 
 
 def read_records(
     data: bytes, extension: str, where: str, columns: Collection[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table unchanged. In a Parquet file, only `columns` are read, or by default all columns.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place (`Row.place`) of each row of a table, and the row unchanged.
 
-    Raises `DropError` if the data are not a table in this format, and `UserError` if pyarrow is missing.
+    In a Parquet file, only `columns` are read, or by default all columns. Raises `DropError` if the data are not a
+    table in this format, and `UserError` if pyarrow is missing.
     """
     if extension == "parquet":
         return _parquet_rows(data, where, columns)
@@ -107,20 +112,21 @@ def open_csv(text: str, where: str) -> "csv.DictReader[str]":
     return reader
 
 
-def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(data: bytes, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        for number, row in enumerate(open_csv(_decoded(data, where), where), 1):
+        reader = open_csv(_decoded(data, where), where)
+        for row in reader:
             if None in row:
                 raise DropError(
-                    f"{where}: row {number} has more values than there are columns; put quotation marks around a value "
-                    "that contains a comma"
+                    f"{where}: line {reader.line_num} has more values than there are columns; put quotation marks "
+                    "around a value that contains a comma"
                 )
-            yield row
+            yield f"line {reader.line_num}", row
     except csv.Error as error:
         raise DropError(f"{where}: cannot be read: {error}; check its quotation marks") from error
 
 
-def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
+def _jsonl_rows(data: bytes, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(_decoded(data, where).split("\n"), 1):
         if line.strip():
             try:
@@ -129,16 +135,17 @@ def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
                 raise DropError(f"{where}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise DropError(f"{where}: line {number} is not a JSON object: write one object on each line")
-            yield row
+            yield f"line {number}", row
 
 
-def _parquet_rows(data: bytes, where: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+def _parquet_rows(data: bytes, where: str, columns: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     parquet = import_extra("pyarrow.parquet", f"{where}: Parquet")
     failures = import_extra("pyarrow", f"{where}: Parquet").ArrowException, OSError, ValueError  # text not in UTF-8
     try:
         table = parquet.ParquetFile(io.BytesIO(data))
         wanted = [name for name in table.schema_arrow.names if columns is None or name in columns]
-        for batch in table.iter_batches(columns=wanted):
-            yield from batch.to_pylist()
+        batches = table.iter_batches(columns=wanted)
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+            yield f"row {number}", row
     except failures as error:
         raise DropError(f"{where}: cannot be read: {error}") from error

@@ -101,8 +101,8 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def _read_table(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
-    for number, row in enumerate(_read_records(path), 1):
-        where = f"{path}: row {number}"
+    for place, row in _read_records(path):
+        where = f"{path}: {place}"
         if columns.image not in row:
             raise _missing_column(where, row, columns.image, "paths with --image-column")
         if labelled and columns.label not in row:
@@ -119,7 +119,7 @@ def _missing_column(where: str, row: dict[str, Any], column: str, option: str) -
     return UserError(f"{where} has no column {column!r}; its columns are {has}. Pass the column of the {option}")
 
 
-def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,17 +1,21 @@
-"""Tables next to images give labels and splits, by pack and by upload. Errors name the row or column."""
+"""Tables next to images give labels and splits, by pack and by upload. Errors name the line, row or column."""
 
 import errno
+import io
 import json
 import os
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from support.ingest_routes import IngestRoute, open_route
 from support.pictures import png
 
 from retrain.config import SPLITS
 from retrain.config.task import Data
 from retrain.data.source import survey_source
+from retrain.data.tables import read_table
 from retrain.errors import DropError
 
 
@@ -61,11 +65,11 @@ def test_table_names_an_image_in_any_unicode_form(local_route: IngestRoute, tmp_
 @pytest.mark.parametrize(
     ("row", "named"),
     [
-        ("gone.png,cat", r"row 25: there is no image 'gone\.png'"),
-        ("0.png,dog", r"row 25: '0\.png' is named a second time"),
-        ("/tmp/0.png,cat", r"row 25: '/tmp/0\.png' is not allowed: write the image's path relative to the table"),
-        ("../0.png,cat", r"row 25: '\.\./0\.png' is not allowed"),
-        ("https://a.org/0.png,cat", r"row 25: 'https://a\.org/0\.png' is not allowed"),
+        ("gone.png,cat", r"line 26: there is no image 'gone\.png'"),
+        ("0.png,dog", r"line 26: '0\.png' is named a second time"),
+        ("/tmp/0.png,cat", r"line 26: '/tmp/0\.png' is not allowed: write the image's path relative to the table"),
+        ("../0.png,cat", r"line 26: '\.\./0\.png' is not allowed"),
+        ("https://a.org/0.png,cat", r"line 26: 'https://a\.org/0\.png' is not allowed"),
     ],
 )
 def test_table_row_without_a_distinct_image_is_refused(local_route: IngestRoute, row: str, named: str) -> None:
@@ -77,7 +81,7 @@ def test_table_row_without_a_distinct_image_is_refused(local_route: IngestRoute,
 @pytest.mark.parametrize(
     ("table", "named"),
     [
-        ("file_name,label\n0.png,cat, black\n", "row 1 has more values than there are columns; put quotation marks"),
+        ("file_name,label\n0.png,cat, black\n", "line 2 has more values than there are columns; put quotation marks"),
         ("file_name,label,label\n0.png,cat,dog\n", "two columns are called 'label'"),
         (
             "path,label,split\n0.png,cat,train\n1.png,cat,\n",
@@ -98,7 +102,7 @@ def test_labels_of_other_types_become_text_or_are_refused(local_route: IngestRou
     assert local_route.ingest({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("1",)
     for odd in ("[1]", "0.5", '{"name": "cat"}'):
         row = f'{{"file_name": "0.png", "label": {odd}}}'
-        with pytest.raises(DropError, match=r"metadata\.jsonl: row 1: label is .*; expected text or a whole number"):
+        with pytest.raises(DropError, match=r"metadata\.jsonl: line 1: label is .*; expected text or a whole number"):
             local_route.ingest({"0.png": png(0), "metadata.jsonl": row.encode()})
 
 
@@ -122,14 +126,21 @@ def test_table_without_rows_is_refused(local_route: IngestRoute, table: str) -> 
 
 def test_table_with_a_web_address_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\nhttps://a.org/0.png,cat\n")
-    with pytest.raises(DropError, match=r"row 1: 'https://a\.org/0\.png' is not allowed: write a file's path, or an"):
+    with pytest.raises(DropError, match=r"line 2: 'https://a\.org/0\.png' is not allowed: write a file's path, or an"):
         survey_source(tmp_path / "labels.csv", Data())
+
+
+def test_error_in_a_parquet_table_names_the_row() -> None:
+    table = io.BytesIO()
+    parquet.write_table(pyarrow.table({"path": ["0.png", "1.png"], "label": [1.0, 0.5]}), table)
+    with pytest.raises(DropError, match=r"t\.parquet: row 2: label is 0\.5"):
+        list(read_table(table.getvalue(), "parquet", "t.parquet"))
 
 
 def test_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     name = f"{'x' * 300}.png"
     (tmp_path / "labels.csv").write_text(f"path,label\n{name},cat\n")
-    with pytest.raises(DropError, match=f"row 1: '{name}' cannot be read: File name too long"):
+    with pytest.raises(DropError, match=f"line 2: '{name}' cannot be read: File name too long"):
         survey_source(tmp_path / "labels.csv", Data())
     with pytest.raises(DropError, match=f"{name}: cannot be read: File name too long"):
         survey_source(tmp_path / name, Data())

@@ -220,9 +220,9 @@ def test_error_of_a_table_names_the_folder_that_has_the_image(
     table.unlink()
 
 
-def test_error_gives_the_number_of_a_row_without_a_path(tmp_path: Path) -> None:
+def test_error_gives_the_line_of_a_row_without_a_path(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,size\na.png,8\n,8\n")
-    with pytest.raises(UserError, match=r"t\.csv: row 2: no path in column 'image'"):
+    with pytest.raises(UserError, match=r"t\.csv: line 3: no path in column 'image'"):
         list(read_rows([str(tmp_path / "t.csv")]))
 
 
@@ -234,11 +234,12 @@ def test_error_gives_the_number_of_a_row_without_a_path(tmp_path: Path) -> None:
         (["empty"], "empty: no images in it"),
         (
             ["t.csv"],
-            "row 1 has no column 'image'; its columns are path. Pass the column of the paths with --image-column",
+            "line 2 has no column 'image'; its columns are path. Pass the column of the paths with --image-column",
         ),
         (
             ["t.csv", "--image-column", "path", "--evaluate", "--label-column", "kind"],
-            "row 1 has no column 'kind'; its columns are path. Pass the column of the true classes with --label-column",
+            "line 2 has no column 'kind'; its columns are path. Pass the column of the true classes "
+            "with --label-column",
         ),
         (["t.jsonl"], "t.jsonl: line 1 is not JSON"),
         (["t.parquet"], "t.parquet: cannot be read"),
