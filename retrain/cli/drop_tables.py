@@ -60,7 +60,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool, quarantine: 
         yield "drift", str(drift)
     left_out = sorted(drop.left_out, key=lambda bad: bad.place)
     for bad in left_out[: LEFT_OUT if is_committed else None]:
-        yield "left out", f"{bad.place}: {bad.cause}"
+        yield "bad", f"{bad.place}: {bad.cause}"
     if is_committed and (more := len(left_out) - LEFT_OUT) > 0:
         yield "", f"and {more:,} more: `retrain drop show --json` lists all"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)

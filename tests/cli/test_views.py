@@ -1,5 +1,6 @@
 """Tests of the tables of runs, plans and drops, in cases that are easy to get wrong."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -206,6 +207,8 @@ def test_drop_details_list_the_first_samples_that_are_left_out() -> None:
     assert "cat/19.txt" in shown
     assert "cat/20.txt" not in shown
     assert "and 5 more: `retrain drop show --json`" in shown
+    assert re.search(r"^bad +cat/00\.txt", shown, re.MULTILINE)
+    assert "25 bad" in shown
     assert "cat/24.txt" in printed(drop_details(drop(1).model_copy(update={"left_out": bad}), is_committed=False)), (
         "a dry run lists all"
     )
