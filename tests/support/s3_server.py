@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
 
 
 class QuietHandler(MotoRequestHandler):
-    """A handler that answers requests without logging them."""
+    """A handler that answers requests without logging them.
+
+    It reads a request's body before the application, because a client that is stopped while it sends must not make the
+    application wait with a lock.
+    """
+
+    def make_environ(self) -> "WSGIEnvironment":
+        environ = super().make_environ()
+        if length := environ.get("CONTENT_LENGTH"):
+            environ["wsgi.input"] = BytesIO(self.rfile.read(int(length)))
+        return environ
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
