@@ -108,24 +108,22 @@ def settings_for(iterations: int, task: Task, samples: int) -> str:
     return ", or ".join(ways)
 
 
-def correction_warning(
+def correction_warnings(
     task: Task, target: Target | None, baseline: ScratchRun | None, dataset: Dataset, drops: Iterable[Drop]
-) -> str | None:
-    """Return a warning if validation samples of a carried target may have been corrected since it was measured.
+) -> Iterable[str]:
+    """Yield a warning if validation samples of a carried target may have been corrected since it was measured.
 
     The number of corrected samples is an upper bound, because it includes corrections before the baseline was trained.
     """
     if target is None or target.scope is None or baseline is None:
-        return None
+        return
     amended = amended_drops(dataset, baseline.dataset)
-    corrected = sum(change.split == "val" for drop in drops if drop.id in amended for change in drop.changes)
-    if not corrected:
-        return None
-    return (
-        f"up to {corrected:,} of the {baseline.val_samples:,} validation images that {baseline.record.run_id} measured "
-        "the target on have been corrected or removed since, so the target may be too high or too low: `retrain "
-        f"baseline --task {task_argument(task.name)}` measures it again"
-    )
+    if corrected := sum(change.split == "val" for drop in drops if drop.id in amended for change in drop.changes):
+        yield (
+            f"up to {corrected:,} of the {baseline.val_samples:,} validation images that {baseline.record.run_id} "
+            "measured the target on have been corrected or removed since, so the target may be too high or too low: "
+            f"`retrain baseline --task {task_argument(task.name)}` measures it again"
+        )
 
 
 def target_warnings(target: Target | None, baseline: ScratchRun | None) -> Iterable[str]:

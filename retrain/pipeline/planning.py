@@ -14,7 +14,7 @@ from retrain.data.dataset import amended_drops, choose_loading, make_dataset, or
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, scaled_recipe, schedule_length, with_scale
 from retrain.pipeline.plan_warnings import (
-    correction_warning,
+    correction_warnings,
     length_warnings,
     near_chance_warning,
     setting_warnings,
@@ -313,8 +313,7 @@ def _assemble(
         expected = _expect_iterations(earlier, scratch.iterations, length, stop_rule, target)
         reason += f"; {_summarize_earlier(earlier, expected)}"
     warnings = [*setting_warnings(task, dataset, schedule, evaluate_every), *target_warnings(target, baseline)]
-    if corrected := correction_warning(task, target, baseline, dataset, drops):
-        warnings.append(corrected)
+    warnings += correction_warnings(task, target, baseline, dataset, drops)
     if parent and purpose == "trial":
         warnings += trial_warnings(task, parent, dataset)
     if method == "scratch":
