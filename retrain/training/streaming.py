@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from mmap import mmap
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,8 @@ class StreamingLoader:
         self.position = Position(self.sampler.number, self.sampler.offset)
         self._decoded: Iterator[Tensor | UserError] | None = None
         self._sent: deque[_Sent] = deque()
-        self._is_closed = mmap(-1, 1)  # shared with the workers; its only byte is 1 after `close`
+        self._is_closed = mmap(-1, 1)  # shared with the workers; its only byte is 1 after `close`, or when Python ends
+        Finalize(self, self._is_closed.__setitem__, (0, 1), exitpriority=0)  # an error may have prevented `close`
         self._shards = HeldShards(self.pixels, self.workers * BATCHES_AHEAD)
 
     def seek(self, position: Position) -> None:
@@ -164,8 +166,8 @@ def _identity(batch: Any) -> Any:
 def _defer_signals(is_closed: mmap, worker: int) -> None:
     """Ignore Ctrl-C in a worker, and SIGTERM until the loader is closed.
 
-    The training process gets these signals, too. It saves its checkpoint first, and needs the workers until then. After
-    an error, Python ends the remaining workers with SIGTERM and waits for them.
+    The training process gets these signals, too. It saves its checkpoint first, and needs the workers until then. When
+    Python ends, it sends SIGTERM to the remaining workers and waits for them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_OK) if is_closed[0] else None)

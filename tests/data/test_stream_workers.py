@@ -77,6 +77,19 @@ def test_process_that_loses_a_worker_ends(tmp_path: Path) -> None:
     assert process.exitcode == 1
 
 
+def leave_loader_open(folder: Path) -> None:
+    loader = stream(folder)
+    loader.next()
+    raise RuntimeError  # as torch does for a lost worker, at any statement, even before `close`
+
+
+def test_process_ends_although_its_loader_was_not_closed(tmp_path: Path) -> None:
+    process = forkserver().Process(target=leave_loader_open, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+
+
 def explain_and_retry(folder: Path) -> None:
     """Lose a worker. Write the error and whether the run is retried after it."""
     try:
