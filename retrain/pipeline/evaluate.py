@@ -1,5 +1,6 @@
 """Evaluate a run's model and the champion's model on the held-out test split."""
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -18,7 +19,7 @@ from retrain.records import Comparison, Evaluation, Plan
 from retrain.records.plan import check_known
 from retrain.store.runs import RunFiles
 from retrain.training.evaluation import predict_classes
-from retrain.training.scores import Predictions, compute_score
+from retrain.training.scores import Predictions, Score, compute_score
 
 
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
@@ -57,17 +58,19 @@ def _evaluation(
     `old`, bool [N], selects the samples of old drops.
     """
 
-    def score(of: Tensor) -> float | None:
-        return compute_score(plan.metric, labels[of], predictions.select(of)).value if of.any() else None
+    def score(of: Tensor) -> Score | None:
+        return compute_score(plan.metric, labels[of], predictions.select(of)) if of.any() else None
 
+    on_old, on_new = score(old), score(~old)
     right = predictions.likeliest == labels
     return Evaluation(
         samples=len(labels),
         accuracy=float(right.double().mean()),
         metric=plan.metric,
         score=compute_score(plan.metric, labels, predictions).value,
-        old=score(old),
-        new=score(~old),
+        old=on_old and on_old.value,
+        new=on_new and on_new.value,
+        gap_error=math.hypot(on_old.standard_error, on_new.standard_error) if on_old and on_new else 0.0,
         by_class=_by_class(right, labels, plan.dataset.classes),
         comparison=comparison,
     )

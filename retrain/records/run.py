@@ -147,6 +147,9 @@ class Comparison(Record):
 FAR_LOWER = 0.05
 """Difference of the scores on earlier and on new drops from which a summary names it."""
 
+CLEAR_ERRORS = 2.0
+"""The same difference in standard errors. With few test images, a smaller difference may be chance."""
+
 
 class Evaluation(Record):
     """Accuracy and score on the held-out test split, `evaluation.json`.
@@ -162,9 +165,16 @@ class Evaluation(Record):
     """Score by `metric`."""
     old: float | None
     new: float | None
+    gap_error: float = 0.0
+    """Standard error of `old - new`. 0 if one of them is None, and in records of earlier versions."""
     by_class: dict[str, float]
     """Accuracy on the images of each class."""
     comparison: Comparison | None
+
+    @property
+    def gap(self) -> float:
+        """Return how much lower the score is on new drops than on old ones. 0 if one of them is None."""
+        return 0.0 if self.old is None or self.new is None else self.old - self.new
 
     def weaknesses(self) -> Iterator[tuple[str, str]]:
         """Yield weaknesses that the score on all images hides, each as a name and a sentence.
@@ -177,11 +187,12 @@ class Evaluation(Record):
                 f"no test image of {pluralize(len(missed), 'class')} is classified correctly: {name_some(missed)}; "
                 "gate.min_class_accuracy refuses such a model",
             )
-        if self.old is not None and self.new is not None and self.old - self.new >= FAR_LOWER:
+        if self.gap >= max(FAR_LOWER, CLEAR_ERRORS * self.gap_error):
+            error = f" (standard error {100 * self.gap_error:.1f})" if self.gap_error else ""
             yield (
                 "weak on new drops",
-                f"the score is {100 * (self.old - self.new):.1f} points lower on new drops than on earlier ones. A "
-                "target that was measured on earlier drops does not cover them, so scratch may be better on them: "
+                f"the score is {100 * self.gap:.1f} points{error} lower on new drops than on earlier ones. A target "
+                "that was measured on earlier drops does not cover them, so scratch may be better on them: "
                 "`retrain baseline` trains it for comparison",
             )
 

@@ -61,12 +61,15 @@ def test_summary_names_classes_without_a_correct_image() -> None:
     assert "classified correctly" not in shown(record)
 
 
-@pytest.mark.parametrize(("new", "is_named"), [(0.76, False), (0.74, True), (None, False)])
-def test_summary_says_that_new_drops_score_far_lower(new: float | None, is_named: bool) -> None:
+@pytest.mark.parametrize(
+    ("new", "error", "is_named"),
+    [(0.76, 0.0, False), (0.74, 0.0, True), (0.74, 0.025, True), (0.74, 0.035, False), (None, 0.0, False)],
+)
+def test_summary_names_clearly_lower_new_drops(new: float | None, error: float, is_named: bool) -> None:
     record = known_ledger.pets()[0]
     assert record.evaluation
-    evaluation = record.evaluation.model_copy(update={"old": 0.8, "new": new})
-    text = "points lower on new drops than on earlier ones. A target that was measured on earlier drops does not cover"
+    evaluation = record.evaluation.model_copy(update={"old": 0.8, "new": new, "gap_error": error})
+    text = "lower on new drops than on earlier ones. A target that was measured on earlier drops does not cover"
     assert (text in shown(record.model_copy(update={"evaluation": evaluation}))) == is_named
 
 

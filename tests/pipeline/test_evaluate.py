@@ -62,6 +62,9 @@ def test_accuracies_match_a_count_by_drop_and_by_class(workspace: Workspace) -> 
     assert evaluation.accuracy == share([label == guess for label, guess, _ in candidate])
     assert evaluation.old == share([label == guess for label, guess, drop in candidate if drop == 0])
     assert evaluation.new == share([label == guess for label, guess, drop in candidate if drop == 1])
+    accuracies = [(evaluation.old, 0), (evaluation.new, 1)]
+    variances = [p * (1 - p) / sum(drop == one for _, _, drop in candidate) for p, one in accuracies]
+    assert evaluation.gap_error == pytest.approx(sum(variances) ** 0.5)
     assert evaluation.by_class == {
         name: share([label == guess for label, guess, _ in candidate if label == name]) for name in plan.dataset.classes
     }
