@@ -2,12 +2,14 @@
 
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, as_overrides, output_errors
 from retrain.utils.logs import LOGGER
+from retrain.utils.text import pluralize
 
 if TYPE_CHECKING:
     from retrain.experiments import drops
@@ -64,8 +66,10 @@ def run(
     except (Preempted, KeyboardInterrupt):
         LOGGER.info("%s: stopped; run the command again to resume it", runs.study.name)
         raise Preempted from None
-    command = f"retrain study report {study} --store {store}"
-    typer.echo(f"{runs.study.name}: {done} runs done, none left; `{command}` shows the results")
+    command = f"retrain study report {quote(study)} --store {quote(store)}"
+    blocked = len(runs.blocked())
+    left = f"{blocked} cannot start, because an earlier run diverged or failed" if blocked else "none left"
+    typer.echo(f"{runs.study.name}: {pluralize(done, 'run')} done, {left}; `{command}` shows the results")
 
 
 def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
@@ -80,7 +84,7 @@ def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
     task = load_task(runs.study.task, as_overrides({"--host": ("kubeflow.host", host)}))
     submitted = submit_study(runs.study.name, task, levels)
     how = "submitted" if submitted.new else "already submitted"
-    typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow run {submitted.id}")
+    typer.echo(f"{runs.study.name}: {pluralize(sum(map(len, levels)), 'run')} {how} as Kubeflow run {submitted.id}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from retrain.experiments.drops import DataRoot, commit_drops
 from retrain.experiments.grid import Cell, cells, most_drops
 from retrain.experiments.measures import ON_FIRST
 from retrain.experiments.runs import Runs
-from retrain.experiments.workers import RunEach, Workers, measure_run, run_trial, worker_pool
+from retrain.experiments.workers import RunEach, Workers, measure_run, run_free_trial, run_trial, worker_pool
 from retrain.records import Plan
 
 log = logging.getLogger("retrain")
@@ -59,17 +59,23 @@ def _to_do(runs: Runs, drops: int) -> list[Plan]:
     return list({plan.run_id: plan for plan in plans}.values())
 
 
+def _startable(runs: Runs, grid: list[Cell]) -> list[Plan]:
+    """Return the plans of the cells whose runs can start, read again from the store. Equal cells share a plan."""
+    runs.forget()
+    return list({plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}.values())
+
+
 def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: str) -> int:
     """Run the cells with one number of drops. They do not depend on each other."""
     for cell in grid:
         commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
         if runs.study.splits[cell.split].by == "margin":
             commit_next(runs, cell, root, device)
-    runs.forget()
-    plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
+    plans = _startable(runs, grid)
     drop = f"drop {grid[0].drops} of {most_drops(runs.study)}"
     log.info("study %s, %s: %d of %d runs are missing", runs.study.name, drop, len(plans), len(grid))
-    deque(each(run_trial, plans.values()), maxlen=0)
+    deque(each(run_free_trial, plans), maxlen=0)
+    deque(each(run_trial, _startable(runs, grid)), maxlen=0)  # the runs that other processes are training
     runs.forget()
     wanted = tuple(name for name in runs.study.measures if grid[0].drops > 1 or name in ON_FIRST)
     if wanted:

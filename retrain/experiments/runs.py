@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
+from retrain.config.loading import find_task
 from retrain.config.task import Task
 from retrain.errors import StudyError
 from retrain.experiments.grid import Cell, all_cells, cells, drop_ids, parent_of, plan_method, task_of
@@ -37,7 +38,8 @@ class Runs:
     """A study's runs in a store: the store at `store_url`, or the task's store if that is None."""
 
     def __init__(self, study: Study, store_url: str | None) -> None:
-        self.study, self.store_url = study, store_url
+        self.study, self.store_url = study.model_copy(update={"task": str(find_task(study.task))}), store_url
+        self._tasks: dict[Cell, Task] = {}
         self._plans: dict[Cell, Plan] = {}
         self._data: dict[str, Data] = {}
 
@@ -52,8 +54,10 @@ class Runs:
         return TaskStore(self.objects, task)
 
     def task(self, cell: Cell) -> Task:
-        """Return a cell's task."""
-        return task_of(self.study, cell, self.store_url)
+        """Return a cell's task. It is read once."""
+        if cell not in self._tasks:
+            self._tasks[cell] = task_of(self.study, cell, self.store_url)
+        return self._tasks[cell]
 
     def data(self, cell: Cell) -> Data:
         """Return the drops and records of a cell's split. They are cached until `forget`."""
@@ -118,6 +122,13 @@ class Runs:
         """Return whether a cell's run has ended with a model."""
         record = self.record(cell)
         return record is not None and record.outcome == "completed"
+
+    def blocked(self) -> list[Cell]:
+        """Return the cells without a run, after all runs that can start have ended.
+
+        A run that these cells continue from has no model: it diverged, or failed in another process.
+        """
+        return [cell for cell in all_cells(self.study) if self.record(cell) is None]
 
     def _ended_run(self, cell: Cell, record: RunRecord) -> EndedRun:
         store = self.store(record.task)

@@ -78,20 +78,34 @@ def _init_worker(jobs: int, log: logs.Settings | None) -> None:
     processes.exit_with_parent()
 
 
+def run_free_trial(plan: Plan, *, device: str) -> None:
+    """Train, evaluate and record one plan. Do nothing if it has ended, or while another process trains it."""
+    _run_once(plan, device, patient=False)
+
+
 def run_trial(plan: Plan, *, device: str) -> None:
-    """Train, evaluate and record one plan."""
+    """Train, evaluate and record one plan. If another process trains it, wait for that process."""
+    _run_once(plan, device, patient=True)
+
+
+def _run_once(plan: Plan, device: str, *, patient: bool) -> None:
     from retrain.pipeline import stages
 
     context = _context(plan, device)
-    context.files(plan.run_id).write_plan(plan)
-    stages.run_plan(context, plan)
+    with context.store.lock_run(plan.run_id, patient=patient) as lease:
+        if lease is None or context.store.ledger.find(plan.run_id):
+            return
+        context.files(plan.run_id).write_plan(plan)
+        stages.run_plan(context, plan)
 
 
 def measure_run(plan: Plan, *, names: tuple[str, ...], device: str) -> None:
-    """Measure an ended run."""
+    """Measure an ended run. If another process measures it, wait for that process."""
     from retrain.experiments import measures
 
-    measures.measure(_context(plan, device), plan, names)
+    context = _context(plan, device)
+    with context.store.lock_run(plan.run_id, patient=True):
+        measures.measure(context, plan, names)
 
 
 def _context(plan: Plan, device: str) -> "Context":

@@ -46,6 +46,10 @@ class TaskKeys:
         """Return the keys of one drop's validation, with a separate lease."""
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
+    def training(self, run_id: str) -> "TaskKeys":
+        """Return the keys of one run of a study, with a separate lease."""
+        return TaskKeys(f"{self.task}/runs/{run_id}")
+
     @property
     def commits(self) -> "TaskKeys":
         """Return keys with a separate lease, for the process that commits drops and amendments."""

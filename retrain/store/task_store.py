@@ -71,6 +71,19 @@ class TaskStore:
         with hold_lease(self.objects, self.keys.commits, True, LEASE_SECONDS) as lease:
             yield self.guarded(lease)
 
+    @contextmanager
+    def lock_run(self, run_id: str, *, patient: bool) -> Iterator[Lease | None]:
+        """Hold one run's lease within the context. While another process holds it, wait if `patient`, else yield None.
+
+        Two commands can thus train different runs of one task at the same time.
+        """
+        keys = self.keys.training(run_id)
+        attempt = (
+            hold_lease(self.objects, keys, True, LEASE_SECONDS) if patient else try_lease(self.objects, keys.lease)
+        )
+        with attempt as lease:
+            yield lease
+
     def try_lease(self, seconds: float = LEASE_SECONDS) -> AbstractContextManager[Lease | None]:
         """Hold the task's lease within the context. Yield None if another process holds it."""
         return try_lease(self.objects, self.keys.lease, seconds)

@@ -15,7 +15,7 @@ from support.terminal import retrain
 from retrain.errors import StudyError, TaskError
 from retrain.experiments.drops import DataRoot
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import Cell, cells, task_of
+from retrain.experiments.grid import Cell, all_cells, cells, task_of
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 
@@ -96,6 +96,18 @@ def test_study_refuses_a_methods_wrong_setting_before_training(tmp_path: Path) -
         with pytest.raises(TaskError, match=wrong):
             run(runs, DataRoot(root), CPU)
         assert not (tmp_path / "store").exists()
+
+
+def test_example_task_of_a_study_is_announced_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study("digits")
+    monkeypatch.delenv("RETRAIN_TASKS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    runs = Runs(study, str(tmp_path / "store"))
+    with caplog.at_level("INFO", "retrain"):
+        assert {runs.task(cell).model.name for cell in all_cells(study)} == {"mlp"}
+    assert len([message for message in caplog.messages if "using the example task" in message]) == 1
 
 
 def test_study_list_shows_own_questions_and_names_wrong_files(

@@ -1,4 +1,4 @@
-"""Tests of killed studies: they keep ended runs, resume the others, and leave no process behind."""
+"""Tests of studies that are killed, and of studies that two commands run at the same time."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import pytest
 from support.leases import wait_until
 from support.processes import ForkedCommand
 from support.studying import CPU, small_study, workplace
+from support.terminal import retrain
 
 from retrain.experiments.drops import DataRoot
 from retrain.experiments.grid import Cell, cells
@@ -107,3 +108,29 @@ def test_killed_training_process_is_reported_with_a_remedy(tmp_path: Path) -> No
         assert process.poll() == 2, messages
         assert messages[-1].startswith("a training process was killed (perhaps for lack of memory): pass a smaller")
         assert any("iterations" in message for message in messages[:-1]), messages
+
+
+def test_two_commands_on_one_store_train_each_cell_once(tmp_path: Path, uninterrupted: dict[Cell, str | None]) -> None:
+    with workplace(tmp_path / "study_root") as study_root:
+        (study_root / "studies").mkdir()
+        (study_root / "studies" / "small.yaml").write_text(STUDY.model_dump_json())
+        runs = Runs(STUDY, str(tmp_path / "store"))
+        settings = ["--root", str(study_root), "--store", str(tmp_path / "store"), "--device", "cpu"]
+        command = ["retrain", "study", "run", "small", *settings]
+        processes = [ForkedCommand(*command, output=tmp_path / name) for name in ("first", "second")]
+        outputs = [process.communicate() for process in processes]
+        assert [process.poll() for process in processes] == [0, 0], outputs
+        assert sum(said.count("completed after") for said in outputs) == 8
+        assert digests(runs) == uninterrupted
+
+
+def test_runs_after_a_diverged_run_are_counted_as_blocked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with workplace(tmp_path / "study_root") as study_root:
+        diverging = {"training.optimizer": {"name": "sgd", "learning_rate": 1e38}}
+        study = small_study(variants={"task": {"first": diverging}})
+        (study_root / "studies").mkdir()
+        (study_root / "studies" / "small.yaml").write_text(study.model_dump_json())
+        settings = ["--root", str(study_root), "--store", str(tmp_path / "store"), "--device", "cpu"]
+        ran = retrain(["study", "run", "small", *settings], capfd)
+        assert ran.code == 0
+        assert "small: 1 run done, 3 cannot start, because an earlier run diverged or failed; `retrain" in ran.out
