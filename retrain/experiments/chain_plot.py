@@ -13,7 +13,7 @@ from retrain.experiments.chart_style import chart_of, colour_of, dash_of, finish
 from retrain.experiments.grid import FIRST
 from retrain.experiments.kept_runs import EndedRun
 from retrain.experiments.settings import Study
-from retrain.experiments.statistics import Group, compared, estimate, reached_at
+from retrain.experiments.statistics import Group, compared, estimate, final_of, reached_at
 
 
 class Leg(NamedTuple):
@@ -88,7 +88,7 @@ def _crossings(
 ) -> Iterator[dict[str, Any]]:
     """Yield the point at which each run reached scratch's final accuracy on the same drops."""
     targets = {
-        (one.cell.drops, one.cell.seed): one.curve.points[-1].accuracy
+        (one.cell.drops, one.cell.seed): final_of(one)
         for runs in compared(by_group).values()
         for one in runs
         if one.cell.method == study.against[0]

@@ -14,7 +14,7 @@ from retrain.experiments.chain_plot import chain_plot
 from retrain.experiments.chart_style import chart_of, colour_of, dash_of, finish_chart, save_chart
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun
 from retrain.experiments.settings import Spread, Study
-from retrain.experiments.statistics import Group, estimate, reached_at
+from retrain.experiments.statistics import Group, estimate, final_of, reached_at
 from retrain.records import Curve, Point
 
 
@@ -116,8 +116,9 @@ def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
 
 
 def _reference_finals(study: Study, members: Sequence[EndedRun]) -> dict[int, float]:
-    """Return the final accuracy of the first method in `Study.against`, by seed."""
-    return {one.cell.seed: one.curve.points[-1].accuracy for one in members if one.cell.method == study.against[0]}
+    """Return the final accuracy of the first method in `Study.against`, by seed, without diverged runs."""
+    finals = {one.cell.seed: final_of(one) for one in members if one.cell.method == study.against[0]}
+    return {seed: final for seed, final in finals.items() if final is not None}
 
 
 def _crossings(drawn: Sequence[EndedRun], finals: Mapping[int, float]) -> Iterator[dict[str, Any]]:

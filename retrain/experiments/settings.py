@@ -232,6 +232,8 @@ class Study(ConfigModel):
                 raise ValueError(f"there is no method {name!r}; allowed: {', '.join(self.methods)}")
         if "time" in self.plots and self.fitted is None and self.fitted_accuracy is None:
             raise ValueError("plots: `time` needs a training loss or accuracy to reach: set fitted or fitted_accuracy")
+        if "chain" in self.plots and len(self.splits) * len(self.variants) > 1:
+            raise ValueError("plots: `chain` shows one split of one variant: remove it, or keep only one of each")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: list each seed once (got {', '.join(map(str, self.seeds))})")
         for row in self.paper:

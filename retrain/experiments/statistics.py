@@ -106,7 +106,7 @@ def group_of(cell: Cell) -> Group:
 def rows(study: Study, members: Sequence[EndedRun]) -> list[Row]:
     """Return a row for each method in a group. Methods without an ended run are left out."""
     by_method = {method: list(found) for method, found in groupby(members, key=lambda one: one.cell.method)}
-    references = {one.cell.seed: _final(one) for one in by_method.get(study.against[0], [])}
+    references = {one.cell.seed: final_of(one) for one in by_method.get(study.against[0], [])}
     return [_row(study, by_method, method, references) for method in by_method]
 
 
@@ -115,7 +115,7 @@ def _row(
 ) -> Row:
     runs = by_method[method]
     reference = estimate([references[one.cell.seed] for one in runs if one.cell.seed in references]).mean
-    final = estimate([_final(one) for one in runs])
+    final = estimate([final_of(one) for one in runs])
     return Row(
         method=method,
         best=estimate([one.record.result.best_accuracy if one.record.result else None for one in runs]),
@@ -146,14 +146,17 @@ def over_images(one: EndedRun) -> Curve:
     )
 
 
-def _final(one: EndedRun) -> float | None:
+def final_of(one: EndedRun) -> float | None:
     """Return the final accuracy of a run, or None if it diverged."""
     return one.record.result.final_accuracy if one.record.result and one.record.outcome == "completed" else None
 
 
 def speed_ups(references: Sequence[EndedRun], runs: Sequence[EndedRun]) -> dict[int, Estimate]:
-    """Return L_99 and L_100 of runs against the references of the same seeds (Verwimp et al., eq. 2)."""
-    by_seed = {one.cell.seed: one.curve for one in references}
+    """Return L_99 and L_100 of runs against the references of the same seeds (Verwimp et al., eq. 2).
+
+    A reference that diverged has no final accuracy. Runs with its seed are not compared.
+    """
+    by_seed = {one.cell.seed: one.curve for one in references if final_of(one) is not None}
     pairs = [(by_seed[one.cell.seed], one.curve) for one in runs if one.cell.seed in by_seed]
     return {level: estimate([ratio(scratch, other, level) for scratch, other in pairs]) for level in LEVELS}
 
@@ -223,7 +226,8 @@ class ChainCost(NamedTuple):
 
     method: str
     iterations: Estimate
-    """Sum over drops, estimated over seeds. A seed that did not reach the accuracy on every drop has no value."""
+    """Sum over drops, estimated over seeds. A seed that did not reach the accuracy on every drop has no value. Seeds
+    without a run of the method, or without the reference's final accuracy on every drop, do not count."""
 
 
 def accumulated(
@@ -235,21 +239,19 @@ def accumulated(
         for group, members in by_group.items()
         if (group.variant, group.split) == (variant, split) and group.drops > 1
     ]
-    spent = []
-    for method in study.methods:
-        sums = [_chain_costs(chains, method, study.against[0], seed) for seed in study.seeds]
-        spent.append(ChainCost(method, estimate(sums)))
-    return spent
+    against = study.against[0]
+    return [ChainCost(method, estimate(list(_chain_costs(chains, method, against)))) for method in study.methods]
 
 
-def _chain_costs(chains: Iterable[Sequence[EndedRun]], method: str, against: str, seed: int) -> float | None:
-    total = 0
-    for members in chains:
-        curves = {one.cell.method: one.curve for one in members if one.cell.seed == seed}
-        if method not in curves or against not in curves:
-            return None
-        reached = reached_at(curves[method], curves[against].points[-1].accuracy)
-        if reached is None:
-            return None
-        total += reached
-    return total
+def _chain_costs(chains: Sequence[Sequence[EndedRun]], method: str, against: str) -> Iterator[int | None]:
+    """Yield the sum over drops for each seed, or None for a seed that did not reach the accuracy on every drop."""
+    curves = [{one.cell.seed: one.curve for one in members if one.cell.method == method} for members in chains]
+    finals = [{one.cell.seed: final_of(one) for one in members if one.cell.method == against} for members in chains]
+    for seed in curves[0] if curves else ():
+        accuracies = [accuracy for by_seed in finals if (accuracy := by_seed.get(seed)) is not None]
+        if len(accuracies) < len(chains):
+            continue
+        own = [by_seed[seed] for by_seed in curves if seed in by_seed]  # fewer than drops if one of the runs diverged
+        reached = list(map(reached_at, own, accuracies))
+        costs = [iterations for iterations in reached if iterations is not None]
+        yield sum(costs) if len(costs) == len(chains) else None

@@ -51,6 +51,12 @@ def test_time_plot_counts_images_instead_of_iterations(tmp_path: Path) -> None:
         small_study(plots=["time"])
 
 
+def test_chain_plot_of_several_splits_is_refused() -> None:
+    splits = {name: {"by": "classes", "sizes": name} for name in ("4+3+3", "6+2+2")}
+    with pytest.raises(ValidationError, match="`chain` shows one split of one variant"):
+        small_study(plots=["chain"], splits=splits)
+
+
 def test_each_method_has_a_distinct_colour_with_dash_or_shape() -> None:
     methods = [f"method {number}" for number in range(20)]
     looks = [encode(methods).to_dict()["scale"]["range"] for encode in (colour_of, dash_of, shape_of)]

@@ -3,7 +3,7 @@
 import pytest
 from support.studying import TWO_SEEDS, ended_run, small_study
 
-from retrain.experiments.kept_runs import KeptRuns
+from retrain.experiments.kept_runs import EndedRun, KeptRuns
 from retrain.experiments.page import page, table
 from retrain.experiments.statistics import Group, accumulated, estimate, fitted_at, groups, on_grids, rows
 from retrain.records import Curve
@@ -43,6 +43,33 @@ def test_accumulated_cost_sums_drops_until_scratch_is_matched() -> None:
     assert list(by_group) == [Group("task", "7+3", 2), Group("task", "7+3", 3)]
     spent = {each.method: each.iterations.mean for each in accumulated(study, by_group, "task", "7+3")}
     assert spent == {"scratch": 40, "naive": 40, "init": None}
+
+
+def test_accumulated_cost_counts_only_seeds_that_ran() -> None:
+    study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}}, seeds=[0, 1, 2])
+    found = [ended_run(method, 1, {10: 0.4, 20: 0.5}, drops) for method in ("scratch", "naive") for drops in (2, 3)]
+    found.append(ended_run("init", 1, {10: 0.6}, 2))  # its next run has no model, so there is no run on three drops
+    spent = accumulated(study, groups(study, found), "task", "7+3")
+    assert {each.method: (each.iterations.mean, each.iterations.n, each.iterations.of) for each in spent} == {
+        "scratch": (40, 1, 1),
+        "naive": (40, 1, 1),
+        "init": (None, 0, 1),
+    }
+
+
+def test_diverged_reference_is_not_compared_with() -> None:
+    study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}})
+    diverged = [_diverged(ended_run("scratch", 0, {10: 0.1}, drops)) for drops in (2, 3)]
+    found = [*diverged, *(ended_run("naive", 0, {10: 0.5}, drops) for drops in (2, 3))]
+    by_group = groups(study, found)
+    naive = rows(study, by_group[Group("task", "7+3", 2)])[1]
+    assert [naive.speed_ups["scratch"][level] for level in (99, 100)] == [estimate([])] * 2
+    assert accumulated(study, by_group, "task", "7+3")[1].iterations == estimate([])
+    assert not naive.negative_transfer
+
+
+def _diverged(one: EndedRun) -> EndedRun:
+    return one._replace(record=one.record.model_copy(update={"outcome": "diverged"}))
 
 
 def test_l_100_is_also_reported_for_fewer_evaluations() -> None:
