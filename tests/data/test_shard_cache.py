@@ -106,6 +106,16 @@ def test_space_reserved_by_a_dead_process_is_freed(store: LocalStore, shards: li
     assert not (cache.folder / "0123.part").exists()
 
 
+def test_own_reservation_of_a_dead_process_is_not_awaited(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
+    cache = cache_of(store, tmp_path, 2, shards)
+    with cache.hold(shards[0]):
+        cache.path(shards[1]).with_suffix(".part").write_bytes(bytes(shards[1].shard.size))
+        cache.hold(shards[1]).close()
+    assert cache.path(shards[1]).exists()
+
+
 def go_through(store: LocalStore, folder: Path, shards: list[ShardRef], limit: int, go: Barrier) -> None:
     cache = ShardCache(store, folder, limit)
     go.wait()

@@ -97,6 +97,7 @@ class ShardCache:
         If there is no room, this waits while other shards are being fetched, because they can be removed later. Raises
         `UserError` if all shards are in use.
         """
+        part.truncate(0)  # a killed process may have left its reservation, and waiting for it would never end
         while True:
             with (self.folder / "room.lock").open("ab") as room:
                 flock(room, LOCK_EX)
