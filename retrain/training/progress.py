@@ -99,6 +99,8 @@ class Stopwatch:
     def aside(self, phase: Literal["evaluation", "saving"]) -> Iterator[None]:
         """Count the time within the context as evaluation or saving."""
         self.tick()
+        if phase == "saving":
+            self._saved = self._last
         try:
             yield
         finally:
@@ -109,9 +111,8 @@ class Stopwatch:
                 self.progress.saving_seconds += passed
 
     def due(self, seconds: float) -> bool:
-        """Return whether this many seconds have passed since this method last returned true, or since the start."""
-        now = time.monotonic()
-        if now - self._saved < seconds:
-            return False
-        self._saved = now
-        return True
+        """Return whether this many seconds have passed since the last saving, or since the start.
+
+        All ranks save together, even if only one of them is due. The next saving is then due later in all of them.
+        """
+        return time.monotonic() - self._saved >= seconds

@@ -15,9 +15,11 @@ from support.trainings import (
     CPU,
     SIZE,
     TASK,
+    RecordingObserver,
     commit_drops,
     context_of,
     plan_of,
+    run_of,
     samples,
     states_in,
     stored_plan,
@@ -32,10 +34,11 @@ from retrain.data.augment import Normalize, Rows, crop, flip
 from retrain.errors import ModelError, TaskError
 from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
-from retrain.training import distributed
-from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training import distributed, progress
+from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, Votes
 from retrain.training.evaluation import CHUNK, MeasuredScores, measure
 from retrain.training.index_files import read_counters
+from retrain.training.loop import run_loop
 from retrain.training.setup import set_up
 
 UNEVEN = 31
@@ -226,6 +229,27 @@ def vote_in_turn(context: Context, folder: Path) -> None:
 
 def test_vote_of_one_rank_reaches_all_ranks(tmp_path: Path) -> None:
     assert start(vote_in_turn, tmp_path, tmp_path).join() == [0, 0]
+
+
+class Impatient(ProcessGroup):
+    """A group in which another rank asks for one save, in the third iteration."""
+
+    votes = 0
+
+    def any_rank(self, ask: Votes) -> Votes:
+        """Return this process's votes, and the other rank's."""
+        self.votes += 1
+        leaving, due = ask()
+        return lambda: (leaving, due or self.votes == 3)
+
+
+def test_interval_between_saves_starts_at_another_ranks_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(task_with(save_seconds=50))
+    run, observer, saved = run_of(plan), RecordingObserver(), list[int]()
+    run.ranks = Impatient()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 10.0 * len(observer.stepped_to))
+    run_loop(run, observer, lambda run: saved.append(run.progress.iteration), lambda: False)
+    assert saved[:3] == [3, 9, 15]
 
 
 def evaluate_together(context: Context, folder: Path) -> None:
