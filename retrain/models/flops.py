@@ -59,12 +59,24 @@ def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_torch(network: nn.Module, image_size: Shape) -> Flops:
-    """Return the operations for one image by torch's counter. It uses only shapes and computes no values."""
+    """Return the operations for one image by torch's counter.
+
+    On torch's `meta` device, nothing is computed. A network that needs values there, or that makes tensors on the CPU,
+    raises an error of any type. It is then counted on the CPU.
+    """
+    try:
+        return _on_device(copy.deepcopy(network).to("meta"), image_size)
+    except Exception:
+        return _on_device(network, image_size)
+
+
+def _on_device(network: nn.Module, image_size: Shape) -> Flops:
+    """Return the operations for one image, counted on the network's device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    shapes = network.to("meta")
+    device = next(network.parameters()).device
     with FlopCounterMode(display=False) as forward:
-        logits = shapes(torch.empty(2, *image_shape(image_size), device="meta"))
+        logits = network(torch.zeros(2, *image_shape(image_size), device=device))
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
     evaluation = forward.get_total_flops() / 2

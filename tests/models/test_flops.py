@@ -30,6 +30,20 @@ class Product(nn.Module):
         return images.mean((2, 3)) @ self.weight
 
 
+class Conditional(Product):
+    """A network that needs the values of its images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if images.isfinite().all() else images
+
+
+class Constant(Product):
+    """A network that makes a tensor on the CPU."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images + torch.ones(1, 3, 1, 1))
+
+
 def torchs(network: nn.Module, image_size: int) -> Flops:
     """Return the operations for one image that torch counts while it computes a batch of four."""
     network = copy.deepcopy(network).train()
@@ -52,6 +66,11 @@ def test_flops_by_modules_equal_torchs_count(model: Model, image_size: int) -> N
 def test_products_of_unknown_modules_are_counted() -> None:
     network = Product()
     assert count_flops(network, 8) == torchs(network, 8) == (2 * 2 * 3 * 4, 2 * 3 * 4)
+
+
+@pytest.mark.parametrize("kind", [Conditional, Constant])
+def test_network_that_needs_values_is_counted_on_the_cpu(kind: type[Product]) -> None:
+    assert count_flops(kind(), 8) == count_flops(Product(), 8)
 
 
 def test_frozen_parameters_cost_no_gradient_flops() -> None:
