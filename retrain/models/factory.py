@@ -1,5 +1,6 @@
 """Networks by name: torchvision's, timm's, `mlp`, `logistic`, `mixer`, and any `package.module:factory`."""
 
+import copy
 import importlib.util
 import math
 from collections.abc import Callable, Collection
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from retrain.config.frame import Shape, as_frame, image_shape
 from retrain.config.task import Model
@@ -63,6 +65,7 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
     the CPU. Torch's `meta` device would need no computation, but its import takes seconds.
     """
     network, frame = build_network(model, classes, image_size, seed=0).train(), as_frame(image_size)
+    _check_parameters(model, network)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             logits = network(torch.zeros(2, *image_shape(image_size)))
@@ -78,6 +81,24 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
         )
     if pretrained is not None:
         body_weights(network, pretrained)
+
+
+def _check_parameters(model: Model, network: nn.Module) -> None:
+    """Raise `ModelError` if a network has no parameter to train, or if training cannot initialize or copy it."""
+    parameters = dict(network.named_parameters())
+    if lazy := [name for name, parameter in parameters.items() if is_lazy(parameter)]:
+        raise ModelError(
+            f"model {model.name}: the shape of {lazy[0]} is unknown, because its layer is lazy: state the shape, or "
+            "call the network once on images in the factory"
+        )
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ModelError(
+            f"model {model.name}: has no parameter that can be trained: set requires_grad to True for at least one"
+        )
+    try:
+        copy.deepcopy(network)
+    except Exception as error:  # a user's network may raise any error
+        raise ModelError(f"model {model.name}: copy.deepcopy cannot copy the network: {error}") from error
 
 
 def _explain_memory(model: Model, image_size: Shape, error: Exception) -> None:

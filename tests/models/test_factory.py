@@ -30,7 +30,7 @@ def state(network: nn.Module) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
-class Two(nn.Module):
+class Two(nn.Linear):
     """A network that returns its logits twice."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,21 @@ def huge(classes: int, image_size: int) -> nn.Module:
 
 
 def two_outputs(classes: int, image_size: int) -> nn.Module:
-    return Two()
+    return Two(1, 1)
+
+
+def lazy(classes: int, image_size: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def frozen(classes: int, image_size: int) -> nn.Module:
+    return scaled_linear(classes, image_size).requires_grad_(False)
+
+
+def not_copyable(classes: int, image_size: int) -> nn.Module:
+    network = scaled_linear(classes, image_size)
+    network.norm = network[1].weight.norm()  # a tensor in the graph of gradients
+    return network
 
 
 def wrong_width(classes: int, image_size: int) -> nn.Module:
@@ -205,6 +219,12 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         (Model(name=f"{HERE}:no_module"), "the factory returned str, not a torch.nn.Module"),
         (Model(name=f"{HERE}:two_outputs"), r"returns tuple for 2 images and 4 classes; it must return \[2, 4\]"),
         (Model(name=f"{HERE}:wrong_width"), r"returns \[2, 5\] for 2 images and 4 classes; it must return \[2, 4\]"),
+        (Model(name=f"{HERE}:lazy"), r"the shape of 1\.weight is unknown, because its layer is lazy: state the shape"),
+        (Model(name=f"{HERE}:frozen"), "has no parameter that can be trained: set requires_grad to True"),
+        (
+            Model(name=f"{HERE}:not_copyable"),
+            r"copy\.deepcopy cannot copy the network: Only Tensors created explicitly",
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, Model) else "",
 )
