@@ -51,7 +51,8 @@ def shrink_perturb(
             parameter.add_(centre[name].to(parameter), alpha=1 - alpha)
     if setting.buffers == "old":
         for name, buffer in fresh.named_buffers():
-            _parent_rows(buffer, old[name]).copy_(old[name])
+            if name in old:  # buffers that are not persistent are not stored
+                _parent_rows(buffer, old[name]).copy_(old[name])
 
 
 def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> float:
@@ -218,4 +219,5 @@ def zero_gradients(parameters: Sequence[Tensor]) -> None:
 
     An optimizer without weight decay, whose moments are zero, then leaves them unchanged.
     """
-    torch._foreach_zero_([each.grad for each in parameters if each.grad is not None])
+    if gradients := [each.grad for each in parameters if each.grad is not None]:
+        torch._foreach_zero_(gradients)

@@ -151,6 +151,13 @@ def test_only_the_last_layer_changes_while_the_body_is_frozen() -> None:
     assert moved == ["6.weight", "6.bias"]
 
 
+def test_network_without_a_body_needs_no_zero_gradients() -> None:
+    net = nn.Linear(2, 2)
+    net(torch.ones(1, 2)).sum().backward()
+    zero_gradients(body_parameters(net))
+    assert net.weight.grad.tolist() == [[1, 1], [1, 1]]
+
+
 def test_margins_are_between_the_two_likeliest_classes() -> None:
     shares = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8], [0.2, 0.4, 0.4]])
     assert margins(shares.log()).tolist() == pytest.approx([0.5, 0.05, 0.7, 0.0], abs=1e-6)

@@ -110,6 +110,15 @@ def test_shrink_perturb_can_keep_buffers_and_perturb_new_rows() -> None:
     torch.testing.assert_close(fresh.state_dict()["3.bias"][:5], 0.4 * parent["3.bias"] + 0.001 * start["3.bias"][:5])
 
 
+def test_buffer_that_is_not_stored_stays_fresh() -> None:
+    parent, fresh = network(5, seed=3), network(5, seed=1)
+    for number, each in enumerate((parent, fresh)):
+        each.register_buffer("mask", torch.full((2,), float(number)), persistent=False)
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb(buffers="old"))
+    assert fresh.get_buffer("mask").tolist() == [1, 1]
+    assert torch.equal(fresh[1].running_mean, parent[1].running_mean)
+
+
 def test_unseen_classes_keep_their_fresh_initialization() -> None:
     parent = network(5, seed=3).state_dict()
     for initialization, old_weight, fresh_weight in [(Warm(), 1.0, 0.0), (ShrinkPerturb(), 0.4, 0.001)]:
