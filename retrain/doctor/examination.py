@@ -8,10 +8,11 @@ from retrain.data.dataset import make_dataset
 from retrain.doctor import Check, Finding
 from retrain.doctor.machine import check_machine
 from retrain.doctor.storage import FILES, check_files, check_storage
-from retrain.errors import DamagedDrop
+from retrain.errors import DamagedDrop, ModelError
 from retrain.models import factory
 from retrain.models.pretrained import read_pretrained, resolve_task
 from retrain.pipeline import next_run
+from retrain.pipeline.evaluate import restore_network
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore
@@ -24,6 +25,7 @@ CHAMPION = (
     "Restore the object from a copy of the store. Without a copy: if it is the model, `retrain rollback` restores the "
     "previous champion; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
 )
+NEEDED = "The next run compares its model with the champion's model, so it needs both."
 PLAN = "Restore the named object from a copy of the store, then check with `retrain run --dry-run`."
 
 
@@ -49,7 +51,7 @@ def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iter
     has_failed = False
     checks = (
         (Check("model", lambda: _check_model(task, store, drops)), MODEL),
-        (Check("champion", lambda: _check_champion(store)), CHAMPION),
+        (Check("champion", lambda: _check_champion(task, store)), CHAMPION),
         (Check("plan", lambda: _check_plan(task, store)), PLAN),
     )
     for check, mend in checks:
@@ -57,7 +59,7 @@ def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iter
             return
         finding = check.run()
         if finding.state == "failed":
-            has_failed, finding = True, finding.model_copy(update={"mend": mend})
+            has_failed, finding = True, finding.model_copy(update={"mend": finding.mend or mend})
         yield finding
 
 
@@ -80,11 +82,22 @@ def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding
     return f"{task.model.name} takes {frame.height}x{frame.width} images"
 
 
-def _check_champion(store: TaskStore) -> str:
+def _check_champion(task: Task, store: TaskStore) -> Finding | str:
+    """Check that the champion's network can be built, and has its weights. A factory that only Kubeflow's pods have is
+    not tried.
+    """
     run_id = store.champion.read().run_id
     if run_id is None:
         return "none yet"
-    store.run(run_id).weights()
+    files = store.run(run_id)
+    plan = files.plan()
+    if task.kubeflow.host and not factory.is_installed(plan.task.model):
+        files.weights()
+    else:
+        try:
+            restore_network(files, plan, task.allowed_factories)
+        except ModelError as error:
+            return Finding(check="champion", state="failed", found=str(error), mend=NEEDED)
     return f"{run_id}, its model unchanged since the run ended"
 
 

@@ -1,10 +1,13 @@
 """Check that runs can rely on the store: access, credentials, conditional writes, clock, files of the drops."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from retrain.doctor import Check, Finding
 from retrain.records import Drop
+from retrain.store import missing_folder
 from retrain.store.base import ObjectStore, probe_conditional_writes
 from retrain.store.task_store import TaskStore
 from retrain.utils.text import name_some, pluralize
@@ -26,7 +29,13 @@ leases expire, so this limit is stricter than the limit of S3 (15 minutes)."""
 
 
 def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
-    """Yield findings about a store, up to the first failure: later checks would fail for the same reason."""
+    """Yield findings about a store, up to the first failure: later checks would fail for the same reason.
+
+    Nothing is written to a local store whose folder is missing, because this would create the folder.
+    """
+    if (folder := missing_folder(store.url)) and not os.path.exists(folder):
+        yield _check_missing(folder)
+        return
     checks = (
         Check("credentials", lambda: _credentials(store.objects)),
         Check("store", lambda: _access(store, drops())),
@@ -59,6 +68,15 @@ def check_files(store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
 def _file_names(drop: Drop) -> list[str]:
     """Return the names of the files that runs read."""
     return [shard.name for shard in drop.shards] + ([drop.sample_list.name] if drop.sample_list else [])
+
+
+def _check_missing(folder: Path) -> Finding:
+    existing = next(path for path in folder.parents if os.path.exists(path))
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        found = f"{folder} can be neither found nor created in {existing}"
+        return Finding(check="store", state="failed", found=found, mend="Correct `store` in the task file.")
+    mend = "The first write creates it. If the task has drops already, correct `store` in the task file."
+    return Finding(check="store", state="warning", found=f"{folder} does not exist yet", mend=mend)
 
 
 def _credentials(store: ObjectStore) -> Finding | str:

@@ -20,6 +20,7 @@ from retrain.records.plan import check_known
 from retrain.store.runs import RunFiles
 from retrain.training.evaluation import predict_classes
 from retrain.training.scores import Predictions, Score, compute_score
+from retrain.utils.text import pluralize
 
 
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
@@ -146,9 +147,11 @@ def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> 
     try:
         network.load_state_dict(files.weights())
     except RuntimeError as error:
+        first, *more = [line.strip(" \t.") for line in str(error).splitlines()[1:]] or [str(error)]
+        others = f", and {pluralize(len(more), 'other difference')}" if more else ""
         raise ModelError(
-            f"the weights of {plan.run_id} do not match the network {plan.task.model.name}: {error}. "
-            "Install the versions that the run was trained with, or train it again"
+            f"the weights of {plan.run_id} do not match the network {plan.task.model.name}: {first}{others}: restore "
+            "the code or the package versions that the run was trained with, and give a changed network another name"
         ) from error
     return network
 

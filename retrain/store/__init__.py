@@ -5,6 +5,7 @@ All access to a task's data goes through `task_store.TaskStore`. It uses one `Ob
 tests on all of them. This package imports records, config, utils and errors.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,7 @@ def missing_folder(url: str) -> Path | None:
     Such a store would look like an empty task. Its first write creates the folder.
     """
     folder = Path(url).expanduser()
-    return None if "://" in url or folder.is_dir() else folder.absolute()
+    return None if "://" in url or os.path.isdir(folder) else folder.absolute()  # unlike is_dir, raises no error
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:

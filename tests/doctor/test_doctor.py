@@ -20,7 +20,9 @@ from support.workspaces import Workspace, make_task
 from retrain.config.task import Data, Task
 from retrain.data.cache import load_decoded
 from retrain.data.packing import pack
+from retrain.doctor.examination import NEEDED
 from retrain.doctor.machine import disk_bytes_needed
+from retrain.models import factory
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request as Asked
 from retrain.records import Drop
@@ -65,10 +67,26 @@ def test_working_store_passes_the_store_and_disk_checks(doctor: Doctor, s3: str,
 
 
 def test_doctor_accepts_a_folder_and_writes_no_object(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
     code, found = doctor(str(tmp_path / "store"))
     assert code == 0
     assert {states(found)[check] for check in STORE_CHECKS} == {"ok"}
     assert [path.name for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_missing_store_folder_is_a_warning_and_not_created(doctor: Doctor, tmp_path: Path) -> None:
+    code, found = doctor(str(tmp_path / "misspelt"))
+    assert (code, found["store"]["state"]) == (0, "warning")
+    assert found["store"]["found"] == f"{tmp_path / 'misspelt'} does not exist yet"
+    assert states(found)["plan"] == "ok"
+    assert not (tmp_path / "misspelt").exists()
+
+
+def test_store_below_a_file_fails_the_check(doctor: Doctor, tmp_path: Path) -> None:
+    code, found = doctor(f"{doctor.file}/store")
+    assert (code, found["store"]["state"]) == (1, "failed")
+    assert f"nor created in {doctor.file}" in found["store"]["found"]
+    assert doctor(str(doctor.file))[1]["store"]["state"] == "failed"
 
 
 @pytest.mark.parametrize(
@@ -270,6 +288,17 @@ def test_damaged_champion_or_model_skips_the_plan_check(doctor: Doctor, tmp_path
     assert "plan" not in found  # this check would fail for the same reason
 
 
+def test_champion_of_changed_code_fails_its_check(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run_id = champion(tmp_path)
+    monkeypatch.setitem(factory.OWN, "logistic", factory.mlp)
+    code, found = doctor(workspace.store.url, "--set", "model.name=mlp")
+    assert (code, found["champion"]["state"]) == (1, "failed")
+    assert f"the weights of {run_id} do not match the network logistic" in found["champion"]["found"]
+    assert found["champion"]["mend"] == NEEDED
+
+
 def test_unreadable_ledger_fails_the_plan_check(doctor: Doctor, tmp_path: Path) -> None:
     workspace, run_id = champion(tmp_path)
     workspace.store.objects.write(workspace.store.keys.record(run_id), b"{")
@@ -363,7 +392,7 @@ def test_dry_run_warns_of_an_unreachable_tracker(
 
 
 def test_doctor_prints_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
+    (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path)}))
     ran = retrain(["doctor", "-t", str(tmp_path / "pets.yaml")], capfd)
     assert [line.split()[0] for line in ran.out.splitlines() if not line.startswith(" ")] == [
         "credentials", "store", "conditional", "clock", "files", "disk", "device", "model", "champion", "plan",
