@@ -31,7 +31,7 @@ WIDE = 116
 """Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
 AWAITS = "awaits approval"
 """Name of the row about a candidate that awaits a person's verdict."""
-SCRATCH_RUNS = " (runs from scratch count with all their iterations)"
+SCRATCH_RUNS = " (runs from scratch count in full)"
 """Text after a sum over all runs. The saving of a run from scratch is 0, because the run is its own baseline."""
 GAP = 2
 """Number of characters between two columns."""
@@ -144,20 +144,24 @@ def _plan_rows(plan: Plan) -> Rows:
     if plan.target:
         yield "target on val", _describe_target(plan.target, plan.metric)
     if plan.stop_rule:
-        yield "ends", _describe_end(plan.stop_rule, plan.target)
+        yield from _end_rows(plan.stop_rule, plan.target)
 
 
-def _describe_end(rule: StopRule, target: Target | None) -> str:
-    """Return a text that says when a run ends, both at its target and below it."""
+def _end_rows(rule: StopRule, target: Target | None) -> Rows:
+    """Yield when a run ends at its target, and when it ends below it."""
     count = rule.confirmations
-    at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} is at the target"
-    if target and target.scope and rule.improve_until:
-        at_target += f" and accuracy rises too little, or after {rule.improve_until:,} iterations"
-        at_target += f", at most {2 * rule.improve_until:,} if accuracy rises fast"
+    at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} has reached it"
+    if target and target.scope and (early := rule.improve_until):
+        at_target += (
+            f" and the accuracy has stopped rising. After {early:,} iterations the accuracy may still rise slowly, "
+            f"and after {2 * early:,} iterations also fast"
+        )
+    below = "at the end of its schedule"
     if rule.patience:
-        near = f" (at most {rule.tolerance:.2%} below it, the target counts as reached)" if rule.tolerance else ""
-        return f"{at_target}; below the target, after {rule.patience:,} iterations with too small a rise{near}"
-    return f"{at_target}; below the target, at the end of its schedule"
+        near = f". Up to {100 * rule.tolerance:.1f} points below, it counts as reached" if rule.tolerance else ""
+        below = f"after {rule.patience:,} iterations in which the accuracy rose too little{near}"
+    yield "ends", f"at the target: {at_target}"
+    yield "", f"below the target: {below}"
 
 
 def _describe_estimate(estimate: ScratchEstimate) -> str:
@@ -222,7 +226,7 @@ def history_table(records: Sequence[RunRecord]) -> Table:
         metrics = dict.fromkeys(METRIC_NAMES[record.metric] for record in records if record.metric != "accuracy")
         totals = [("val, target and test", " or ".join(metrics))] if metrics else []
         totals += saved_rows("saved in total", total_savings(records), SCRATCH_RUNS)
-        table.caption = "\n".join(f"{name or 'and'}: {text}" for name, text in totals)
+        table.caption = "\n".join(f"{name}: {text}" if name else text for name, text in totals)
     return table
 
 
@@ -242,14 +246,16 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
 def saved_rows(name: str, savings: Savings, counted: str = "") -> Rows:
     """Yield the savings compared with s_scratch, and compared with scratch's full training.
 
-    s_scratch is scratch's number of iterations to its accuracy. `counted` is a remark on it, such as `SCRATCH_RUNS`.
+    `counted` is a remark on s_scratch, such as `SCRATCH_RUNS`.
     """
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
-    of = f", of {savings.baseline:,} that scratch takes to its accuracy{counted}{error}" if savings.baseline else ""
-    yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
+    yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{error}"
+    if savings.baseline:
+        s_scratch = f"{savings.baseline:,} iterations after which scratch first reaches its final accuracy"
+        yield "", f"compared with the {s_scratch}{counted}"
     if savings.whole:
-        full = f"of {savings.whole:,} that scratch takes to its end"
-        yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net, {full}"
+        whole = f"{savings.gross_whole:+,} gross, {savings.net_whole:+,.0f} net"
+        yield "", f"{whole}, compared with the {savings.whole:,} iterations of full trainings from scratch"
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:

@@ -84,11 +84,9 @@ def test_runs_summary_counts_the_iterations_of_missed_runs() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
     last = past.ended(past.plan(), iterations=210)
-    summary = printed(record_details(last, past.records))
-    assert (
-        "saved by 2 runs on these drops  +350 iterations gross, +330 net, of 710 that scratch takes to its accuracy"
-        in summary
-    )
+    summary = " ".join(printed(record_details(last, past.records)).split())
+    assert "saved by 2 runs on these drops +350 iterations gross, +330 net, standard error" in summary
+    assert "compared with the 710 iterations after which scratch first reaches its final accuracy" in summary
     assert "earlier runs" not in summary
 
 
@@ -105,7 +103,10 @@ def test_scratch_run_has_no_savings() -> None:
     [scratch] = past.records
     assert "saved nothing: the savings of other runs are computed by comparison" in " ".join(shown(scratch).split())
     totals = " ".join(printed(record_details(scratch, past.records)).split())
-    assert "of 250 that scratch takes to its accuracy (runs from scratch count with all their iterations)" in totals
+    assert (
+        "250 iterations after which scratch first reaches its final accuracy (runs from scratch count in full)"
+        in totals
+    )
 
 
 def test_scratch_run_shows_its_iterations_to_its_accuracy() -> None:
@@ -159,7 +160,10 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     assert "the last retraining on another dataset took 28% of s_scratch; about 300 iterations are expected" in plan
     assert "The parent's weights are shrunk" in plan
     assert "warning  " in plan
-    assert "once the mean of 2 evaluations is at the target" in plan
+    assert "ends at the target: once the mean of 2 evaluations has reached it and the accuracy has" in " ".join(
+        plan.split()
+    )
+    assert "below the target: after" in plan
 
 
 def test_plan_names_the_parts_of_its_recipe() -> None:
