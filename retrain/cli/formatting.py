@@ -152,10 +152,8 @@ def _end_rows(rule: StopRule, target: Target | None) -> Rows:
     count = rule.confirmations
     at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} has reached it"
     if target and target.scope and (early := rule.improve_until):
-        at_target += (
-            f" and the accuracy has stopped rising. After {early:,} iterations the accuracy may still rise slowly, "
-            f"and after {2 * early:,} iterations also fast"
-        )
+        at_target += f" and the accuracy has stopped rising. After {early:,} iterations it may still rise slowly"
+        at_target += f", and after {2 * early:,} iterations also fast"
     below = "at the end of its schedule"
     if rule.patience:
         near = f". Up to {100 * rule.tolerance:.1f} points below, it counts as reached" if rule.tolerance else ""
