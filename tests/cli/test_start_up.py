@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import known_ledger
 from support.workspaces import Workspace, make_task, records
 
@@ -101,3 +103,29 @@ def test_ctrl_c_while_numpy_is_imported_records_no_run(tmp_path: Path) -> None:
     environment = os.environ | {"RETRAIN_CACHE": str(tmp_path / "cache")}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (ended.returncode, records(workspace)) == (130, []), ended.stderr
+
+
+INTERRUPT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+interrupted = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupt())
+from retrain.__main__ import main
+main()
+"""
+"""Sends SIGINT to the process when it begins to import the module that the first argument names."""
+
+
+@pytest.mark.parametrize(
+    ("module", "code"), [("typer", -signal.SIGINT), ("retrain.config.loading", 130)], ids=["import", "command"]
+)
+def test_interrupted_command_prints_no_traceback(module: str, code: int) -> None:
+    command = [sys.executable, "-c", INTERRUPT, module, "task", "check", "pets"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
