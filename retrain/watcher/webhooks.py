@@ -14,9 +14,11 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from urllib3.util import make_headers, parse_url
 
 from retrain import __version__
 from retrain.config.automation import Webhook
@@ -28,6 +30,7 @@ from retrain.store.drops import Quarantine
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, format_moment, utc_now
 from retrain.utils.parallel import map_ahead
+from retrain.utils.text import mask_credentials
 from retrain.watcher.notifications import Notification, collect_notifications
 
 HOSTS = "RETRAIN_WEBHOOK_HOSTS"
@@ -64,7 +67,7 @@ class Endpoint:
         self.webhook, self._store = webhook, store
         self._secret = _secret_of(webhook)
         _check_host(webhook)
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pool = open_pool(webhook.url)
         self._pause = FIRST_PAUSE
         self._not_before: datetime | None = None
         self._since: datetime | None = None
@@ -142,6 +145,26 @@ def _check_host(webhook: Webhook) -> None:
     if host not in allowed:
         listed = ", ".join(sorted(allowed)) or "none"
         raise TaskError(f"webhooks: {webhook.url}: host {host} is not allowed: add it to ${HOSTS} (now: {listed})")
+
+
+def open_pool(url: str) -> urllib3.PoolManager:
+    """Return a pool of connections for an address: direct, or through the proxy of $HTTPS_PROXY or $HTTP_PROXY.
+
+    $NO_PROXY lists hosts without a proxy. Raises `TaskError` if the proxy's address cannot be used.
+    """
+    address = urlsplit(url)
+    proxy = getproxies().get(address.scheme)
+    if not proxy or proxy_bypass(address.netloc):
+        return urllib3.PoolManager(retries=False)
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        user = parse_url(proxy).auth
+        headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, retries=False)
+    except urllib3.exceptions.HTTPError as error:
+        variable = f"${address.scheme.upper()}_PROXY"
+        raise TaskError(f"webhooks: {url}: {variable} cannot be used: {mask_credentials(str(error))}") from error
 
 
 def cloud_event(store: TaskStore, event: Notification) -> bytes:

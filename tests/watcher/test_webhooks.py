@@ -12,10 +12,12 @@ from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 from support import known_ledger
 from support.terminal import Ran, retrain
+from urllib3 import ProxyManager
 
 from retrain.config.task import Task
 from retrain.errors import TaskError
@@ -28,7 +30,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
 from retrain.watcher.health import Health
 from retrain.watcher.task_watch import TaskWatch
-from retrain.watcher.webhooks import FIRST_PAUSE, HOSTS, LONGEST_PAUSE, Notifier
+from retrain.watcher.webhooks import FIRST_PAUSE, HOSTS, LONGEST_PAUSE, Notifier, open_pool
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies.md"
 SECRET = "a shared secret"
@@ -359,3 +361,32 @@ def test_notify_command_sends_events_and_reports_failure(
     notified.store.champion.swap(notified.store.champion.read(), "scratch-1", "promoted")
     refused = command()
     assert (refused.code, refused.out) == (1, f"{receiver.url}: 0 events confirmed; answered 500\n")
+
+
+def proxied(folder: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> NotifiedTask:
+    """Return a task whose webhook has a host that only the proxy knows."""
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    notified = NotifiedTask(folder, "http://hooks.example/retrain")
+    notified.notifier().notify()
+    notified.store.ledger.write(known_ledger.pets()[0])
+    return notified
+
+
+def test_events_pass_through_the_environments_proxy(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = urlsplit(receiver.url)
+    notified = proxied(tmp_path, monkeypatch, f"ann:pass%20word@{address.netloc}")
+    assert notified.notifier().notify()[0].confirmed == 1
+    [(headers, _)] = receiver.received
+    assert headers["host"] == "hooks.example"
+    assert headers["proxy-authorization"] == f"Basic {base64.b64encode(b'ann:pass word').decode()}"
+    monkeypatch.setenv("NO_PROXY", "hooks.example")
+    assert not isinstance(open_pool("http://hooks.example/retrain"), ProxyManager)
+
+
+def test_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://ann:secret@127.0.0.1:1")
+    with pytest.raises(TaskError, match=r"\$HTTPS_PROXY cannot be used: .*socks5") as raised:
+        open_pool("https://hooks.example/retrain")
+    assert "secret" not in str(raised.value)
