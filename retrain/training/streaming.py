@@ -29,21 +29,22 @@ BATCHES_AHEAD = 4
 
 
 def check_room(pixels: ShardPixels, window: int, epoch: float, batch_size: int, workers: int) -> None:
-    """Raise `TaskError` unless the cache has room for the shards of all batches that are in progress at once.
+    """Raise `TaskError` unless the cache has room for the shards of all batches in progress, and for prefetched shards.
 
     `epoch` is the number of samples in an epoch. Its order needs `window` shards at once and moves on by one shard for
-    every `epoch / shards` samples (`window_shuffle`).
+    every `epoch / shards` samples (`window_shuffle`). This is a mean. The room of the prefetched shards allows for
+    batches that need more, such as those of two epochs, and for evaluations of training samples.
     """
     in_progress = (workers * BATCHES_AHEAD + 1) * batch_size
     shards, largest = len(pixels.shards), max(ref.shard.size for ref in pixels.shards)
     held = min(shards, window + 1 + math.ceil(in_progress * shards / epoch))
     enough = min(shards, held + 1 + SHARDS_AHEAD) * largest
-    if pixels.cache.limit < held * largest:
+    if pixels.cache.limit < enough:
         raise TaskError(
             f"data.stream.cache: {pixels.cache.limit:,} bytes are too small for the {held} shards of up to "
-            f"{largest:,} bytes that the batches in progress need: set it to {enough:,} bytes or more, or reduce "
-            f"data.stream.workers ({workers}), data.stream.shuffle_shards ({window}) or training.batch_size "
-            f"({batch_size})"
+            f"{largest:,} bytes that the batches in progress need, and for prefetched shards: set it to {enough:,} "
+            f"bytes or more, or reduce data.stream.workers ({workers}), data.stream.shuffle_shards ({window}) or "
+            f"training.batch_size ({batch_size})"
         )
 
 

@@ -252,6 +252,13 @@ def test_cache_without_room_for_the_window_is_refused(place: Path) -> None:
         streaming(LocalStore(place / "store"), place / "cache", setting)
 
 
+def test_few_large_shards_need_room_only_for_themselves(place: Path) -> None:
+    store = LocalStore(place / "store")
+    sizes = [shard.size for drop in TaskStore(store, KEYS.task).drops.all() for shard in drop.shards]
+    setting = Stream(shuffle_shards=2 * len(sizes), cache=str(len(sizes) * max(sizes)))
+    assert streaming(store, place / "cache", setting)["train"].loader == "stream"
+
+
 def dataset_of(samples: int) -> Dataset:
     return Dataset(drops=(DropRef(id="d", digest="d", samples=samples),), classes=("a", "b"))
 

@@ -42,7 +42,7 @@ def load_streamed(
     hold = CacheHold(cache_dir)
     shards = [shard_refs(drop, store.keys) for drop in drops]
     cache = ShardCache(store.objects, cache_dir / "shards", parse_bytes(setting.cache))
-    _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
+    _check_room(cache, [ref.shard.size for ref in chain.from_iterable(shards)], setting)
     found = [load_catalogue(drop, cache, store, image_size, cache_dir) for drop in drops]
     label_maps = labels_of(dataset, drops)
     train = _training_pixels(list(chain.from_iterable(shards)), found, cache, image_size)
@@ -66,12 +66,12 @@ def _training_pixels(
     return ShardPixels(used, counts[counts > 0], offset, length, cache, image_size)
 
 
-def _check_room(cache: ShardCache, largest: int, setting: Stream) -> None:
-    """Raise `TaskError` unless the cache has room for all shards that are needed at once."""
-    needed = (setting.shuffle_shards + 1 + SHARDS_AHEAD) * largest
+def _check_room(cache: ShardCache, sizes: Sequence[int], setting: Stream) -> None:
+    """Raise `TaskError` unless the cache has room for all shards that are needed at once. `sizes` are the shards'."""
+    needed = min(len(sizes), setting.shuffle_shards + 1 + SHARDS_AHEAD) * max(sizes)
     if cache.limit < needed:
         raise TaskError(
             f"data.stream.cache: {setting.cache} is too small to shuffle {setting.shuffle_shards} shards of up to "
-            f"{largest:,} bytes and to prefetch {1 + SHARDS_AHEAD} more: set it to {needed:,} bytes or more, or reduce "
-            "data.stream.shuffle_shards"
+            f"{max(sizes):,} bytes and to prefetch {1 + SHARDS_AHEAD} more: set it to {needed:,} bytes or more, or "
+            "reduce data.stream.shuffle_shards"
         )
