@@ -59,11 +59,14 @@ def explain_lost_worker() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        cause = str(error).strip().rstrip(".")
-        raise WorkerCrashed(
-            f"a process that decodes images has ended: {cause}. If memory was short, reduce data.stream.workers, or "
-            "train with more memory (resources.memory)"
-        ) from error
+        raise _lost_worker(error) from error
+
+
+def _lost_worker(error: Exception) -> WorkerCrashed:
+    return WorkerCrashed(
+        f"a process that decodes images has ended: {str(error).strip().rstrip('.')}. If memory was short, reduce "
+        "data.stream.workers, or train with more memory (resources.memory)"
+    )
 
 
 class _Sent(NamedTuple):
@@ -100,10 +103,16 @@ class StreamingLoader:
         self._begin()
 
     def next(self) -> Batch:
-        """Return the next batch after it is decoded."""
+        """Return the next batch after it is decoded.
+
+        Raises `WorkerCrashed` if a worker is killed while it sends a batch. Torch itself reports most killed workers.
+        """
         if self._decoded is None:
             self._decoded = iter(self._workers())
-        images = next(self._decoded)
+        try:
+            images = next(self._decoded)
+        except (ConnectionError, EOFError) as error:
+            raise _lost_worker(error) from error
         if isinstance(images, UserError):
             raise images
         samples, self.position = self._sent.popleft()

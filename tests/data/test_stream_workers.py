@@ -1,18 +1,22 @@
 """The workers of a stream survive the signals of a preemption, and never keep a process from ending."""
 
+import errno
 import multiprocessing
 import os
 import re
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
+import torch
 from support.processes import forkserver
 from support.streams import SETTING, streaming, two_drops
 from support.trainings import CPU
+from torch import Tensor
 
 from retrain.data.augment import Rows
 from retrain.data.stream.order import window_shuffle
@@ -104,8 +108,25 @@ def test_lost_worker_gives_advice_and_allows_a_retry(tmp_path: Path) -> None:
     process.start()
     process.join()
     message, is_retried = (tmp_path / "error").read_text().splitlines()
-    assert re.match(r"a process that decodes images has ended: DataLoader worker .*data\.stream\.workers", message)
+    assert re.match(r"a process that decodes images has ended: .*If memory was short, .*data\.stream\.workers", message)
     assert is_retried == "True"
+
+
+class Severed(StreamingLoader):
+    """A loader whose worker dies while it sends the second batch."""
+
+    def _workers(self) -> Iterator[Tensor]:  # type: ignore[override]
+        for rows in self._batches():
+            yield self.pixels[torch.tensor(rows)]
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def test_worker_that_is_lost_while_sending_is_explained(tmp_path: Path) -> None:
+    whole = stream(tmp_path)
+    with closing(Severed(whole.sampler, whole.train, whole.pixels, whole.rows, WORKERS)) as loader:
+        loader.next()
+        with pytest.raises(WorkerCrashed, match=r"has ended: .*Connection reset by peer\. If memory was short"):
+            loader.next()
 
 
 def take(loader: StreamingLoader, batches: int) -> None:
