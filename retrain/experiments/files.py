@@ -1,6 +1,7 @@
 """Find and read study files."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +93,23 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[Any, Any]:
     if path in extending:
         raise StudyError(f"{extending[0]}: extends: leads back to {path}: remove `extends` from one of these files")
     try:
-        document = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        document = _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
     if not isinstance(document, dict):
         raise StudyError(f"{path}: must be a mapping of fields, such as 'name: my-study'")
-    extended = document.pop("extends", None)
+    extended = document.get("extends")
+    document = {field: value for field, value in document.items() if field != "extends"}
     if not extended:
         return document
     others = _read(_beside(path, "extends", extended), (*extending, path)) | {"findings": "", "claims": []}
     return others | ({"paper": []} if "repeats" in document else {}) | document
+
+
+@lru_cache(256)
+def _parse(text: str, source: str) -> Any:
+    """Return the document in a YAML text. Callers must not change it. Parsing is slow, and many studies share a file."""
+    return load_yaml(text, source)
 
 
 def _beside(path: Path, field: str, name: object) -> Path:

@@ -12,7 +12,9 @@ from support.rendered import ROOT
 from support.studying import CPU, small_study, workplace
 from support.terminal import retrain
 
+from retrain.config.loading import load_yaml
 from retrain.errors import StudyError, TaskError
+from retrain.experiments import files
 from retrain.experiments.drops import DataRoot
 from retrain.experiments.files import load_study
 from retrain.experiments.grid import Cell, all_cells, cells, task_of
@@ -104,10 +106,26 @@ def test_example_task_of_a_study_is_announced_once(
     study = load_study("digits")
     monkeypatch.delenv("RETRAIN_TASKS", raising=False)
     monkeypatch.chdir(tmp_path)
-    runs = Runs(study, str(tmp_path / "store"))
     with caplog.at_level("INFO", "retrain"):
+        runs = Runs(study, str(tmp_path / "store"))
         assert {runs.task(cell).model.name for cell in all_cells(study)} == {"mlp"}
     assert len([message for message in caplog.messages if "using the example task" in message]) == 1
+
+
+def test_shared_study_files_are_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
+    (tmp_path / "base.yaml").write_text(small_study(name="base").model_dump_json())
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: base\nname: {name}\n")
+    parsed: list[str] = []
+
+    def parse(text: str, source: str) -> object:
+        parsed.append(Path(source).stem)
+        return load_yaml(text, source)
+
+    monkeypatch.setattr(files, "load_yaml", parse)
+    assert [study.name for study in files.all_studies()] == ["base", "first", "second"]
+    assert sorted(parsed) == ["base", "first", "second"]
 
 
 def test_study_list_shows_own_questions_and_names_wrong_files(
