@@ -108,7 +108,7 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[Any, Any]:
 
 @lru_cache(256)
 def _parse(text: str, source: str) -> Any:
-    """Return the document in a YAML text. Callers must not change it. Parsing is slow, and many studies share a file."""
+    """Return the document in a YAML text. Callers must not change it. Files that many studies share are parsed once."""
     return load_yaml(text, source)
 
 
