@@ -68,7 +68,8 @@ def _startable(runs: Runs, grid: list[Cell]) -> list[Plan]:
 def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: str) -> int:
     """Run the cells with one number of drops. They do not depend on each other."""
     for cell in grid:
-        commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
+        if not runs.has_landed(cell):
+            commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
         if runs.study.splits[cell.split].by == "margin":
             commit_next(runs, cell, root, device)
     plans = _startable(runs, grid)

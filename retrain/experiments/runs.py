@@ -17,6 +17,7 @@ from retrain.records import Dataset, Drop, Plan, RunRecord
 from retrain.store import open_store
 from retrain.store.base import Missing, ObjectStore
 from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import map_ahead
 
 MEASURES_FILE = "measures.json"
 """Name of a run's file with its measures."""
@@ -42,6 +43,7 @@ class Runs:
         self._tasks: dict[Cell, Task] = {}
         self._plans: dict[Cell, Plan] = {}
         self._data: dict[str, Data] = {}
+        self._records: dict[str, dict[str, RunRecord]] = {}
 
     @cached_property
     def objects(self) -> ObjectStore:
@@ -63,9 +65,10 @@ class Runs:
         """Return the drops and records of a cell's split. They are cached until `forget`."""
         task = self.task(cell).name
         if task not in self._data:
-            store = self.store(task)
-            records = {record.run_id: record for record in store.ledger.read()}
-            self._data[task] = Data(store.drops.all(), records)
+            store, records = self.store(task), self._records.setdefault(task, {})
+            found = map_ahead(store.ledger.find, sorted(store.ledger.run_ids() - records.keys()))
+            records |= {record.run_id: record for record in found if record}
+            self._data[task] = Data(store.drops.all(), dict(records))
         return self._data[task]
 
     def drops(self, cell: Cell) -> list[Drop]:
@@ -85,8 +88,9 @@ class Runs:
         return {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
 
     def forget(self) -> None:
-        """Clear the cache of plans and records, because runs have ended."""
-        self._plans.clear()
+        """Clear the caches, because runs have ended. Ended runs do not change: their plans and records are kept."""
+        ended = {run_id for data in self._data.values() for run_id in data.records}
+        self._plans = {cell: plan for cell, plan in self._plans.items() if plan.run_id in ended}
         self._data.clear()
 
     def plan(self, cell: Cell) -> Plan:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.leases import count_reads
 from support.studying import CPU, TWO_SEEDS, small_study, workplace
 from torchvision.datasets import FakeData
 
@@ -77,6 +78,17 @@ def test_stopped_or_extended_study_runs_only_missing_cells(study_root: Path, tmp
     assert run(Runs(small_study(), str(tmp_path)), DataRoot(study_root), CPU) == 2
     assert run(Runs(small_study(), str(tmp_path)), DataRoot(study_root), CPU) == 0
     assert run(Runs(small_study(seeds=[0, 1]), str(tmp_path)), DataRoot(study_root), CPU) == 4
+
+
+def test_study_reads_each_record_of_the_ledger_once(
+    study_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(splits={"3 drops": {"by": "classes", "sizes": "4+3+3"}})
+    run(Runs(study, str(tmp_path)), DataRoot(study_root), CPU)
+    again = Runs(study, str(tmp_path))
+    reads = count_reads(again.objects, monkeypatch)
+    assert run(again, DataRoot(study_root), CPU) == 0
+    assert [count for key, count in reads.items() if "/ledger/" in key] == [1] * 7
 
 
 def test_parallel_processes_train_the_same_models_as_one(study_root: Path, tmp_path: Path) -> None:
