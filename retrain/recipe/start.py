@@ -142,6 +142,8 @@ def missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tup
         return 0.0, "the parent's training accuracy is unknown, so it counts as fitted"
     ratio = (1 - train_accuracy) / max(1 - val_accuracy, LEAST_ERROR)
     measured = f"with a training error {ratio:.2f} times its validation error"
+    if val_accuracy == 1:
+        measured = f"with a training error of {1 - train_accuracy:.2%} and no validation error"
     if train_accuracy >= LEARNT or ratio <= FITTED_RATIO:
         return 0.0, f"the parent is fitted, {measured}"
     if ratio >= UNFITTED_RATIO:

@@ -39,7 +39,7 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
         (True, 0.57, 0.30, KEPT, "the parent is under-fitted, with a training error 0.61 times"),
         (True, 0.30, 0.35, KEPT, "the parent is under-fitted, with a training error 1.08 times"),
         (True, 0.985, 0.99, SHRUNK, "the parent is fitted, with a training error 1.50 times"),
-        (True, 1.0, 1.0, SHRUNK, "the parent is fitted, with a training error 0.00 times"),
+        (True, 0.99, 1.0, SHRUNK, "the parent is fitted, with a training error of 1.00% and no validation error"),
         (True, None, 0.30, SHRUNK, "the parent's training accuracy is unknown"),
         (True, 0.99, None, SHRUNK, "the parent's training accuracy is unknown"),
         (False, 0.99, 0.30, RAISED, "The learning rate is multiplied by 2.5."),
