@@ -1,5 +1,6 @@
 """The shard cache never exceeds its limit, keeps no damaged shard, and evicts no shard in use."""
 
+import errno
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from support.streams import KEYS, encoded, upload
 
 from retrain.data.stream.reading import shard_refs
 from retrain.data.stream.shard_cache import ShardCache, ShardRef
-from retrain.errors import DropError, UserError
+from retrain.errors import DropError, StoreError, UserError
 from retrain.store import LocalStore
 
 
@@ -193,6 +194,21 @@ def test_shard_evicted_during_its_download_is_fetched_again(shards: list[ShardRe
     with cache_of(store, tmp_path, 1, shards).hold(shards[0]) as file:
         assert file.read() == store.read(shards[0].key)[0]
     assert store.gone
+
+
+class Full(LocalStore):
+    """A local store whose downloads go to a disk without space."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Raise the error of a write to the disk."""
+        with self._translate_errors(key):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_of_the_cache_is_named(shards: list[ShardRef], tmp_path: Path) -> None:
+    cache = cache_of(Full(tmp_path / "store"), tmp_path, 1, shards)
+    with pytest.raises(StoreError, match=rf"^{cache.folder}: No space left on device\. .* set \$RETRAIN_CACHE"):
+        cache.hold(shards[0])
 
 
 def test_fetched_shard_is_counted_once(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
-from retrain.errors import DamagedDrop, UserError
+from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.records import Shard
 from retrain.store.base import ObjectStore
+from retrain.store.local import FULL
 
 WHOLE, FETCHING = ".tar", ".part"
 POLL_SECONDS = 0.02
@@ -67,7 +68,8 @@ class ShardCache:
                 os.utime(self.path(ref))
                 return
             self._keep_room(part, ref.shard.size)
-            self.store.download(ref.key, self.path(ref))
+            with _explain_full_disk(self.folder):
+                self.store.download(ref.key, self.path(ref))
             with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # another process may have removed it
                 if not self._is_intact(file, ref):
                     raise DamagedDrop(
@@ -134,6 +136,20 @@ class ShardCache:
                 with suppress(FileNotFoundError):
                     yield path, path.stat()
                     break
+
+
+@contextmanager
+def _explain_full_disk(folder: Path) -> Iterator[None]:
+    """Name the cache in the error of a download for which its disk has no space. The store's error names the store."""
+    try:
+        yield
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise StoreError(
+                f"{folder}: {error.__cause__.strerror}. Free space there, set $RETRAIN_CACHE to another folder, or "
+                "reduce data.stream.cache. Then run the command again"
+            ) from error
+        raise
 
 
 @contextmanager
