@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 
 from retrain.config.recipe import EasyHard, Fresh
+from retrain.errors import DamagedDrop
 from retrain.models import factory
 from retrain.models.pretrained import body_weights, read_pretrained
 from retrain.pipeline.context import Context
@@ -66,10 +67,14 @@ def follow_leader(context: Context) -> None:
 
     Raises `Preempted` if the first process is preempted or lost.
     """
-    while work := context.ranks.wait_for_plan():
-        run = prepare(context, Plan.model_validate_json(work))
-        with _start_or_resume(run, None) as leaving:
-            run_loop(run, context.observer, save_state, leaving)
+    try:
+        while work := context.ranks.wait_for_plan():
+            run = prepare(context, Plan.model_validate_json(work))
+            with _start_or_resume(run, None) as leaving:
+                run_loop(run, context.observer, save_state, leaving)
+    except DamagedDrop as error:
+        context.ranks.report_damage(error)  # the first process quarantines the drop
+        raise
 
 
 @contextmanager

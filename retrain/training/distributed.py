@@ -9,6 +9,7 @@ on CPUs. Second, each process draws its own dropout masks.
 
 import functools
 import itertools
+import json
 import logging
 import os
 import time
@@ -25,13 +26,16 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from retrain.data.augment import Rows
-from retrain.errors import ModelError
+from retrain.errors import DamagedDrop, ModelError
 from retrain.training.preemption import Preempted
 
 POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 5.0
 MAX_SILENCE = 60.0
 """Seconds without a heartbeat after which a rank counts as lost."""
+
+DAMAGE_KEY = "retrain/damage"
+"""Key in torchrun's store for the damaged drop that a rank has found."""
 
 Votes = Callable[[], tuple[bool, ...]]
 """Function that returns the answers of one rank, or of all ranks together, to yes-or-no questions of the training loop:
@@ -85,9 +89,13 @@ class ProcessGroup:
         """Raise `Preempted` if another process is lost within the context. The last checkpoint is in the store.
 
         If a process stays without heartbeats for `MAX_SILENCE`, this process exits with code 75 instead. Raises
-        `ModelError` if several processes cannot train this network.
+        `DamagedDrop` if the lost process has reported a damaged drop. Raises `ModelError` if several processes cannot
+        train this network.
         """
         return nullcontext()
+
+    def report_damage(self, error: DamagedDrop) -> None:
+        """Report a damaged drop to the other processes before this process ends. A retry would find it again."""
 
     def publish_plan(self, plan: str) -> None:
         """Send the other ranks the next plan to train as JSON, or an empty text at the end. Only rank 0 calls this."""
@@ -160,7 +168,7 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Raise `Preempted` for the error of a lost rank, and `ModelError` for parameters that a step does not use.
+        """Raise `Preempted` or `DamagedDrop` for a lost rank, and `ModelError` for parameters that a step does not use.
 
         NCCL's errors are recognized by their type. All other errors are recognized by their text, because they have no
         type of their own.
@@ -179,11 +187,21 @@ class TorchrunGroup(ProcessGroup):
                 ) from error
             if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
                 raise
+            self._raise_reported_damage()
             log.warning(LOST, str(error).splitlines()[0])
             raise Preempted from error
         finally:
             left.set()
             watch.join()
+
+    def report_damage(self, error: DamagedDrop) -> None:
+        """Write the error to torchrun's store. It stays there even if this process ends."""
+        self._store.set(DAMAGE_KEY, json.dumps([error.drop, str(error)]))
+
+    def _raise_reported_damage(self) -> None:
+        with suppress(RuntimeError):  # the store ends with torchrun
+            if self._store.check([DAMAGE_KEY]):
+                raise DamagedDrop(*json.loads(self._store.get(DAMAGE_KEY)))
 
     def _send_heartbeats(self, store: Store) -> None:
         with suppress(RuntimeError):  # the store ends with torchrun

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from retrain.config.recipe import Adversarial, Cosine, Recipe
 from retrain.config.task import Averaging, Model, NoAverage, PowerAverage, Task
 from retrain.data.augment import Normalize, Rows, crop, flip
-from retrain.errors import ModelError, TaskError
+from retrain.errors import DamagedDrop, ModelError, TaskError
 from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
 from retrain.training import distributed, progress
@@ -215,6 +215,24 @@ def test_error_of_rank_0_ends_the_other_ranks_without_error(tmp_path: Path) -> N
     for decoded in (tmp_path / "cache").iterdir():
         decoded.unlink()
     assert start(train_together, tmp_path, plan).join() == [1, 0]
+
+
+def find_damage(context: Context, plan: Plan) -> None:
+    """Train in both processes. Only the second one reads the damaged drop, because its machine has no decoded copy."""
+    if context.ranks.rank:
+        context = replace(context, cache=context.cache / "other")
+    with pytest.raises(DamagedDrop, match="SHA-256") as found:
+        train_together(context, plan)
+    assert found.value.drop == plan.dataset.drops[0].id
+
+
+def test_damaged_drop_that_rank_1_finds_ends_rank_0_too(tmp_path: Path) -> None:
+    commit_drops(tmp_path)
+    train_in(tmp_path, stored_plan(tmp_path, drops=1, task=task_with()))
+    for shard in (tmp_path / "store").rglob("train-*.tar"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    plan = stored_plan(tmp_path, drops=1, task=task_with(epochs=2))
+    assert start(find_damage, tmp_path, plan).join() == [0, 0]
 
 
 def vote_in_turn(context: Context, folder: Path) -> None:
