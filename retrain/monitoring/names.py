@@ -92,7 +92,7 @@ SAVED_ERROR = Name(
     "training from scratch up to its final accuracy) was estimated.",
 )
 
-_ALL_RUNS = "of all runs, including trials, evaluation and saving"
+_ALL_RUNS = "of all runs that ended with a result, including trials, evaluation and saving"
 CONSUMED: dict[Unit, Name] = {
     "flops": Name("retrain_flops_total", "counter", METHOD, f"Floating-point operations {_ALL_RUNS}."),
     "device_seconds": Name("retrain_device_seconds_total", "counter", METHOD, f"Seconds on a device {_ALL_RUNS}."),

@@ -36,6 +36,16 @@ def test_cumulative_savings_end_at_the_ledgers_total() -> None:
     assert headline(records).saved_share == steps[-1].savings.net / steps[-1].savings.baseline
 
 
+def test_page_says_that_amounts_leave_out_failed_runs() -> None:
+    records = known_ledger.pets()
+    failed = records[-1].model_copy(update={"run_id": "scratch-f", "outcome": "failed", "result": None})
+    remark = "without runs that failed in training"
+    assert headline([*records, failed]).saved_amounts == headline(records).saved_amounts
+    for shown, is_named in ((records, False), ([*records, failed], True)):
+        page = render_page(ReportData("pets", "store", records[-1].ended_at, shown))
+        assert (remark in page) == is_named
+
+
 def test_thinning_keeps_the_ends_and_the_order() -> None:
     assert thin(range(5), 5) == [0, 1, 2, 3, 4]
     kept = thin(range(1000), 120)
