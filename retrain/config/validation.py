@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from reprlib import repr as shortened
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -159,8 +160,8 @@ def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
     """Merge problems with the same path. A union of plain types has one problem for each type ('auto', a number)."""
     merged: dict[FieldPath, _Problem] = {}
     for problem in problems:
-        if first := merged.get(problem.path):
-            problem = first._replace(message=f"{first.message} or {problem.message.removeprefix('must be ')}")
+        if (first := merged.get(problem.path)) and first.message != problem.message:
+            problem = problem._replace(message=f"{first.message} or {problem.message.removeprefix('must be ')}")
         merged[problem.path] = problem
     return list(merged.values())
 
@@ -183,13 +184,19 @@ def _problem(detail: ErrorDetails, root: type[ConfigModel]) -> _Problem:
             kind = detail["ctx"]["discriminator"].replace("'", "")
             return _Problem((*path, kind), f"must be one of {allowed}", f" (got {shortened(got[kind])})")
         case "string_pattern_mismatch" | "string_type" if rule := _rule(detail, path, model):
-            return _Problem(path, rule, f" (got {shortened(got)})")
+            return _Problem(path, rule, _describe_value(got, detail["type"]))
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
     requirement = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
     for words, replacement in WORDS.items():
         requirement = requirement.replace(words, replacement)
-    return _Problem(path, f"must{requirement}", f" (got {shortened(got)})")
+    return _Problem(path, f"must{requirement}", _describe_value(got, detail["type"]))
+
+
+def _describe_value(got: object, kind: str) -> str:
+    """Return a wrong value in brackets. If YAML has read a text as a number, boolean or date, say what to do."""
+    is_misread = kind == "string_type" and isinstance(got, int | float | date)
+    return f" (got {got}; put a text in quotes)" if is_misread else f" (got {shortened(got)})"
 
 
 def _rule(detail: ErrorDetails, path: FieldPath, model: type[ConfigModel]) -> str:

@@ -232,6 +232,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("data.image_size=2048", "must be one side, or [height, width], of 4 to 1024 pixels (got 2048)"),
         ("data.augmentation.resized_crop.scale=[1, 0.3]", "must be two values: the smallest, then the largest"),
         ("data.aliases=[a]", "must be a mapping (got ['a'])"),
+        ("data.aliases={0: zero}", "must be a text (got 0; put a text in quotes)"),
         ("data.mean=0.5", "must be a list (got 0.5)"),
         ("trigger.quiet_period=1s", "must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"),
         ("trigger.max_wait=7 days", "must be a whole number above 0 with m, h, d or w (minutes, hours, days, weeks)"),
@@ -243,7 +244,8 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
 )
 def test_error_messages_use_the_terms_of_a_task_file(task_file: Path, setting: str, problem: str) -> None:
     (line,) = problems(written(task_file, "name: flowers\n"), setting)
-    assert line.startswith(f"--set: {setting.partition('=')[0]}: {problem}")
+    assert line.startswith(f"--set: {setting.partition('=')[0]}")
+    assert problem in line
 
 
 def test_webhook_without_a_scheme_is_refused_with_an_example(task_file: Path) -> None:
