@@ -14,7 +14,6 @@ from retrain.data.staging import Staging, stable_hash
 from retrain.errors import StudyError
 from retrain.experiments.component import by_component, scores_of
 from retrain.experiments.datasets import find_data_set
-from retrain.experiments.grid import parts_of
 from retrain.experiments.settings import Data, Split, Study
 from retrain.experiments.subsets import (
     Order,
@@ -43,7 +42,7 @@ def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) 
     In a split by margin, later drops depend on runs. Only the first drop must then exist.
     """
     drops = TaskStore(objects, task.name).drops.all()
-    beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
+    beforehand = 1 if study.splits[split].by == "margin" else study.count_drops(split)
     return drops if len(drops) >= beforehand else None
 
 

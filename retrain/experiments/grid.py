@@ -26,31 +26,17 @@ class Cell(NamedTuple):
     seed: int
 
 
-def parts_of(study: Study, split: str) -> int:
-    """Return the number of drops of a split."""
-    setting = study.splits[split]
-    if setting.steps:
-        return setting.steps
-    match setting.by:
-        case "source":
-            return len(study.data)
-        case "transfer":
-            return 2
-        case _:
-            return setting.sizes.count("+") + 1
-
-
 def cells(study: Study, drops: int) -> Iterator[Cell]:
     """Yield the cells that train on this many drops. On the first drop, all methods share one cell."""
     methods = {FIRST: Method(start="scratch")} if drops == 1 else study.methods
     for variant, split, method in product(study.variants, study.splits, methods):
-        if drops <= parts_of(study, split):
+        if drops <= study.count_drops(split):
             yield from (Cell(variant, split, method, drops, seed) for seed in study.seeds[: methods[method].seeds])
 
 
 def most_drops(study: Study) -> int:
     """Return the number of drops of the longest split."""
-    return max(parts_of(study, split) for split in study.splits)
+    return max(study.count_drops(split) for split in study.splits)
 
 
 def all_cells(study: Study) -> Iterator[Cell]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from retrain.experiments.grid import parts_of
 from retrain.experiments.settings import Split, Study
 
 SIZES = {
@@ -56,7 +55,7 @@ def describe_subject(study: Study) -> str:
         questions = "a question" if len(own) == 1 else "questions"
         sentences.append(f"{subject} examines {questions} that the papers leave open: {'; '.join(own)}.")
     sentences.append(SIZES[study.size])
-    drops = sorted({parts_of(study, split) for split in study.splits})
+    drops = sorted({study.count_drops(split) for split in study.splits})
     number = f"{drops[0]} to {drops[-1]}" if len(drops) > 1 else str(drops[0])
     sentences.append(f"The training data arrive in {number} drops. A drop is a batch of labelled images.")
     if study.claims:

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from retrain.experiments.grid import parts_of
 from retrain.experiments.introduction import ASPECTS, OWN, describe_split, describe_subject, explain_phrases
 from retrain.experiments.kept_runs import EndedRun, KeptRuns
 from retrain.experiments.papers import PaperRow, parse_column
@@ -183,7 +182,7 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
 
 def _group_of(study: Study, row: PaperRow) -> Group:
     variant, split = row.variant or next(iter(study.variants)), row.split or next(iter(study.splits))
-    return Group(variant, split, parts_of(study, split))
+    return Group(variant, split, study.count_drops(split))
 
 
 def _study_figure(study: Study, ours: Row | None, column: str) -> str:
@@ -253,7 +252,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
     yield from _first_drop_table(study, by_group)
     yield from (f"![{PLOTS[plot]}]({study.name}/{plot}.svg)" for plot in study.plots if plot in OVERALL_PLOTS)
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
-        if parts_of(study, split) > 2:
+        if study.count_drops(split) > 2:
             spent = accumulated(study, by_group, variant, split)
             lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
             title = f"### {split}, {variant}: iterations to the final accuracy of {study.against[0]}, all drops"

@@ -225,6 +225,26 @@ class Study(ConfigModel):
     findings: str = ""
     """Likely causes and other findings; written after the runs."""
 
+    def count_drops(self, split: str) -> int:
+        """Return the number of drops of a split."""
+        setting = self.splits[split]
+        if setting.steps:
+            return setting.steps
+        match setting.by:
+            case "source":
+                return len(self.data)
+            case "transfer":
+                return 2
+            case _:
+                return setting.sizes.count("+") + 1
+
+    @model_validator(mode="after")
+    def _has_later_drops(self) -> "Study":
+        for split in self.splits:
+            if self.count_drops(split) < 2:
+                raise ValueError(f"splits.{split}: has one drop: methods differ from the second drop on; add a drop")
+        return self
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Study":
         for name in (*self.against, *self.draw):

@@ -79,6 +79,8 @@ def test_study_accepts_settings_that_change_the_method(
         ({"paper": 3}, "paper: must be a list [(]got 3[)]"),
         ({"paper": "own"}, "paper: .*own.yaml has no rows of its own under `paper`: name a study that has them"),
         ({"paper": "../own"}, "paper: must be the name of a study in the same folder"),
+        ({"splits": {"all": {"by": "classes", "sizes": "10"}}}, "splits.all: has one drop: methods differ from the"),
+        ({"splits": {"all": {"by": "source"}}}, "splits.all: has one drop: methods differ from the second drop on"),
         ({"extends": "own"}, "extends: leads back to .*own.yaml: remove `extends` from one of these files"),
         ({"extends": ["own"]}, r"extends: must be the name of a study .* [(]got \['own'\][)]"),
     ],

@@ -11,7 +11,7 @@ from support.studying import CPU, workplace
 from retrain.config.recipe import Constant
 from retrain.experiments.drops import DataRoot
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import FIRST, cells, parts_of, task_of
+from retrain.experiments.grid import FIRST, cells, task_of
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 from retrain.experiments.settings import Study
@@ -106,7 +106,7 @@ def test_study_cells_use_paper_recipe(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
     monkeypatch.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
     study = load_study(name)
-    longest = max(parts_of(study, split) for split in study.splits)
+    longest = max(study.count_drops(split) for split in study.splits)
     first_two = range(1, min(longest, 2) + 1)  # cells of later drops have the same settings
     for cell in chain.from_iterable(cells(study, drops) for drops in first_two):
         if cell.seed == study.seeds[0] and cell.method != "default":

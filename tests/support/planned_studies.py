@@ -6,7 +6,7 @@ from functools import cache
 from itertools import chain
 
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import Cell, cells, drop_ids, parts_of
+from retrain.experiments.grid import Cell, cells, drop_ids
 from retrain.experiments.runs import Data, Runs
 from retrain.experiments.settings import Study
 from retrain.records import Drop, Plan
@@ -73,7 +73,7 @@ def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[C
     """
     study = load_study(name)
     study = study.model_copy(update={"seeds": study.seeds[:seeds]})
-    runs, longest = Imagined(study, None), max(parts_of(study, split) for split in study.splits)
+    runs, longest = Imagined(study, None), max(study.count_drops(split) for split in study.splits)
     grid = chain.from_iterable(cells(study, drops) for drops in range(1, min(longest, most_drops) + 1))
     return {cell: runs.plan(cell) for cell in grid}
 
