@@ -13,18 +13,32 @@ from retrain.utils.extras import require_extra
 def write_event_files(store: TaskStore, folder: Path) -> int:
     """Write the runs that the folder lacks, and return their number. Each run's folder appears when it is complete.
 
+    Several processes can write into one folder. A run that another process has written meanwhile is not counted.
+
     Raises `UserError` if TensorBoard is not installed.
     """
     require_extra("tensorboard", "Tracking in TensorBoard")
     new = [record for record in store.ledger.read() if not (folder / record.run_id).exists()]
+    added = 0
     for record in new:
         part = folder / f".{record.run_id}-{uuid4().hex}"
         try:
             _write_run(store, record, part)
-            part.rename(folder / record.run_id)
+            added += _rename_unless_exists(part, folder / record.run_id)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return len(new)
+    return added
+
+
+def _rename_unless_exists(part: Path, folder: Path) -> bool:
+    """Rename a folder, and return whether that was done. Return False if the new name is taken."""
+    try:
+        part.rename(folder)
+    except OSError:
+        if folder.exists():
+            return False
+        raise
+    return True
 
 
 def _write_run(store: TaskStore, record: RunRecord, folder: Path) -> None:

@@ -28,7 +28,8 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.store.champions import Author
-from retrain.tracking import mlflow_connection
+from retrain.store.task_store import TaskStore
+from retrain.tracking import mlflow_connection, tensorboard_files
 from retrain.tracking.hook import TrackerUpdates, update_trackers
 from retrain.tracking.mlflow_connection import probe_mlflow
 from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow
@@ -285,6 +286,22 @@ def test_failed_run_has_event_files_without_curve(workspace: Workspace, tmp_path
     read = EventAccumulator(str(tmp_path / "board" / failed)).Reload()
     assert "val/accuracy" not in read.Tags()["scalars"]
     assert read.Tensors("outcome/text_summary")[0].tensor_proto.string_val == [b"failed"]
+
+
+def test_event_files_of_a_second_process_are_kept(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = tmp_path / "board"
+    write_run = tensorboard_files._write_run
+
+    def write_after_another_process(store: TaskStore, record: RunRecord, folder: Path) -> None:
+        monkeypatch.undo()
+        assert write_event_files(store, board) == 1
+        write_run(store, record, folder)
+
+    monkeypatch.setattr(tensorboard_files, "_write_run", write_after_another_process)
+    assert write_event_files(workspace.store, board) == 0
+    assert len(list(board.iterdir())) == 1
 
 
 def test_export_needs_an_address(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
