@@ -20,7 +20,7 @@ from retrain.models.mixer import mixer
 from retrain.models.onednn_bugs import avoid_strided_convolutions
 from retrain.models.options import check_options, unknown_option
 from retrain.models.pretrained import TIMM, body_weights, timm_config
-from retrain.models.resnets import RESNETS, check_width, resnet_factory
+from retrain.models.resnets import RESNETS, check_counts, resnet_factory
 from retrain.utils.text import did_you_mean
 
 ELEMENTWISE = (
@@ -217,7 +217,7 @@ def _describe_place(error: Exception) -> str:
 
 def mlp(classes: int, image_size: Shape, width: int = 100) -> nn.Sequential:
     """Return the three-layer tanh perceptron of Ash & Adams (section 2)."""
-    check_width(width)
+    check_counts(width=width)
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(prod(image_shape(image_size)), width),

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from retrain.config.frame import Shape, as_frame
+from retrain.models.resnets import check_counts
 
 
 class MixerBlock(nn.Module):
@@ -47,6 +48,7 @@ class Mixer(nn.Module):
 
 def mixer(classes: int, image_size: Shape, width: int = 64, depth: int = 4, patch: int = 4) -> Mixer:
     """Return an MLP-mixer. `width` is the number of channels of each patch, and `patch` is its side in pixels."""
+    check_counts(width=width, depth=depth, patch=patch)
     return Mixer(classes, image_size, width, depth, patch)
 
 

@@ -14,6 +14,8 @@ SET_BY_CALLER = frozenset(
     {"self", "classes", "image_size", "num_classes", "img_size", "weights", "progress", "pretrained"}
 )
 """Arguments that cannot be options, because the caller sets them."""
+REFUSED = frozenset({"num_classes", "weights", "pretrained", "checkpoint_path"})
+"""Arguments of torchvision and timm that would replace the classes, or read weights that are not safetensors."""
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 """Python's message about an argument that a function does not accept."""
 
@@ -54,6 +56,12 @@ def check_options(model: Model, build: Callable[..., Any]) -> None:
 
     The message lists the options that exist.
     """
+    refused = {"classes", "image_size"} if ":" in model.name else {"classes", "image_size", *REFUSED}
+    if found := sorted(refused & model.options.keys()):
+        raise ModelError(
+            f"model.options.{found[0]}: cannot be an option: remove it; the drops state the classes, data.image_size "
+            "the size, and model.pretrained the initial weights"
+        )
     if model.name.startswith(TIMM):  # timm's functions also accept options that are not parameters of a network
         return
     try:

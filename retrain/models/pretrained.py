@@ -112,6 +112,11 @@ def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
                 f"{USE_COPY}"
             ) from error
     folder, _, name = location.rpartition("/")
+    if location.partition("://")[0] not in ("s3", "gs", "az"):
+        raise ModelError(
+            f"model.pretrained: {location}: must be a path or begin with s3://, gs:// or az://: download the file, and "
+            "set its path"
+        )
     try:
         return open_store(folder, endpoint_url).read(name)[0]
     except Missing as error:

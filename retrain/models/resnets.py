@@ -162,10 +162,11 @@ class ResNet(nn.Module):
         return found
 
 
-def check_width(width: object) -> None:
-    """Raise `ValueError` for an invalid number of channels. Torch's messages would not name the option."""
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"width must be a whole number of at least 1, not {width!r}")
+def check_counts(**counts: object) -> None:
+    """Raise `ValueError` for an invalid number, such as `width`. Torch's messages would not name the option."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {count!r}")
 
 
 def resnet_factory(model: Model) -> Callable[..., nn.Module]:
@@ -178,5 +179,5 @@ def resnet_factory(model: Model) -> Callable[..., nn.Module]:
 
 
 def _resnet(name: str, small: bool, classes: int, image_size: Shape, width: int = 64, norm: Norm = "batch") -> ResNet:
-    check_width(width)
+    check_counts(width=width)
     return ResNet(name, small, classes, width, norm)

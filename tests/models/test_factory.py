@@ -194,6 +194,14 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         ),
         (Model(name="resnet18", options={"width": 0}), "do not fit: width must be a whole number of at least 1, not 0"),
         (Model(name="resnet18", options={"width": "8"}), "do not fit: width must be a whole number .* not '8'"),
+        (Model(name="resnet18", options={"width": True}), "do not fit: width must be a whole number .* not True"),
+        (Model(name="mixer", options={"patch": 0}), "do not fit: patch must be a whole number of at least 1, not 0"),
+        (Model(name="mixer", options={"depth": -1}), "do not fit: depth must be a whole number of at least 1, not -1"),
+        (Model(name="resnet18", options={"classes": 4}), r"^model\.options\.classes: cannot be an option: remove it"),
+        (
+            Model(name="timm/test_resnet.r160_in1k", stem="standard", options={"checkpoint_path": "a.pth"}),
+            r"^model\.options\.checkpoint_path: cannot be an option: .* model\.pretrained the initial weights$",
+        ),
         (Model(name="mlp", options={"width": "8"}), "do not fit: width must be a whole number .* not '8'"),
         (
             Model(name="logistic", options={"width": 4}),

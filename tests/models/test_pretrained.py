@@ -145,6 +145,12 @@ def test_pretrained_weights_are_pinned_and_copied_to_the_store(tmp_path: Path) -
     assert plan_of(task).run_id != plan_of(task.model_copy(update={"model": other})).run_id
 
 
+def test_web_address_of_weights_is_refused_with_advice() -> None:
+    model = {"name": TINY, "pretrained": "https://example.com/tiny.safetensors"}
+    with pytest.raises(ModelError, match=r"^model\.pretrained: https://.* download the file, and set its path"):
+        resolve_task(Task.model_validate({"name": "pets", "model": model}))
+
+
 def test_weights_in_a_store_are_found_by_address(tmp_path: Path, s3: str, bucket: str) -> None:
     path, folder = weights_of(tmp_path), f"s3://{bucket}/networks"
     open_store(folder, s3).write("tiny.safetensors", path.read_bytes())
