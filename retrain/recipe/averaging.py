@@ -44,6 +44,7 @@ class AveragedNetwork:
         self._newest: list[Tensor] = []
         self._average: list[Tensor] = []
         self._copied: list[tuple[Tensor, Tensor]] = []
+        self._buffers = dict(trained.named_buffers())
         if not isinstance(setting, NoAverage):
             self._network = copy.deepcopy(trained).requires_grad_(False)
             self._pair()
@@ -82,9 +83,16 @@ class AveragedNetwork:
 
     @torch.no_grad()
     def network(self) -> nn.Module:
-        """Return the network to evaluate and to promote. It shares its tensors with the average."""
+        """Return the network to evaluate and to promote. It shares its tensors with the average.
+
+        If a forward pass has replaced a buffer of the trained network by a new tensor, this tensor is copied.
+        """
         for average, newest in self._copied:
             average.copy_(newest)
+        for name, buffer in self._trained.named_buffers():
+            if name in self._buffers and buffer is not self._buffers[name]:
+                module, _, own_name = name.rpartition(".")
+                setattr(self._network.get_submodule(module), own_name, buffer.clone())
         return self._network
 
     def tensors(self) -> dict[str, Tensor]:

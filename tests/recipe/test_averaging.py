@@ -116,3 +116,14 @@ def test_buffers_with_infinite_values_are_copied(setting: Averaging) -> None:
     for count in (1, 2):
         average.add(average.share(count))
     assert average.network().mask.tolist() == [0.0, float("-inf")]
+
+
+@pytest.mark.parametrize("setting", [*KINDS, NoAverage()], ids=str)
+def test_buffers_that_a_forward_pass_replaces_are_copied(setting: Averaging) -> None:
+    net = network()
+    net.register_buffer("passes", torch.zeros(()))
+    average = AveragedNetwork(setting, net)
+    for count in (1, 2):
+        net.passes = net.passes + 1
+        average.add(average.share(count))
+    assert average.network().passes == 2
