@@ -1,7 +1,7 @@
 """Save a run's complete state as one safetensors file, and load it.
 
 On the CPU, a resumed run ends with exactly the same bits as an uninterrupted run. All processes of a run share one
-state. The same number of processes must load it.
+state. Another number of processes can load it, too, but their dropout masks and the rounding of their sums then differ.
 """
 
 import json
