@@ -58,8 +58,8 @@ def predict(
     from retrain.inference import loading, tables, writing
     from retrain.inference.batch import LabelledPredictions, predict_rows
 
-    if output:
-        writing.format_of(output)
+    if output and form not in (None, writing.format_of(output)):
+        raise UserError(f"--format {form}: --output {output} names another format: leave out --format")
     if evaluate and form:
         raise UserError(
             "--format does not apply to the tables that --evaluate prints: to also write the predictions, pass "

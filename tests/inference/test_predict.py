@@ -245,6 +245,7 @@ def test_error_gives_the_line_of_a_row_without_a_path(tmp_path: Path) -> None:
         (["t.parquet"], "t.parquet: cannot be read"),
         (["empty", "--output", "x.txt"], "--output x.txt: must end in .csv, .jsonl or .parquet"),
         (["t.csv", "--image-column", "path", "--output", "no/x.csv"], "--output no/x.csv: cannot be written"),
+        (["t.csv", "--output", "a.csv", "--format", "jsonl"], "a.csv names another format: leave out --format"),
         (["t.csv", "--evaluate", "--format", "jsonl"], "to also write the predictions, pass --output FILE.jsonl"),
         (["empty", "--run", "scratch-1"], "there is no run scratch-1"),
     ],
