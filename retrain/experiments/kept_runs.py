@@ -79,9 +79,10 @@ def read_kept(folder: Path) -> KeptRuns:
         head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         return KeptRuns(head["grid"], head["commit"], tuple(map(_ended_run, lines)))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        cause = str(error).splitlines()[0]
+        cause = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise StudyError(
-            f"{path} is missing or damaged ({cause}): run `retrain study run {folder.name}` again"
+            f"{path} is missing or damaged ({cause}): `retrain study report {folder.name} --store STORE` without "
+            "--kept writes it from the store of `retrain study run`"
         ) from error
 
 

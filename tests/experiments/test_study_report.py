@@ -76,3 +76,13 @@ def test_unwritable_page_is_reported_in_one_line(
     (tmp_path / "small.md").mkdir()
     ran = retrain(["study", "report", "small", "--kept", "--out", str(tmp_path)], capfd)
     assert (ran.code, ran.err) == (2, f"retrain: --out {tmp_path}: cannot be written: Is a directory\n")
+
+
+def test_missing_runs_name_the_command_that_writes_them(tmp_path: Path) -> None:
+    advice = (
+        r"small/runs.jsonl is missing or damaged \(No such file or directory\): `retrain study report small --store"
+    )
+    with pytest.raises(StudyError, match=advice):
+        report.rewrite_report(small_study(), tmp_path)
+    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path, "study-store")
+    assert report.rewrite_report(small_study(seeds=[0, 1]), tmp_path) == tmp_path / "small.md"
