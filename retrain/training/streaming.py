@@ -20,7 +20,7 @@ from retrain.data.samples import Samples, move_to
 from retrain.data.stream.held_shards import HeldShards
 from retrain.data.stream.pixels import ShardPixels
 from retrain.data.stream.shard_cache import SHARDS_AHEAD
-from retrain.errors import TaskError, UserError
+from retrain.errors import StoreError, TaskError, UserError
 from retrain.training.loaders import Batch, EpochSampler, Position
 from retrain.utils.processes import WorkerCrashed
 
@@ -165,8 +165,13 @@ class _DecodingDataset(Dataset["Tensor | UserError"]):
             return self.pixels.read_held(torch.tensor(rows))
         except UserError as error:
             return error
-        except OSError as error:  # another program emptied the cache
-            return UserError(str(error))
+        except (
+            OSError
+        ) as error:  # another program emptied the cache. The run can resume, as after an error of the store
+            return StoreError(
+                f"a shard in the cache cannot be read: {error}. Let no other program remove files of $RETRAIN_CACHE "
+                "during a run. Then run the command again: it resumes"
+            )
 
 
 def _identity(batch: Any) -> Any:

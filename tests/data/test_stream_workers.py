@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,7 +22,7 @@ from torch import Tensor
 from retrain.data.augment import Rows
 from retrain.data.stream.order import window_shuffle
 from retrain.data.stream.shard_cache import SHARDS_AHEAD
-from retrain.errors import TaskError, UserError
+from retrain.errors import StoreError, TaskError, UserError
 from retrain.pipeline.stages import is_permanent
 from retrain.store import LocalStore
 from retrain.training.loaders import EpochSampler, Position
@@ -127,6 +128,16 @@ def test_worker_that_is_lost_while_sending_is_explained(tmp_path: Path) -> None:
         loader.next()
         with pytest.raises(WorkerCrashed, match=r"has ended: .*Connection reset by peer\. If memory was short"):
             loader.next()
+
+
+def test_run_can_resume_after_its_cache_was_emptied(tmp_path: Path) -> None:
+    with closing(stream(tmp_path)) as loader:
+        loader.next()
+        shutil.rmtree(loader.pixels.cache.folder)
+        with pytest.raises(
+            StoreError, match=r"No such file .*\$RETRAIN_CACHE during a run\. Then run the command again"
+        ):
+            take(loader, BATCHES)
 
 
 def take(loader: StreamingLoader, batches: int) -> None:
