@@ -320,7 +320,7 @@ def _quality_rows(record: RunRecord) -> Rows:
             f"{METRIC_NAMES[evaluation.metric]} on test",
             f"{format_percent(evaluation.score)}{by_part}, {pluralize(evaluation.samples, 'sample')}",
         )
-        yield from evaluation.weaknesses()
+        yield from evaluation.weaknesses(record.target is None or record.target.scope is None)
         if comparison := evaluation.comparison:
             difference = comparison.difference
             interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
@@ -350,9 +350,10 @@ def _status_rows(status: Status) -> Rows:
     if champion and champion.evaluation and status.champion_since:
         score = _format_score(champion.evaluation.score, champion.metric)
         yield "", f"{score} on test, champion since {status.champion_since:%Y-%m-%d %H:%M} UTC"
-        yield from (("", sentence) for _, sentence in champion.evaluation.weaknesses())
+        yield from (("", sentence) for _, sentence in champion.evaluation.weaknesses(status.has_comparable_baseline()))
     if baseline and baseline.result:
         yield "baseline", f"{baseline.run_id}, {_format_score(baseline.result.final_score, baseline.metric)} on val"
+        yield from (("", advice) for advice in [status.better_baseline()] if advice)
     yield "waiting", ", ".join(status.waiting) or "no drop"
     attention = list(_attention_rows(status))
     if status.trigger and (AWAITS, status.trigger) not in attention:

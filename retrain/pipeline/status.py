@@ -64,6 +64,27 @@ class Status(Record):
     """Number of runs that were trials. Only a person can promote a trial."""
     savings: Savings
 
+    def has_comparable_baseline(self) -> bool:
+        """Return whether scratch was trained on the champion's drops."""
+        champion, baseline = self.champion, self.baseline
+        return bool(
+            champion
+            and baseline
+            and champion.dataset_digest == baseline.dataset_digest
+            and champion.metric == baseline.metric
+        )
+
+    def better_baseline(self) -> str | None:
+        """Return advice if scratch's final score on val is higher than the champion's, on the same drops. Else None."""
+        champion, baseline = self.champion, self.baseline
+        if not self.has_comparable_baseline() or not (champion and champion.result and baseline and baseline.result):
+            return None
+        points = 100 * (baseline.result.final_score - champion.result.final_score)
+        if points <= 0:
+            return None
+        promote = f"`retrain promote {baseline.run_id} --task {task_argument(self.task)}`"
+        return f"{points:.1f} points higher than the champion's on the same images: {promote} replaces the champion"
+
 
 def read_status(task: Task, store: TaskStore, clock: Clock = utc_now) -> Status:
     """Read a task's status from its store."""

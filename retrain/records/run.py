@@ -176,10 +176,12 @@ class Evaluation(Record):
         """Return how much lower the score is on new drops than on old ones. 0 if one of them is None."""
         return 0.0 if self.old is None or self.new is None else self.old - self.new
 
-    def weaknesses(self) -> Iterator[tuple[str, str]]:
+    def weaknesses(self, scratch_is_known: bool) -> Iterator[tuple[str, str]]:
         """Yield weaknesses that the score on all images hides, each as a name and a sentence.
 
         They are classes without any correctly classified test image, and new drops on which the score is far lower.
+        `scratch_is_known` is whether scratch was trained on the same drops. If it was not, the second sentence advises
+        it.
         """
         if missed := [name for name, accuracy in self.by_class.items() if accuracy == 0]:
             yield (
@@ -189,12 +191,12 @@ class Evaluation(Record):
             )
         if self.gap >= max(FAR_LOWER, CLEAR_ERRORS * self.gap_error):
             error = f" (standard error {100 * self.gap_error:.1f})" if self.gap_error else ""
-            yield (
-                "weak on new drops",
-                f"the score is {100 * self.gap:.1f} points{error} lower on new drops than on earlier ones. A target "
-                "that was measured on earlier drops does not cover them, so scratch may be better on them: "
-                "`retrain baseline` trains it for comparison",
+            advice = (
+                ". A target that was measured on earlier drops does not cover them, so scratch may be better on them: "
+                "`retrain baseline` trains it for comparison"
             )
+            lower = f"the score is {100 * self.gap:.1f} points{error} lower on new drops than on earlier ones"
+            yield "weak on new drops", lower + ("" if scratch_is_known else advice)
 
 
 class Decision(Record):

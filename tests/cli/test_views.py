@@ -10,13 +10,15 @@ from support import known_ledger
 from support.histories import TASK, Past, drop, one_drop
 
 from retrain.cli.drop_tables import drop_details, erasure_details
-from retrain.cli.formatting import history_table, plan_details, record_details, saved_rows
+from retrain.cli.formatting import history_table, plan_details, record_details, saved_rows, status_details
 from retrain.config.task import Task
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.planning import Request
+from retrain.pipeline.status import Status
 from retrain.records import Approval, Comparison, Decision, Interval, RunRecord, Savings
 from retrain.records.drop import LeftOut
 from retrain.records.erasure import AffectedRun, Erasure
+from retrain.records.plan import Scope
 from retrain.utils.clock import utc_now
 
 
@@ -61,16 +63,48 @@ def test_summary_names_classes_without_a_correct_image() -> None:
     assert "classified correctly" not in shown(record)
 
 
+CARRIED = known_ledger.target().model_copy(update={"scope": Scope(drops=("d-1",), classes=2)})
+ADVICE = "A target that was measured on earlier drops does not cover them, so scratch may be better on them"
+
+
 @pytest.mark.parametrize(
     ("new", "error", "is_named"),
     [(0.76, 0.0, False), (0.74, 0.0, True), (0.74, 0.025, True), (0.74, 0.035, False), (None, 0.0, False)],
 )
 def test_summary_names_clearly_lower_new_drops(new: float | None, error: float, is_named: bool) -> None:
-    record = known_ledger.pets()[0]
+    record = known_ledger.pets()[3]
     assert record.evaluation
     evaluation = record.evaluation.model_copy(update={"old": 0.8, "new": new, "gap_error": error})
-    text = "lower on new drops than on earlier ones. A target that was measured on earlier drops does not cover"
-    assert (text in shown(record.model_copy(update={"evaluation": evaluation}))) == is_named
+    text = shown(record.model_copy(update={"evaluation": evaluation, "target": CARRIED}))
+    assert ("lower on new drops than on earlier ones" in text) == (ADVICE in text) == is_named
+
+
+def test_summary_does_not_advise_scratch_after_scratch() -> None:
+    text = shown(known_ledger.pets()[0])
+    assert "lower on new drops than on earlier ones" in text
+    assert ADVICE not in text
+
+
+@pytest.mark.parametrize(("accuracy", "dataset", "is_better"), [(0.9, "a", True), (0.7, "a", False), (0.9, "b", False)])
+def test_status_names_scratch_that_is_better(accuracy: float, dataset: str, is_better: bool) -> None:
+    champion, baseline = known_ledger.pets()[3], known_ledger.pets()[0]
+    assert baseline.result
+    assert champion.savings
+    result = baseline.result.model_copy(update={"final_score": accuracy})
+    status = Status(
+        task="pets",
+        store="s3://any",
+        champion=champion.model_copy(update={"dataset_digest": "a", "target": CARRIED}),
+        champion_since=utc_now(),
+        baseline=baseline.model_copy(update={"dataset_digest": dataset, "result": result}),
+        waiting=(),
+        quarantined={},
+        runs=2,
+        savings=champion.savings,
+    )
+    text = printed(status_details(status))
+    assert (f"`retrain promote {baseline.run_id} --task pets` replaces the champion" in text) == is_better
+    assert (ADVICE in text) == (dataset == "b")
 
 
 def test_escalated_runs_details_refer_to_the_earlier_runs() -> None:
