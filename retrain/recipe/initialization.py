@@ -37,14 +37,18 @@ def shrink_perturb(
 
     The perturbation is a newly initialized network rather than Gaussian noise. Buffers keep their fresh values, so
     BatchNorm's running statistics start fresh. Both choices follow the published code of Ash & Adams. The settings can
-    take buffers from the parent, set new rows to β·fresh, and limit the shrinking (`least_norm`). Raises `ModelError`
-    and changes nothing if `old` does not fit.
+    take buffers from the parent, set new rows to β·fresh, and limit the shrinking (`least_norm`). Frozen parameters are
+    taken from the parent unchanged, because training could not restore them. Raises `ModelError` and changes nothing if
+    `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
     centre = pretrained or {}
     alpha = setting.alpha if pretrained else shrink_factor(fresh, old, setting)
     for name, parameter in fresh.named_parameters():
         seen = _parent_rows(parameter, old[name])
+        if not parameter.requires_grad:
+            seen.copy_(old[name])
+            continue
         (parameter if setting.new_rows == "perturbed" else seen).mul_(setting.beta)
         seen.add_(old[name].to(seen), alpha=alpha)
         if name in centre:
@@ -61,9 +65,11 @@ def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPe
     It is alpha, or a larger factor if alpha would make their norm smaller than `least_norm` times a new network's norm.
     It is at most 1. It is the same for all parameters, so a network with BatchNorm predicts the same classes as before.
     The limit `least_norm` is needed because a run may be too short for shrunk weights to grow back. If every run
-    multiplied the weights by alpha, steps would become larger relative to the weights with every drop.
+    multiplied the weights by alpha, steps would become larger relative to the weights with every drop. Frozen
+    parameters do not count.
     """
-    norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
+    trained = [(name, new) for name, new in fresh.named_parameters() if new.requires_grad]
+    norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in trained]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
     least = setting.least_norm * own / theirs if theirs else 0.0
     return min(1.0, max(setting.alpha, least))

@@ -110,6 +110,21 @@ def test_shrink_perturb_can_keep_buffers_and_perturb_new_rows() -> None:
     torch.testing.assert_close(fresh.state_dict()["3.bias"][:5], 0.4 * parent["3.bias"] + 0.001 * start["3.bias"][:5])
 
 
+def test_frozen_parameters_are_not_shrunk() -> None:
+    """A network whose frozen convolution has a far larger norm is shrunk as if it had only the other layers."""
+    parent, fresh = network(5, seed=3), network(5, seed=1)
+    setting = ShrinkPerturb(alpha=0.4, beta=0.001, least_norm=0.4)
+    shrunk = network(5, seed=1)
+    shrink_perturb(shrunk[3], parent[3].state_dict(), setting)
+    with torch.no_grad():
+        parent[0].weight.mul_(100)
+    for frozen in (fresh[0], fresh[1]):
+        frozen.requires_grad_(False)
+    shrink_perturb(fresh, parent.state_dict(), setting)
+    assert_equal(fresh[0].state_dict(), parent[0].state_dict())
+    assert_equal(fresh[3].state_dict(), shrunk[3].state_dict())
+
+
 def test_buffer_that_is_not_stored_stays_fresh() -> None:
     parent, fresh = network(5, seed=3), network(5, seed=1)
     for number, each in enumerate((parent, fresh)):
