@@ -124,6 +124,6 @@ def test_buffers_that_a_forward_pass_replaces_are_copied(setting: Averaging) -> 
     net.register_buffer("passes", torch.zeros(()))
     average = AveragedNetwork(setting, net)
     for count in (1, 2):
-        net.passes = net.passes + 1
+        net.passes = torch.tensor(float(count))
         average.add(average.share(count))
     assert average.network().passes == 2
