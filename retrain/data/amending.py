@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
 def _read_csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
     reader = open_csv(text, str(path))
     if unknown := set(reader.fieldnames or ()) - set(columns):
-        raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(columns)}")
+        advice = ". Separate columns by commas" if re.search(r"[;\t]", sorted(unknown)[0]) else ""
+        raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(columns)}{advice}")
     for row in reader:
         if None in row:
             raise DropError(

@@ -147,14 +147,21 @@ def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled
     else:
         yield from label_by_file(found, rule)
     count_files_beside(found, rule)
-    expected = f"not an image of a class; expected {SHAPE}" if rule.kind == "folder" else "it belongs to no image"
-    for file in found.others:
-        by_file = file.name.suffix[1:].lower() == rule.kind
-        found.unread.append(
-            Unread.of(file, "no image has this name: add the image or remove the label" if by_file else expected)
-        )
+    found.unread.extend(Unread.of(file, _why_unread(file, rule)) for file in found.others)
     what = "labels" if rule.kind == "csv" else "next to images"
     found.not_samples.update(f"{table.name.name} ({what})" for table in found.tables)
+
+
+def _why_unread(file: SourceFile, rule: LabelRule) -> str:
+    """Return why a file that is no image is not read, with advice."""
+    extension = file.name.suffix[1:].lower()
+    if extension == rule.kind:
+        return "no image has this name: add the image or remove the label"
+    if rule.kind != "folder":
+        return "it belongs to no image"
+    if extension in FORMATS:
+        return f"not an image; name a table of labels metadata.{extension}, or pass the table itself"
+    return f"not an image of a class; expected {SHAPE}"
 
 
 def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:

@@ -37,9 +37,10 @@ class Drift(Record):
     def __str__(self) -> str:
         """Return the result of the test as a sentence."""
         ratio = self.distance / self.chance if self.chance > 0 else 0.0
+        cause = ". The cause may be new classes" if self.has_drifted else ""
         return (
             f"drop {self.drop} {'has drifted' if self.has_drifted else 'shows no drift'}: {self.new:,} of its "
-            f"validation and test images were compared with {self.old:,} of champion {self.run_id}. Their distance is "
-            f"{ratio:.1f} times the largest distance that counts as chance. If the images were similar, they would be "
-            f"at least this far apart in {self.p_value:.1%} of cases; less than {LEVEL:.0%} counts as drift"
+            f"validation and test images were compared with {self.old:,} of champion {self.run_id}. They are "
+            f"{ratio:.1f} times as far apart as images of one source almost always are (p = {self.p_value:.1%}; below "
+            f"{LEVEL:.0%} counts as drift){cause}"
         )

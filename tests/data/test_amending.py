@@ -118,6 +118,7 @@ def test_removed_image_that_was_uploaded_again_is_restored(task: Task, tmp_path:
         ("key,class,remove\ncat/001,dog,yes\n", "line 2: has both a class and remove: yes; give one of them"),
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
+        ("key;class\ncat/001;dog\n", r"unknown column 'key;class'; .*\. Separate columns by commas"),
         ("content,class\nxyz,dog\n", "line 2: 'xyz' is not a content digest in hex"),
         (
             "key,class\ncat/001,dog\ncat/001,bird\n",

@@ -78,6 +78,10 @@ def test_desktop_files_in_folders_are_ignored(tmp_path: Path) -> None:
         (["cat/1.png", "dog/.DS_Store"], "dog: an empty folder"),
         (["cat/1.png", "cat/readme.txt"], "cat/readme.txt: not an image of a class"),
         (["cat/1.png", "1.png"], "1.png: not an image of a class"),
+        (
+            ["cat/1.png", "labels.csv"],
+            "labels.csv: not an image; name a table of labels metadata.csv, or pass the table",
+        ),
         (["cat/tabby/1.png"], "cat/tabby/1.png: not an image of a class"),
         (["train/cat/1.png", "dog/1.png"], "others outside of them"),
         (["cat/1.png", "cat/1.jpg"], "duplicate key cat/1"),
