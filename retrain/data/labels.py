@@ -208,7 +208,7 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
     """
     if found.images and all(len(image.name.parts) == 1 for image in found.images):
         raise DropError(
-            f"{found.root}: its {pluralize(len(found.images), 'image')} are not in folders named after their classes; "
+            f"{found.root}: {pluralize(len(found.images), 'image')} outside of folders named after classes; "
             f"pass the folder that contains the class folders, as in {SHAPE}"
         )
     for image in found.images:

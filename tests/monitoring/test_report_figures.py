@@ -84,6 +84,20 @@ def test_champion_period_ends_at_the_next_promotion() -> None:
     assert [period.score for period in periods] == [0.79, None, 0.79]
 
 
+def test_page_names_weak_champions_and_quarantined_drops() -> None:
+    records = known_ledger.pets()
+    champion, now = records[3], records[-1].ended_at
+    chosen = Champion(history=(Promotion(sequence=1, run_id=champion.run_id, why="promoted", at=now),))
+    weak = "20.0 points lower on new drops than on earlier ones"
+    shown = ReportData("pets", "store", now, records, champion=chosen, quarantined={"d-9": "no label", "d-10": "empty"})
+    page = render_page(shown)
+    assert weak in page
+    assert "No run uses 2 drops in quarantine: d-9, d-10." in page
+    page = render_page(ReportData("pets", "store", now, records))
+    assert weak not in page
+    assert "in quarantine" not in page
+
+
 def sampling_sentence(sampling: Sampling) -> str:
     """Return the page's text about the sampling of the next run, for an index of 40 samples."""
     ones = np.ones(40, dtype=np.float32)

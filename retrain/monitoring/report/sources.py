@@ -1,6 +1,6 @@
 """Read the data of a task's page: the ledger, and the few files of runs that the page shows. Does not import torch."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_with_targets
 from retrain.pipeline.mistake_keys import name_mistakes
 from retrain.records import Amendment, Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
+from retrain.records.ledger import is_baseline
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
@@ -42,11 +43,21 @@ class ReportData:
     """Candidates that await approval."""
     drifts: Sequence[Drift] = ()
     """Waiting drops whose images differ from the champion's held-out images."""
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    """The cause of the quarantine by drop."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
     errors: ErrorAnalysis | None = None
     """The champion's errors on its test split."""
+
+    def weaknesses(self) -> Iterator[tuple[str, str]]:
+        """Yield the champion's weaknesses that its score hides (`Evaluation.weaknesses`)."""
+        run_id = self.champion.run_id if self.champion else None
+        champion = next((record for record in self.records if record.run_id == run_id), None)
+        if champion and champion.evaluation:
+            scratch = {record.dataset_digest for record in self.records if is_baseline(record)}
+            yield from champion.evaluation.weaknesses(champion.dataset_digest in scratch)
 
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> ReportData:
@@ -64,6 +75,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> ReportData:
         champion=champion,
         awaiting=[one for one in store.approvals.unfinished() if one.verdict is None],
         drifts=_drifts(store, champion),
+        quarantined=store.drops.quarantine_causes(),
         curves=_read_all(lambda run_id: store.run(run_id).curve(), compared),
         plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
         index=_champion_index(store, champion),
