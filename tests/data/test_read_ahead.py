@@ -121,8 +121,8 @@ def test_prefetched_shards_are_evicted_after_used_ones(store: Listing, tmp_path:
 
 
 def test_random_samples_are_read_shard_by_shard(store: Listing, tmp_path: Path) -> None:
-    """The cache has room for a quarter of the shards."""
-    train = stream_anew(store, tmp_path, "400Ki")
+    """The cache has room for a third of the shards."""
+    train = stream_anew(store, tmp_path, "520Ki")
     shards = len(train.images.shards)
     recipe = Recipe(initialization=Warm(head_rows="class_means"), schedule=Constant())
     data = TASK.data.model_copy(update={"stream": SETTING})

@@ -182,7 +182,7 @@ def test_all_views_show_equal_savings(tmp_path: Path, monkeypatch: pytest.Monkey
     for command in ("status", "history"):
         shown = CliRunner().invoke(app, [command, "--task", "pets.yaml"]).stdout
         assert f"{total.gross:+,} iterations gross, {total.net:+,.0f} net" in shown
-        assert f"{total.gross_whole:+,} iterations gross, {total.net_whole:+,.0f} net" in shown
+        assert f"{total.gross_whole:+,} gross, {total.net_whole:+,.0f} net" in shown
     assert headline(past.records).total == cumulative(past.records)[-1].savings == total
     served: dict[str, float] = {}
     for (name, _), value in samples(render(past.records).decode()).items():
